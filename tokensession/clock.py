@@ -1,0 +1,56 @@
+"""The one place that reads a clock, draws a random number, or sleeps.
+
+Everything else is handed a `Clock`, so a test can move time by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import Protocol
+
+__all__ = ["Clock", "SystemClock"]
+
+
+class Clock(Protocol):
+    """Time, chance and patience. All values are in seconds."""
+
+    def wall(self) -> float:
+        """Seconds since the Unix epoch. May jump either way."""
+        ...
+
+    def boot(self) -> float:
+        """Seconds since some fixed moment, suspended time included. Never goes back."""
+        ...
+
+    def jitter(self) -> float:
+        """A number drawn evenly from [0, 1)."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+def _boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class SystemClock:
+    """The machine's own clocks.
+
+    `boot` counts while a laptop sleeps (CLOCK_BOOTTIME); where a platform has no such clock it is
+    the monotonic one, and the wall clock alone notices a suspension.
+    """
+
+    __slots__ = ()
+
+    # Plain functions as class attributes: the hot path reads both clocks on every request.
+    wall = staticmethod(time.time)
+    boot = staticmethod(_boot if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic)
+    jitter = staticmethod(random.random)  # spreads load; nothing secret is drawn from it
+    sleep = staticmethod(asyncio.sleep)
+
+    def __repr__(self) -> str:
+        return "SystemClock()"

@@ -1,0 +1,141 @@
+"""What happens, as one family of frozen events.
+
+Events carry keys, fingerprints, durations and error types. A secret has no way into one.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+__all__ = [
+    "Adopted",
+    "Event",
+    "Observer",
+    "OddReply",
+    "RefreshFailed",
+    "RefreshStarted",
+    "Refreshed",
+    "SaveFailed",
+    "Saved",
+    "SignedIn",
+    "SignedOut",
+    "TokenRefused",
+    "emit",
+]
+
+_log = logging.getLogger("tokensession")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened to the token under `key`."""
+
+    key: str
+    level: ClassVar[int] = logging.DEBUG
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshStarted(Event):
+    """A flight took off. `reason` is "due", "expired", "refused" (a 401), "asked" or "sign-in"."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed(Event):
+    """A token request succeeded, and the new token is stored."""
+
+    token: str
+    lifetime: float | None
+    level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted(Event):
+    """Somebody else's token was found in the store; no token request was needed."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshFailed(Event):
+    """A flight ended without a token. `still_usable` is how long the current one lasts, in seconds."""
+
+    error: str
+    message: str
+    still_usable: float
+    retry_after: float | None
+    level: ClassVar[int] = logging.WARNING
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefused(Event):
+    """The API answered 401 to a token that looked valid."""
+
+    token: str
+    level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class OddReply(Event):
+    """A token reply was accepted although something in it was odd."""
+
+    note: str
+    level: ClassVar[int] = logging.WARNING
+
+
+@dataclass(frozen=True, slots=True)
+class SaveFailed(Event):
+    """A token was received and could not be stored. It is served from memory; saving is retried."""
+
+    error: str
+    message: str
+    tries: int
+    level: ClassVar[int] = logging.ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Saved(Event):
+    """A token that could not be stored before is stored now."""
+
+    token: str
+    level: ClassVar[int] = logging.WARNING
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn(Event):
+    """A new sign-in was stored."""
+
+    token: str
+    level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class SignedOut(Event):
+    """A sign-out was stored."""
+
+    level: ClassVar[int] = logging.INFO
+
+
+class Observer(Protocol):
+    """Receives every event, in the event loop, as it happens. Must return at once."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of it."""
+        ...
+
+
+def emit(observer: Observer | None, event: Event) -> None:
+    """Log the event to the logger "tokensession", and hand it to the observer.
+
+    An observer that raises is reported and otherwise ignored: watching a refresh cannot break it.
+    """
+    if _log.isEnabledFor(event.level):
+        _log.log(event.level, "%s", event)
+    if observer is not None:
+        try:
+            observer(event)
+        except Exception:  # noqa: BLE001 - a foreign callable may raise anything
+            _log.exception("observer %r raised on %s", observer, type(event).__name__)

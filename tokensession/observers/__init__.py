@@ -1,0 +1,1 @@
+"""Observers: ready-made receivers of events."""

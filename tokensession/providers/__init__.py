@@ -1,0 +1,1 @@
+"""Provider strategies: what each OAuth server wants to hear, and how it answers."""

@@ -1,0 +1,166 @@
+"""The grant: all that is known about one key, and the bytes it is stored as.
+
+A store keeps these bytes and does not look inside. They are a msgpack map with a format number;
+every field is checked when they are read back, because another version, another program or a bad
+disk may have written them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from .errors import StoreCorrupt
+from .token import Token
+
+__all__ = ["FORMAT", "Attempt", "Grant", "Rejection", "decode", "encode"]
+
+FORMAT = 1
+_MAX_BYTES = 4 * 1024 * 1024  # four times the largest token reply that is ever read
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A token request whose outcome nobody knows.
+
+    `credential` is the fingerprint of the refresh token (or code) that was sent, `at` the wall-clock
+    second at which it was, `replays` how often it has been sent again since (0 or 1).
+    """
+
+    credential: str
+    at: float
+    replays: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """The provider's refusal of one refresh token or code, kept so that it is never sent again."""
+
+    credential: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What is kept under a key.
+
+    `seed` is the fingerprint of the configured refresh token or code that this grant descends from
+    ("" if there is none): the same seed, and what is stored wins, for it has rotated since; another
+    one, and the operator has signed in again.
+    """
+
+    seed: str = ""
+    token: Token | None = None
+    attempt: Attempt | None = None
+    rejection: Rejection | None = None
+    signed_out: bool = False
+
+
+def encode(grant: Grant) -> bytes:
+    """The grant as bytes, in the current format."""
+    token, attempt, rejection = grant.token, grant.attempt, grant.rejection
+    data: bytes = msgpack.packb(
+        {
+            "format": FORMAT,
+            "seed": grant.seed,
+            "signed_out": grant.signed_out,
+            "token": token
+            and {
+                "access_token": token.access_token,
+                "obtained_at": token.obtained_at,
+                "lifetime": token.lifetime,
+                "refresh_token": token.refresh_token,
+                "scope": token.scope,
+                "token_type": token.token_type,
+            },
+            "attempt": attempt
+            and {"credential": attempt.credential, "at": attempt.at, "replays": attempt.replays},
+            "rejection": rejection and {"credential": rejection.credential, "code": rejection.code},
+        }
+    )
+    return data
+
+
+def decode(data: bytes) -> Grant:
+    """The grant that these bytes hold.
+
+    Raises `StoreCorrupt` for anything else, and names the field, never its value.
+    """
+    if len(data) > _MAX_BYTES:
+        raise StoreCorrupt(f"The stored record is {len(data)} bytes long; at most {_MAX_BYTES} are read.")
+    try:
+        document = msgpack.unpackb(data, max_buffer_size=_MAX_BYTES, strict_map_key=True)
+    # msgpack's exceptions share no base class narrower than these two.
+    except (ValueError, msgpack.UnpackException) as error:
+        raise StoreCorrupt(f"The stored record is not msgpack ({type(error).__name__}).") from None
+    fields = _Fields(document, "record")
+    found = fields.get("format", int)
+    if found != FORMAT:
+        raise StoreCorrupt(
+            f"The stored record has format {found}; this version reads format {FORMAT}.",
+            todo="Use the version of tokensession that wrote it, or sign in again.",
+        )
+    token, attempt, rejection = fields.map("token"), fields.map("attempt"), fields.map("rejection")
+    return Grant(
+        seed=fields.get("seed", str),
+        signed_out=fields.get("signed_out", bool),
+        token=_token(token) if token else None,
+        attempt=_attempt(attempt) if attempt else None,
+        rejection=_rejection(rejection) if rejection else None,
+    )
+
+
+def _token(fields: _Fields) -> Token:
+    return Token(
+        access_token=fields.get("access_token", str),
+        obtained_at=fields.number("obtained_at"),
+        lifetime=None if fields.get("lifetime") is None else fields.number("lifetime"),
+        refresh_token=fields.text_or_none("refresh_token"),
+        scope=fields.text_or_none("scope"),
+        token_type=fields.get("token_type", str),
+    )
+
+
+def _attempt(fields: _Fields) -> Attempt:
+    return Attempt(fields.get("credential", str), fields.number("at"), fields.get("replays", int))
+
+
+def _rejection(fields: _Fields) -> Rejection:
+    return Rejection(fields.get("credential", str), fields.get("code", str))
+
+
+class _Fields:
+    """A map whose values are what they should be, or `StoreCorrupt`."""
+
+    def __init__(self, document: Any, name: str) -> None:
+        if not isinstance(document, dict):
+            raise StoreCorrupt(f"The stored {name} is not a map.")
+        self._document = document
+        self._name = name
+
+    def get(self, field: str, kind: type | None = None) -> Any:
+        try:
+            value = self._document[field]
+        except KeyError:
+            raise StoreCorrupt(f"The stored {self._name} lacks {field!r}.") from None
+        # type(), not isinstance(): True is an int to Python, and not to us.
+        if kind is not None and type(value) is not kind:
+            raise StoreCorrupt(f"The stored {self._name} has a {field!r} of the wrong type.")
+        return value
+
+    def number(self, field: str) -> float:
+        value = self.get(field)
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise StoreCorrupt(f"The stored {self._name} has a {field!r} that is no number.")
+        return float(value)
+
+    def text_or_none(self, field: str) -> str | None:
+        text: str | None = None if self.get(field) is None else self.get(field, str)
+        return text
+
+    def map(self, field: str) -> _Fields | None:
+        value = self.get(field)
+        return None if value is None else _Fields(value, field)

@@ -1,0 +1,1 @@
+"""Token stores: where a token is kept, and who may refresh it."""

@@ -1,0 +1,54 @@
+"""The access token and what came with it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+__all__ = ["Token", "fingerprint"]
+
+
+def fingerprint(secret: str) -> str:
+    """Sixteen hex digits that tell one secret from another and give neither away.
+
+    One-way, and the same in every process, so that it can stand in keys, records and logs.
+    """
+    digest = hashlib.blake2b(secret.encode("utf-8", "surrogatepass"), digest_size=8, person=b"tokensession")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Token:
+    """An access token, frozen. `repr` shows its fingerprint, never the token.
+
+    `lifetime` is what the provider granted, in seconds (its `expires_in`, RFC 6749 section 5.1), or
+    None if it did not say. `obtained_at` is the wall-clock moment at which the token request was
+    *sent*: a reply that took long makes a token expire early, never late.
+    """
+
+    access_token: str
+    obtained_at: float
+    lifetime: float | None = None
+    refresh_token: str | None = None
+    scope: str | None = None
+    token_type: str = "Bearer"  # noqa: S105 - RFC 6750's scheme, not a secret
+
+    @property
+    def expires_at(self) -> float | None:
+        """Seconds since the epoch, or None if the provider gave no lifetime."""
+        return None if self.lifetime is None else self.obtained_at + self.lifetime
+
+    @property
+    def authorization(self) -> str:
+        """The value of the Authorization header. The scheme is always `Bearer` (RFC 6750)."""
+        return "Bearer " + self.access_token
+
+    @property
+    def fingerprint(self) -> str:
+        """Names this access token in logs and events."""
+        return fingerprint(self.access_token)
+
+    def __repr__(self) -> str:
+        life = "no stated life" if self.lifetime is None else f"{self.lifetime:g} s"
+        rotation = "with" if self.refresh_token else "without"
+        return f"<Token {self.fingerprint} {life}, {rotation} refresh token>"

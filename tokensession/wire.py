@@ -1,0 +1,230 @@
+"""Bytes in, values out, and the other way: the parsers and encoders of token requests. All pure.
+
+Whatever a server sends, only `MalformedReply` and `TruncatedReply` come out of here.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC
+from typing import Any
+from urllib.parse import parse_qsl, quote, quote_plus, urlencode
+
+from .errors import MalformedReply
+
+__all__ = [
+    "LONGEST_LIFE",
+    "TruncatedReply",
+    "access_token",
+    "basic_auth",
+    "encode_form",
+    "encode_json",
+    "excerpt",
+    "expires_in",
+    "find",
+    "parse_form",
+    "parse_http_date",
+    "parse_json",
+    "redact",
+    "refresh_token",
+    "retry_after",
+]
+
+Pairs = Sequence[tuple[str, str]]
+
+LONGEST_LIFE = 365 * 86400.0
+"""Seconds. A longer `expires_in` is a mistake, and is cut to this."""
+
+_LONGEST_INTEGER = 400  # digits; more than any number here needs, less than Python refuses
+_NUMBER = re.compile(r"[ \t\r\n]*([+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?)[ \t\r\n]*")
+_ACCESS_TOKEN = re.compile(r"[\x21-\x7e]+")
+_REFRESH_TOKEN = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A.17 allows the space
+_TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_~.%-]{16,}")
+
+
+class TruncatedReply(MalformedReply):
+    """The document ends in the middle: the rest was lost on the way."""
+
+
+# -- requests ---------------------------------------------------------------------------------
+
+
+def encode_form(pairs: Pairs) -> bytes:
+    """`application/x-www-form-urlencoded`, in the order given, `:` and `/` as they are.
+
+    Both providers' documents print `redirect_uri` with them bare; they decode the same either way.
+    """
+    return urlencode(pairs, safe=":/").encode("ascii")
+
+
+def encode_json(pairs: Pairs) -> bytes:
+    """A JSON object, in the order given."""
+    return json.dumps(dict(pairs)).encode("ascii")
+
+
+def basic_auth(client_id: str, client_secret: str) -> str:
+    """The Authorization value for client credentials, each form-encoded first (RFC 6749, 2.3.1)."""
+    pair = f"{quote_plus(client_id)}:{quote_plus(client_secret)}"
+    return "Basic " + base64.b64encode(pair.encode("ascii")).decode("ascii")
+
+
+# -- replies ----------------------------------------------------------------------------------
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """The JSON object in a reply's body, whatever its Content-Type said.
+
+    A byte order mark is skipped, bytes that are not UTF-8 become U+FFFD, duplicate keys are refused
+    (RFC 8259 leaves open which one counts, and so would we).
+    """
+    text = body.decode("utf-8-sig", errors="replace")
+    try:
+        document = json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
+    except json.JSONDecodeError as error:
+        if _cut_short(text, error):
+            raise TruncatedReply("The reply is a JSON document that ends in the middle.") from None
+        raise MalformedReply("The reply is not JSON.") from None
+    except RecursionError:
+        raise MalformedReply("The reply is nested too deeply.") from None
+    if not isinstance(document, dict):
+        raise MalformedReply(f"The reply is a JSON {type(document).__name__}, not an object.")
+    return document
+
+
+def parse_form(body: bytes) -> dict[str, Any]:
+    """The fields of a form-encoded reply, for the few servers that answer so."""
+    text = body.decode("utf-8", errors="replace").strip()
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=100)
+    except ValueError:
+        raise MalformedReply("The reply is not form-encoded.") from None
+    return _unique(pairs)
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in document:
+            raise MalformedReply("The reply has the same key twice.")
+        document[name] = value
+    return document
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _LONGEST_INTEGER:
+        raise MalformedReply(f"The reply has an integer of {len(digits)} digits.")
+    return int(digits)
+
+
+def _cut_short(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether the parser ran off the end of something that began as an object."""
+    if not text.lstrip().startswith("{"):
+        return False
+    return error.pos >= len(text.rstrip()) or error.msg.startswith(("Unterminated string", "Invalid \\"))
+
+
+def find(document: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path ("error.message"), or None."""
+    value: Any = document
+    for name in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def access_token(value: Any) -> str:
+    """An access token that can stand in a header: visible ASCII and nothing else."""
+    return _token(value, "access token", _ACCESS_TOKEN)
+
+
+def refresh_token(value: Any) -> str | None:
+    """A refresh token, or None where the reply has none and the old one stays good."""
+    return None if value is None or value == "" else _token(value, "refresh token", _REFRESH_TOKEN)
+
+
+def _token(value: Any, what: str, allowed: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or not value:
+        raise MalformedReply(f"The reply has no {what}.")
+    if not allowed.fullmatch(value):
+        raise MalformedReply(f"The reply's {what} has characters that no {what} may have.")
+    return value
+
+
+def expires_in(value: Any) -> float | None:
+    """A lifetime in seconds, or None if the value says none.
+
+    Numbers and decimal strings count. `int()` would also take "3_600" and Arabic-Indic digits, and
+    `float()` "1h"'s cousins "nan" and "inf"; none of them is a lifetime. Too long is cut to
+    `LONGEST_LIFE`; zero and less are returned as they are: such a token is good for one use.
+    """
+    if isinstance(value, str):
+        match = _NUMBER.fullmatch(value)
+        value = float(match[1]) if match else None
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or (isinstance(value, float) and not math.isfinite(value))
+    ):
+        return None
+    return float(max(-LONGEST_LIFE, min(value, LONGEST_LIFE)))
+
+
+def retry_after(value: Any, now: float) -> float | None:
+    """The seconds that a Retry-After asks for, or None. `now` is the server's wall clock.
+
+    Takes a number, an HTTP date (RFC 9110, 10.2.3), and Priava's date without a zone, whose weekday
+    may be wrong; it is read as UTC.
+    """
+    seconds = expires_in(value)
+    if seconds is not None:
+        return seconds
+    moment = parse_http_date(value)
+    return None if moment is None else moment - now
+
+
+def parse_http_date(value: Any) -> float | None:
+    """An HTTP date as seconds since the epoch, or None if it is none."""
+    if not isinstance(value, str) or len(value) > 64:
+        return None
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, IndexError, TypeError):
+        return None
+
+
+# -- what people see --------------------------------------------------------------------------
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """The text without the secrets, in any spelling a server may echo them in.
+
+    Beyond the secrets that are known, any long run of token characters goes: a server may echo half
+    a secret, or a new one. What is left is prose.
+    """
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        spellings = {
+            secret,
+            quote_plus(secret),
+            quote(secret),
+            quote(secret, safe=":/"),
+            json.dumps(secret)[1:-1],
+        }
+        spellings.add(json.dumps(secret, ensure_ascii=False)[1:-1])
+        for spelling in sorted(spellings, key=len, reverse=True):
+            text = re.sub(re.escape(spelling), "[redacted]", text, flags=re.IGNORECASE)
+    return _TOKEN_LIKE.sub("[redacted]", text)
+
+
+def excerpt(body: bytes, secrets: Iterable[str], *, longest: int = 120) -> str:
+    """The beginning of a body on one line, printable and redacted."""
+    text = redact(body[:4096].decode("utf-8", errors="replace"), secrets)
+    text = "".join(c if c.isprintable() else " " for c in text)
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[:longest] + "…"
