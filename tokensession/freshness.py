@@ -12,7 +12,17 @@ from typing import Any
 from .errors import ConfigurationError
 from .token import Token
 
-__all__ = ["Deadlines", "Policy", "Verdict", "back_off", "deadlines", "forced_pause", "judge", "spacing"]
+__all__ = [
+    "NO_TOKEN",
+    "Deadlines",
+    "Policy",
+    "Verdict",
+    "back_off",
+    "deadlines",
+    "forced_pause",
+    "judge",
+    "spacing",
+]
 
 
 class Verdict(Enum):
@@ -104,13 +114,16 @@ class Deadlines:
     """The moments at which a token becomes DUE and EXPIRED, on two clocks.
 
     The wall clock is wrong after a step, the boot-time clock is not known to another process; so
-    both are kept, and whichever comes first counts. Four comparisons are all the hot path pays.
+    both are kept, and whichever comes first counts. Two comparisons are all the hot path pays. `over`
+    is the real end of the token's life, up to which it still serves if no other can be had.
     """
 
     due_wall: float
     due_boot: float
     expired_wall: float
     expired_boot: float
+    over_wall: float
+    over_boot: float
 
     def verdict(self, wall: float, boot: float) -> Verdict:
         """The verdict at this moment."""
@@ -123,6 +136,14 @@ class Deadlines:
     def usable_for(self, wall: float, boot: float) -> float:
         """Seconds until EXPIRED, at least 0."""
         return max(0.0, min(self.expired_wall - wall, self.expired_boot - boot))
+
+    def alive(self, wall: float, boot: float) -> bool:
+        """Whether the token's life is not over, EXPIRED or not."""
+        return wall < self.over_wall and boot < self.over_boot
+
+
+NO_TOKEN = Deadlines(*[float("-inf")] * 6)
+"""The deadlines of a token that is not there: EXPIRED, always."""
 
 
 def _leads(lifetime: float, policy: Policy, jitter: float) -> tuple[float, float]:
@@ -145,13 +166,20 @@ def deadlines(token: Token, policy: Policy, wall: float, boot: float, *, jitter:
     """When this token becomes DUE and EXPIRED, given what both clocks say now."""
     if token.lifetime is None:
         never = float("inf")
-        return Deadlines(never, never, never, never)
+        return Deadlines(*[never] * 6)
     due, expired = _leads(token.lifetime, policy, jitter)
     expires = token.obtained_at + token.lifetime
     # After a backward step of the wall clock, a token from before it seems to live longer than it
     # was granted. Nothing lives longer than that.
     expires_boot = boot + min(expires - wall, token.lifetime)
-    return Deadlines(expires - due, expires_boot - due, expires - expired, expires_boot - expired)
+    return Deadlines(
+        due_wall=expires - due,
+        due_boot=expires_boot - due,
+        expired_wall=expires - expired,
+        expired_boot=expires_boot - expired,
+        over_wall=expires,
+        over_boot=expires_boot,
+    )
 
 
 def spacing(lifetime: float | None, policy: Policy) -> float:

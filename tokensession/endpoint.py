@@ -1,0 +1,111 @@
+"""The network side of token requests, by aiohttp.
+
+Each token request gets a client session of its own, closed behind it. That costs a fraction of a
+millisecond once an hour, and buys a lot: the request cannot wait for the pool that API requests fill,
+cannot pass through anybody's middleware (ours included), takes no cookies along, reuses no connection
+that the server may just be closing (which would leave its outcome unknown), and binds nothing to an
+event loop between requests.
+"""
+
+from __future__ import annotations
+
+import zlib
+from ssl import SSLContext
+
+import aiohttp
+from yarl import URL
+
+from .errors import MalformedReply, NotSent, OutcomeUnknown, TokenSessionError
+from .providers.base import TokenReply, TokenRequest
+
+__all__ = ["MAX_BODY", "AiohttpEndpoint"]
+
+MAX_BODY = 1024 * 1024
+"""Bytes of a token reply that are read, before and after decompression. Real ones have a few thousand."""
+
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+
+# Raised before a byte of the request was sent. ClientConnectorError covers DNS, connecting, TLS and an
+# unreachable proxy; aiohttp raises the second for a proxy that refuses to connect us.
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
+
+
+class AiohttpEndpoint:
+    """Sends token requests by aiohttp. Holds no connection, no session and no event loop.
+
+    `ssl` and `proxy` are aiohttp's parameters of the same name, for a private certificate authority or
+    a way out of the network.
+    """
+
+    __slots__ = ("_proxy", "_ssl")
+
+    def __init__(self, *, ssl: SSLContext | bool = True, proxy: str | None = None) -> None:
+        self._ssl = ssl
+        self._proxy = proxy
+
+    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenReply:
+        """POST it, exactly once. Time-outs in seconds. See `TokenEndpoint`."""
+        try:
+            return await self._post(request, aiohttp.ClientTimeout(total=total, sock_connect=connect))
+        except _NOT_SENT as error:
+            failure: TokenSessionError = NotSent(f"The token endpoint cannot be reached: {_describe(error)}.")
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            failure = NotSent("The token URL is none that aiohttp can request.")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            failure = OutcomeUnknown(f"The token request got no whole answer: {_describe(error)}.")
+        # Outside the handler, so that aiohttp's exception is no part of ours: some of them carry the
+        # request's headers, and the client's credentials may stand in one.
+        raise failure
+
+    async def _post(self, request: TokenRequest, timeout: aiohttp.ClientTimeout) -> TokenReply:
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(force_close=True, ssl=self._ssl),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=timeout,
+                auto_decompress=False,  # aiohttp would inflate a small bomb to its full size
+            ) as client,
+            client.post(
+                # encoded=True: what the provider built is sent, not what yarl would make of it.
+                URL(request.url, encoded=True),
+                data=request.body,
+                headers=request.headers,
+                allow_redirects=False,
+                proxy=self._proxy,
+            ) as response,
+        ):
+            body = await _read(response)
+            headers = tuple((name.lower(), value) for name, value in response.headers.items())
+            return TokenReply(response.status, headers, body)
+
+    def __repr__(self) -> str:
+        return "AiohttpEndpoint()"
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, decompressed, if it is at most MAX_BODY long either way."""
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(64 * 1024):
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise MalformedReply(f"The token reply is longer than {MAX_BODY} bytes; the rest was not read.")
+    if response.headers.get("Content-Encoding", "identity").lower() in ("gzip", "deflate"):
+        return _inflate(bytes(body))
+    return bytes(body)
+
+
+def _inflate(body: bytes) -> bytes:
+    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        plain = inflater.decompress(body, MAX_BODY)
+    except zlib.error:
+        raise MalformedReply("The token reply calls itself compressed, and cannot be decompressed.") from None
+    if inflater.unconsumed_tail:
+        raise MalformedReply(f"The token reply inflates to more than {MAX_BODY} bytes.")
+    return plain
+
+
+def _describe(error: BaseException) -> str:
+    """The kind of trouble. Messages of connection errors name host and port, and are safe to show."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, aiohttp.ClientConnectorError) else name

@@ -1,0 +1,95 @@
+"""One run of some work, for any number of waiters. Knows no tokens.
+
+Theory of operation
+-------------------
+A flight runs in a task of its own, in an empty context, held by a strong reference (asyncio's own are
+weak). Nobody awaits that task: waiters wait for an event. So no waiter's cancellation can reach the
+work, whatever it is done with (`task.cancel()`, `wait_for`, `asyncio.timeout`, an anyio scope, a
+dying task group), and no waiter that was cancelled leaves anything behind.
+
+Mutable state: `_result` and `_error`, written once by the flight's task just before it sets the event,
+read after it is set. One event loop, no lock. A flight whose event is set has landed, and must not be
+joined: `landed` and the result change in the same step, so whoever sees `landed` false still gets in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import Context
+from typing import Any, Generic, TypeVar, cast
+
+import anyio
+
+from .errors import TokenSessionError, TokenUnavailable
+
+__all__ = ["Flight"]
+
+T = TypeVar("T")
+
+
+class Flight(Generic[T]):
+    """Work under way. Takes off when it is made, in the running event loop."""
+
+    __slots__ = ("_error", "_event", "_loop", "_result", "_task")
+
+    def __init__(self, work: Coroutine[Any, Any, T], *, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = anyio.Event()
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        # An empty context: else the work would see the first caller's variables, and keep them alive.
+        self._task = self._loop.create_task(self._run(work), name=name, context=Context())
+
+    async def _run(self, work: Coroutine[Any, Any, T]) -> None:
+        try:
+            self._result = await work
+        except asyncio.CancelledError as error:
+            # Only a closing event loop, or close() after its grace period, cancels a flight.
+            self._error = TokenUnavailable("The refresh was stopped: its event loop or session is closing.")
+            self._error.__cause__ = error
+            raise
+        except Exception as error:  # noqa: BLE001 - it is the waiters' to handle, each in its own task
+            self._error = error
+        finally:
+            self._event.set()
+
+    @property
+    def landed(self) -> bool:
+        """Whether it is over. A flight that has landed is not joined."""
+        return self._event.is_set()
+
+    @property
+    def stranded(self) -> bool:
+        """Whether it can never land, because its event loop is closed."""
+        return self._loop.is_closed()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it flies in another event loop than the running one."""
+        return self._loop is not asyncio.get_running_loop()
+
+    async def wait(self) -> T:
+        """Its result. Raises a fresh copy of its error, with the original as the cause.
+
+        One exception object raised in a thousand tasks would drag all their tracebacks along.
+        """
+        await self._event.wait()
+        error = self._error
+        if error is None:
+            return cast(T, self._result)
+        if isinstance(error, TokenSessionError):
+            raise error.again()
+        raise TokenSessionError(f"The refresh failed unexpectedly ({type(error).__name__}).") from error
+
+    async def drain(self) -> None:
+        """Wait until it is over, whatever comes of it."""
+        await self._event.wait()
+
+    async def abort(self) -> None:
+        """Cancel it, and wait until it has put its things in order."""
+        self._task.cancel()
+        await self._event.wait()
+
+    def __repr__(self) -> str:
+        return f"<Flight {self._task.get_name()} {'landed' if self.landed else 'under way'}>"

@@ -1,0 +1,128 @@
+"""What one process holds of a key: the token it serves, and what it remembers of failures. Pure.
+
+`Held` is a small state machine, stepped by `serve`, `fail` and `forget`. It reads no clock: each step
+is told what both clocks say. `source.py` asks it what may be done, and does it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import ConfigurationError, RateLimited, SignInRequired, TokenSessionError, TokenUnavailable
+from .freshness import NO_TOKEN, Deadlines, Policy, Verdict, back_off, deadlines, forced_pause, spacing
+from .token import Token
+
+__all__ = ["Held", "Snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a source, for people. No secrets. Durations in seconds."""
+
+    key: str
+    verdict: Verdict
+    token: str | None
+    """The fingerprint of the token in memory, if there is one."""
+    seconds_left: float | None
+    """Until the token's life is over; None if it has no stated life, or there is no token."""
+    in_flight: bool
+    unsaved: bool
+    """Whether a token in memory is still waiting to be stored."""
+    flights: int
+    token_requests: int
+    """Token requests that brought a token."""
+    adopted: int
+    """Tokens that somebody else had put into the store."""
+    refused: int
+    """Flights that a 401 has started."""
+    failures: int
+    last_error: str | None
+    """The type of the error that is remembered now."""
+    retry_after: float | None
+
+
+@dataclass(slots=True)
+class Held:
+    """The token being served, its deadlines, and the memory of what went wrong.
+
+    `not_before` (boot-time clock) is when the next refresh ahead may start. `forced` counts the 401s
+    in a row that led to this token. `error` is answered from memory until `error_until`.
+    """
+
+    token: Token | None = None
+    deadlines: Deadlines = NO_TOKEN
+    since: float = 0.0
+    not_before: float = float("-inf")
+    forced: int = 0
+    error: TokenSessionError | None = None
+    error_until: float = float("-inf")
+    errors_in_a_row: int = 0
+
+    def serve(
+        self,
+        token: Token,
+        policy: Policy,
+        wall: float,
+        boot: float,
+        *,
+        jitter: float,
+        forced: int,
+        spaced: bool,
+    ) -> None:
+        """Serve this token from now on. `spaced`: it was requested, so the next request keeps a distance."""
+        self.token = token
+        self.deadlines = deadlines(token, policy, wall, boot, jitter=jitter)
+        self.since = boot
+        self.forced = forced
+        self.not_before = boot + spacing(token.lifetime, policy) if spaced else boot
+        self._forgive()
+
+    def keep(self, wall: float, boot: float) -> None:
+        """Go on with this token to its end: its refresh token may be spent, and is left alone."""
+        self.not_before = boot + self.deadlines.usable_for(wall, boot)
+        self._forgive()
+
+    def forget(self) -> None:
+        """Serve nothing."""
+        self.token, self.deadlines = None, NO_TOKEN
+        self._forgive()
+
+    def fail(
+        self, error: TokenSessionError, policy: Policy, wall: float, boot: float, *, jitter: float
+    ) -> float:
+        """Remember a failure. The pause, in seconds, in which nobody asks again."""
+        self.errors_in_a_row += 1
+        pause = self._pause(error, policy, self.deadlines.usable_for(wall, boot), jitter)
+        if isinstance(error, TokenUnavailable):
+            error.retry_after = pause
+        self.error, self.error_until, self.not_before = error, boot + pause, boot + pause
+        return pause
+
+    def _pause(self, error: TokenSessionError, policy: Policy, usable_for: float, jitter: float) -> float:
+        if isinstance(error, SignInRequired):
+            return policy.rejected_pause  # costs no token request, only a look at the store
+        if isinstance(error, ConfigurationError):
+            return policy.retry_after_default  # time mends nothing here, but somebody may
+        asked = error.retry_after if isinstance(error, TokenUnavailable) else None
+        if asked is None and isinstance(error, RateLimited):
+            asked = policy.retry_after_default
+        if asked is None:
+            return back_off(self.errors_in_a_row, usable_for, policy, jitter)
+        return min(max(asked, policy.retry_after_min), policy.retry_after_max)
+
+    def remembered(self, boot: float) -> TokenSessionError | None:
+        """The failure to answer with instead of asking again, as a fresh copy, or None."""
+        if self.error is None or boot >= self.error_until:
+            return None
+        error = self.error.again()
+        if isinstance(error, TokenUnavailable):
+            error.retry_after = self.error_until - boot
+        return error
+
+    def worth_forcing(self, policy: Policy, boot: float) -> bool:
+        """Whether a 401 on this token may be answered with a refresh: see `freshness.forced_pause`."""
+        lifetime = self.token.lifetime if self.token else None
+        return boot - self.since >= forced_pause(self.forced, lifetime, policy)
+
+    def _forgive(self) -> None:
+        self.error, self.error_until, self.errors_in_a_row = None, float("-inf"), 0

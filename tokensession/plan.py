@@ -1,0 +1,134 @@
+"""What to do about a grant, decided without doing it. Pure; `renewal.py` acts on it.
+
+`plan` looks at the record under the claim and returns one of four steps. Read its body from top to
+bottom: the order is the policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .errors import GrantLost, GrantRejected, SignedOut, SignInRequired
+from .freshness import Policy, Verdict, judge
+from .providers.base import Credential, Provider
+from .record import Attempt, Grant
+
+__all__ = ["Fail", "Note", "Redeem", "Serve", "Step", "descend", "lost", "plan", "single_use"]
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Use the token in the record. No token request."""
+
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Redeem:
+    """Send the credential. `replay`: it has been sent before, and nobody knows what became of it."""
+
+    grant: Grant
+    credential: Credential
+    replay: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Commit this to the record first, then look again: it must be known before anything is sent."""
+
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Raise this. No token request."""
+
+    error: SignInRequired
+
+
+Step = Serve | Redeem | Note | Fail
+
+
+def single_use(credential: Credential, provider: Provider) -> bool:
+    """Whether redeeming spends it. A code always is spent (RFC 6749, 4.1.2)."""
+    return provider.rotates or credential.grant_type == "authorization_code"
+
+
+def descend(grant: Grant | None, seed: Credential | None) -> Grant:
+    """The grant that counts: what is stored, unless the configuration has a seed it does not come from.
+
+    The same seed, and the store wins, for it has rotated since. Another one, and the operator has
+    signed in again.
+    """
+    grant = grant or Grant()
+    if seed is not None and grant.seed != seed.fingerprint:
+        return Grant(seed=seed.fingerprint)
+    return grant
+
+
+def _credential(grant: Grant, seed: Credential | None) -> Credential | None:
+    if grant.token is not None and grant.token.refresh_token:
+        return Credential("refresh_token", grant.token.refresh_token)
+    # A code in the seed has been redeemed if there is a token from it; a refresh token may stay good.
+    if seed is not None and (grant.token is None or seed.grant_type == "refresh_token"):
+        return seed
+    return None
+
+
+def lost(grant: Grant, credential: Credential, at: float) -> Grant:
+    """The grant after one more request whose outcome nobody knows."""
+    earlier = grant.attempt
+    if earlier is None or earlier.credential != credential.fingerprint:
+        return replace(grant, attempt=Attempt(credential.fingerprint, at))
+    return replace(grant, attempt=replace(earlier, replays=earlier.replays + 1))
+
+
+def plan(
+    stored: Grant | None,
+    *,
+    provider: Provider,
+    policy: Policy,
+    have: str | None,
+    refused: bool,
+    interrupted: float | None,
+    now: float,
+) -> Step:
+    """The next step of a refresh.
+
+    `have` is the fingerprint of the access token that is to be replaced, None if there is none;
+    `refused` whether the API answered 401 to it; `interrupted` how many seconds ago another holder of
+    the claim began and never ended, or None; `now` the wall clock.
+    """
+    grant = descend(stored, provider.seed)
+    if grant.signed_out:
+        return Fail(SignedOut("This key is signed out."))
+
+    token = grant.token
+    usable = token is not None and judge(token, policy, now) is not Verdict.EXPIRED
+    if usable and token is not None and token.fingerprint != have:
+        return Serve(grant)  # somebody else was faster
+
+    credential = _credential(grant, provider.seed)
+    if credential is None:
+        return Fail(SignInRequired("There is no refresh token, and no code, to get a token with."))
+    name = credential.fingerprint
+    if grant.rejection is not None and grant.rejection.credential == name:
+        said = grant.rejection.code or "no code"
+        return Fail(GrantRejected(f"The provider has refused this refresh token before ({said}).", code=said))
+
+    if single_use(credential, provider):
+        if interrupted is not None:
+            return Note(lost(grant, credential, now - interrupted))
+        attempt = grant.attempt
+        if attempt is not None and attempt.credential == name:
+            still_good = usable and not refused
+            if attempt.replays:
+                return Serve(grant) if still_good else Fail(_gone())
+            if still_good and not 0 <= now - attempt.at <= provider.replay_leeway:
+                return Serve(grant)  # the refresh token may be spent: live on this token while it lasts
+            return Redeem(grant, credential, replay=True)
+    return Redeem(grant, credential, replay=False)
+
+
+def _gone() -> GrantLost:
+    return GrantLost("The answer to a token request was lost, twice; the refresh token is taken for spent.")

@@ -1,0 +1,100 @@
+"""A strategy with somebody's credentials in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import ConfigurationError
+from . import checks, replies
+from .base import Credential, Issued, TokenReply, TokenRequest
+from .strategy import Strategy
+
+__all__ = ["StrategyProvider"]
+
+
+class StrategyProvider:
+    """A strategy, and the credentials to follow it with. Implements `Provider`.
+
+    `identity` tells one client of this server from another in the key. `base_url` is checked: https,
+    or http on the loopback interface.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        *,
+        identity: str,
+        base_url: str,
+        token_url: str,
+        values: Mapping[str, str | None],
+        seed: Credential | None,
+        api_headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self.strategy = strategy
+        self.base_url = checks.url("base_url", base_url)
+        self.token_url = checks.url("token_url", token_url)
+        self.origins: tuple[str, ...] = (checks.origin(self.base_url),)
+        self.api_headers = api_headers
+        self.seed = seed
+        self._identity = identity
+        self._values = {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def key(self) -> str:
+        """Provider, identity, the seed's fingerprint. "" without a seed: such a key would be shared."""
+        return f"{self.strategy.name}/{self._identity}/{self.seed.fingerprint}" if self.seed else ""
+
+    @property
+    def rotates(self) -> bool:
+        """Whether refresh tokens are spent by their use."""
+        return self.strategy.rotates
+
+    @property
+    def replay_leeway(self) -> float:
+        """Seconds within which a refresh token may be sent once more."""
+        return self.strategy.replay_leeway
+
+    def request(self, credential: Credential) -> TokenRequest:
+        """The token request that redeems this credential."""
+        strategy = self.strategy
+        if credential.grant_type not in strategy.grants:
+            raise ConfigurationError(
+                f"{strategy.name} has no {credential.grant_type} grant.",
+                intact="Nothing was sent.",
+                todo=f"Sign in with one of: {', '.join(strategy.grants)}.",
+            )
+        known = {**self._values, "grant_type": credential.grant_type, **_named(credential)}
+        pairs = [
+            (strategy.rename.get(field, field), known[field])
+            for field in strategy.grants[credential.grant_type]
+            if field in known
+        ]
+        return TokenRequest(
+            url=self.token_url,
+            headers=(("Content-Type", strategy.content_type), *strategy.headers(self._values)),
+            body=strategy.encode(pairs),
+            secrets=self._secrets(credential),
+        )
+
+    def read(self, reply: TokenReply, credential: Credential, *, sent_at: float) -> Issued:
+        """The token in the reply, or the typed error that it stands for."""
+        return replies.read(
+            self.strategy, reply, credential, sent_at=sent_at, secrets=self._secrets(credential)
+        )
+
+    def _secrets(self, credential: Credential) -> tuple[str, ...]:
+        secrets = (
+            credential.secret,
+            self._values.get("client_secret", ""),
+            self.seed.secret if self.seed else "",
+        )
+        return tuple(filter(None, secrets))
+
+    def __repr__(self) -> str:
+        seed = f"{self.seed.grant_type} {self.seed.fingerprint}" if self.seed else "no seed"
+        return f"<{type(self).__name__} {self._identity} at {self.base_url}, {seed}>"
+
+
+def _named(credential: Credential) -> dict[str, str]:
+    """The secret under the name it has in a request body."""
+    return {"code" if credential.grant_type == "authorization_code" else "refresh_token": credential.secret}

@@ -1,0 +1,85 @@
+"""Priava: form-encoded grants with a tenant region, six-hour tokens, rotating refresh tokens.
+
+Documented: the request bodies to the byte (with `redirect_uri` also on refresh, which RFC 6749 does
+not ask for), the region header, the reply, the error shape. Seen: the two base addresses, the rate
+limit of 450 requests in five minutes and its body. Inferred: that refresh tokens rotate and the old
+one is spent. Unknown: how long a refresh token lives, the list of error codes, the shape of a 401,
+and whether data calls want the region too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from . import checks
+from .client import StrategyProvider
+from .strategy import Fields, Strategy
+
+__all__ = ["PRIAVA", "Priava"]
+
+_BASE = "https://api.priava.com/api"
+_REGIONS = ("APAC", "EU", "US")
+
+PRIAVA = Strategy(
+    name="priava",
+    grants={
+        "authorization_code": ("grant_type", "client_id", "client_secret", "code", "redirect_uri"),
+        "refresh_token": ("grant_type", "client_id", "client_secret", "refresh_token", "redirect_uri"),
+    },
+    content_type="application/x-www-form-urlencoded;charset=utf-8",  # no space, as documented
+    headers=lambda values: (("TenantRegion", values["region"]),),
+    fields=Fields(retry_after=("retry-after",)),
+    default_lifetime=21600,
+    rotates=True,
+)
+
+
+class Priava(StrategyProvider):
+    """Priava's venue API.
+
+    `client_id`, `client_secret`, `redirect_uri` and `code` are generated in Priava by an
+    administrator. Start from a `code`, from a `refresh_token`, or from neither and call
+    `source.sign_in(...)`. The sandbox is `base_url="https://api-sandbox.priava.com/api"`.
+    `region_on_requests` sends TenantRegion with API requests as well: nothing says they need it.
+    """
+
+    def __init__(
+        self,
+        *,
+        client_id: str,
+        client_secret: str,
+        redirect_uri: str,
+        region: Literal["APAC", "EU", "US"],
+        code: str | None = None,
+        refresh_token: str | None = None,
+        base_url: str | None = None,
+        region_on_requests: bool = False,
+    ) -> None:
+        checks.one_of("region", region, _REGIONS)
+        base = checks.url("base_url", _BASE if base_url is None else base_url)
+        place = region if base_url is None else f"{region}@{base}"
+        super().__init__(
+            PRIAVA,
+            identity=f"{place}/{checks.text('client_id', client_id)}",
+            base_url=base,
+            token_url=base + "/rest/oauth/token",
+            values={
+                "client_id": client_id,
+                "client_secret": checks.secret("client_secret", client_secret),
+                "redirect_uri": checks.text("redirect_uri", redirect_uri),
+                "region": region,
+            },
+            seed=checks.seed(code=code, refresh_token=refresh_token),
+            api_headers=(("TenantRegion", region),) if region_on_requests else (),
+        )
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """From PRIAVA_CLIENT_ID, _CLIENT_SECRET, _REDIRECT_URI and _REGION.
+
+        PRIAVA_CODE or PRIAVA_REFRESH_TOKEN is the seed, PRIAVA_BASE_URL the address, if they are set.
+        """
+        names = dict.fromkeys(("client_id", "client_secret", "redirect_uri", "region"), True)
+        names |= dict.fromkeys(("code", "refresh_token", "base_url"), False)
+        found: dict[str, Any] = checks.environment("PRIAVA", names)
+        return cls(**found)

@@ -1,0 +1,194 @@
+"""Reading a token reply: a token, or the typed error that it stands for. Pure.
+
+The order matters, and is the order of `read`: a redirect is no answer; an empty success is an answer
+that got lost; a success that carries an error is an error, whatever else it carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from .. import wire
+from ..errors import (
+    ClientRejected,
+    GrantRejected,
+    MalformedReply,
+    OutcomeUnknown,
+    RateLimited,
+    TokenSessionError,
+    TokenUnavailable,
+)
+from ..token import Token
+from .base import Credential, Issued, TokenReply
+from .strategy import Meaning, Strategy
+
+__all__ = ["read"]
+
+_RATE_LIMIT_CODE_PAUSE = 60.0  # seconds, at least, after a rate limit that is told by a code only
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A reply being read, with all that is needed to say what is wrong with it."""
+
+    strategy: Strategy
+    reply: TokenReply
+    secrets: tuple[str, ...]
+    now: float
+    document: Mapping[str, Any] = field(default_factory=dict)
+
+    def say(self, what: str) -> str:
+        return f"{self.strategy.name}: the token endpoint answered {self.reply.status}{what}."
+
+    def excerpt(self) -> str:
+        text = wire.excerpt(self.reply.body, self.secrets)
+        return f"; it begins: {text}" if text else " with an empty body"
+
+    def first(self, paths: Sequence[str]) -> Any:
+        found = (wire.find(self.document, path) for path in paths)
+        return next((value for value in found if value is not None), None)
+
+    def codes(self) -> list[str]:
+        found = (wire.find(self.document, path) for path in self.strategy.fields.codes)
+        return [
+            str(value) for value in found if isinstance(value, str | int) and value not in ("", False, True)
+        ]
+
+    def known(self) -> tuple[str, Meaning] | None:
+        """The first code that this server's table explains. Some codes go on: "CODE : more words"."""
+        for code in self.codes():
+            for name in (code, code.split(" ", 1)[0]):
+                if name in self.strategy.errors:
+                    return name, self.strategy.errors[name]
+        return None
+
+    def complains(self) -> bool:
+        """Whether a reply that calls itself a success carries an error."""
+        flags = (self.document.get(name) for name in self.strategy.fields.flags)
+        denied = any(flag is False or (isinstance(flag, str) and flag.lower() == "false") for flag in flags)
+        return denied or bool(self.document.get("error")) or self.known() is not None
+
+    def pause(self) -> float | None:
+        """How long the server asks us to wait, by its header or its body."""
+        asked = wire.retry_after(self.reply.header("retry-after"), self.now)
+        return (
+            asked
+            if asked is not None
+            else wire.retry_after(self.first(self.strategy.fields.retry_after), self.now)
+        )
+
+
+def read(
+    strategy: Strategy, reply: TokenReply, credential: Credential, *, sent_at: float, secrets: tuple[str, ...]
+) -> Issued:
+    """The token in a reply to the request sent at `sent_at` (wall clock), or a typed error."""
+    date = wire.parse_http_date(reply.header("date"))
+    answer = _Answer(strategy, reply, secrets, sent_at if date is None else date)
+    if 300 <= reply.status < 400:
+        raise MalformedReply(
+            answer.say(", a redirect, and token requests follow none"),
+            todo="Set base_url (or token_url) to the address it moved to.",
+        )
+    if not 200 <= reply.status < 300:
+        _fail(_parsed(answer, lenient=True))
+    if not reply.body.strip():
+        raise OutcomeUnknown(answer.say(" with an empty body, so the refresh token may be spent"))
+    answer = _parsed(answer, lenient=False)
+    if answer.complains():
+        _fail(answer)
+    return _issued(answer, credential, sent_at)
+
+
+def _parsed(answer: _Answer, *, lenient: bool) -> _Answer:
+    """The answer with its document; a failure need not have one."""
+    try:
+        document = answer.strategy.decode(answer.reply.body)
+    except wire.TruncatedReply:
+        if lenient:
+            return answer
+        raise OutcomeUnknown(
+            answer.say(" and its body ends in the middle, so the refresh token may be spent")
+        ) from None
+    except MalformedReply as error:
+        if lenient:
+            return answer
+        raise MalformedReply(
+            f"{answer.say('')} {error.args[0]} {answer.excerpt().lstrip('; ').capitalize()}."
+        ) from None
+    return _Answer(
+        answer.strategy, answer.reply, answer.secrets + _tokens(answer, document), answer.now, document
+    )
+
+
+def _tokens(answer: _Answer, document: Mapping[str, Any]) -> tuple[str, ...]:
+    """The secrets that the reply itself brings: a refusal that carries a token must not show it."""
+    names = (answer.strategy.fields.access_token, answer.strategy.fields.refresh_token)
+    return tuple(value for name in names if isinstance(value := document.get(name), str))
+
+
+def _issued(answer: _Answer, credential: Credential, sent_at: float) -> Issued:
+    document, names = answer.document, answer.strategy.fields
+    try:
+        access = wire.access_token(wire.find(document, names.access_token))
+        refresh = wire.refresh_token(wire.find(document, names.refresh_token))
+    except MalformedReply as error:
+        raise MalformedReply(f"{answer.say('')} {error.args[0]}") from None
+    token_type = wire.find(document, names.token_type)
+    if token_type is not None and not (isinstance(token_type, str) and token_type.lower() in ("bearer", "")):
+        raise MalformedReply(
+            answer.say(" with a token that is no bearer token"), todo="This library sends bearer tokens only."
+        )
+    lifetime, note = answer.strategy.lifetime(document, answer.now)
+    scope = wire.find(document, names.scope)
+    return Issued(
+        Token(
+            access_token=access,
+            obtained_at=sent_at,
+            lifetime=answer.strategy.default_lifetime if lifetime is None else lifetime,
+            # A code is no refresh token: it cannot take the place of one that the reply lacks.
+            refresh_token=refresh
+            or (credential.secret if credential.grant_type == "refresh_token" else None),
+            scope=scope if isinstance(scope, str) else None,
+        ),
+        notes=(f"{answer.strategy.name}: {note}",) if note else (),
+    )
+
+
+def _fail(answer: _Answer) -> NoReturn:
+    raise _failure(answer)
+
+
+def _failure(answer: _Answer) -> TokenSessionError:
+    """The typed error for an answer that is none of the successes."""
+    status, known = answer.reply.status, answer.known()
+    code, meaning = known or (next(iter(answer.codes()), ""), None)
+    said = answer.say(_quoted(answer, code))
+    if meaning is Meaning.REJECTED:
+        return GrantRejected(said, code=code, todo=answer.strategy.hints.get(code))
+    if meaning is Meaning.RATE_LIMITED:
+        return RateLimited(said, retry_after=max(_RATE_LIMIT_CODE_PAUSE, answer.pause() or 0.0))
+    if status in (429, 503):
+        return RateLimited(said, retry_after=answer.pause())
+    if meaning is Meaning.TRANSIENT or status >= 500 or status == 408:
+        return TokenUnavailable(said, retry_after=answer.pause())
+    if meaning is Meaning.CLIENT or status in (401, 403, 404, 405):
+        todo = answer.strategy.hints.get(code) or "Check the client's credentials, permissions and base_url."
+        return ClientRejected(said, code=_shown(answer, code), todo=todo)
+    return MalformedReply(said)
+
+
+def _quoted(answer: _Answer, code: str) -> str:
+    """What the provider said, for people; without a code, the beginning of the body."""
+    if not code:
+        return answer.excerpt()
+    description = answer.first(answer.strategy.fields.description)
+    text = _shown(answer, code)
+    if isinstance(description, str) and description.strip():
+        text += f" ({wire.excerpt(description.encode('utf-8', 'replace'), answer.secrets, longest=200)})"
+    return f": {text}"
+
+
+def _shown(answer: _Answer, code: str) -> str:
+    return wire.excerpt(code.encode("utf-8", "replace"), answer.secrets, longest=64)

@@ -1,0 +1,260 @@
+"""The refresh transaction.
+
+Theory of operation
+-------------------
+`Renewal.renew` runs inside a flight, so nobody's cancellation reaches it. It takes the claim, looks at
+the record under it, and does what `plan` says:
+
+    claim ──► newer record? ─────────────────────────────────► adopt it
+      │
+      ▼
+    settle, if the last holder died in mid-refresh: its request may still be on the wire
+      │
+      ▼
+    plan ──► Serve / Fail ─► abandon the claim, return / raise
+      │ └──► Note ─────────► commit what must be known first, claim again
+      ▼
+    Redeem: ONE token request
+      ├── a token          commit, then hand out
+      ├── refused          commit the refusal, for this credential only
+      ├── no answer        commit that nobody knows (where refresh tokens rotate)
+      └── anything else    abandon the claim; the record stays as it is
+
+A commit compares versions. If it is superseded, somebody has signed in or out, or a newer generation
+exists: that record counts, and the look starts again with it. Every path out of a claim ends it, by
+commit or by abandon; a process that is killed ends it by neither, and the store tells the next holder.
+
+State: none between two calls. What this process knows is the source's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from . import events, plan
+from .clock import Clock, within
+from .errors import (
+    GrantRejected,
+    OutcomeUnknown,
+    StoreError,
+    Superseded,
+    TokenSessionError,
+    TokenUnavailable,
+)
+from .freshness import Policy
+from .providers.base import Credential, Issued, Provider, TokenEndpoint
+from .record import Grant, Rejection, decode, encode
+from .stores.base import Claim, Record, Store
+
+__all__ = ["Outcome", "Renewal"]
+
+_ROUNDS = 8  # looks at the record; each further one means that somebody else has just written it
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """A new token that could not be stored. `save` tries once more; `give_up` lets go of the claim."""
+
+    save: Callable[[], Awaitable[Record]]
+    give_up: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a refresh came to.
+
+    `requested` says whether a token request was made for it. `unsaved` is there if the new token could
+    not be stored.
+    """
+
+    grant: Grant
+    requested: bool = False
+    unsaved: Unsaved | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """The refresh transaction of one key: a provider, a store, an endpoint, and the rules."""
+
+    key: str
+    provider: Provider
+    store: Store
+    endpoint: TokenEndpoint
+    policy: Policy
+    clock: Clock
+    report: Callable[[events.Event], None]
+
+    async def renew(self, *, have: str | None, refused: bool) -> Outcome:
+        """A token other than `have` (a fingerprint; None for any), by adopting or by requesting it.
+
+        The same token comes back where a refresh token may be spent and the access token is still
+        good. Raises the errors of `errors.py`, `SignInRequired` among them.
+        """
+        record = await self.store.load(self.key)
+        if record is not None and (outcome := self._adopted(record, have=have, refused=refused)):
+            return outcome
+        for _ in range(_ROUNDS):
+            seen = record.version if record else None
+            claim = await self.store.claim(self.key, seen=seen, timeout=self.policy.claim_timeout)
+            if isinstance(claim, Record):
+                record = claim
+                if outcome := self._adopted(record, have=have, refused=refused):
+                    return outcome
+                continue
+            done = await self._under(claim, have=have, refused=refused)
+            if isinstance(done, Outcome):
+                return done
+            record = done
+        raise TokenUnavailable(f"The record changed {_ROUNDS} times during one refresh.")
+
+    def _adopted(self, record: Record, *, have: str | None, refused: bool) -> Outcome | None:
+        """The record's token if it needs no token request: somebody else has made one."""
+        step = self._plan(record, have=have, refused=refused, interrupted=None)
+        if isinstance(step, plan.Fail):
+            raise step.error
+        if not isinstance(step, plan.Serve):
+            return None
+        if step.grant.token is not None and step.grant.token.fingerprint != have:
+            self.report(events.Adopted(self.key, step.grant.token.fingerprint))
+        return Outcome(step.grant)
+
+    def _plan(
+        self, record: Record | None, *, have: str | None, refused: bool, interrupted: float | None
+    ) -> plan.Step:
+        return plan.plan(
+            decode(record.data) if record else None,
+            provider=self.provider,
+            policy=self.policy,
+            have=have,
+            refused=refused,
+            interrupted=interrupted,
+            now=self.clock.wall(),
+        )
+
+    async def _under(self, claim: Claim, *, have: str | None, refused: bool) -> Outcome | Record | None:
+        """One look under the claim: the outcome, or the record to look at next. Always ends the claim."""
+        try:
+            if claim.interrupted is not None:
+                settle = min(self.policy.settle, self.policy.post_timeout) - claim.interrupted
+                await self.clock.sleep(max(0.0, settle))
+            step = self._plan(claim.current, have=have, refused=refused, interrupted=claim.interrupted)
+            match step:
+                case plan.Fail(error):
+                    raise error
+                case plan.Serve(grant):
+                    await claim.abandon()
+                    return Outcome(grant)
+                case plan.Note(grant):
+                    return await claim.commit(encode(grant))
+                case plan.Redeem():
+                    return await self._redeem(claim, step)
+        except Superseded as newer:
+            await claim.abandon()
+            return newer.record if isinstance(newer.record, Record) else None
+        except BaseException:
+            await claim.abandon()
+            raise
+
+    async def _redeem(self, claim: Claim, step: plan.Redeem) -> Outcome | Record | None:
+        """The one token request, and what has to be written down about its end."""
+        sent_at = self.clock.wall()
+        try:
+            issued = await self.request(step.credential, sent_at)
+        except GrantRejected as refusal:
+            if self._is_ours(claim.current, step.grant):
+                rejection = Rejection(step.credential.fingerprint, refusal.code)
+                await self._note(claim, replace(step.grant, rejection=rejection, attempt=None))
+            raise
+        except (OutcomeUnknown, asyncio.CancelledError) as error:
+            if not plan.single_use(step.credential, self.provider):
+                raise
+            noted = await self._note(claim, plan.lost(step.grant, step.credential, sent_at))
+            if step.replay or self.provider.replay_leeway <= 0 or not isinstance(error, OutcomeUnknown):
+                raise
+            return noted  # and look again: the provider permits an immediate replay
+        grant = Grant(seed=step.grant.seed, token=issued.token)
+        save = partial(claim.commit, encode(grant))
+        return await self._keep(issued, grant, save, Unsaved(save, claim.abandon))
+
+    def _is_ours(self, current: Record | None, grant: Grant) -> bool:
+        """Whether a refusal may be written into the record.
+
+        Not over a grant from another seed: while a deployment rolls, a process with the old
+        configuration must not overwrite the new sign-in.
+        """
+        return current is None or decode(current.data).seed == grant.seed
+
+    async def _note(self, claim: Claim, grant: Grant) -> Record | None:
+        """Commit what became of a request. If the store fails, the request's own error matters more."""
+        try:
+            return await claim.commit(encode(grant))
+        except Superseded:
+            raise
+        except StoreError as error:
+            self.report(events.SaveFailed(self.key, type(error).__name__, str(error), tries=1))
+            await claim.abandon()
+            return claim.current
+
+    async def _keep(
+        self, issued: Issued, grant: Grant, save: Callable[[], Awaitable[Record]], unsaved: Unsaved
+    ) -> Outcome:
+        """Store the new token, then hand it out; if it cannot be stored, hand it out and say so."""
+        for note in issued.notes:
+            self.report(events.OddReply(self.key, note))
+        try:
+            await save()
+        except Superseded:
+            raise
+        except StoreError as error:
+            self.report(events.SaveFailed(self.key, type(error).__name__, str(error), tries=1))
+            return Outcome(grant, requested=True, unsaved=unsaved)
+        self.report(events.Refreshed(self.key, issued.token.fingerprint, issued.token.lifetime))
+        return Outcome(grant, requested=True)
+
+    async def request(self, credential: Credential, sent_at: float) -> Issued:
+        """One token request: the token, or a typed error."""
+        limits = {"connect": self.policy.connect_timeout, "total": self.policy.post_timeout}
+        work = self.endpoint.send(self.provider.request(credential), **limits)
+        try:
+            # The endpoint keeps the same time-out; this one holds for endpoints that do not.
+            reply = await within(self.clock, self.policy.post_timeout, work)
+        except TimeoutError:
+            raise OutcomeUnknown(
+                f"No answer to the token request within {self.policy.post_timeout:g} s."
+            ) from None
+        try:
+            return self.provider.read(reply, credential, sent_at=sent_at)
+        except TokenSessionError:
+            raise
+        except Exception as error:
+            raise OutcomeUnknown(
+                f"The provider's reader failed on a reply ({type(error).__name__})."
+            ) from error
+
+    async def sign_in(self, credential: Credential) -> Outcome:
+        """Redeem a new refresh token or code, and put the result over whatever is stored.
+
+        Takes no claim: a refresh under way is superseded by the new version, and adopts it.
+        """
+        # Look first: a store in trouble must be known before a code is spent.
+        current = await self.store.load(self.key)
+        issued = await self.request(credential, self.clock.wall())
+        grant = Grant(seed=self._seed(), token=issued.token)
+        put = partial(self.store.put, self.key, encode(grant))
+        # A later try must not overwrite what somebody else has stored meanwhile.
+        again = partial(put, expect=current.version if current else None)
+        return await self._keep(issued, grant, put, Unsaved(again, _nothing_to_give_up))
+
+    async def sign_out(self) -> None:
+        """Leave a tombstone, so that a late commit resurrects nothing."""
+        await self.store.put(self.key, encode(Grant(seed=self._seed(), signed_out=True)))
+
+    def _seed(self) -> str:
+        return self.provider.seed.fingerprint if self.provider.seed else ""
+
+
+async def _nothing_to_give_up() -> None:
+    """A sign-in holds no claim."""

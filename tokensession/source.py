@@ -1,0 +1,399 @@
+"""The source that manages one key's token.
+
+Theory of operation
+-------------------
+`ManagedSource.token` is two comparisons while the token is FRESH: no lock, no await, no checkpoint.
+When it is DUE, the caller gets it all the same and one flight takes off; when it is EXPIRED, callers
+wait for the flight. There is at most one refresh flight per source, so per process and key; the claim
+makes it one per store.
+
+Mutable state, all of it touched in one event loop and never across an await that assumes it unchanged:
+
+- `_held`: the token being served, its deadlines, and the last failure (a state machine of its own).
+- `_flight`: the refresh under way. `_chores`: sign-ins, sign-outs and saves under way.
+- `_epoch`: counts sign-ins and sign-outs. A flight that began in an earlier epoch publishes nothing,
+  and looks again: a late refresh resurrects nothing.
+
+Nothing is bound to an event loop when the source is made. A flight left behind by a closed loop is
+dropped; one in another loop that still runs is an error, for a source serves one loop at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from . import events
+from .clock import Clock, SystemClock, within
+from .errors import (
+    ConfigurationError,
+    SignedOut,
+    StoreCorrupt,
+    StoreError,
+    StoreUnavailable,
+    Superseded,
+    TokenSessionError,
+    TokenUnavailable,
+)
+from .flight import Flight
+from .freshness import Policy, Verdict, back_off
+from .held import Held, Snapshot
+from .providers import checks
+from .providers.base import Credential, Provider, TokenEndpoint
+from .record import decode
+from .renewal import Outcome, Renewal, Unsaved
+from .stores.base import Record, Store, check_key
+from .token import Token
+
+__all__ = ["ManagedSource"]
+
+_POLICY = Policy()
+_CLOCK = SystemClock()
+
+
+class ManagedSource:
+    """One key's token: kept in a store, refreshed in time, by one request however many ask.
+
+    `endpoint` sends the token requests (`tokensession.AiohttpEndpoint()`). `key` names the credential
+    in the store; the default is the provider's own, made of its name, environment, client and seed.
+    The store is borrowed: closing the source does not close it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_adopted",
+        "_chores",
+        "_epoch",
+        "_failures",
+        "_flight",
+        "_flights",
+        "_held",
+        "_observer",
+        "_refused",
+        "_renewal",
+        "_requests",
+        "_unsaved",
+    )
+
+    def __init__(
+        self,
+        provider: Provider,
+        endpoint: TokenEndpoint,
+        *,
+        store: Store,
+        key: str | None = None,
+        policy: Policy | None = None,
+        clock: Clock | None = None,
+        observer: events.Observer | None = None,
+    ) -> None:
+        if not isinstance(provider, Provider):
+            raise ConfigurationError(f"{type(provider).__name__} is no provider; see tokensession.providers.")
+        name = provider.key if key is None else key
+        if not name:
+            raise ConfigurationError(
+                "There is no key to keep the token under.",
+                todo='Give the provider a seed, or name the key: key="tenant-42".',
+            )
+        self._renewal = Renewal(
+            key=check_key(name),
+            provider=provider,
+            store=store,
+            endpoint=endpoint,
+            policy=policy or _POLICY,
+            clock=clock or _CLOCK,
+            report=self._report,
+        )
+        self._observer = observer
+        self._held = Held()
+        self._flight: Flight[Token] | None = None
+        self._chores: set[Flight[Any]] | None = None
+        self._epoch = 0
+        self._unsaved = False
+        self._flights = self._requests = self._adopted = self._refused = self._failures = 0
+
+    # -- what callers use -------------------------------------------------------------------------
+
+    @property
+    def key(self) -> str:
+        """The key in the store."""
+        return self._renewal.key
+
+    @property
+    def provider(self) -> Provider:
+        """The provider whose tokens these are."""
+        return self._renewal.provider
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Where this token may go."""
+        return self._renewal.provider.origins
+
+    async def token(self) -> Token:
+        """A token to send now.
+
+        Returns at once while there is a usable one. Otherwise waits for the one refresh that all
+        callers share; being cancelled does not disturb it. Raises `SignInRequired`,
+        `TokenUnavailable`, `ConfigurationError`, `StoreError` or `MalformedReply`.
+        """
+        held, clock = self._held, self._renewal.clock
+        limits = held.deadlines
+        if clock.wall() < limits.due_wall and clock.boot() < limits.due_boot and held.token is not None:
+            return held.token
+        return await self._stale()
+
+    async def refresh(self, rejected: Token | None = None) -> Token:
+        """A new token, although the current one may look good.
+
+        With `rejected`, the token that the API answered 401 to: if a newer one is here already, that
+        one; else one refresh, shared by all who ask. The same token comes back if a 401 has just
+        produced it: then the API is saying no, and another token would not change its mind.
+        """
+        if rejected is None:
+            return await self._renewed("asked")
+        for _ in range(2):  # a refresh under way may yet end with the rejected token
+            current = self._held.token
+            if current is not None and current.access_token != rejected.access_token:
+                return await self.token()
+            if current is not None and not self._held.worth_forcing(self._renewal.policy, self._now()[1]):
+                return current
+            renewed = await self._renewed("refused")
+            if renewed.access_token != rejected.access_token:
+                return renewed
+        return rejected
+
+    async def sign_in(self, *, code: str | None = None, refresh_token: str | None = None) -> Token:
+        """Redeem a new code or refresh token, and replace whatever is stored under the key.
+
+        A refresh under way anywhere is superseded. The sign-in is finished even if the caller is
+        cancelled. Raises as `token` does; if it fails, the stored credentials are unchanged.
+        """
+        credential = checks.seed(code=code, refresh_token=refresh_token)
+        if credential is None:
+            raise ConfigurationError("Signing in takes a code or a refresh_token.", todo="Pass one of them.")
+        signed_in: Flight[Token] = self._chore(self._sign_in(credential), "sign-in")
+        return await signed_in.wait()
+
+    async def sign_out(self) -> None:
+        """Forget the token, here and in the store, until somebody signs in again.
+
+        Other processes notice when they next look at the store: at the latest when their token is due.
+        Raises `StoreError` if it could not be stored; then nobody is signed out.
+        """
+        await self._chore(self._sign_out(), "sign-out").wait()
+
+    def snapshot(self) -> Snapshot:
+        """The state of this source, for people."""
+        wall, boot = self._now()
+        held, limits = self._held, self._held.deadlines
+        error = held.remembered(boot)
+        left = min(limits.over_wall - wall, limits.over_boot - boot)
+        return Snapshot(
+            key=self.key,
+            verdict=limits.verdict(wall, boot),
+            token=held.token.fingerprint if held.token else None,
+            seconds_left=left if held.token is not None and held.token.lifetime is not None else None,
+            in_flight=self._flight is not None and not (self._flight.landed or self._flight.stranded),
+            unsaved=self._unsaved,
+            flights=self._flights,
+            token_requests=self._requests,
+            adopted=self._adopted,
+            refused=self._refused,
+            failures=self._failures,
+            last_error=type(error).__name__ if error else None,
+            retry_after=held.error_until - boot if error else None,
+        )
+
+    async def aclose(self) -> None:
+        """Let what is under way finish, for at most the policy's grace period.
+
+        A refresh is not cut off: its token may be the only copy. Raises `StoreUnavailable` if a token
+        could still not be stored when time was up. The source may be used again.
+        """
+        try:
+            await within(self._renewal.clock, self._renewal.policy.grace, self._drain())
+        except TimeoutError:
+            for flight in self._under_way():
+                await flight.abort()
+        self._flight = self._chores = None
+        if self._unsaved:
+            raise StoreUnavailable(
+                "A new token could not be stored before closing.",
+                intact="The stored credentials are those from before the last refresh.",
+                todo="Put the store right; if the old refresh token is refused then, sign in again.",
+            )
+
+    def __repr__(self) -> str:
+        state = self.snapshot()
+        return f"<ManagedSource {state.key} {state.verdict.value}{' in flight' if state.in_flight else ''}>"
+
+    # -- flying -----------------------------------------------------------------------------------
+
+    def _now(self) -> tuple[float, float]:
+        return self._renewal.clock.wall(), self._renewal.clock.boot()
+
+    async def _stale(self) -> Token:
+        wall, boot = self._now()
+        held = self._held
+        if held.token is None or held.deadlines.verdict(wall, boot) is Verdict.EXPIRED:
+            return await self._renewed("expired")
+        if boot >= held.not_before and not self._flying():
+            self._take_off("due")
+        return held.token
+
+    async def _renewed(self, reason: str) -> Token:
+        """The outcome of the flight under way, or of a new one, or the failure that is remembered."""
+        held = self._held
+        try:
+            return await self._joined(reason).wait()
+        except (TokenUnavailable, StoreError):
+            # EXPIRED comes a little before the end. If no other token can be had, live until then.
+            if reason == "expired" and held.token is not None and held.deadlines.alive(*self._now()):
+                return held.token
+            raise
+
+    def _joined(self, reason: str) -> Flight[Token]:
+        flight = self._flying()
+        if flight is not None:
+            return flight
+        error = self._held.remembered(self._now()[1])
+        if error is not None:
+            raise error
+        return self._take_off(reason)
+
+    def _flying(self) -> Flight[Token] | None:
+        """The flight to join, if there is one. Drops one that a closed event loop has left behind."""
+        flight = self._flight
+        if flight is None or flight.landed or flight.stranded:
+            self._flight = None
+            return None
+        if flight.elsewhere:
+            raise RuntimeError(
+                "This source is refreshing in another running event loop. A source serves one loop at a "
+                "time: make one per thread, over the same store."
+            )
+        return flight
+
+    def _take_off(self, reason: str) -> Flight[Token]:
+        have = self._held.token.fingerprint if self._held.token is not None else None
+        if reason == "refused" and have is not None:
+            self._refused += 1
+            self._report(events.TokenRefused(self.key, have))
+        self._flights += 1
+        self._report(events.RefreshStarted(self.key, reason))
+        self._flight = Flight(self._fly(reason, have), name=f"tokensession refresh {self.key}")
+        return self._flight
+
+    async def _fly(self, reason: str, have: str | None) -> Token:
+        while True:
+            epoch = self._epoch
+            try:
+                outcome = await self._renewal.renew(have=have, refused=reason == "refused")
+            except Exception as error:  # noqa: BLE001 - a foreign store may raise anything; it is re-raised
+                if epoch == self._epoch:
+                    raise self._failed(error) from error.__cause__
+            else:
+                if epoch == self._epoch:
+                    forced = self._held.forced + 1 if reason == "refused" else 0
+                    return self._publish(outcome, have=have, forced=forced)
+            # Somebody signed in or out meanwhile: what came of it is in the store. Look again.
+            have = None
+
+    def _publish(self, outcome: Outcome, *, have: str | None, forced: int = 0) -> Token:
+        """Serve this token from now on."""
+        token = outcome.grant.token
+        if token is None:  # what has none is never planned to be served
+            raise StoreCorrupt("The stored grant has no token.")
+        wall, boot = self._now()
+        clock, policy = self._renewal.clock, self._renewal.policy
+        self._requests += outcome.requested
+        if token.fingerprint == have:
+            self._held.keep(wall, boot)
+        else:
+            self._adopted += not outcome.requested
+            self._held.serve(
+                token, policy, wall, boot, jitter=clock.jitter(), forced=forced, spaced=outcome.requested
+            )
+        if outcome.unsaved is not None:
+            self._unsaved = True
+            self._chore(self._save(token, outcome.unsaved), "save")
+        return token
+
+    def _failed(self, error: Exception) -> TokenSessionError:
+        """Remember a failure, so that callers get it at once instead of asking again."""
+        wall, boot = self._now()
+        if not isinstance(error, TokenSessionError):
+            unexpected = TokenSessionError(f"The refresh failed unexpectedly ({type(error).__name__}).")
+            unexpected.__cause__ = error
+            error = unexpected
+        if isinstance(error, SignedOut):
+            self._held.forget()  # a refusal leaves the access token good; a sign-out means it
+        pause = self._held.fail(error, self._renewal.policy, wall, boot, jitter=self._renewal.clock.jitter())
+        self._failures += 1
+        usable_for = self._held.deadlines.usable_for(wall, boot)
+        self._report(events.RefreshFailed(self.key, type(error).__name__, str(error), usable_for, pause))
+        return error
+
+    def _under_way(self) -> list[Flight[Any]]:
+        flights = (self._flight, *(self._chores or ()))
+        return [flight for flight in flights if flight and not (flight.landed or flight.stranded)]
+
+    async def _drain(self) -> None:
+        while flights := self._under_way():  # one that lands may leave a save behind
+            for flight in flights:
+                await flight.drain()
+
+    # -- chores -----------------------------------------------------------------------------------
+
+    def _chore(self, work: Coroutine[Any, Any, Any], name: str) -> Flight[Any]:
+        """A flight of its own, referenced until it lands."""
+        chores = {chore for chore in self._chores or () if not (chore.landed or chore.stranded)}
+        flight: Flight[Any] = Flight(work, name=f"tokensession {name} {self.key}")
+        self._chores = chores | {flight}
+        return flight
+
+    async def _sign_in(self, credential: Credential) -> Token:
+        self._report(events.RefreshStarted(self.key, "sign-in"))
+        outcome = await self._renewal.sign_in(credential)
+        self._epoch += 1
+        token = self._publish(outcome, have=None)
+        self._report(events.SignedIn(self.key, token.fingerprint))
+        return token
+
+    async def _sign_out(self) -> None:
+        await self._renewal.sign_out()
+        self._epoch += 1
+        self._held.forget()
+        self._report(events.SignedOut(self.key))
+
+    async def _save(self, token: Token, unsaved: Unsaved) -> None:
+        """Store a token that could not be stored, until it is, or until something newer is."""
+        clock, epoch, tries = self._renewal.clock, self._epoch, 1
+        try:
+            while True:
+                await clock.sleep(back_off(tries, 0.0, self._renewal.policy, clock.jitter()))
+                tries += 1
+                try:
+                    await unsaved.save()
+                except Superseded as newer:
+                    if epoch == self._epoch:
+                        self._adopt(newer.record)
+                    break
+                except StoreError as error:
+                    self._report(events.SaveFailed(self.key, type(error).__name__, str(error), tries))
+                else:
+                    self._report(events.Saved(self.key, token.fingerprint))
+                    break
+            self._unsaved = False
+        finally:
+            await unsaved.give_up()
+
+    def _adopt(self, record: Any) -> None:
+        """Serve a newer record instead of the token that came too late to be stored."""
+        grant = decode(record.data) if isinstance(record, Record) else None
+        if grant is None or grant.token is None:
+            self._held.forget()
+        else:
+            self._publish(Outcome(grant), have=None)
+
+    def _report(self, event: events.Event) -> None:
+        events.emit(self._observer, event)
