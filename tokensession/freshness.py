@@ -194,9 +194,9 @@ def spacing(lifetime: float | None, policy: Policy) -> float:
 def forced_pause(forced: int, lifetime: float | None, policy: Policy) -> float:
     """How old a token must be before a 401 on it may force a refresh.
 
-    `forced` counts the forced refreshes in a row that led to this token. The first 401 on a token
-    that came by itself is always believed. A 401 on a token that a 401 has just produced says that
-    the API simply refuses: then the pause doubles each time, up to an hour.
+    `forced` counts the forced refreshes in a row that were in vain, this token's own included. The
+    first 401 on a token that came by itself is always believed. A 401 on a token that a 401 has just
+    produced says that the API simply refuses: then the pause doubles each time, up to an hour.
     """
     if forced == 0:
         return 0.0

@@ -45,8 +45,9 @@ class Snapshot:
 class Held:
     """The token being served, its deadlines, and the memory of what went wrong.
 
-    `not_before` (boot-time clock) is when the next refresh ahead may start. `forced` counts the 401s
-    in a row that led to this token. `error` is answered from memory until `error_until`.
+    `not_before` (boot-time clock) is when the next refresh ahead may start. `forced` counts the forced
+    refreshes in a row that did not help, this token's own included; `in_vain` is set when it turns out
+    that this one did not either. `error` is answered from memory until `error_until`.
     """
 
     token: Token | None = None
@@ -54,6 +55,7 @@ class Held:
     since: float = 0.0
     not_before: float = float("-inf")
     forced: int = 0
+    in_vain: bool = False
     error: TokenSessionError | None = None
     error_until: float = float("-inf")
     errors_in_a_row: int = 0
@@ -66,14 +68,18 @@ class Held:
         boot: float,
         *,
         jitter: float,
-        forced: int,
+        forced: bool,
         spaced: bool,
     ) -> None:
-        """Serve this token from now on. `spaced`: it was requested, so the next request keeps a distance."""
+        """Serve this token from now on.
+
+        `forced`: a 401 led to it. `spaced`: it was requested, so the next request keeps its distance.
+        """
+        self.forced = 0 if not forced else self.forced + 1 if self.in_vain else 1
+        self.in_vain = False
         self.token = token
         self.deadlines = deadlines(token, policy, wall, boot, jitter=jitter)
         self.since = boot
-        self.forced = forced
         self.not_before = boot + spacing(token.lifetime, policy) if spaced else boot
         self._forgive()
 
@@ -119,10 +125,15 @@ class Held:
             error.retry_after = self.error_until - boot
         return error
 
-    def worth_forcing(self, policy: Policy, boot: float) -> bool:
-        """Whether a 401 on this token may be answered with a refresh: see `freshness.forced_pause`."""
+    def refused(self, policy: Policy, boot: float) -> bool:
+        """The API has answered 401 to this token: whether a refresh is worth a try.
+
+        Always for a token that came by itself, or has worked for a while: see `freshness.forced_pause`.
+        """
         lifetime = self.token.lifetime if self.token else None
-        return boot - self.since >= forced_pause(self.forced, lifetime, policy)
+        worth = boot - self.since >= forced_pause(self.forced, lifetime, policy)
+        self.in_vain = self.in_vain or not worth
+        return worth
 
     def _forgive(self) -> None:
         self.error, self.error_until, self.errors_in_a_row = None, float("-inf"), 0

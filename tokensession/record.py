@@ -92,7 +92,7 @@ def decode(data: bytes) -> Grant:
     if len(data) > _MAX_BYTES:
         raise StoreCorrupt(f"The stored record is {len(data)} bytes long; at most {_MAX_BYTES} are read.")
     try:
-        document = msgpack.unpackb(data, max_buffer_size=_MAX_BYTES, strict_map_key=True)
+        document = msgpack.unpackb(data, strict_map_key=True)
     # msgpack's exceptions share no base class narrower than these two.
     except (ValueError, msgpack.UnpackException) as error:
         raise StoreCorrupt(f"The stored record is not msgpack ({type(error).__name__}).") from None

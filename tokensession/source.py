@@ -154,7 +154,7 @@ class ManagedSource:
             current = self._held.token
             if current is not None and current.access_token != rejected.access_token:
                 return await self.token()
-            if current is not None and not self._held.worth_forcing(self._renewal.policy, self._now()[1]):
+            if current is not None and not self._held.refused(self._renewal.policy, self._now()[1]):
                 return current
             renewed = await self._renewed("refused")
             if renewed.access_token != rejected.access_token:
@@ -290,15 +290,15 @@ class ManagedSource:
                 outcome = await self._renewal.renew(have=have, refused=reason == "refused")
             except Exception as error:  # noqa: BLE001 - a foreign store may raise anything; it is re-raised
                 if epoch == self._epoch:
-                    raise self._failed(error) from error.__cause__
+                    failure = self._failed(error)
+                    raise failure from failure.__cause__
             else:
                 if epoch == self._epoch:
-                    forced = self._held.forced + 1 if reason == "refused" else 0
-                    return self._publish(outcome, have=have, forced=forced)
+                    return self._publish(outcome, have=have, forced=reason == "refused")
             # Somebody signed in or out meanwhile: what came of it is in the store. Look again.
             have = None
 
-    def _publish(self, outcome: Outcome, *, have: str | None, forced: int = 0) -> Token:
+    def _publish(self, outcome: Outcome, *, have: str | None, forced: bool = False) -> Token:
         """Serve this token from now on."""
         token = outcome.grant.token
         if token is None:  # what has none is never planned to be served
