@@ -20,7 +20,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("flight", "stores.", "providers."),
     ("plan", "renewal", "source"),
     ("endpoint", "middleware", "session"),
-    ("", "cli.", "testing.", "observers."),
+    ("", "cli.", "testing."),
 ]
 
 FOREIGN_BY_FLOOR: dict[int, set[str]] = {

@@ -1,1 +1,0 @@
-"""Observers: ready-made receivers of events."""
