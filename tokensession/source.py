@@ -294,7 +294,8 @@ class ManagedSource:
                     raise failure from failure.__cause__
             else:
                 if epoch == self._epoch:
-                    return self._publish(outcome, have=have, forced=reason == "refused")
+                    forced = reason == "refused" and have is not None
+                    return self._publish(outcome, have=have, forced=forced)
             # Somebody signed in or out meanwhile: what came of it is in the store. Look again.
             have = None
 

@@ -51,7 +51,9 @@ def floor(name: str) -> int:
     for number, members in enumerate(FLOORS):
         if any(m.endswith(".") and (name + ".").startswith(m) for m in members):
             return number
-    raise AssertionError(f"tokensession.{name} stands on no floor: draw it into FLOORS and docs/architecture.md")
+    raise AssertionError(
+        f"tokensession.{name} stands on no floor: draw it into FLOORS and docs/architecture.md"
+    )
 
 
 def imports(name: str, path: Path) -> tuple[set[str], set[str]]:

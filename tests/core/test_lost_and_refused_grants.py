@@ -1,0 +1,360 @@
+"""Replies that are lost, grants that are refused, seeds that change, sign-ins and sign-outs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from _rig import LIFE, Rig, invalid_grant, run, token_reply, turns
+
+from tokensession import ConfigurationError, GrantLost, GrantRejected, OutcomeUnknown, SignedOut
+from tokensession.errors import Superseded
+from tokensession.providers.base import Credential
+from tokensession.record import Grant, encode
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock, Held
+
+
+def lost() -> OutcomeUnknown:
+    return OutcomeUnknown("The token request got no whole answer.")
+
+
+def test_after_a_lost_reply_the_token_is_used_to_its_end_then_one_replay() -> None:
+    """The refresh token may be spent: it is left alone while the access token lives."""
+
+    async def scene() -> None:
+        rig = Rig(token_reply(1), lost(), token_reply(2))
+        await rig.access()
+        rig.clock.advance(LIFE - 299)
+        await rig.access()
+        await rig.landed()
+        for _ in range(3):
+            rig.clock.advance(60)
+            assert await rig.access() == "access-1"
+            await rig.landed()
+        assert rig.posts == 2
+        rig.clock.advance(60)
+        assert await rig.access() == "access-2"
+        assert rig.posts == 3
+
+    run(scene)
+
+
+def test_a_second_lost_reply_ends_in_a_request_to_sign_in_and_no_third_attempt() -> None:
+    """At most one replay, and it is remembered across processes."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        rig = Rig(token_reply(1), lost(), lost(), store=store, clock=clock)
+        await rig.access()
+        clock.advance(LIFE)
+        for _ in range(2):
+            with pytest.raises(OutcomeUnknown):
+                await rig.access()
+            clock.advance(60)
+        with pytest.raises(GrantLost, match="Sign in again"):
+            await rig.access()
+        other = Rig(store=store, clock=clock)
+        with pytest.raises(GrantLost):
+            await other.access()
+        assert (rig.posts, other.posts) == (3, 0)
+
+    run(scene)
+
+
+def test_inside_a_documented_leeway_the_replay_is_immediate() -> None:
+    """The provider says that the same refresh token may be sent again: nobody waits for the token to die."""
+
+    async def scene() -> None:
+        rig = Rig(token_reply(1), lost(), token_reply(2), leeway=10)
+        await rig.access()
+        rig.clock.advance(LIFE)
+        assert await rig.access() == "access-2"
+        assert rig.posts == 3
+
+    run(scene)
+
+
+def test_where_refresh_tokens_do_not_rotate_a_lost_reply_is_a_passing_trouble() -> None:
+    """Tried again after the back-off, as often as it takes."""
+
+    async def scene() -> None:
+        rig = Rig(lost(), lost(), lost(), token_reply(1), rotates=False)
+        for _ in range(3):
+            with pytest.raises(OutcomeUnknown):
+                await rig.access()
+            rig.clock.advance(30)
+        assert await rig.access() == "access-1"
+
+    run(scene)
+
+
+def test_a_holder_that_was_killed_in_mid_refresh_leaves_one_replay() -> None:
+    """The next one lets things settle, writes down what it knows, and sends once more."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        killed = await interrupted_claim(store)
+        rig = Rig(token_reply(1), store=store, clock=clock)
+        caller = asyncio.create_task(rig.access())
+        await clock.slept()  # the settling pause
+        assert rig.posts == 0
+        clock.advance(2)
+        assert await caller == "access-1"
+        assert rig.posts == 1
+        del killed
+
+    run(scene)
+
+
+def test_two_holders_killed_one_after_the_other_end_in_a_request_to_sign_in() -> None:
+    """The second one's request was the replay."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        rig = Rig(lost(), store=store, clock=clock)
+        with pytest.raises(OutcomeUnknown):
+            await rig.access()
+        await interrupted_claim(store)
+        clock.advance(60)
+        with pytest.raises(GrantLost):
+            await rig.access()
+        assert rig.posts == 1
+
+    run(scene)
+
+
+async def interrupted_claim(store: MemoryStore) -> object:
+    """A claim whose holder's event loop is gone."""
+    seen = await store.load("account")
+
+    async def take() -> object:
+        return await store.claim("account", seen=seen.version if seen else None, timeout=1)
+
+    return await asyncio.to_thread(asyncio.run, take())
+
+
+def test_a_refusal_that_comes_after_somebody_signed_in_changes_nothing() -> None:
+    """invalid_grant for a version that has moved on: the newer record is used, and not deleted."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        held = Held(invalid_grant())
+        rig = Rig(token_reply(1), held, store=store, clock=clock)
+        other = Rig(token_reply(7), store=store, clock=clock)
+        await rig.access()
+        clock.advance(LIFE)
+        caller = asyncio.create_task(rig.access())
+        await held.arrived.wait()
+        await other.source.sign_in(refresh_token="brand-new")
+        held.release()
+        assert await caller == "access-7"
+        assert await rig.access() == "access-7"
+
+    run(scene)
+
+
+def test_a_refusal_of_an_old_configuration_does_not_undo_the_new_sign_in() -> None:
+    """While a deployment rolls, both configurations meet under one name."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        new = Rig(token_reply(1), store=store, clock=clock, seed="new-seed")
+        old = Rig(invalid_grant(), store=store, clock=clock, seed="old-seed")
+        await new.access()
+        with pytest.raises(GrantRejected):
+            await old.access()
+        again = Rig(store=store, clock=clock, seed="new-seed")
+        assert await again.access() == "access-1"
+
+    run(scene)
+
+
+def test_the_same_seed_after_a_restart_uses_what_the_store_has_rotated_since() -> None:
+    """The configured refresh token has long been spent."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        await Rig(token_reply(1), store=store, clock=clock).access()
+        clock.advance(LIFE)
+        rig = Rig(token_reply(2), store=store, clock=clock)
+        await rig.access()
+        assert "refresh_token=refresh-1" in rig.sent()
+
+    run(scene)
+
+
+def test_another_seed_in_the_configuration_wins_over_what_is_stored() -> None:
+    """The operator has signed in again; a remembered refusal concerned the old one only."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        with pytest.raises(GrantRejected):
+            await Rig(invalid_grant(), store=store, clock=clock).access()
+        rig = Rig(token_reply(5), store=store, clock=clock, seed="another-seed")
+        assert await rig.access() == "access-5"
+        assert "refresh_token=another-seed" in rig.sent()
+
+    run(scene)
+
+
+def test_a_sign_out_is_not_undone_by_a_refresh_that_was_under_way() -> None:
+    """Neither in the store nor in memory, and its waiters are told."""
+
+    async def scene() -> None:
+        held = Held(token_reply(2))
+        rig = Rig(token_reply(1), held)
+        await rig.access()
+        rig.clock.advance(LIFE)
+        caller = asyncio.create_task(rig.access())
+        await held.arrived.wait()
+        await rig.source.sign_out()
+        held.release()
+        with pytest.raises(SignedOut):
+            await caller
+        rig.clock.advance(10)
+        with pytest.raises(SignedOut):
+            await rig.access()
+        stored = await rig.stored()
+        assert stored is not None
+        assert stored.signed_out
+        assert stored.token is None
+
+    run(scene)
+
+
+def test_another_process_stops_when_it_next_looks() -> None:
+    """The sign-out is found with the refresh ahead, and the token is dropped although it is good."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        one, other = Rig(token_reply(1), store=store, clock=clock), Rig(store=store, clock=clock)
+        await one.access()
+        await other.access()
+        await one.source.sign_out()
+        clock.advance(LIFE - 299)
+        await other.access()
+        await other.landed()
+        with pytest.raises(SignedOut):
+            await other.access()
+        assert other.posts == 0
+
+    run(scene)
+
+
+def test_signing_in_again_ends_a_sign_out_and_a_refusal() -> None:
+    """By code or by refresh token; the new tokens are stored before they are handed out."""
+
+    async def scene() -> None:
+        rig = Rig(invalid_grant(), token_reply(1), token_reply(2))
+        with pytest.raises(GrantRejected):
+            await rig.access()
+        assert (await rig.source.sign_in(code="new-code")).access_token == "access-1"
+        assert "grant_type=authorization_code&code=new-code" in rig.sent()
+        await rig.source.sign_out()
+        await rig.source.sign_in(refresh_token="newer")
+        assert await rig.access() == "access-2"
+        stored = await rig.stored()
+        assert stored is not None
+        assert stored.token is not None
+        assert stored.token.refresh_token == "refresh-2"
+
+    run(scene)
+
+
+def test_a_sign_in_survives_a_restart_with_the_old_configuration() -> None:
+    """What was signed in at run time descends from the configured seed, so the store wins."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        rig = Rig(token_reply(1), store=store, clock=clock)
+        await rig.source.sign_in(code="new-code")
+        again = Rig(store=store, clock=clock)
+        assert await again.access() == "access-1"
+
+    run(scene)
+
+
+def test_a_sign_in_is_finished_although_its_caller_was_cancelled() -> None:
+    """A code works once: its token must not be lost with the web request that brought it."""
+
+    async def scene() -> None:
+        held = Held(token_reply(1))
+        rig = Rig(held)
+        caller = asyncio.create_task(rig.source.sign_in(code="once"))
+        await held.arrived.wait()
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        held.release()
+        await rig.source.aclose()
+        assert await rig.access() == "access-1"
+        assert rig.posts == 1
+
+    run(scene)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"code": "a", "refresh_token": "b"}, {"code": ""}, {"code": " a\n"}])
+def test_a_sign_in_with_nonsense_is_refused_before_anything_is_sent(wrong: dict[str, str]) -> None:
+    """One of code and refresh_token, without stray white space."""
+
+    async def scene() -> None:
+        rig = Rig()
+        with pytest.raises(ConfigurationError):
+            await rig.source.sign_in(**wrong)
+        assert rig.posts == 0
+
+    run(scene)
+
+
+def test_a_code_without_an_answer_is_sent_once_more_only() -> None:
+    """A code is spent by its use, whatever the provider says of its refresh tokens."""
+
+    async def scene() -> None:
+        rig = Rig(lost(), lost(), rotates=False)
+        rig.provider.seed = Credential("authorization_code", "the-code")
+        for expected in (OutcomeUnknown, OutcomeUnknown, GrantLost):
+            with pytest.raises(expected):
+                await rig.access()
+            rig.clock.advance(60)
+        assert rig.posts == 2
+
+    run(scene)
+
+
+def test_a_result_that_comes_late_is_kept_if_nothing_newer_is_there() -> None:
+    """Commit compares versions, not leases; and gives way to a newer generation."""
+
+    async def scene() -> None:
+        store = MemoryStore()
+        claim = await store.claim("account", seen=None, timeout=1)
+        await claim.abandon()  # type: ignore[union-attr]
+        record = await claim.commit(encode(Grant(seed="late")))  # type: ignore[union-attr]
+        assert await store.load("account") == record
+        await store.put("account", b"newer")
+        with pytest.raises(Superseded):
+            await claim.commit(encode(Grant(seed="later")))  # type: ignore[union-attr]
+
+    run(scene)
+
+
+def test_a_refresh_that_is_asked_for_gives_a_new_token_although_the_old_one_is_good() -> None:
+    """`await source.refresh()`; asked for by many at once it is one request."""
+
+    async def scene() -> None:
+        rig = Rig(token_reply(1), token_reply(2))
+        await rig.access()
+        tokens = await asyncio.gather(*(rig.source.refresh() for _ in range(10)))
+        assert {token.access_token for token in tokens} == {"access-2"}
+        assert rig.posts == 2
+        await turns()
+
+    run(scene)
