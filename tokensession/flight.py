@@ -15,7 +15,7 @@ joined: `landed` and the result change in the same step, so whoever sees `landed
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Generic, TypeVar, cast
 
@@ -29,11 +29,22 @@ T = TypeVar("T")
 
 
 class Flight(Generic[T]):
-    """Work under way. Takes off when it is made, in the running event loop."""
+    """Work under way. Takes off when it is made, in the running event loop.
 
-    __slots__ = ("_error", "_event", "_loop", "_result", "_task")
+    `on_landing` is called when it is over, before any waiter runs: for whoever keeps the strong
+    reference to let go of it.
+    """
 
-    def __init__(self, work: Coroutine[Any, Any, T], *, name: str) -> None:
+    __slots__ = ("_error", "_event", "_loop", "_on_landing", "_result", "_task")
+
+    def __init__(
+        self,
+        work: Coroutine[Any, Any, T],
+        *,
+        name: str,
+        on_landing: Callable[[Flight[T]], None] | None = None,
+    ) -> None:
+        self._on_landing = on_landing
         self._loop = asyncio.get_running_loop()
         self._event = anyio.Event()
         self._result: T | None = None
@@ -53,6 +64,8 @@ class Flight(Generic[T]):
             self._error = error
         finally:
             self._event.set()
+            if self._on_landing is not None:
+                self._on_landing(self)
 
     @property
     def landed(self) -> bool:

@@ -149,7 +149,7 @@ class ManagedSource:
         produced it: then the API is saying no, and another token would not change its mind.
         """
         if rejected is None:
-            return await self._renewed("asked")
+            return await self._asked()
         for _ in range(2):  # a refresh under way may yet end with the rejected token
             current = self._held.token
             if current is not None and current.access_token != rejected.access_token:
@@ -251,6 +251,13 @@ class ManagedSource:
                 return held.token
             raise
 
+    async def _asked(self) -> Token:
+        if self._held.token is None:  # which token it is that should be replaced, the store may know
+            requests, token = self._requests, await self.token()
+            if self._requests > requests:
+                return token
+        return await self._renewed("asked")
+
     def _joined(self, reason: str) -> Flight[Token]:
         flight = self._flying()
         if flight is not None:
@@ -280,8 +287,10 @@ class ManagedSource:
             self._report(events.TokenRefused(self.key, have))
         self._flights += 1
         self._report(events.RefreshStarted(self.key, reason))
-        self._flight = Flight(self._fly(reason, have), name=f"tokensession refresh {self.key}")
-        return self._flight
+        name = f"tokensession refresh {self.key}"
+        flight = Flight(self._fly(reason, have), name=name, on_landing=self._landed)
+        self._flight = flight
+        return flight
 
     async def _fly(self, reason: str, have: str | None) -> Token:
         while True:
@@ -347,10 +356,16 @@ class ManagedSource:
 
     def _chore(self, work: Coroutine[Any, Any, Any], name: str) -> Flight[Any]:
         """A flight of its own, referenced until it lands."""
-        chores = {chore for chore in self._chores or () if not (chore.landed or chore.stranded)}
-        flight: Flight[Any] = Flight(work, name=f"tokensession {name} {self.key}")
-        self._chores = chores | {flight}
+        flight: Flight[Any] = Flight(work, name=f"tokensession {name} {self.key}", on_landing=self._landed)
+        self._chores = {flight, *(self._chores or ())}
         return flight
+
+    def _landed(self, flight: Flight[Any]) -> None:
+        """Let go of a flight: an idle source keeps no task, no event and no coroutine."""
+        if flight is self._flight:
+            self._flight = None
+        elif self._chores is not None:
+            self._chores = self._chores - {flight} or None
 
     async def _sign_in(self, credential: Credential) -> Token:
         self._report(events.RefreshStarted(self.key, "sign-in"))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import base64
 import email.utils
+import html
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
 from typing import Any
-from urllib.parse import parse_qsl, quote, quote_plus, urlencode
+from urllib.parse import parse_qsl, quote_plus, urlencode
 
 from .errors import MalformedReply
 
@@ -33,6 +34,7 @@ __all__ = [
     "redact",
     "refresh_token",
     "retry_after",
+    "scope",
 ]
 
 Pairs = Sequence[tuple[str, str]]
@@ -44,7 +46,10 @@ _LONGEST_INTEGER = 400  # digits; more than any number here needs, less than Pyt
 _NUMBER = re.compile(r"[ \t\r\n]*([+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?)[ \t\r\n]*")
 _ACCESS_TOKEN = re.compile(r"[\x21-\x7e]+")
 _REFRESH_TOKEN = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A.17 allows the space
-_TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_~.%-]{16,}")
+_TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_~.%!$*|:@#^-]{16,}")
+_WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")  # all that Python's parser takes
+_HALF_NUMBER = re.compile(r"|-|\.|[eE][+-]?")
+_HALF_ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{0,4}\Z")
 
 
 class TruncatedReply(MalformedReply):
@@ -83,14 +88,23 @@ def parse_json(body: bytes) -> dict[str, Any]:
     (RFC 8259 leaves open which one counts, and so would we).
     """
     text = body.decode("utf-8-sig", errors="replace")
+    failure: MalformedReply
     try:
         document = json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
     except json.JSONDecodeError as error:
         if _cut_short(text, error):
-            raise TruncatedReply("The reply is a JSON document that ends in the middle.") from None
-        raise MalformedReply("The reply is not JSON.") from None
+            failure = TruncatedReply("The reply is a JSON document that ends in the middle.")
+        else:
+            failure = MalformedReply("The reply is not JSON.")
     except RecursionError:
-        raise MalformedReply("The reply is nested too deeply.") from None
+        failure = MalformedReply("The reply is nested too deeply.")
+    else:
+        return _object(document)
+    # Outside the handler: a JSONDecodeError has the whole document, and would be part of ours.
+    raise failure
+
+
+def _object(document: Any) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise MalformedReply(f"The reply is a JSON {type(document).__name__}, not an object.")
     return document
@@ -125,7 +139,13 @@ def _cut_short(text: str, error: json.JSONDecodeError) -> bool:
     """Whether the parser ran off the end of something that began as an object."""
     if not text.lstrip().startswith("{"):
         return False
-    return error.pos >= len(text.rstrip()) or error.msg.startswith(("Unterminated string", "Invalid \\"))
+    if error.msg.startswith("Invalid \\u"):
+        return _HALF_ESCAPE.search(text) is not None
+    rest = text[error.pos :].rstrip()
+    return error.msg.startswith("Unterminated string") or (
+        not error.msg.startswith("Extra data")
+        and (_HALF_NUMBER.fullmatch(rest) is not None or any(word.startswith(rest) for word in _WORDS))
+    )
 
 
 def find(document: Mapping[str, Any], path: str) -> Any:
@@ -154,6 +174,11 @@ def _token(value: Any, what: str, allowed: re.Pattern[str]) -> str:
     if not allowed.fullmatch(value):
         raise MalformedReply(f"The reply's {what} has characters that no {what} may have.")
     return value
+
+
+def scope(value: Any) -> str | None:
+    """A scope that can be stored, or None. Nothing depends on it, so an odd one costs no token."""
+    return value if isinstance(value, str) and value.isprintable() else None
 
 
 def expires_in(value: Any) -> float | None:
@@ -208,18 +233,37 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     Beyond the secrets that are known, any long run of token characters goes: a server may echo half
     a secret, or a new one. What is left is prose.
     """
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        spellings = {
-            secret,
-            quote_plus(secret),
-            quote(secret),
-            quote(secret, safe=":/"),
-            json.dumps(secret)[1:-1],
-        }
-        spellings.add(json.dumps(secret, ensure_ascii=False)[1:-1])
-        for spelling in sorted(spellings, key=len, reverse=True):
-            text = re.sub(re.escape(spelling), "[redacted]", text, flags=re.IGNORECASE)
+    known = sorted(set(filter(None, secrets)), key=len, reverse=True)
+    if known:
+        text = re.sub("|".join(map(_spellings, known)), "[redacted]", text, flags=re.IGNORECASE)
     return _TOKEN_LIKE.sub("[redacted]", text)
+
+
+def _spellings(secret: str) -> str:
+    """A pattern for a secret as it is, in base64, or escaped one character at a time.
+
+    The groups are atomic, so that no secret takes long to look for.
+    """
+    encoded = base64.b64encode(secret.encode("utf-8", "surrogatepass")).decode("ascii").rstrip("=")
+    return "|".join((re.escape(secret), re.escape(encoded), "".join(map(_escapes, secret))))
+
+
+def _escapes(character: str) -> str:
+    """A pattern for one character as itself, in a form, a URL, JSON or HTML, or wrongly decoded."""
+    if character.isascii() and character.isalnum():
+        return character
+    utf8 = character.encode("utf-8", "surrogatepass")
+    utf16 = character.encode("utf-16-be", "surrogatepass").hex()
+    ways = {
+        *(character, "\\" + character, html.escape(character)),
+        "".join(f"%{byte:02x}" for byte in utf8),
+        "".join("\\u" + utf16[i : i + 4] for i in range(0, len(utf16), 4)),
+        *(f"&#{ord(character)};", f"&#x{ord(character):x};"),
+        *("+" if character == " " else ()),
+        # Latin-1 taken for UTF-8, and the other way round:
+        *(() if character.isascii() else ("\N{REPLACEMENT CHARACTER}", utf8.decode("latin-1"))),
+    }
+    return f"(?>{'|'.join(map(re.escape, sorted(ways, key=len, reverse=True)))})"
 
 
 def excerpt(body: bytes, secrets: Iterable[str], *, longest: int = 120) -> str:

@@ -26,7 +26,10 @@ def test_each_door_lists_what_it_offers_and_offers_what_it_lists(door: str) -> N
 
 def loaded_by(statement: str) -> set[str]:
     """Top-level packages outside the standard library that a fresh interpreter has loaded afterwards."""
-    program = f"import sys; before = set(sys.modules); {statement}; import json; print(json.dumps(sorted(set(sys.modules) - before)))"
+    program = (
+        "import json, sys; before = set(sys.modules); "
+        f"{statement}; print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     tops = {name.split(".")[0] for name in json.loads(done.stdout)}
     return {top for top in tops if top not in sys.stdlib_module_names and not top.startswith("_")}
@@ -40,7 +43,10 @@ def test_importing_tokensession_loads_aiohttp_anyio_and_msgpack_and_nothing_else
 
 def test_sqlite_is_loaded_when_it_is_mentioned() -> None:
     """Neither sqlite3 nor sqlite-utils is imported before a SQLiteStore is asked for."""
-    program = "import tokensession.stores as s, sys; assert 'sqlite3' not in sys.modules; s.SQLiteStore; assert 'sqlite3' in sys.modules; assert 'sqlite_utils' not in sys.modules"
+    program = (
+        "import sys, tokensession.stores as stores; assert 'sqlite3' not in sys.modules; "
+        "stores.SQLiteStore; assert 'sqlite3' in sys.modules; assert 'sqlite_utils' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -1,0 +1,263 @@
+"""Token requests over a real network: what was not sent, what may have arrived, what is too much."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import traceback
+import zlib
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from tokensession import AiohttpEndpoint, MalformedReply, NotSent, OutcomeUnknown
+from tokensession.endpoint import MAX_BODY
+from tokensession.providers import OAuth2, Priava
+from tokensession.providers.base import TokenReply
+from tokensession.testing import (
+    Drip,
+    Hang,
+    OAuth2Server,
+    PriavaServer,
+    Reply,
+    Reset,
+    Truncate,
+    json_reply,
+    redirect,
+)
+
+
+def run(scene: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await scene()
+
+    asyncio.run(bounded())
+
+
+async def post(server: PriavaServer, *, connect: float = 5, total: float = 20) -> TokenReply:
+    provider = Priava(**server.credentials)
+    assert provider.seed is not None
+    return await AiohttpEndpoint().send(provider.request(provider.seed), connect=connect, total=total)
+
+
+def test_a_reply_comes_back_whole() -> None:
+    """Status, headers by lower-case name, body."""
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            reply = await post(server)
+            assert reply.status == 200
+            assert reply.header("content-type") == "application/json"
+            assert b"access_token" in reply.body
+            assert server.refusals == []
+
+    run(scene)
+
+
+def test_a_closed_port_means_not_sent() -> None:
+    """The provider has seen nothing: no grant can be spent."""
+
+    async def scene() -> None:
+        server = PriavaServer()
+        async with server:
+            pass
+        with pytest.raises(NotSent, match="ClientConnectorError"):
+            await post(server)
+
+    run(scene)
+
+
+def test_a_connection_that_is_never_accepted_means_not_sent() -> None:
+    """A full backlog: the connect time-out ends it."""
+
+    async def scene() -> None:
+        with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            for filler in (first, second):
+                filler.setblocking(False)
+                filler.connect_ex(full.getsockname())
+            provider = OAuth2(
+                token_url=f"http://127.0.0.1:{full.getsockname()[1]}/token",
+                client_id="c",
+                client_secret="s",
+                refresh_token="r",
+            )
+            assert provider.seed is not None
+            with pytest.raises(NotSent):
+                await AiohttpEndpoint().send(provider.request(provider.seed), connect=0.05, total=20)
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    "fault", [Reset(spent=False), Reset(spent=True), Truncate()], ids=["reset", "reset, spent", "truncated"]
+)
+def test_a_broken_connection_after_sending_means_unknown_and_is_not_repeated(fault: Reset | Truncate) -> None:
+    """Rows 36: exactly one POST, and nobody knows what became of the grant."""
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            server.script(fault)
+            with pytest.raises(OutcomeUnknown):
+                await post(server)
+            assert server.stats.token_requests == 1
+
+    run(scene)
+
+
+@pytest.mark.parametrize("fault", [Hang(), Drip(pause=0.01)], ids=["hang", "slow drip"])
+def test_a_server_that_dawdles_is_ended_by_the_total_time_out(fault: Hang | Drip) -> None:
+    """Row 37: each byte in time, and the whole never."""
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            server.script(fault)
+            with pytest.raises(OutcomeUnknown, match="TimeoutError"):
+                await post(server, total=0.2)
+
+    run(scene)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(status: int) -> None:
+    """Row 33: the secrets in the body go nowhere else."""
+
+    async def scene() -> None:
+        async with PriavaServer() as server, PriavaServer() as elsewhere:
+            server.script(redirect(elsewhere.token_url, status))
+            provider = Priava(**server.credentials)
+            assert provider.seed is not None
+            reply = await post(server)
+            with pytest.raises(MalformedReply, match="redirect"):
+                provider.read(reply, provider.seed, sent_at=0)
+            assert elsewhere.stats.token_requests == 0
+
+    run(scene)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_compressed_replies_are_read(encoding: str) -> None:
+    """Some gateways compress whatever is asked."""
+    body = b'{"access_token": "a"}'
+    packed = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            server.script(Reply(200, packed, (("Content-Encoding", encoding),)))
+            assert (await post(server)).body == body
+
+    run(scene)
+
+
+@pytest.mark.parametrize("what", ["long", "bomb", "garbage"])
+def test_too_much_is_refused_before_it_fills_the_memory(what: str) -> None:
+    """Row 35: a long body, a small one that inflates to a huge one, one that does not inflate."""
+    gzipped = (("Content-Encoding", "gzip"),)
+    fault = {
+        "long": Reply(200, b"x" * (MAX_BODY + 1)),
+        "bomb": Reply(200, gzip.compress(b"x" * 64 * MAX_BODY), gzipped),
+        "garbage": Reply(200, b"no gzip at all", gzipped),
+    }[what]
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            server.script(fault)
+            with pytest.raises(MalformedReply):
+                await post(server)
+
+    run(scene)
+
+
+def test_no_secret_is_in_the_error_or_in_anything_that_hangs_on_it() -> None:
+    """aiohttp's own exceptions carry the request's headers, with the client's credentials in them."""
+
+    async def garbage(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"this is not HTTP\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def scene() -> None:
+        server = await asyncio.start_server(garbage, "127.0.0.1", 0)
+        async with server:
+            provider = OAuth2(
+                token_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token",
+                client_id="client",
+                client_secret="planted-client-secret",
+                refresh_token="planted-refresh-token",
+            )
+            assert provider.seed is not None
+            request = provider.request(provider.seed)
+            with pytest.raises(OutcomeUnknown) as caught:
+                await AiohttpEndpoint().send(request, connect=5, total=5)
+        error: BaseException | None = caught.value
+        assert error is not None
+        assert error.__cause__ is None
+        assert error.__context__ is None
+        shown = "".join(traceback.format_exception(error)) + repr(vars(error))
+        basic = dict(request.headers)["Authorization"].removeprefix("Basic ")
+        assert not any(secret in shown for secret in ("planted", basic))
+
+    run(scene)
+
+
+def test_token_requests_do_not_wait_for_the_pool_of_the_api() -> None:
+    """A pool of one connection, taken by an API request, while a token is fetched."""
+
+    async def scene() -> None:
+        async with OAuth2Server() as server:
+            connector = aiohttp.TCPConnector(limit=1)
+            async with aiohttp.ClientSession(connector=connector) as client:
+                async with client.get(server.base_url + "/open/echo") as taken:
+                    provider = OAuth2(**server.credentials)
+                    assert provider.seed is not None
+                    request = provider.request(provider.seed)
+                    reply = await AiohttpEndpoint().send(request, connect=5, total=5)
+                    assert reply.status == 200
+                    await taken.read()
+
+    run(scene)
+
+
+def test_cookies_of_a_token_endpoint_are_not_kept() -> None:
+    """A token request takes nothing along and brings nothing back but its reply."""
+    seen: list[str | None] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("Cookie"))
+        return web.json_response({}, headers={"Set-Cookie": "sticky=1; Path=/"})
+
+    async def scene() -> None:
+        app = web.Application()
+        app.router.add_post("/token", handler)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/token"
+        provider = OAuth2(token_url=url, client_id="c", client_secret="s", refresh_token="r")
+        assert provider.seed is not None
+        endpoint = AiohttpEndpoint()
+        for _ in range(2):
+            await endpoint.send(provider.request(provider.seed), connect=5, total=5)
+        await runner.cleanup()
+        assert seen == [None, None]
+
+    run(scene)
+
+
+def test_json_with_any_content_type_is_passed_on() -> None:
+    """Row 1: the Content-Type is nobody's business here."""
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            server.script(
+                json_reply(200, {"access_token": "a"}, content_type="text/plain;charset=iso-8859-1")
+            )
+            assert (await post(server)).body == b'{"access_token": "a"}'
+
+    run(scene)
