@@ -91,11 +91,14 @@ def decode(data: bytes) -> Grant:
     """
     if len(data) > _MAX_BYTES:
         raise StoreCorrupt(f"The stored record is {len(data)} bytes long; at most {_MAX_BYTES} are read.")
+    problem = ""
     try:
         document = msgpack.unpackb(data, strict_map_key=True)
     # msgpack's exceptions share no base class narrower than these two.
     except (ValueError, msgpack.UnpackException) as error:
-        raise StoreCorrupt(f"The stored record is not msgpack ({type(error).__name__}).") from None
+        problem = type(error).__name__
+    if problem:  # outside the handler: some of those exceptions hold what was read, tokens and all
+        raise StoreCorrupt(f"The stored record is not msgpack ({problem}).")
     fields = _Fields(document, "record")
     found = fields.get("format", int)
     if found != FORMAT:

@@ -63,6 +63,7 @@ class ManagedSource:
         "__weakref__",
         "_adopted",
         "_chores",
+        "_clock",
         "_epoch",
         "_failures",
         "_flight",
@@ -94,13 +95,14 @@ class ManagedSource:
                 "There is no key to keep the token under.",
                 todo='Give the provider a seed, or name the key: key="tenant-42".',
             )
+        self._clock = clock or _CLOCK
         self._renewal = Renewal(
             key=check_key(name),
             provider=provider,
             store=store,
             endpoint=endpoint,
             policy=policy or _POLICY,
-            clock=clock or _CLOCK,
+            clock=self._clock,
             report=self._report,
         )
         self._observer = observer
@@ -135,7 +137,7 @@ class ManagedSource:
         callers share; being cancelled does not disturb it. Raises `SignInRequired`,
         `TokenUnavailable`, `ConfigurationError`, `StoreError` or `MalformedReply`.
         """
-        held, clock = self._held, self._renewal.clock
+        held, clock = self._held, self._clock
         limits = held.deadlines
         if clock.wall() < limits.due_wall and clock.boot() < limits.due_boot and held.token is not None:
             return held.token
@@ -210,7 +212,7 @@ class ManagedSource:
         could still not be stored when time was up. The source may be used again.
         """
         try:
-            await within(self._renewal.clock, self._renewal.policy.grace, self._drain())
+            await within(self._clock, self._renewal.policy.grace, self._drain())
         except TimeoutError:
             for flight in self._under_way():
                 await flight.abort()
@@ -229,7 +231,7 @@ class ManagedSource:
     # -- flying -----------------------------------------------------------------------------------
 
     def _now(self) -> tuple[float, float]:
-        return self._renewal.clock.wall(), self._renewal.clock.boot()
+        return self._clock.wall(), self._clock.boot()
 
     async def _stale(self) -> Token:
         wall, boot = self._now()
@@ -314,7 +316,7 @@ class ManagedSource:
         if token is None:  # what has none is never planned to be served
             raise StoreCorrupt("The stored grant has no token.")
         wall, boot = self._now()
-        clock, policy = self._renewal.clock, self._renewal.policy
+        clock, policy = self._clock, self._renewal.policy
         self._requests += outcome.requested
         if token.fingerprint == have:
             self._held.keep(wall, boot)
@@ -337,7 +339,7 @@ class ManagedSource:
             error = unexpected
         if isinstance(error, SignedOut):
             self._held.forget()  # a refusal leaves the access token good; a sign-out means it
-        pause = self._held.fail(error, self._renewal.policy, wall, boot, jitter=self._renewal.clock.jitter())
+        pause = self._held.fail(error, self._renewal.policy, wall, boot, jitter=self._clock.jitter())
         self._failures += 1
         usable_for = self._held.deadlines.usable_for(wall, boot)
         self._report(events.RefreshFailed(self.key, type(error).__name__, str(error), usable_for, pause))
@@ -383,7 +385,7 @@ class ManagedSource:
 
     async def _save(self, token: Token, unsaved: Unsaved) -> None:
         """Store a token that could not be stored, until it is, or until something newer is."""
-        clock, epoch, tries = self._renewal.clock, self._epoch, 1
+        clock, epoch, tries = self._clock, self._epoch, 1
         try:
             while True:
                 await clock.sleep(back_off(tries, 0.0, self._renewal.policy, clock.jitter()))

@@ -68,7 +68,7 @@ def test_a_session_of_ones_own_gets_the_bearer_for_the_providers_origin_only() -
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_to_another_origin_is_followed_without_the_token(status: int) -> None:
-    """A pre-signed download, say. A redirect within the origin keeps it; one that comes back gets it again."""
+    """A pre-signed download, say. A redirect within the origin keeps it."""
 
     async def scene() -> None:
         async with OtoServer() as server, OtoServer() as other:
