@@ -8,6 +8,7 @@ and owns what it opens.
 from __future__ import annotations
 
 import asyncio
+import copy
 import warnings
 from collections.abc import Coroutine, Generator, Iterable
 from contextlib import AsyncExitStack
@@ -208,19 +209,11 @@ class AuthedSession:
     async def _handshake(
         self, client: aiohttp.ClientSession, url: URL, options: _WSConnectOptions
     ) -> aiohttp.ClientWebSocketResponse:
-        # ws_connect takes no middlewares for one request. So the handshake goes through a second
-        # session over the same connector and cookies, which is dropped when the socket is open.
-        twin = aiohttp.ClientSession(
-            connector=client.connector,
-            connector_owner=False,
-            cookie_jar=client.cookie_jar,
-            headers=client.headers,
-            skip_auto_headers=client.skip_auto_headers,
-            timeout=client.timeout,
-            trust_env=client.trust_env,
-            trace_configs=client.trace_configs,
-            middlewares=self._middlewares(client, None),
-        )
+        # ws_connect takes no middlewares for one request. So the handshake goes through a shallow copy
+        # of the client, which shares its connector, cookies and settings whatever they are, and is let
+        # go of when the socket is open.
+        twin = copy.copy(client)
+        twin._middlewares = self._middlewares(client, None)
         try:
             socket: aiohttp.ClientWebSocketResponse = await twin.ws_connect(url, **options)
             return socket
