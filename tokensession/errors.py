@@ -92,6 +92,8 @@ _E = TypeVar("_E", bound=TokenSessionError)
 def _rebuild(kind: type[_E], args: tuple[Any, ...], state: dict[str, Any]) -> _E:
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)
+    if notes := state.get("__notes__"):
+        error.__notes__ = list(notes)  # add_note() on a copy must not write on the original
     return error
 
 

@@ -47,6 +47,7 @@ _NUMBER = re.compile(r"[ \t\r\n]*([+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?)[ \t\r\n]*"
 _ACCESS_TOKEN = re.compile(r"[\x21-\x7e]+")
 _REFRESH_TOKEN = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A.17 allows the space
 _TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_~.%!$*|:@#^-]{16,}")
+_ERROR_CODE = re.compile(r"([a-z]{1,14}(_[a-z]{1,14})+|[A-Z]{1,14}(_[A-Z]{1,14})+)[.:]?")  # no token
 _WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")  # all that Python's parser takes
 _HALF_NUMBER = re.compile(r"|-|\.|[eE][+-]?")
 _HALF_ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{0,4}\Z")
@@ -231,12 +232,12 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     """The text without the secrets, in any spelling a server may echo them in.
 
     Beyond the secrets that are known, any long run of token characters goes: a server may echo half
-    a secret, or a new one. What is left is prose.
+    a secret, or a new one. What is left is prose, and error_codes_made_of_words.
     """
     known = sorted(set(filter(None, secrets)), key=len, reverse=True)
     if known:
         text = re.sub("|".join(map(_spellings, known)), "[redacted]", text, flags=re.IGNORECASE)
-    return _TOKEN_LIKE.sub("[redacted]", text)
+    return _TOKEN_LIKE.sub(lambda run: run[0] if _ERROR_CODE.fullmatch(run[0]) else "[redacted]", text)
 
 
 def _spellings(secret: str) -> str:

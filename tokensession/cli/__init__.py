@@ -1,1 +1,26 @@
-"""The command line."""
+"""The command line: `tokensession demo`, `tokensession serve`. Needs the extra `cli`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+__all__ = ["main"]
+
+_MISSING = 2  # exit status: the command cannot be run as it stands
+
+
+def main() -> None:
+    """The console script. Without click and rich it says how to get them, and exits with status 2."""
+    for name in ("click", "rich"):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            print(
+                f"tokensession: the command line needs {name}. Install it: pip install 'tokensession[cli]'",
+                file=sys.stderr,
+            )
+            raise SystemExit(_MISSING) from None
+    from .commands import cli
+
+    cli(prog_name="tokensession")

@@ -32,12 +32,10 @@ def text(name: str, value: str | None) -> str:
 
 
 def secret(name: str, value: str | None) -> str:
-    """A secret that can be sent. Lone surrogates come from undecodable environment variables."""
-    try:
-        text(name, value).encode("utf-8")
-    except UnicodeEncodeError:
-        raise ConfigurationError(f"{name} is not valid Unicode text.", intact="Nothing was sent.") from None
-    return value or ""
+    """A secret that can be sent. One from an undecodable environment variable has lone surrogates in it."""
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ConfigurationError(f"{name} is not valid Unicode text.", intact="Nothing was sent.")
+    return text(name, value)
 
 
 def seed(*, code: str | None, refresh_token: str | None) -> Credential | None:
@@ -62,18 +60,17 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
 
 def url(name: str, value: str) -> str:
     """An absolute https URL (or http on loopback), without credentials, query or trailing slash."""
+    text(name, value)
     try:
-        parts = urlsplit(text(name, value))
+        parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        if isinstance(error, ConfigurationError):
-            raise
+    except ValueError:
         raise ConfigurationError(f"{name} is not a URL.", intact="Nothing was sent.") from None
-    if parts.scheme not in _DEFAULT_PORTS or not host:
+    if parts.scheme not in _DEFAULT_PORTS or not host or " " in value:
         raise ConfigurationError(f"{name} is not an absolute http(s) URL.", intact="Nothing was sent.")
     if parts.username is not None or parts.password is not None:
         raise ConfigurationError(f"{name} has credentials in it.", todo="Pass them as parameters instead.")
-    if parts.query or parts.fragment:
+    if "?" in value or "#" in value:
         raise ConfigurationError(f"{name} has a query or fragment.", todo="Leave it out.")
     if parts.scheme == "http" and not _is_loopback(host):
         raise ConfigurationError(

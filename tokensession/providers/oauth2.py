@@ -63,6 +63,9 @@ class OAuth2(StrategyProvider):
         endpoint = checks.url("token_url", token_url)
         if auth == "basic" or client_secret is not None:
             checks.secret("client_secret", client_secret)
+        for name, value in (("redirect_uri", redirect_uri), ("scope", scope)):
+            if value is not None:
+                checks.text(name, value)
         strategy = OAUTH2_BASIC if auth == "basic" else OAUTH2_POST
         super().__init__(
             strategy if strategy.rotates == rotates else replace(strategy, rotates=rotates),

@@ -109,7 +109,7 @@ class Oto(StrategyProvider):
         except MalformedReply:
             detail = ""
         ok = response.status == 200 and detail == "ok"
-        return Health(ok, response.status, wire.redact(detail, ()))
+        return Health(ok, response.status, wire.excerpt(detail.encode("utf-8", "replace"), ()))
 
     async def test(self, session: _Session) -> bool:
         """Ask the staging API whether it accepts our token."""

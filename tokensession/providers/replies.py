@@ -27,6 +27,7 @@ from .strategy import Meaning, Strategy
 __all__ = ["read"]
 
 _RATE_LIMIT_CODE_PAUSE = 60.0  # seconds, at least, after a rate limit that is told by a code only
+_LONGEST_SECRET = 1024  # characters; of a longer one in a reply, no excerpt shows more than a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +47,19 @@ class _Answer:
         text = wire.excerpt(self.reply.body, self.secrets)
         return f"; it begins: {text}" if text else " with an empty body"
 
+    def shown(self, code: str) -> str:
+        """An error code for people. One from the table is no secret, however much it looks like one."""
+        if code in self.strategy.errors:
+            return code
+        return wire.excerpt(code.encode("utf-8", "replace"), self.secrets, longest=64)
+
     def first(self, paths: Sequence[str]) -> Any:
         found = (wire.find(self.document, path) for path in paths)
         return next((value for value in found if value is not None), None)
 
     def codes(self) -> list[str]:
         found = (wire.find(self.document, path) for path in self.strategy.fields.codes)
-        return [
-            str(value) for value in found if isinstance(value, str | int) and value not in ("", False, True)
-        ]
+        return [str(value) for value in found if type(value) in (str, int) and value != ""]
 
     def known(self) -> tuple[str, Meaning] | None:
         """The first code that this server's table explains. Some codes go on: "CODE : more words"."""
@@ -66,7 +71,7 @@ class _Answer:
 
     def complains(self) -> bool:
         """Whether a reply that calls itself a success carries an error."""
-        flags = (self.document.get(name) for name in self.strategy.fields.flags)
+        flags = (wire.find(self.document, path) for path in self.strategy.fields.flags)
         denied = any(flag is False or (isinstance(flag, str) and flag.lower() == "false") for flag in flags)
         return denied or bool(self.document.get("error")) or self.known() is not None
 
@@ -114,9 +119,7 @@ def _parsed(answer: _Answer, *, lenient: bool) -> _Answer:
     except MalformedReply as error:
         if lenient:
             return answer
-        raise MalformedReply(
-            f"{answer.say('')} {error.args[0]} {answer.excerpt().lstrip('; ').capitalize()}."
-        ) from None
+        raise MalformedReply(f"{answer.say(answer.excerpt())} {error.args[0]}") from None
     return _Answer(
         answer.strategy, answer.reply, answer.secrets + _tokens(answer, document), answer.now, document
     )
@@ -125,7 +128,8 @@ def _parsed(answer: _Answer, *, lenient: bool) -> _Answer:
 def _tokens(answer: _Answer, document: Mapping[str, Any]) -> tuple[str, ...]:
     """The secrets that the reply itself brings: a refusal that carries a token must not show it."""
     names = (answer.strategy.fields.access_token, answer.strategy.fields.refresh_token)
-    return tuple(value for name in names if isinstance(value := document.get(name), str))
+    found = (wire.find(document, path) for path in names)
+    return tuple(value for value in found if isinstance(value, str) and len(value) <= _LONGEST_SECRET)
 
 
 def _issued(answer: _Answer, credential: Credential, sent_at: float) -> Issued:
@@ -141,7 +145,6 @@ def _issued(answer: _Answer, credential: Credential, sent_at: float) -> Issued:
             answer.say(" with a token that is no bearer token"), todo="This library sends bearer tokens only."
         )
     lifetime, note = answer.strategy.lifetime(document, answer.now)
-    scope = wire.find(document, names.scope)
     return Issued(
         Token(
             access_token=access,
@@ -150,7 +153,7 @@ def _issued(answer: _Answer, credential: Credential, sent_at: float) -> Issued:
             # A code is no refresh token: it cannot take the place of one that the reply lacks.
             refresh_token=refresh
             or (credential.secret if credential.grant_type == "refresh_token" else None),
-            scope=scope if isinstance(scope, str) else None,
+            scope=wire.scope(wire.find(document, names.scope)),
         ),
         notes=(f"{answer.strategy.name}: {note}",) if note else (),
     )
@@ -167,16 +170,22 @@ def _failure(answer: _Answer) -> TokenSessionError:
     said = answer.say(_quoted(answer, code))
     if meaning is Meaning.REJECTED:
         return GrantRejected(said, code=code, todo=answer.strategy.hints.get(code))
+    if meaning is Meaning.CLIENT:
+        return _client_rejected(answer, said, code)
     if meaning is Meaning.RATE_LIMITED:
         return RateLimited(said, retry_after=max(_RATE_LIMIT_CODE_PAUSE, answer.pause() or 0.0))
     if status in (429, 503):
         return RateLimited(said, retry_after=answer.pause())
     if meaning is Meaning.TRANSIENT or status >= 500 or status == 408:
         return TokenUnavailable(said, retry_after=answer.pause())
-    if meaning is Meaning.CLIENT or status in (401, 403, 404, 405):
-        todo = answer.strategy.hints.get(code) or "Check the client's credentials, permissions and base_url."
-        return ClientRejected(said, code=_shown(answer, code), todo=todo)
+    if status in (401, 403, 404, 405):
+        return _client_rejected(answer, said, code)
     return MalformedReply(said)
+
+
+def _client_rejected(answer: _Answer, said: str, code: str) -> ClientRejected:
+    todo = answer.strategy.hints.get(code) or "Check the client's credentials, permissions and base_url."
+    return ClientRejected(said, code=answer.shown(code), todo=todo)
 
 
 def _quoted(answer: _Answer, code: str) -> str:
@@ -184,11 +193,7 @@ def _quoted(answer: _Answer, code: str) -> str:
     if not code:
         return answer.excerpt()
     description = answer.first(answer.strategy.fields.description)
-    text = _shown(answer, code)
+    text = answer.shown(code)
     if isinstance(description, str) and description.strip():
         text += f" ({wire.excerpt(description.encode('utf-8', 'replace'), answer.secrets, longest=200)})"
     return f": {text}"
-
-
-def _shown(answer: _Answer, code: str) -> str:
-    return wire.excerpt(code.encode("utf-8", "replace"), answer.secrets, longest=64)

@@ -56,10 +56,10 @@ Lifetime = Callable[[Mapping[str, Any], float], tuple[float | None, str | None]]
 
 
 def seconds(name: str) -> Lifetime:
-    """A life in seconds under this name, as a number or a decimal string."""
+    """A life in seconds at this (dotted) path, as a number or a decimal string."""
 
     def lifetime(document: Mapping[str, Any], _now: float) -> tuple[float | None, str | None]:
-        value = document.get(name)
+        value = wire.find(document, name)
         life = wire.expires_in(value)
         odd = value is not None and life is None
         return life, f"{name} is not a number of seconds; the default life is used" if odd else None
@@ -68,26 +68,26 @@ def seconds(name: str) -> Lifetime:
 
 
 def until(name: str) -> Lifetime:
-    """A point in time under this name: ISO 8601, or seconds or milliseconds since the epoch.
+    """A point in time at this (dotted) path: ISO 8601, or seconds or milliseconds since the epoch.
 
     Both ends are read off the server's clock (its Date header), so that a wrong clock here does not
     matter.
     """
 
     def lifetime(document: Mapping[str, Any], now: float) -> tuple[float | None, str | None]:
-        value = document.get(name)
+        value = wire.find(document, name)
         moment = _moment(value)
-        if moment is None:
-            return None, None if value is None else f"{name} is no point in time; the default life is used"
-        return wire.expires_in(moment - now), None
+        life = None if moment is None else wire.expires_in(moment - now)
+        odd = value is not None and life is None
+        return life, f"{name} is no point in time; the default life is used" if odd else None
 
     return lifetime
 
 
 def _moment(value: Any) -> float | None:
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-    if number is not None:
-        return float(number) / 1000 if abs(number) > 1e11 else float(number)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # An integer may be too long for a float, and one that long is no moment.
+        return None if abs(value) > 1e15 else value / 1000 if abs(value) > 1e11 else float(value)
     try:
         moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):

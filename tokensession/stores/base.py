@@ -68,8 +68,8 @@ class Claim(Protocol):
         A read followed by a write without a lock or transaction around both is not an implementation
         of this. Nor is one that gives up because the lease has lapsed.
 
-        Raises `Superseded` with the newer record, `StoreUnavailable` if it could not be stored; after
-        the latter it may be called again.
+        Raises `Superseded` with the newer record, which ends the claim too; or `StoreUnavailable` if
+        it could not be stored: then the claim is still held, and commit may be called again.
         """
         ...
 

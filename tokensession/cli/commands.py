@@ -1,0 +1,82 @@
+"""The commands and their options; the work is done in `demo` and `serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import click
+
+from . import demo as demo_
+from . import serve as serve_
+from .display import Display, LiveDisplay, PlainDisplay, SilentDisplay
+from .report import Plan, as_json, problems
+from .until_signal import until_signal
+
+__all__ = ["cli"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tokensession")
+def cli() -> None:
+    """One valid access token, one refresh, everywhere."""
+
+
+@cli.command()
+@click.option("--json", "json_", is_flag=True, help="Print one JSON document and nothing else.")
+@click.option(
+    "--processes", type=click.IntRange(1, 64), default=4, show_default=True, help="Client processes."
+)
+@click.option(
+    "--tasks",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="Tasks for each provider in each process.",
+)
+@click.option(
+    "--expiries",
+    type=click.IntRange(1, 10_000),
+    default=6,
+    show_default=True,
+    help="How often each provider's token shall fall due, the first time included.",
+)
+def demo(json_: bool, processes: int, tasks: int, expiries: int) -> None:
+    """Prove it: many processes and tasks, one store, one token request per expiry.
+
+    Starts strict Oto and Priava servers on loopback whose tokens live two seconds, and drives them
+    through one SQLite store; then once more with every task refreshing for itself. Exits with status 1
+    if a request failed, or if an expiry needed more than one token request.
+    """
+    plan = Plan(processes=processes, tasks=tasks, expiries=expiries)
+    try:
+        report = asyncio.run(until_signal(demo_.run(plan, _display(json_))))
+    except demo_.ChildFailed as error:
+        raise click.ClickException(str(error)) from None
+    if json_:
+        click.echo(as_json(report))
+    raise SystemExit(1 if problems(report) else 0)
+
+
+def _display(json_: bool) -> Display:
+    if json_:
+        return SilentDisplay()
+    return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
+
+
+@cli.command()
+@click.argument("provider", type=click.Choice(["oto", "priava"]))
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.  [default: 0]")
+@click.option(
+    "--lifetime",
+    type=click.IntRange(1),
+    default=3600,
+    show_default=True,
+    help="How long its access tokens live, in seconds.",
+)
+def serve(provider: str, port: int, lifetime: int) -> None:
+    """Run one of the test servers alone, until Ctrl-C or SIGTERM."""
+    try:
+        asyncio.run(until_signal(serve_.run(provider, port=port, lifetime=lifetime)))
+    except OSError as error:
+        raise click.ClickException(f"Cannot listen on port {port}: {error.strerror or error}.") from None

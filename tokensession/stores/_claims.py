@@ -1,0 +1,179 @@
+"""Claims whose exclusion is a `SidecarLock`: those of the file store and of the SQLite store.
+
+A waiter looks at the record and tries the lock, again and again, and never waits *in* the lock: so a
+new record reaches all of them at once, and none of them queues. Measured for 32 processes: 11 ms for
+the median and 23 ms for the last one, where blocking in the lock gives 6.7 and 10.5 ms, but leaks it
+when a waiter is cancelled; a popular lock library's 50 ms poll takes 57 and 164.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from ..clock import Clock
+from ..errors import ClaimTimeout, Superseded
+from ._lock import Mark, SidecarLock, try_lock
+from ._private import translated
+from ._worker import Worker
+from .base import Record, new_version
+
+__all__ = ["Claims", "LocalClaim", "Medium", "report_lost"]
+
+_log = logging.getLogger("tokensession.stores")
+
+_SHORTEST = 0.005  # seconds between two looks, at first
+_LONGEST = 0.025
+
+
+class Medium(Protocol):
+    """What a store's claims need of it. All of it runs in its worker thread, and may raise `Busy`."""
+
+    def read(self, key: str) -> Record | None:
+        """The stored record."""
+        ...
+
+    def write(self, key: str, record: Record, expect: str | None) -> Record:
+        """Replace the version `expect` by this record, durably, and return what is stored.
+
+        Raises `Superseded`, unless this very record is what is stored.
+        """
+        ...
+
+    def prepare(self, key: str) -> Path:
+        """The key's lock file. Raises unless a write could begin now."""
+        ...
+
+
+class Claims:
+    """Grants the claims of one store."""
+
+    def __init__(self, medium: Medium, worker: Worker, clock: Clock) -> None:
+        self._medium = medium
+        self._worker = worker
+        self._clock = clock
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
+        """See `Store.claim`."""
+        deadline = self._clock.boot() + timeout
+        pause = _SHORTEST
+        while True:
+            found = await self._worker.run(partial(self._try, key, seen), lost=self._lost)
+            if found is not None:
+                return found
+            left = deadline - self._clock.boot()
+            if left <= 0:
+                raise ClaimTimeout(f"Another holder has kept the claim for {timeout:g} s.")
+            await self._clock.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST)
+
+    def _try(self, key: str, seen: str | None) -> LocalClaim | Record | None:
+        record = self._medium.read(key)
+        if record is not None and record.version != seen:
+            return record
+        path = self._medium.prepare(key)
+        with translated("locked", path):
+            lock = try_lock(path)
+            if lock is None:
+                return None
+            try:
+                return self._under(lock, key, seen)
+            except BaseException:
+                lock.let_go()
+                raise
+
+    def _under(self, lock: SidecarLock, key: str, seen: str | None) -> LocalClaim | Record:
+        record = self._medium.read(key)  # again: it may have been replaced before we had the lock
+        if record is not None and record.version != seen:
+            lock.let_go()
+            return record
+        now = self._clock.boot()
+        found = lock.mark(now)
+        if found is not None and record is not None and found.version == record.version:
+            found = None  # killed after its commit: that holder ended
+        mark = Mark(now, new_version())
+        lock.begin(mark)
+        return LocalClaim(self._medium, self._worker, lock, key, record, mark, found)
+
+    def _lost(self, outcome: Future[LocalClaim | Record | None]) -> None:
+        """Nobody is there any more to be given this claim."""
+        if outcome.exception() is None and isinstance(claim := outcome.result(), LocalClaim):
+            self._worker.post(claim.end)
+
+
+class LocalClaim:
+    """A claim held by a `SidecarLock`. See `tokensession.stores.base.Claim`.
+
+    Its version is drawn once, so that a commit whose answer was lost finds itself stored when it is
+    made again. `found` is the mark of an earlier holder that never ended; it is put back if this
+    holder learns no more of it and abandons, so that the next one knows too.
+    """
+
+    def __init__(
+        self,
+        medium: Medium,
+        worker: Worker,
+        lock: SidecarLock,
+        key: str,
+        current: Record | None,
+        mark: Mark,
+        found: Mark | None,
+    ) -> None:
+        self._medium = medium
+        self._worker = worker
+        self._lock = lock
+        self._key = key
+        self._current = current
+        self._mark = mark
+        self._found = found
+
+    @property
+    def current(self) -> Record | None:
+        """What was stored when the claim was granted."""
+        return self._current
+
+    @property
+    def interrupted(self) -> float | None:
+        """Seconds since an earlier holder began that never ended, as of when this one began."""
+        return None if self._found is None else self._found.age(self._mark.began)
+
+    async def commit(self, data: bytes) -> Record:
+        """Store `data` and release, in one job: see `Claim.commit`."""
+        return await self._worker.run(partial(self._commit, data), lost=self._lost)
+
+    async def abandon(self) -> None:
+        """Release the claim with nothing stored."""
+        await self._worker.run(self.end)
+
+    def _commit(self, data: bytes) -> Record:
+        with translated("written", self._medium.prepare(self._key)):
+            self._lock.give_back()
+        expect = None if self._current is None else self._current.version
+        try:
+            record = self._medium.write(self._key, Record(self._mark.version, data), expect)
+        except Superseded:
+            self._lock.release()
+            raise
+        self._lock.release()
+        return record
+
+    def _lost(self, outcome: Future[Record]) -> None:
+        report_lost(outcome)
+        self._worker.post(self.end)  # nobody will commit again
+
+    def end(self) -> None:
+        """Release, in the worker thread; nothing if that has happened."""
+        self._lock.release(self._found)
+
+    def __repr__(self) -> str:
+        return f"<LocalClaim {'held' if self._lock.held else 'ended'}, interrupted={self.interrupted}>"
+
+
+def report_lost(outcome: Future[Record] | Future[bool]) -> None:
+    """Say it if a write failed and its caller, cancelled, will never learn of it."""
+    error = outcome.exception()
+    if error is not None and not isinstance(error, Superseded):
+        _log.warning("A write whose caller was cancelled failed: %s", error)

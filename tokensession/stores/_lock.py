@@ -1,0 +1,197 @@
+"""A lock beside the data: an flock on a file of its own, shared by the file and the SQLite store.
+
+* The kernel lets go when its holder dies, so there is no lease to guess. That is also why a crash is
+  noticed at once, while the dead one's request may still be on the wire: so a holder leaves a *mark*
+  in the lock file, which only a clean end removes.
+* flock, not lockf: POSIX record locks are lost when any handle of the file is closed.
+* Never a blocking flock: in an abandoned thread it takes the lock later, and leaks it.
+* Lock files are never unlinked. If somebody else does it, the inode is another after locking, and we
+  try again.
+* Parent and child share an flock after a fork, so the child closes its copy (it must not unlock:
+  LOCK_UN would free the parent's). For the same reason a release unlocks before it closes: a
+  subprocess that has not called exec yet may hold a copy.
+
+Everything here runs in the store's worker thread, except the closing after a fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._private import open_private
+from ._worker import Busy
+
+try:
+    import fcntl
+except ImportError:  # no POSIX: the stores say so when they are made
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Mark", "SidecarLock", "exclusive", "lock_name", "try_lock"]
+
+_MARK_BYTES = 128
+_RESERVE = 64 * 1024  # bytes; a record is a few KiB, and SQLite writes it in whole pages, twice
+_LONG_AGO = 86_400.0  # seconds; no request is on the wire for a day
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a holder leaves in the lock file: when it began (boot clock), and the version it will write.
+
+    With the version, a holder that was killed after its commit is told from one killed before it.
+    """
+
+    began: float
+    version: str
+
+    def age(self, now: float) -> float:
+        """Seconds since the holder began. One that begins in the future began before a reboot."""
+        return now - self.began if self.began <= now else _LONG_AGO
+
+    def encode(self) -> bytes:
+        """One line of text."""
+        return f"{self.began!r} {self.version}\n".encode().ljust(_MARK_BYTES, b"\0")
+
+    @classmethod
+    def decode(cls, line: bytes, now: float) -> Mark | None:
+        """The mark, or None if there is none. One that cannot be read counts as set just now."""
+        text = line.rstrip(b"\0").decode("ascii", "replace")
+        if not text:
+            return None
+        began, _, version = text.strip().partition(" ")
+        try:
+            return cls(float(began), version)
+        except ValueError:
+            return cls(now, "")
+
+
+class SidecarLock:
+    """A lock that is held, until `release` or the end of this process."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        _held.add(self)
+
+    @property
+    def held(self) -> bool:
+        """Whether this process holds it. Not in a child that was forked meanwhile."""
+        return self._fd >= 0
+
+    def mark(self, now: float) -> Mark | None:
+        """What an earlier holder left behind."""
+        return Mark.decode(os.pread(self._fd, _MARK_BYTES, 0), now)
+
+    def begin(self, mark: Mark) -> None:
+        """Leave a mark, and reserve the space that a commit will need.
+
+        A lock file can still be made on a full disk; whether the record will fit must be known
+        before the grant is spent. Not synced: after a power failure nobody's request is on the wire.
+        """
+        try:
+            _allocate(self._fd, _RESERVE)
+            os.pwrite(self._fd, mark.encode(), 0)
+        except OSError:
+            self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Free the reserved space, for the write that it was reserved for. The mark stays."""
+        if self.held:
+            os.ftruncate(self._fd, min(_MARK_BYTES, os.fstat(self._fd).st_size))
+
+    def release(self, mark: Mark | None = None) -> None:
+        """Let go. The file then holds `mark`, or nothing."""
+        if not self.held:
+            return
+        try:
+            # If this fails, the next holder takes us for interrupted: too careful, never wrong.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+                if mark is not None:
+                    os.pwrite(self._fd, mark.encode(), 0)
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Let go, and leave the file as it is."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            finally:
+                os.close(fd)
+
+    def drop_after_fork(self) -> None:
+        """Close the child's copy, which leaves the parent's lock alone."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        # Nobody can end this any more (its task was destroyed). The mark stays: that was no clean end.
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def __repr__(self) -> str:
+        return f"<SidecarLock {'held' if self.held else 'released'}>"
+
+
+def lock_name(key: str, suffix: str) -> str:
+    """A file name for a key: any text is a key, and no file system takes any text for a name."""
+    return hashlib.sha256(key.encode()).hexdigest() + suffix
+
+
+def try_lock(path: Path) -> SidecarLock | None:
+    """The lock, or None if somebody else holds it. Never waits. Raises `OSError`."""
+    while True:
+        fd = open_private(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), path.lstat()):
+                    return SidecarLock(fd)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # somebody removed or replaced the file: ours locks nobody out
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock for a moment. Raises `Busy` while somebody else does."""
+    lock = try_lock(path)
+    if lock is None:
+        raise Busy(f"Another process is writing ({path} is locked).")
+    try:
+        yield
+    finally:
+        lock.let_go()
+
+
+def _allocate(fd: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+    else:
+        os.pwrite(fd, bytes(size - _MARK_BYTES), _MARK_BYTES)
+
+
+# The hook of a fork cannot be taken back, and concerns every lock of the process. No job runs while
+# the process forks (see `_worker`), so none of these is half taken.
+_held: weakref.WeakSet[SidecarLock] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for lock in list(_held):
+        lock.drop_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

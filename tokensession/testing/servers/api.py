@@ -1,0 +1,121 @@
+"""The API behind a test server: small endpoints that a client's edge can be tested against.
+
+All want a living bearer, except `/open/echo`; all paths are below the server's base path.
+
+| path | answers |
+|---|---|
+| `/echo`, any method | method, path, query, headers, body and whether a bearer came, as JSON |
+| `/open/echo` | the same, to anybody |
+| `/status/{code}` | that status, always: `/status/401` and `/status/403` say no to a good token |
+| `/large-401` | 200; but without a living bearer a 401 of 4 MiB |
+| `/redirect?to=URL&status=302` | a redirect |
+| `/stream/{count}` | `count` bytes in chunks, without a Content-Length |
+| `/ws` | a WebSocket that sends back what it gets |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from .faults import CLOSING, Reply
+
+__all__ = ["bearer", "echo", "ok", "padded", "routes"]
+
+_CHUNK = 1 << 16
+_LARGE = 1 << 22
+
+
+def routes() -> list[web.RouteDef]:
+    """The guarded endpoints that every server has."""
+    return [
+        web.route("*", "/echo", echo),
+        web.route("*", "/status/{code:[2-5][0-9][0-9]}", _status),
+        web.route("*", "/large-401", ok),
+        web.route("*", "/redirect", _redirect),
+        web.get("/stream/{count:[0-9]+}", _stream),
+        web.get("/ws", _websocket),
+    ]
+
+
+def bearer(request: web.Request) -> str | None:
+    """The access token of a request with exactly one `Authorization: Bearer …`, else None.
+
+    RFC 9110 makes schemes case-insensitive; Priava prints `token_type: "BEARER"` and wants `Bearer`,
+    so only that spelling counts here.
+    """
+    values = request.headers.getall("Authorization", [])
+    if len(values) != 1 or not values[0].startswith("Bearer "):
+        return None
+    return values[0].removeprefix("Bearer ")
+
+
+def padded(request: web.Request, reply: Reply) -> Reply:
+    """The 401 of this path: at `/large-401` a large one."""
+    if not request.path.endswith("/large-401"):
+        return reply
+    return Reply(reply.status, reply.body + b" " * _LARGE, reply.headers)
+
+
+async def echo(request: web.Request) -> web.Response:
+    """What arrived. Of Authorization only whether it was there, as `authorized`."""
+    headers = [[name, value] for name, value in request.headers.items() if name.lower() != "authorization"]
+    document: dict[str, Any] = {
+        "method": request.method,
+        "path": request.path,
+        "query": request.query_string,
+        "headers": headers,
+        "body": (await request.read()).decode("utf-8", errors="replace"),
+        "authorized": "Authorization" in request.headers,
+    }
+    return web.json_response(document)
+
+
+async def ok(request: web.Request) -> web.Response:
+    """All is well."""
+    await request.read()
+    return web.json_response({"status": "ok"})
+
+
+async def _status(request: web.Request) -> web.Response:
+    await request.read()
+    return web.Response(status=int(request.match_info["code"]))
+
+
+async def _redirect(request: web.Request) -> web.Response:
+    status = int(request.query.get("status", "302"))
+    return web.Response(status=status, headers={"Location": request.query["to"]})
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    left = int(request.match_info["count"])
+    response = web.StreamResponse()
+    await response.prepare(request)
+    with contextlib.suppress(ConnectionError):
+        while left > 0 and not request.app[CLOSING].is_set():
+            await response.write(b"x" * min(left, _CHUNK))
+            left -= _CHUNK
+    return response
+
+
+async def _websocket(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    closer = asyncio.ensure_future(_close_with(request.app[CLOSING], socket))
+    try:
+        async for message in socket:
+            if message.type is WSMsgType.TEXT:
+                await socket.send_str(message.data)
+            elif message.type is WSMsgType.BINARY:
+                await socket.send_bytes(message.data)
+    finally:
+        closer.cancel()
+    return socket
+
+
+async def _close_with(closing: asyncio.Event, socket: web.WebSocketResponse) -> None:
+    await closing.wait()
+    await socket.close()

@@ -1,0 +1,131 @@
+"""An RFC 6749 token endpoint, for any client of the `OAuth2` provider.
+
+Strict where the RFC is: no parameter twice (3.2), one way of authenticating (2.3), Basic credentials
+form-encoded first (2.3.1). The order of the fields is free. Without rotation a refresh answers no
+`refresh_token`, which the RFC allows (6) and clients get wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Any, ClassVar, Literal
+
+from aiohttp import web
+
+from ...clock import Clock
+from ...providers.base import Credential
+from ...wire import basic_auth
+from .base import TokenServer
+from .faults import Reply
+from .forms import fields
+from .ledger import Issue
+from .values import Refused, Rejected
+
+__all__ = ["OAuth2Server"]
+
+_JSON = (("Content-Type", "application/json;charset=UTF-8"), ("Cache-Control", "no-store"))
+
+
+class OAuth2Server(TokenServer):
+    """Any OAuth 2 server on loopback: `OAuth2(**server.credentials)`.
+
+    `auth` is how the client authenticates: "basic" in the header, "post" in the body. `rotates` says
+    whether a refresh token is good once only. `lifetime` is in whole seconds.
+    """
+
+    token_path: ClassVar[str] = "/token"
+
+    def __init__(
+        self,
+        *,
+        auth: Literal["basic", "post"] = "basic",
+        rotates: bool = True,
+        client_id: str = "fake-client",
+        client_secret: str = "fake-client-secret",  # noqa: S107 - planted
+        refresh_token: str = "fake-refresh-token",  # noqa: S107 - planted
+        lifetime: float = 3600,
+        clock: Clock | None = None,
+        port: int = 0,
+    ) -> None:
+        super().__init__(name="fake-oauth2", rotates=rotates, lifetime=lifetime, clock=clock, port=port)
+        self.auth = auth
+        self.rotates = rotates
+        self.client_id = client_id
+        self.client_secret = client_secret
+        self.refresh_token = refresh_token
+        self._ledger.sign_in(Credential("refresh_token", refresh_token))
+
+    @property
+    def credentials(self) -> dict[str, Any]:
+        """Everything that `OAuth2(**server.credentials)` wants, with a refresh token as its seed."""
+        return {
+            "token_url": self.token_url,
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
+            "auth": self.auth,
+            "refresh_token": self.refresh_token,
+            "base_url": self.base_url,
+            "rotates": self.rotates,
+        }
+
+    def new_seed(self) -> str:
+        """Another refresh token, for a new sign-in."""
+        token = f"fake-oauth2-refresh-{secrets.token_urlsafe(12)}"
+        self._ledger.sign_in(Credential("refresh_token", token))
+        return token
+
+    def new_code(self) -> str:
+        """An authorization code, good once."""
+        code = f"fake-oauth2-code-{secrets.token_urlsafe(12)}"
+        self._ledger.sign_in(Credential("authorization_code", code))
+        return code
+
+    def read(self, request: web.Request, body: bytes) -> Credential:
+        """A form with the client in one place and the grant in the other."""
+        if request.content_type != "application/x-www-form-urlencoded":
+            raise Refused("the Content-Type is not application/x-www-form-urlencoded")
+        found = fields(body)
+        self._authenticate(request, found)
+        kind = found.get("grant_type")
+        if kind == "authorization_code" and "code" in found and "refresh_token" not in found:
+            return Credential("authorization_code", found["code"])
+        if kind == "refresh_token" and "refresh_token" in found and "code" not in found:
+            return Credential("refresh_token", found["refresh_token"])
+        raise Refused("grant_type and the secret that is sent do not belong together")
+
+    def _authenticate(self, request: web.Request, found: dict[str, str]) -> None:
+        header = request.headers.getall("Authorization", [])
+        if self.auth == "basic":
+            if found.keys() & {"client_id", "client_secret"}:
+                raise Refused("the client is in the body; it must be in the Authorization header alone")
+            if header != [basic_auth(self.client_id, self.client_secret)]:
+                raise Rejected("invalid_client")
+        else:
+            if header:
+                raise Refused("there is an Authorization header; the client must be in the body alone")
+            if (found.get("client_id"), found.get("client_secret")) != (self.client_id, self.client_secret):
+                raise Rejected("invalid_client")
+
+    def granted(self, issue: Issue) -> Reply:
+        """RFC 6749, 5.1. The refresh token is named only if it is a new one."""
+        document = {
+            "access_token": issue.access_token,
+            "token_type": "Bearer",
+            "expires_in": self.lifetime,
+        }
+        if self.rotates:
+            document["refresh_token"] = issue.refresh_token
+        return Reply(200, json.dumps(document).encode(), _JSON)
+
+    def refused(self, status: int, code: str, what: str) -> Reply:
+        """RFC 6749, 5.2: 401 for a client that failed in the header, else 400."""
+        headers: tuple[tuple[str, str], ...] = _JSON
+        if code == "invalid_client" and self.auth == "basic":
+            status, headers = 401, (*_JSON, ("WWW-Authenticate", "Basic"))
+        return Reply(status, json.dumps({"error": code, "error_description": what}).encode(), headers)
+
+    def unauthorized(self) -> Reply:
+        """RFC 6750's 401."""
+        headers = (*_JSON, ("WWW-Authenticate", 'Bearer error="invalid_token"'))
+        return Reply(401, json.dumps({"error": "invalid_token"}).encode(), headers)

@@ -1,0 +1,119 @@
+"""A server that behaves like Oto's, as far as is documented or has been seen.
+
+It takes `POST /rest/v2/refreshToken` with a JSON object of exactly one key and no Authorization, and
+refuses everything else. Access tokens expire; the refresh token is permanent. Replies are served as
+`text/plain;charset=iso-8859-1`, with `expires_in` as a string, because that is what has been seen.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Any, ClassVar, Literal
+
+from aiohttp import web
+
+from ...clock import Clock
+from ...errors import MalformedReply
+from ...providers.base import Credential
+from ...wire import parse_json
+from . import api
+from .base import TokenServer
+from .faults import Reply
+from .ledger import Issue
+from .values import Refused
+
+__all__ = ["OtoServer"]
+
+_TEXT = (("Content-Type", "text/plain;charset=iso-8859-1"),)
+_JSON = (("Content-Type", "application/json"),)
+
+
+class OtoServer(TokenServer):
+    """Oto on loopback: `async with OtoServer(lifetime=3) as server: Oto(**server.credentials)`.
+
+    `refresh_token` is the one an administrator would copy from the dashboard. `lifetime` is in whole
+    seconds. In the staging `environment` there is `GET /rest/v2/test` as well.
+    """
+
+    token_path: ClassVar[str] = "/rest/v2/refreshToken"
+
+    def __init__(
+        self,
+        *,
+        refresh_token: str = "fake-oto-refresh-token",  # noqa: S107 - planted
+        environment: Literal["production", "staging"] = "production",
+        lifetime: float = 3600,
+        clock: Clock | None = None,
+        port: int = 0,
+    ) -> None:
+        super().__init__(name="fake-oto", rotates=False, lifetime=lifetime, clock=clock, port=port)
+        self.refresh_token = refresh_token
+        self.environment = environment
+        self._ledger.sign_in(Credential("refresh_token", refresh_token))
+
+    @property
+    def credentials(self) -> dict[str, Any]:
+        """Everything that `Oto(**server.credentials)` wants."""
+        return {
+            "refresh_token": self.refresh_token,
+            "environment": self.environment,
+            "base_url": self.base_url,
+        }
+
+    def new_seed(self) -> str:
+        """Another refresh token, of another account or a new sign-in."""
+        token = f"fake-oto-refresh-{secrets.token_urlsafe(12)}"
+        self._ledger.sign_in(Credential("refresh_token", token))
+        return token
+
+    def routes(self) -> list[web.RouteDef]:
+        """`healthCheck`, which wants a bearer, and on staging `test`."""
+        routes = [web.get("/rest/v2/healthCheck", api.ok)]
+        if self.environment == "staging":
+            routes.append(web.get("/rest/v2/test", api.ok))
+        return routes
+
+    def read(self, request: web.Request, body: bytes) -> Credential:
+        """Exactly one key, and nothing that this call does not want."""
+        if "Authorization" in request.headers:
+            raise Refused("there is an Authorization header; this call has none")
+        if request.content_type != "application/json":
+            raise Refused("the Content-Type is not application/json")
+        try:
+            body.decode("utf-8")
+            document = parse_json(body)
+        except (MalformedReply, UnicodeDecodeError):
+            raise Refused("the body is not one JSON object in UTF-8") from None
+        if list(document) != ["refresh_token"]:
+            raise Refused(f"the body has {len(document)} keys; it must have one, refresh_token")
+        token = document["refresh_token"]
+        if not isinstance(token, str) or not token:
+            raise Refused("refresh_token is not a string with something in it")
+        return Credential("refresh_token", token)
+
+    def granted(self, issue: Issue) -> Reply:
+        """The reply that has been seen: `expires_in` is a string, the refresh token is repeated."""
+        document = {
+            "access_token": issue.access_token,
+            "refresh_token": issue.refresh_token,
+            "success": True,
+            "token_type": "Bearer",
+            "expires_in": str(self.lifetime),
+        }
+        return Reply(200, json.dumps(document).encode("latin-1"), _TEXT)
+
+    def refused(self, status: int, code: str, what: str) -> Reply:
+        """The newer error shape. OTO1083 also says: this token is of the other environment."""
+        document: dict[str, Any] = {"success": False, "errorCode": 5, "errorMsg": what}
+        if code == "invalid_grant":
+            document |= {
+                "errorMsg": "Refresh Token is required",
+                "otoErrorCode": "OTO1083",
+                "otoErrorMessage": "Refresh Token is required",
+            }
+        return Reply(status, json.dumps(document).encode(), _JSON)
+
+    def unauthorized(self) -> Reply:
+        """The gateway's 401."""
+        return Reply(401, json.dumps({"message": "Jwt is expired", "code": 401}).encode(), _JSON)

@@ -1,0 +1,121 @@
+"""A server that behaves like Priava's, as far as is documented.
+
+It takes `POST /api/rest/oauth/token` with exactly the documented headers and bytes, in both forms. A
+code is good once; refresh tokens rotate, and a spent one that comes back revokes everything that
+descends from the same sign-in. What a real API call's 401 looks like is not documented: this one is
+RFC 6750's.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Any, ClassVar
+
+from aiohttp import web
+
+from ...clock import Clock
+from ...providers.base import Credential
+from .base import TokenServer
+from .faults import Reply
+from .forms import fields, same_bytes
+from .ledger import Issue
+from .values import Refused, Rejected
+
+__all__ = ["PriavaServer"]
+
+_CONTENT_TYPE = "application/x-www-form-urlencoded;charset=utf-8"
+_JSON = (("Content-Type", "application/json"),)
+_REGIONS = ("APAC", "EU", "US")
+
+
+class PriavaServer(TokenServer):
+    """Priava on loopback: `async with PriavaServer(lifetime=3) as server: Priava(**server.credentials)`.
+
+    The credentials are those an administrator would copy from Priava. `lifetime` is in whole seconds.
+    """
+
+    base_path: ClassVar[str] = "/api"
+    token_path: ClassVar[str] = "/rest/oauth/token"
+
+    def __init__(
+        self,
+        *,
+        client_id: str = "fake-priava-client",
+        client_secret: str = "fake-priava-secret",  # noqa: S107 - planted
+        redirect_uri: str = "https://my.app.com/oauth2callback",
+        region: str = "EU",
+        code: str = "fake-priava-code",
+        lifetime: float = 21600,
+        clock: Clock | None = None,
+        port: int = 0,
+    ) -> None:
+        super().__init__(name="fake-priava", rotates=True, lifetime=lifetime, clock=clock, port=port)
+        if region not in _REGIONS:
+            raise ValueError(f"region is {region!r}: give one of {', '.join(_REGIONS)}.")
+        self.client_id = client_id
+        self.client_secret = client_secret
+        self.redirect_uri = redirect_uri
+        self.region = region
+        self.code = code
+        self._ledger.sign_in(Credential("authorization_code", code))
+
+    @property
+    def credentials(self) -> dict[str, Any]:
+        """Everything that `Priava(**server.credentials)` wants, with the code as its seed."""
+        return {
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
+            "redirect_uri": self.redirect_uri,
+            "region": self.region,
+            "code": self.code,
+            "base_url": self.base_url,
+        }
+
+    def new_seed(self) -> str:
+        """Another code, for a new sign-in."""
+        code = f"fake-priava-code-{secrets.token_urlsafe(12)}"
+        self._ledger.sign_in(Credential("authorization_code", code))
+        return code
+
+    def read(self, request: web.Request, body: bytes) -> Credential:
+        """The documented headers and body, byte for byte; then the client."""
+        if "Authorization" in request.headers:
+            raise Refused("there is an Authorization header; this call has none")
+        if request.headers.getall("Content-Type", []) != [_CONTENT_TYPE]:
+            raise Refused(f"the Content-Type is not exactly {_CONTENT_TYPE}")
+        region = request.headers.getall("TenantRegion", [])
+        if len(region) != 1 or region[0] not in _REGIONS:
+            raise Refused(f"TenantRegion must be there once, and one of {', '.join(_REGIONS)}")
+        if region[0] != self.region:
+            raise Refused("TenantRegion is not the region of this tenant")
+        found = fields(body)
+        kind = found.get("grant_type")
+        if kind not in ("authorization_code", "refresh_token"):
+            raise Refused("grant_type is neither authorization_code nor refresh_token")
+        secret = "code" if kind == "authorization_code" else "refresh_token"
+        same_bytes(body, found, ("grant_type", "client_id", "client_secret", secret, "redirect_uri"))
+        if found["redirect_uri"] != self.redirect_uri:
+            raise Refused("redirect_uri is not the registered one")
+        if (found["client_id"], found["client_secret"]) != (self.client_id, self.client_secret):
+            raise Rejected("invalid_client")
+        return Credential("authorization_code" if secret == "code" else "refresh_token", found[secret])
+
+    def granted(self, issue: Issue) -> Reply:
+        """The documented reply: `BEARER` in capitals, `expires_in` an integer."""
+        document = {
+            "access_token": issue.access_token,
+            "refresh_token": issue.refresh_token,
+            "token_type": "BEARER",
+            "expires_in": self.lifetime,
+        }
+        return Reply(200, json.dumps(document).encode(), _JSON)
+
+    def refused(self, status: int, code: str, what: str) -> Reply:
+        """The documented error."""
+        return Reply(status, json.dumps({"error": code, "error_description": what}).encode(), _JSON)
+
+    def unauthorized(self) -> Reply:
+        """RFC 6750's 401, since Priava's own is not documented."""
+        headers = (*_JSON, ("WWW-Authenticate", 'Bearer error="invalid_token"'))
+        return Reply(401, json.dumps({"error": "invalid_token"}).encode(), headers)
