@@ -1,0 +1,138 @@
+"""The commands as somebody starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from _processes import Watch, children, finish, start
+
+from tokensession.cli import main
+
+ROW = {"requests", "failures", "expiries", "token_requests", "reuse_detections", "latency_ms"}
+SHORT = ("--processes", "2", "--tasks", "3", "--expiries", "1")
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_its_extra_the_command_says_how_to_get_it(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)  # type: ignore[arg-type]
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        f"tokensession: the command line needs {missing}. Install it: pip install 'tokensession[cli]'\n"
+    )
+
+
+def test_a_short_demo_succeeds_and_prints_one_json_document(tmp_path: Path) -> None:
+    status, out, err = finish(start("demo", "--json", *SHORT, tmp=tmp_path))
+    assert (status, err) == (0, "")
+    document = json.loads(out)
+    assert document["problems"] == []
+    assert set(document["oto"]) == set(document["priava"]) == ROW
+    assert set(document["naive"]["oto"]) == set(document["naive"]["priava"]) == ROW
+    for provider in ("oto", "priava"):
+        row = document[provider]
+        assert row["token_requests"] == row["expiries"] >= 1
+        assert (row["failures"], row["reuse_detections"]) == (0, 0)
+        assert set(row["latency_ms"]) == {"p50", "p99"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_without_a_terminal_prints_plain_lines(tmp_path: Path) -> None:
+    status, out, err = finish(start("demo", *SHORT, tmp=tmp_path))
+    assert (status, err) == (0, "")
+    assert "\x1b" not in out
+    assert re.search(r"^tokensession  0\.\d s: oto \d+ requests", out, re.MULTILINE)
+    assert "Every expiry took one token request, and no request failed." in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_demo_that_is_ended_leaves_no_process_and_no_file_behind(number: int, tmp_path: Path) -> None:
+    process = start("demo", "--expiries", "1000", *SHORT[:4], tmp=tmp_path)
+    try:
+        assert process.stdout is not None
+        while "requests," not in (line := process.stdout.readline()):
+            assert line, "the demo ended before it began"
+        watch = Watch(children(process.pid))
+        assert len(watch._handles) == 3
+        assert len(list(tmp_path.iterdir())) == 1
+        assert next(tmp_path.iterdir()).stat().st_mode & 0o777 == 0o700
+        process.send_signal(number)
+        status, _, err = finish(process)
+        assert status == (-9 if number == signal.SIGKILL else 128 + number)
+        assert "Traceback" not in err
+        assert watch.all_gone()
+        watch.close()
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(("provider", "path"), [("oto", ""), ("priava", "/api")])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_prints_its_address_and_stops_when_told_to(
+    provider: str, path: str, number: int, tmp_path: Path
+) -> None:
+    process = start("serve", provider, "--lifetime", "7", tmp=tmp_path)
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        found = re.search(rf"http://127\.0\.0\.1:\d+{path}(?=,)", first)
+        assert found, first
+        with pytest.raises(urllib.error.HTTPError) as answer:
+            urllib.request.urlopen(found[0] + "/echo")
+        assert answer.value.code == 401
+        answer.value.close()
+        process.send_signal(number)
+        status, out, err = finish(process)
+        assert (status, err) == (0, "")
+        assert f"base_url='{found[0]}'" in out
+        assert "Stopped after 1 requests" in out
+    finally:
+        process.kill()
+
+
+def test_serve_says_when_its_port_is_taken(tmp_path: Path) -> None:
+    first = start("serve", "oto", tmp=tmp_path)
+    try:
+        assert first.stdout is not None
+        found = re.search(r":(\d+),", first.stdout.readline())
+        assert found
+        status, _, err = finish(start("serve", "oto", "--port", found[1], tmp=tmp_path))
+        assert status == 1
+        assert err.startswith(f"Error: Cannot listen on port {found[1]}: ")
+        first.send_signal(signal.SIGTERM)
+        assert finish(first)[0] == 0
+    finally:
+        first.kill()
+
+
+def test_a_demo_whose_client_dies_fails_and_says_which(tmp_path: Path) -> None:
+    process = start("demo", "--expiries", "1000", *SHORT[:4], tmp=tmp_path)
+    try:
+        assert process.stdout is not None
+        while "requests," not in (line := process.stdout.readline()):
+            assert line, "the demo ended before it began"
+        others = children(process.pid)
+        watch = Watch(others)
+        os.kill(max(others), signal.SIGKILL)
+        status, _, err = finish(process)
+        assert status == 1
+        assert err.startswith("Error: The client 2 process ended early (status -9).")
+        assert watch.all_gone()
+        watch.close()
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        process.kill()

@@ -1,0 +1,162 @@
+"""The error tree: drawn as it is, split by whose turn it is, and safe to copy, pickle and show."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+import traceback
+from typing import Any
+
+import pytest
+
+from tokensession import errors
+from tokensession.errors import TokenSessionError
+
+CLASSES = [getattr(errors, name) for name in errors.__all__]
+EXTRAS: dict[str, dict[str, Any]] = {
+    "GrantRejected": {"code": "invalid_grant"},
+    "ClientRejected": {"code": "invalid_client"},
+    "Superseded": {"record": ("bytes", "version")},
+    "TokenUnavailable": {"retry_after": 12.5},
+    "NotSent": {"retry_after": 12.5},
+    "OutcomeUnknown": {"retry_after": 12.5},
+    "RateLimited": {"retry_after": 12.5},
+    "ClaimTimeout": {"retry_after": 12.5},
+}
+every_class = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+
+
+def made(kind: type[TokenSessionError]) -> TokenSessionError:
+    return kind("It happened.", **EXTRAS.get(kind.__name__, {}))
+
+
+def drawn() -> dict[str, str]:
+    """Child → parent, as the module's docstring draws them."""
+    parents: dict[str, str] = {}
+    above: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.match(r"    ((?:│   |├── |└── |    )*)(\w+)", line)
+        if match and match[2] in errors.__all__:
+            depth = len(match[1]) // 4
+            above[depth:] = [match[2]]
+            if depth:
+                parents[match[2]] = above[depth - 1]
+    return parents
+
+
+def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
+    real = {kind.__name__: kind.__bases__[0].__name__ for kind in CLASSES if kind is not TokenSessionError}
+    assert drawn() == real
+
+
+def test_every_error_of_the_module_is_public() -> None:
+    defined = {
+        name
+        for name, value in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(value, Exception) and value.__module__ == errors.__name__
+    }
+    assert defined == set(errors.__all__)
+    assert errors.__all__ == sorted(errors.__all__)
+
+
+def test_a_configuration_error_is_a_value_error_and_nothing_else_is() -> None:
+    for kind in CLASSES:
+        assert issubclass(kind, ValueError) is issubclass(kind, errors.ConfigurationError)
+
+
+def test_no_two_branches_overlap() -> None:
+    """Whoever catches one of the four needs to act in one way only."""
+    branches = [kind for kind in CLASSES if kind.__bases__[0] is TokenSessionError]
+    for kind in CLASSES:
+        if kind is not TokenSessionError:
+            assert sum(issubclass(kind, branch) for branch in branches) == 1
+
+
+@every_class
+def test_a_message_says_what_happened_then_what_is_intact_then_what_to_do(
+    kind: type[TokenSessionError],
+) -> None:
+    error = made(kind)
+    text = re.sub(r" \(retry_after=[\d.]+ s\)$", "", str(error))
+    assert text == f"It happened. {error.intact} {error.todo}"
+    assert error.intact.endswith(".")
+    assert error.todo.endswith(".")
+
+
+@every_class
+def test_each_class_has_its_own_docstring(kind: type[TokenSessionError]) -> None:
+    assert kind.__doc__
+    assert kind.__doc__ != kind.__bases__[0].__doc__
+
+
+@every_class
+def test_what_is_said_at_the_place_goes_before_what_the_class_says(kind: type[TokenSessionError]) -> None:
+    if "todo" in inspect.signature(kind).parameters:
+        error = kind("It happened.", todo="Do this.")
+        assert "Do this." in str(error)
+        assert type(error).todo not in str(error)
+
+
+def test_the_pause_is_shown_in_seconds() -> None:
+    assert str(errors.TokenUnavailable("No.", retry_after=2.25)).endswith("(retry_after=2.2 s)")
+    assert "retry_after" not in str(errors.TokenUnavailable("No."))
+
+
+@every_class
+def test_again_is_a_fresh_copy_with_the_original_as_its_cause(kind: type[TokenSessionError]) -> None:
+    original = made(kind)
+    try:
+        raise original
+    except TokenSessionError:
+        pass
+    copy = original.again()
+    assert type(copy) is kind
+    assert copy is not original
+    assert copy.__cause__ is original
+    assert copy.__traceback__ is None
+    assert (str(copy), copy.args, copy.__dict__) == (str(original), original.args, original.__dict__)
+
+
+def test_a_thousand_copies_leave_the_original_s_traceback_alone() -> None:
+    original = made(errors.RateLimited)
+    for _ in range(1000):
+        with pytest.raises(errors.RateLimited):
+            raise original.again()
+    assert original.__traceback__ is None
+    assert original.__cause__ is None
+
+
+def test_what_a_caller_changes_on_a_copy_stays_with_the_copy() -> None:
+    original = errors.TokenUnavailable("No.", retry_after=5)
+    original.add_note("seen first")
+    copy = original.again()
+    copy.retry_after = 1
+    copy.add_note("seen by one caller")
+    assert original.retry_after == 5
+    assert original.__notes__ == ["seen first"]
+    assert original.again().__notes__ == ["seen first"]
+
+
+@every_class
+def test_an_error_survives_pickling(kind: type[TokenSessionError]) -> None:
+    error = made(kind)
+    error.todo = "Do this."
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        copy = pickle.loads(pickle.dumps(error, protocol))
+        assert type(copy) is kind
+        assert (str(copy), copy.__dict__) == (str(error), error.__dict__)
+
+
+def test_each_error_carries_what_its_handler_needs() -> None:
+    assert errors.GrantRejected("No.", code="invalid_grant").code == "invalid_grant"
+    assert errors.GrantRejected("No.").code == ""
+    assert errors.ClientRejected("No.", code="invalid_client").code == "invalid_client"
+    assert errors.RateLimited("No.", retry_after=3).retry_after == 3
+    assert errors.NotSent("No.").retry_after is None
+    assert errors.Superseded("No.", record="r").record == "r"
+
+
+def test_the_format_of_an_exception_holds_its_message_once() -> None:
+    text = "".join(traceback.format_exception(errors.NotSent("Nobody there.")))
+    assert text.count("Nobody there.") == 1

@@ -1,0 +1,214 @@
+"""Oto: its configuration, its key, its helpers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from _planted import BY_REFRESH, NEW_ACCESS, REFRESH, assert_keeps_secrets, granted, oto, read, reply
+
+from tokensession import ConfigurationError
+from tokensession.providers import Health, Oto, Provider
+
+
+def test_it_is_a_provider_whose_permanent_refresh_token_does_not_rotate() -> None:
+    provider = oto()
+    assert isinstance(provider, Provider)
+    assert provider.rotates is False
+    assert provider.replay_leeway == 0
+    assert provider.seed == BY_REFRESH
+    assert provider.api_headers == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "base_url", "origin"),
+    [
+        ({}, "https://api.tryoto.com", "https://api.tryoto.com"),
+        ({"environment": "staging"}, "https://staging-api.tryoto.com", "https://staging-api.tryoto.com"),
+        (
+            {"base_url": "https://proxy.example:8443/oto/"},
+            "https://proxy.example:8443/oto",
+            "https://proxy.example:8443",
+        ),
+    ],
+)
+def test_a_bearer_goes_to_the_environment_s_own_origin(
+    settings: dict[str, Any], base_url: str, origin: str
+) -> None:
+    provider = Oto(refresh_token=REFRESH, **settings)
+    assert provider.base_url == base_url
+    assert provider.origins == (origin,)
+
+
+def test_the_key_tells_environments_addresses_and_accounts_apart() -> None:
+    """One cache key for live and staging is a mistake that clients of this API make."""
+    keys = [
+        Oto(refresh_token="rt-1").key,
+        Oto(refresh_token="rt-2").key,
+        Oto(refresh_token="rt-1", environment="staging").key,
+        Oto(refresh_token="rt-1", base_url="https://proxy.example").key,
+        Oto(refresh_token="rt-1", base_url="https://proxy.example:8443").key,
+        Oto(refresh_token="rt-1", base_url="https://proxy.example", environment="staging").key,
+    ]
+    assert len(set(keys)) == len(keys)
+    assert all(key.startswith("oto/") for key in keys)
+    assert "production" in keys[0]
+    assert "staging" in keys[2]
+
+
+def test_the_key_is_the_same_in_every_process_and_holds_no_secret() -> None:
+    assert oto().key == oto().key == f"oto/production/{BY_REFRESH.fingerprint}"
+    assert_keeps_secrets(oto().key + repr(oto()))
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        " rt",
+        "rt ",
+        "rt\n",
+        "\u00a0rt",
+        "rt\u00a0",
+        "r\u00a0t",
+        "r\u200bt",
+        "r\tt",
+        "rt\0",
+        None,
+        7,
+        b"rt",
+    ],
+)
+def test_a_refresh_token_with_something_stuck_to_it_is_refused_at_once(token: Any) -> None:
+    with pytest.raises(ConfigurationError, match="refresh_token") as caught:
+        Oto(refresh_token=token)
+    assert "Nothing was sent." in str(caught.value)
+
+
+@pytest.mark.parametrize("environment", ["", "Production", "STAGING", "live", "prod ", None])
+def test_an_unknown_environment_is_refused_at_once(environment: Any) -> None:
+    with pytest.raises(ValueError, match="environment is"):
+        Oto(refresh_token=REFRESH, environment=environment)
+
+
+def test_from_env_takes_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTO_REFRESH_TOKEN", REFRESH)
+    monkeypatch.delenv("OTO_ENVIRONMENT", raising=False)
+    monkeypatch.setenv("OTO_BASE_URL", "")
+    assert Oto.from_env().key == oto().key
+    monkeypatch.setenv("OTO_ENVIRONMENT", "staging")
+    assert Oto.from_env().environment == "staging"
+    monkeypatch.setenv("OTO_BASE_URL", "http://127.0.0.1:9999/")
+    assert Oto.from_env().base_url == "http://127.0.0.1:9999"
+
+
+def test_from_env_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTO_REFRESH_TOKEN", raising=False)
+    with pytest.raises(
+        ConfigurationError, match=r"Not set: OTO_REFRESH_TOKEN\. .* Set them in the environment"
+    ):
+        Oto.from_env()
+
+
+def test_from_env_refuses_a_value_that_is_not_utf_8_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTO_REFRESH_TOKEN", REFRESH + "\udcff")
+    with pytest.raises(ConfigurationError, match="not valid Unicode") as caught:
+        Oto.from_env()
+    assert caught.value.__context__ is None
+    assert_keeps_secrets(str(caught.value))
+
+
+def test_the_life_is_what_the_reply_says_and_never_a_constant() -> None:
+    assert read(oto(), reply(granted(expires_in="1800"))).token.lifetime == 1800
+    assert read(oto(), reply(granted(expires_in="60"))).token.lifetime == 60
+    assert read(oto(), reply(granted(expires_in=None))).token.lifetime == 1800
+
+
+def test_the_documented_reply_is_read() -> None:
+    body = {
+        "access_token": NEW_ACCESS,
+        "refresh_token": REFRESH_REPEATED,
+        "success": True,
+        "token_type": "Bearer",
+        "expires_in": "3600",
+    }
+    issued = read(oto(), reply(body, content_type="text/plain;charset=iso-8859-1"))
+    assert issued.notes == ()
+    assert issued.token.authorization == f"Bearer {NEW_ACCESS}"
+    assert issued.token.refresh_token == REFRESH_REPEATED
+    assert issued.token.lifetime == 3600
+
+
+REFRESH_REPEATED = "AMf-vBx_repeated"
+
+
+# -- helpers ------------------------------------------------------------------------------------
+
+
+class Response:
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status = status
+        self._body = body
+
+    async def read(self) -> bytes:
+        return self._body
+
+
+class Session:
+    """Answers one GET, and remembers what for."""
+
+    def __init__(self, status: int, body: Any) -> None:
+        self.response = Response(status, body if isinstance(body, bytes) else json.dumps(body).encode())
+        self.asked: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def get(self, url: str, /) -> AsyncIterator[Response]:
+        self.asked.append(url)
+        yield self.response
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "health"),
+    [
+        (200, {"status": "ok"}, Health(True, 200, "ok")),
+        (200, {"status": "degraded"}, Health(False, 200, "degraded")),
+        (200, {}, Health(False, 200, "")),
+        (200, {"status": None}, Health(False, 200, "None")),
+        (200, b"<html>", Health(False, 200, "")),
+        (200, b"", Health(False, 200, "")),
+        (503, {"status": "ok"}, Health(False, 503, "ok")),
+        (401, {"message": "Jwt is expired", "code": 401}, Health(False, 401, "")),
+        (200, {"status": NEW_ACCESS}, Health(False, 200, "[redacted]")),
+        (200, {"status": "\ud800"}, Health(False, 200, "?")),
+    ],
+)
+def test_health_is_ok_only_if_the_api_says_so(status: int, body: Any, health: Health) -> None:
+    session = Session(status, body)
+    assert asyncio.run(oto().health(session)) == health
+    assert session.asked == ["/rest/v2/healthCheck"]
+
+
+def test_health_shows_only_the_beginning_of_a_long_answer() -> None:
+    health = asyncio.run(oto().health(Session(200, {"status": "word " * 10_000})))
+    assert len(health.detail) < 200
+
+
+@pytest.mark.parametrize(("status", "accepted"), [(200, True), (401, False), (403, False), (500, False)])
+def test_the_token_test_asks_staging(status: int, accepted: bool) -> None:
+    session = Session(status, b"")
+    provider = Oto(refresh_token=REFRESH, environment="staging")
+    assert asyncio.run(provider.test(session)) is accepted
+    assert session.asked == ["/rest/v2/test"]
+
+
+def test_the_token_test_does_not_exist_in_production() -> None:
+    session = Session(200, b"")
+    with pytest.raises(ConfigurationError, match=r"staging environment only.*Nothing was sent"):
+        asyncio.run(oto().test(session))
+    assert session.asked == []

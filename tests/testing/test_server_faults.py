@@ -1,0 +1,301 @@
+"""Scripted faults, gates, and the API endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import aiohttp
+import pytest
+from _exchange import Client, code, refresh, run, talking_to
+
+from tokensession.providers import Oto, Priava
+from tokensession.testing import (
+    Drip,
+    Edit,
+    Hang,
+    OtoServer,
+    PriavaServer,
+    Reply,
+    Reset,
+    Truncate,
+    json_reply,
+    redirect,
+)
+from tokensession.token import fingerprint
+
+SEED = refresh("fake-oto-refresh-token")
+
+
+async def _token(client: Client) -> str:
+    answer = await client.redeem(Oto(**client.server.credentials), SEED)
+    return str(answer["access_token"])
+
+
+def test_scripted_replies_are_given_in_order_byte_for_byte_and_spend_nothing() -> None:
+    async def main() -> None:
+        async with talking_to(PriavaServer()) as client:
+            provider = Priava(**client.server.credentials)
+            request = provider.request(code(client.server.credentials["code"]))
+            client.server.script(
+                Reply(502, b"\xff<html>", (("Content-Type", "text/html"), ("Retry-After", "7"))),
+                json_reply(400, {"error": "invalid_client"}),
+                redirect("https://elsewhere.example/token"),
+            )
+            first = await client.send(request)
+            assert (first.status, first.body, first.header("retry-after")) == (502, b"\xff<html>", "7")
+            assert json.loads((await client.send(request)).body) == {"error": "invalid_client"}
+            third = await client.send(request)
+            assert (third.status, third.header("location")) == (307, "https://elsewhere.example/token")
+            assert (await client.send(request)).status == 200
+
+    run(main)
+
+
+def test_an_edited_reply_has_tokens_that_work() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            client.server.script(Edit(lambda reply: reply | {"expires_in": 0}))
+            answer = await client.redeem(Oto(**client.server.credentials), SEED)
+            assert answer["expires_in"] == 0
+            assert await client.api("/echo", answer["access_token"]) == 200
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("fault", "spent"),
+    [(Reset(spent=True), True), (Reset(spent=False), False), (Truncate(keep=30), True)],
+)
+def test_a_lost_reply_leaves_the_grant_spent_or_not_as_told(fault: Reset | Truncate, spent: bool) -> None:
+    async def main() -> None:
+        async with talking_to(PriavaServer()) as client:
+            provider = Priava(**client.server.credentials)
+            seed = code(client.server.credentials["code"])
+            client.server.script(fault)
+            with pytest.raises(
+                (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientPayloadError)
+            ):
+                await client.send(provider.request(seed))
+            again = await client.redeem(provider, seed)
+            assert again["status"] == (400 if spent else 200)
+            assert client.server.stats.reuse_detections == int(spent)
+
+    run(main)
+
+
+@pytest.mark.parametrize("spent", [True, False])
+def test_a_hanging_request_ends_with_the_server(spent: bool) -> None:
+    async def main() -> None:
+        async with talking_to(PriavaServer()) as client:
+            client.server.script(Hang(spent=spent))
+            provider = Priava(**client.server.credentials)
+            async with client.server.hold("before") as gate:
+                request = asyncio.ensure_future(
+                    client.send(provider.request(code(client.server.credentials["code"])))
+                )
+                await gate.reached()
+            await client.server.close()
+            with pytest.raises((aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
+                await request
+
+    run(main)
+
+
+def test_a_dripping_reply_arrives_whole_if_one_waits() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            client.server.script(Drip(pause=0))
+            assert (await client.redeem(Oto(**client.server.credentials), SEED))["success"] is True
+
+    run(main)
+
+
+async def _begin(client: Client) -> aiohttp.ClientResponse:
+    """A token request whose reply has begun."""
+    request = Oto(**client.server.credentials).request(SEED)
+    response = await client.http.post(request.url, data=request.body, headers=request.headers)
+    await response.content.readexactly(1)
+    return response
+
+
+def test_a_dripping_reply_ends_with_the_server() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            client.server.script(Drip(pause=3600))
+            response = await _begin(client)
+            await client.server.close()
+            with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientOSError)):
+                await response.read()
+
+    run(main)
+
+
+def test_a_dripping_reply_ends_with_the_client() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            client.server.script(Drip(pause=0.001))
+            (await _begin(client)).close()
+            await client.redeem(Oto(**client.server.credentials), SEED)
+
+    run(main)
+
+
+def test_a_gate_before_redeeming_holds_requests_with_nothing_spent_yet() -> None:
+    async def main() -> None:
+        async with talking_to(PriavaServer()) as client:
+            provider = Priava(**client.server.credentials)
+            seed = code(client.server.credentials["code"])
+            async with client.server.hold("before") as gate:
+                request = asyncio.ensure_future(client.redeem(provider, seed))
+                await gate.reached()
+                assert not client.server._ledger._slips[seed].spent
+                assert gate.arrived == 1
+            assert (await request)["status"] == 200
+
+    run(main)
+
+
+def test_what_has_arrived_is_carried_out_even_if_the_client_has_left() -> None:
+    async def main() -> None:
+        async with talking_to(PriavaServer()) as client:
+            provider = Priava(**client.server.credentials)
+            seed = code(client.server.credentials["code"])
+            async with client.server.hold("before") as gate, client.server.hold("after") as spent:
+                request = asyncio.ensure_future(client.redeem(provider, seed))
+                await gate.reached()
+                request.cancel()
+                await asyncio.wait([request])
+                gate.open()
+                await spent.reached()
+            assert (await client.redeem(provider, seed))["error"] == "invalid_grant"
+
+    run(main)
+
+
+def test_a_gate_at_the_api_holds_requests_before_their_bearer_is_looked_at() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            token = await _token(client)
+            async with client.server.hold("api") as gate:
+                requests = [asyncio.ensure_future(client.api("/echo", token)) for _ in range(5)]
+                await gate.reached(5)
+                client.server.revoke_access_tokens()
+            assert await asyncio.gather(*requests) == [401] * 5
+            assert "open, 5 arrived" in repr(gate)
+
+    run(main)
+
+
+def test_closing_the_server_opens_its_gates() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            async with client.server.hold("before") as gate:
+                request = asyncio.ensure_future(client.redeem(Oto(**client.server.credentials), SEED))
+                await gate.reached()
+                await client.server.close()
+                await asyncio.wait([request])
+
+    run(main)
+
+
+def test_the_echo_tells_everything_but_the_bearer() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            token = await _token(client)
+            url = client.server.base_url + "/echo?page=2"
+            headers = {"Authorization": f"Bearer {token}", "X-Trace": "7"}
+            async with client.http.patch(url, data=b"some body", headers=headers) as response:
+                echo = await response.json()
+            assert (echo["method"], echo["path"], echo["query"]) == ("PATCH", "/echo", "page=2")
+            assert (echo["body"], echo["authorized"]) == ("some body", True)
+            assert ["X-Trace", "7"] in echo["headers"]
+            assert token not in json.dumps(echo)
+            async with client.http.get(client.server.base_url + "/open/echo") as response:
+                assert (await response.json())["authorized"] is False
+            assert client.server.stats.requests == 1
+
+    run(main)
+
+
+def test_the_log_says_which_bearer_each_request_had() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            token = await _token(client)
+            await client.api("/status/403", token)
+            await client.api("/status/401", token)
+            await client.api("/echo", "wrong")
+            async with client.http.get(client.server.base_url + "/echo") as response:
+                assert response.status == 401
+            assert [(seen.path, seen.status, seen.bearer) for seen in client.server.log] == [
+                ("/status/403", 403, fingerprint(token)),
+                ("/status/401", 401, fingerprint(token)),
+                ("/echo", 401, fingerprint("wrong")),
+                ("/echo", 401, None),
+            ]
+            assert client.server.stats.unauthorized == 2
+
+    run(main)
+
+
+def test_a_large_401_is_large_and_only_for_a_dead_bearer() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            token = await _token(client)
+            url = client.server.base_url + "/large-401"
+            assert await client.api("/large-401", token) == 200
+            async with client.http.get(url, headers={"Authorization": "Bearer wrong"}) as response:
+                assert response.status == 401
+                assert len(await response.read()) > 1 << 22
+
+    run(main)
+
+
+def test_redirects_streams_and_websockets_want_the_bearer_too() -> None:
+    async def main() -> None:
+        async with talking_to(PriavaServer()) as client:
+            provider = Priava(**client.server.credentials)
+            answer = await client.redeem(provider, code(client.server.credentials["code"]))
+            headers = {"Authorization": f"Bearer {answer['access_token']}"}
+            base = client.server.base_url
+            async with client.http.get(
+                base + "/redirect",
+                params={"to": base + "/echo", "status": "307"},
+                headers=headers,
+                allow_redirects=False,
+            ) as response:
+                assert (response.status, response.headers["Location"]) == (307, base + "/echo")
+            async with client.http.get(base + "/stream/200000", headers=headers) as response:
+                assert len(await response.read()) == 200_000
+            async with client.http.ws_connect(base + "/ws", headers=headers) as socket:
+                await socket.send_str("text")
+                assert (await socket.receive()).data == "text"
+                await socket.send_bytes(b"bytes")
+                assert (await socket.receive()).data == b"bytes"
+            with pytest.raises(aiohttp.WSServerHandshakeError):
+                await client.http.ws_connect(base + "/ws")
+
+    run(main)
+
+
+def test_closing_the_server_closes_its_websockets() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            headers = {"Authorization": f"Bearer {await _token(client)}"}
+            async with client.http.ws_connect(client.server.base_url + "/ws", headers=headers) as socket:
+                closing = asyncio.ensure_future(client.server.close())
+                assert (await socket.receive()).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+            await closing
+
+    run(main)
+
+
+def test_a_stream_ends_when_its_reader_leaves() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            headers = {"Authorization": f"Bearer {await _token(client)}"}
+            url = client.server.base_url + f"/stream/{1 << 40}"
+            async with client.http.get(url, headers=headers) as response:
+                await response.content.readexactly(10)
+
+    run(main)

@@ -1,0 +1,340 @@
+"""The servers refuse what is not byte-exact, and answer as documented."""
+
+from __future__ import annotations
+
+import json
+
+import aiohttp
+import pytest
+from _exchange import code, refresh, run, talking_to
+
+from tokensession.providers import OAuth2, Oto, Priava, TokenRequest
+from tokensession.testing import OAuth2Server, OtoServer, PriavaServer
+from tokensession.wire import encode_form
+
+FORM = "application/x-www-form-urlencoded;charset=utf-8"
+
+
+def test_oto_answers_as_it_has_been_seen_to() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer(lifetime=3)) as client:
+            provider = Oto(**client.server.credentials)
+            assert provider.seed is not None
+            reply = await client.send(provider.request(provider.seed))
+            assert reply.header("content-type") == "text/plain;charset=iso-8859-1"
+            document = json.loads(reply.body)
+            assert list(document) == ["access_token", "refresh_token", "success", "token_type", "expires_in"]
+            assert document["expires_in"] == "3"
+            assert document["success"] is True
+            assert document["refresh_token"] == provider.seed.secret
+            issued = provider.read(reply, provider.seed, sent_at=0.0)
+            assert issued.notes == ()
+            assert await client.api("/rest/v2/healthCheck", issued.token.access_token) == 200
+
+    run(main)
+
+
+def _oto(
+    body: bytes, *headers: tuple[str, str], query: str = ""
+) -> tuple[bytes, tuple[tuple[str, str], ...], str]:
+    return body, headers or (("Content-Type", "application/json"),), query
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (_oto(b'{"refresh_token": "planted", "grant_type": "refresh_token"}'), "2 keys"),
+        (_oto(b"{}"), "0 keys"),
+        (_oto(b'{"refresh_token": ""}'), "not a string"),
+        (_oto(b'{"refresh_token": 7}'), "not a string"),
+        (_oto(b'["planted"]'), "not one JSON object"),
+        (_oto(b'{"refresh_token": "planted", "refresh_token": "planted"}'), "not one JSON object"),
+        (_oto(b'{"refresh_token": "planted\xff"}'), "not one JSON object"),
+        (_oto(b"refresh_token=planted", ("Content-Type", FORM)), "Content-Type"),
+        (
+            _oto(
+                b'{"refresh_token": "planted"}',
+                ("Content-Type", "application/json"),
+                ("Authorization", "Bearer planted"),
+            ),
+            "Authorization",
+        ),
+        (_oto(b'{"refresh_token": "planted"}', query="?refresh_token=planted"), "query"),
+    ],
+)
+def test_oto_refuses_a_request_that_is_not_as_documented(
+    sent: tuple[bytes, tuple[tuple[str, str], ...], str], says: str
+) -> None:
+    async def main() -> None:
+        body, headers, query = sent
+        async with talking_to(OtoServer()) as client:
+            reply = await client.send(TokenRequest(client.server.token_url + query, headers, body))
+            assert reply.status == 400
+            document = json.loads(reply.body)
+            assert document["success"] is False
+            assert says in document["errorMsg"]
+            assert says in client.server.refusals[0]
+            assert "planted" not in reply.body.decode()
+            assert client.server.stats.refusals == client.server.stats.token_requests == 1
+
+    run(main)
+
+
+def test_a_get_at_the_token_endpoint_is_refused() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client, client.http.get(client.server.token_url) as response:
+            assert response.status == 400
+            assert client.server.refusals == ["the method is GET, not POST"]
+
+    run(main)
+
+
+def test_oto_says_oto1083_to_a_refresh_token_it_does_not_know() -> None:
+    async def main() -> None:
+        async with talking_to(OtoServer()) as client:
+            answer = await client.redeem(Oto(**client.server.credentials), refresh("of-another-environment"))
+            assert (answer["status"], answer["otoErrorCode"]) == (400, "OTO1083")
+            assert client.server.stats.rejections == 1
+            assert client.server.stats.refusals == client.server.stats.expiries == 0
+
+    run(main)
+
+
+def test_the_token_test_exists_in_staging_only() -> None:
+    async def main() -> None:
+        for server, status in ((OtoServer(), 404), (OtoServer(environment="staging"), 200)):
+            async with talking_to(server) as client:
+                answer = await client.redeem(Oto(**server.credentials), refresh(server.refresh_token))
+                assert await client.api("/rest/v2/test", answer["access_token"]) == status
+
+    run(main)
+
+
+def test_priava_answers_as_documented_to_both_grants_with_awkward_secrets() -> None:
+    async def main() -> None:
+        server = PriavaServer(client_secret="a %&+£€", region="APAC", lifetime=5)
+        async with talking_to(server) as client:
+            provider = Priava(**server.credentials)
+            first = await client.redeem(provider, code(server.code))
+            assert list(first) == ["access_token", "refresh_token", "token_type", "expires_in", "status"]
+            assert (first["token_type"], first["expires_in"]) == ("BEARER", 5)
+            second = await client.redeem(provider, refresh(first["refresh_token"]))
+            assert second["refresh_token"] != first["refresh_token"]
+            assert server.refusals == []
+
+    run(main)
+
+
+PAIRS = (
+    ("grant_type", "refresh_token"),
+    ("client_id", "fake-priava-client"),
+    ("client_secret", "fake-priava-secret"),
+    ("refresh_token", "planted"),
+    ("redirect_uri", "https://my.app.com/oauth2callback"),
+)
+BODY = encode_form(PAIRS)
+
+
+def _priava(
+    body: bytes = BODY, content_type: str = FORM, regions: tuple[str, ...] = ("EU",)
+) -> tuple[bytes, tuple[tuple[str, str], ...]]:
+    return body, (("Content-Type", content_type), *(("TenantRegion", region) for region in regions))
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (_priava(BODY + b"\xc2\xa0"), "no-break space"),
+        (_priava(BODY + b"%C2%A0"), "redirect_uri"),
+        (_priava(BODY + b"\xff"), "not ASCII"),
+        (_priava(content_type="application/x-www-form-urlencoded; charset=utf-8"), "Content-Type"),
+        (_priava(content_type="application/x-www-form-urlencoded"), "Content-Type"),
+        (_priava(regions=()), "TenantRegion"),
+        (_priava(regions=("eu",)), "TenantRegion"),
+        (_priava(regions=("EU", "EU")), "TenantRegion"),
+        (_priava(regions=("US",)), "not the region of this tenant"),
+        (_priava(encode_form(PAIRS[:4])), "redirect_uri, in this order"),
+        (_priava(encode_form(PAIRS[::-1])), "in this order"),
+        (_priava(encode_form((*PAIRS, ("scope", "planted")))), "in this order"),
+        (_priava(encode_form((*PAIRS, ("planted", "planted")))), "1 fields that no token request has"),
+        (_priava(encode_form((*PAIRS, PAIRS[4]))), "a field twice"),
+        (_priava(encode_form((*PAIRS[:3], ("refresh_token", ""), PAIRS[4]))), "refresh_token is empty"),
+        (_priava(encode_form((("grant_type", "password"), *PAIRS[1:]))), "grant_type"),
+        (_priava(BODY.replace(b"://", b"%3A%2F%2F")), "encoded otherwise"),
+        (_priava(BODY.replace(b"planted", b"pl%61nted")), "encoded otherwise"),
+        (_priava(b'{"refresh_token": "planted"}'), "not form-encoded"),
+    ],
+)
+def test_priava_refuses_a_request_that_is_not_byte_exact(
+    sent: tuple[bytes, tuple[tuple[str, str], ...]], says: str
+) -> None:
+    async def main() -> None:
+        body, headers = sent
+        async with talking_to(PriavaServer()) as client:
+            reply = await client.send(TokenRequest(client.server.token_url, headers, body))
+            document = json.loads(reply.body)
+            assert (reply.status, document["error"]) == (400, "invalid_request")
+            assert says in document["error_description"]
+            assert "planted" not in reply.body.decode()
+            assert client.server.stats.refusals == 1
+
+    run(main)
+
+
+def test_priava_refuses_an_authorization_header_on_the_token_request() -> None:
+    async def main() -> None:
+        async with talking_to(PriavaServer()) as client:
+            body, headers = _priava()
+            request = TokenRequest(client.server.token_url, (*headers, ("Authorization", "Bearer x")), body)
+            assert (await client.send(request)).status == 400
+            assert "Authorization" in client.server.refusals[0]
+
+    run(main)
+
+
+def test_priava_rejects_a_wrong_client_without_calling_the_form_wrong() -> None:
+    async def main() -> None:
+        async with talking_to(PriavaServer()) as client:
+            provider = Priava(**client.server.credentials | {"client_secret": "another"})
+            answer = await client.redeem(provider, code(client.server.credentials["code"]))
+            assert (answer["status"], answer["error"]) == (400, "invalid_client")
+            assert client.server.stats.rejections == 1
+            assert client.server.stats.refusals == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("auth", ["basic", "post"])
+@pytest.mark.parametrize("rotates", [True, False])
+def test_a_generic_server_takes_the_client_where_it_belongs(auth: str, rotates: bool) -> None:
+    async def main() -> None:
+        server = OAuth2Server(auth=auth, rotates=rotates, client_secret="a secret: %&+")  # type: ignore[arg-type]
+        async with talking_to(server) as client:
+            provider = OAuth2(**server.credentials)
+            first = await client.redeem(provider, refresh(server.refresh_token))
+            assert ("refresh_token" in first) is rotates
+            again = await client.redeem(provider, code(server.new_code()))
+            assert again["status"] == 200
+            other = await client.redeem(provider, refresh(server.new_seed()))
+            assert other["status"] == 200
+            assert server.refusals == []
+
+    run(main)
+
+
+def test_a_generic_server_refuses_the_client_in_the_wrong_place_or_in_two() -> None:
+    async def main() -> None:
+        for mine, other in (("basic", "post"), ("post", "basic")):
+            server = OAuth2Server(auth=mine)  # type: ignore[arg-type]
+            async with talking_to(server) as client:
+                provider = OAuth2(**server.credentials | {"auth": other})
+                answer = await client.redeem(provider, refresh(server.refresh_token))
+                assert answer["error"] == "invalid_request"
+                assert server.stats.refusals == 1
+
+    run(main)
+
+
+def test_a_generic_server_answers_401_to_a_client_that_fails_in_the_header() -> None:
+    async def main() -> None:
+        server = OAuth2Server()
+        async with talking_to(server) as client:
+            provider = OAuth2(**server.credentials | {"client_secret": "another"})
+            reply = await client.send(provider.request(refresh(server.refresh_token)))
+            assert (reply.status, reply.header("www-authenticate")) == (401, "Basic")
+        server = OAuth2Server(auth="post")
+        async with talking_to(server) as client:
+            provider = OAuth2(**server.credentials | {"client_secret": "another"})
+            assert (await client.redeem(provider, refresh("x")))["status"] == 400
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "says"),
+    [
+        ("text/plain", b"grant_type=refresh_token&refresh_token=planted", "Content-Type"),
+        (FORM, b"grant_type=authorization_code&refresh_token=planted", "do not belong together"),
+    ],
+)
+def test_a_generic_server_refuses_a_grant_without_its_secret(
+    content_type: str, body: bytes, says: str
+) -> None:
+    async def main() -> None:
+        server = OAuth2Server()
+        async with talking_to(server) as client:
+            good = OAuth2(**server.credentials).request(refresh("x"))
+            headers = [pair for pair in good.headers if pair[0] != "Content-Type"]
+            reply = await client.altered(good, headers=(*headers, ("Content-Type", content_type)), body=body)
+            assert reply.status == 400
+            assert says in server.refusals[0]
+            assert b"planted" not in reply.body
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "authorization", [None, "bearer {}", "BEARER {}", "Bearer  {}", "Bearer wrong", "{}"]
+)
+def test_the_api_wants_the_scheme_bearer_exactly(authorization: str | None) -> None:
+    async def main() -> None:
+        for server in (OtoServer(), PriavaServer(), OAuth2Server()):
+            async with talking_to(server) as client:
+                issue = server._ledger.redeem(next(iter(server._ledger._slips)))
+                assert issue is not None
+                headers = {"Authorization": authorization.format(issue.access_token)} if authorization else {}
+                async with client.http.get(server.base_url + "/echo", headers=headers) as response:
+                    assert response.status == 401
+                    if isinstance(server, OtoServer):
+                        assert await response.json() == {"message": "Jwt is expired", "code": 401}
+                assert await client.api("/echo", issue.access_token) == 200
+                assert (server.stats.requests, server.stats.unauthorized) == (2, 1)
+
+    run(main)
+
+
+@pytest.mark.parametrize("lifetime", [0, -1, 0.5, 2.5])
+def test_a_lifetime_that_the_replies_cannot_express_is_refused(lifetime: float) -> None:
+    with pytest.raises(ValueError, match="whole seconds"):
+        PriavaServer(lifetime=lifetime)
+
+
+def test_a_region_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="APAC, EU, US"):
+        PriavaServer(region="eu")
+
+
+def test_a_server_has_no_address_before_it_was_started() -> None:
+    with pytest.raises(RuntimeError, match="async with"):
+        _ = OtoServer().base_url
+
+
+def test_a_server_binds_loopback_only_and_keeps_its_port_over_a_restart() -> None:
+    async def main() -> None:
+        server = PriavaServer()
+        async with server:
+            url = server.base_url
+            assert url.startswith("http://127.0.0.1:")
+            assert url.endswith("/api")
+            with pytest.raises(OSError, match="address already in use"):
+                await OtoServer(port=int(server.origin.rsplit(":", 1)[1])).start()
+        await server.close()
+        async with aiohttp.ClientSession() as http:
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await http.get(url)
+            async with server, http.get(url + "/echo") as response:
+                assert server.base_url == url
+                assert response.status == 401
+
+    run(main)
+
+
+def test_no_repr_shows_a_secret() -> None:
+    async def main() -> None:
+        for server in (OtoServer(), PriavaServer(), OAuth2Server()):
+            async with server:
+                issue = server._ledger.redeem(next(iter(server._ledger._slips)))
+                shown = repr(server) + repr(server._ledger) + repr(issue) + repr(server.stats)
+                assert "fake-" not in shown
+
+    run(main)
