@@ -23,7 +23,7 @@ import anyio
 
 from .errors import TokenSessionError, TokenUnavailable
 
-__all__ = ["Flight"]
+__all__ = ["Flight", "Flights"]
 
 T = TypeVar("T")
 
@@ -31,8 +31,7 @@ T = TypeVar("T")
 class Flight(Generic[T]):
     """Work under way. Takes off when it is made, in the running event loop.
 
-    `on_landing` is called when it is over, before any waiter runs: for whoever keeps the strong
-    reference to let go of it.
+    `on_landing` is called when it is over, before any waiter runs. Keep a reference: see `Flights`.
     """
 
     __slots__ = ("_error", "_event", "_loop", "_on_landing", "_result", "_task")
@@ -55,13 +54,14 @@ class Flight(Generic[T]):
     async def _run(self, work: Coroutine[Any, Any, T]) -> None:
         try:
             self._result = await work
-        except asyncio.CancelledError as error:
-            # Only a closing event loop, or close() after its grace period, cancels a flight.
+        except Exception as error:  # noqa: BLE001 - it is the waiters' to handle, each in its own task
+            self._error = error
+        except BaseException as error:
+            # Only a closing event loop, the interpreter's end, or close() after its grace period comes
+            # here: nobody whose cancellation should have spared us.
             self._error = TokenUnavailable("The refresh was stopped: its event loop or session is closing.")
             self._error.__cause__ = error
             raise
-        except Exception as error:  # noqa: BLE001 - it is the waiters' to handle, each in its own task
-            self._error = error
         finally:
             self._event.set()
             if self._on_landing is not None:
@@ -106,3 +106,40 @@ class Flight(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Flight {self._task.get_name()} {'landed' if self.landed else 'under way'}>"
+
+
+class Flights:
+    """Keeps flights alive until they land, and lets go of them then: at rest it holds nothing."""
+
+    __slots__ = ("_flights",)
+
+    def __init__(self) -> None:
+        self._flights: frozenset[Flight[Any]] = frozenset()
+
+    def take_off(self, work: Coroutine[Any, Any, T], *, name: str) -> Flight[T]:
+        """Start this work."""
+        flight = Flight(work, name=name, on_landing=self._landed)
+        self._flights |= {flight}
+        return flight
+
+    def _landed(self, flight: Flight[Any]) -> None:
+        self._flights -= {flight}
+
+    @property
+    def under_way(self) -> frozenset[Flight[Any]]:
+        """Those that can still land."""
+        return frozenset(flight for flight in self._flights if not (flight.landed or flight.stranded))
+
+    async def drain(self) -> None:
+        """Wait until all are over, and those that they start as well."""
+        while flights := self.under_way:
+            for flight in flights:
+                await flight.drain()
+
+    async def abort(self) -> None:
+        """Cancel all of them, and wait until they have put their things in order."""
+        for flight in self.under_way:
+            await flight.abort()
+
+    def __repr__(self) -> str:
+        return f"<Flights {len(self.under_way)} under way>"

@@ -6,18 +6,33 @@ is told what both clocks say. `source.py` asks it what may be done, and does it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 from .errors import ConfigurationError, RateLimited, SignInRequired, TokenSessionError, TokenUnavailable
 from .freshness import NO_TOKEN, Deadlines, Policy, Verdict, back_off, deadlines, forced_pause, spacing
 from .token import Token
 
-__all__ = ["Held", "Snapshot"]
+__all__ = ["Counts", "Held", "Snapshot"]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened since the source was made."""
+
+    flights: int = 0
+    token_requests: int = 0
+    """Token requests that brought a token."""
+    adopted: int = 0
+    """Tokens that somebody else had put into the store."""
+    refused: int = 0
+    """Flights that a 401 has started."""
+    failures: int = 0
+    """Flights that ended in an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of a source, for people. No secrets. Durations in seconds."""
+    """The state of a source, for people. No secrets. Durations in seconds; the counters are `Counts`'."""
 
     key: str
     verdict: Verdict
@@ -28,17 +43,14 @@ class Snapshot:
     in_flight: bool
     unsaved: bool
     """Whether a token in memory is still waiting to be stored."""
-    flights: int
-    token_requests: int
-    """Token requests that brought a token."""
-    adopted: int
-    """Tokens that somebody else had put into the store."""
-    refused: int
-    """Flights that a 401 has started."""
-    failures: int
     last_error: str | None
     """The type of the error that is remembered now."""
     retry_after: float | None
+    flights: int
+    token_requests: int
+    adopted: int
+    refused: int
+    failures: int
 
 
 @dataclass(slots=True)
@@ -59,6 +71,7 @@ class Held:
     error: TokenSessionError | None = None
     error_until: float = float("-inf")
     errors_in_a_row: int = 0
+    counts: Counts = field(default_factory=Counts)
 
     def serve(
         self,
@@ -98,6 +111,7 @@ class Held:
     ) -> float:
         """Remember a failure. The pause, in seconds, in which nobody asks again."""
         self.errors_in_a_row += 1
+        self.counts.failures += 1
         pause = self._pause(error, policy, self.deadlines.usable_for(wall, boot), jitter)
         if isinstance(error, TokenUnavailable):
             error.retry_after = pause
@@ -134,6 +148,23 @@ class Held:
         worth = boot - self.since >= forced_pause(self.forced, lifetime, policy)
         self.in_vain = self.in_vain or not worth
         return worth
+
+    def snapshot(self, key: str, wall: float, boot: float, *, in_flight: bool, unsaved: bool) -> Snapshot:
+        """All of this, for people."""
+        token, limits = self.token, self.deadlines
+        error = self.remembered(boot)
+        left = min(limits.over_wall - wall, limits.over_boot - boot)
+        return Snapshot(
+            key=key,
+            verdict=limits.verdict(wall, boot),
+            token=token.fingerprint if token is not None else None,
+            seconds_left=left if token is not None and token.lifetime is not None else None,
+            in_flight=in_flight,
+            unsaved=unsaved,
+            last_error=type(error).__name__ if error else None,
+            retry_after=self.error_until - boot if error else None,
+            **asdict(self.counts),
+        )
 
     def _forgive(self) -> None:
         self.error, self.error_until, self.errors_in_a_row = None, float("-inf"), 0

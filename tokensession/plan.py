@@ -124,7 +124,8 @@ def plan(
             still_good = usable and not refused
             if attempt.replays:
                 return Serve(grant) if still_good else Fail(_gone())
-            if still_good and not 0 <= now - attempt.at <= provider.replay_leeway:
+            permitted = provider.replay_leeway > 0 and 0 <= now - attempt.at <= provider.replay_leeway
+            if still_good and not permitted:
                 return Serve(grant)  # the refresh token may be spent: live on this token while it lasts
             return Redeem(grant, credential, replay=True)
     return Redeem(grant, credential, replay=False)

@@ -10,7 +10,7 @@ makes it one per store.
 Mutable state, all of it touched in one event loop and never across an await that assumes it unchanged:
 
 - `_held`: the token being served, its deadlines, and the last failure (a state machine of its own).
-- `_flight`: the refresh under way. `_chores`: sign-ins, sign-outs and saves under way.
+- `_flight`: the refresh under way. `_flights`: that one, and sign-ins, sign-outs and saves.
 - `_epoch`: counts sign-ins and sign-outs. A flight that began in an earlier epoch publishes nothing,
   and looks again: a late refresh resurrects nothing.
 
@@ -21,7 +21,7 @@ dropped; one in another loop that still runs is an error, for a source serves on
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from . import events
 from .clock import Clock, SystemClock, within
@@ -35,7 +35,7 @@ from .errors import (
     TokenSessionError,
     TokenUnavailable,
 )
-from .flight import Flight
+from .flight import Flight, Flights
 from .freshness import Policy, Verdict, back_off
 from .held import Held, Snapshot
 from .providers import checks
@@ -46,6 +46,8 @@ from .stores.base import Record, Store, check_key
 from .token import Token
 
 __all__ = ["ManagedSource"]
+
+T = TypeVar("T")
 
 _POLICY = Policy()
 _CLOCK = SystemClock()
@@ -61,18 +63,13 @@ class ManagedSource:
 
     __slots__ = (
         "__weakref__",
-        "_adopted",
-        "_chores",
         "_clock",
         "_epoch",
-        "_failures",
         "_flight",
         "_flights",
         "_held",
         "_observer",
-        "_refused",
         "_renewal",
-        "_requests",
         "_unsaved",
     )
 
@@ -107,11 +104,10 @@ class ManagedSource:
         )
         self._observer = observer
         self._held = Held()
+        self._flights = Flights()
         self._flight: Flight[Token] | None = None
-        self._chores: set[Flight[Any]] | None = None
         self._epoch = 0
         self._unsaved = False
-        self._flights = self._requests = self._adopted = self._refused = self._failures = 0
 
     # -- what callers use -------------------------------------------------------------------------
 
@@ -172,8 +168,7 @@ class ManagedSource:
         credential = checks.seed(code=code, refresh_token=refresh_token)
         if credential is None:
             raise ConfigurationError("Signing in takes a code or a refresh_token.", todo="Pass one of them.")
-        signed_in: Flight[Token] = self._chore(self._sign_in(credential), "sign-in")
-        return await signed_in.wait()
+        return await self._start(self._sign_in(credential), "sign-in").wait()
 
     async def sign_out(self) -> None:
         """Forget the token, here and in the store, until somebody signs in again.
@@ -181,29 +176,12 @@ class ManagedSource:
         Other processes notice when they next look at the store: at the latest when their token is due.
         Raises `StoreError` if it could not be stored; then nobody is signed out.
         """
-        await self._chore(self._sign_out(), "sign-out").wait()
+        await self._start(self._sign_out(), "sign-out").wait()
 
     def snapshot(self) -> Snapshot:
         """The state of this source, for people."""
-        wall, boot = self._now()
-        held, limits = self._held, self._held.deadlines
-        error = held.remembered(boot)
-        left = min(limits.over_wall - wall, limits.over_boot - boot)
-        return Snapshot(
-            key=self.key,
-            verdict=limits.verdict(wall, boot),
-            token=held.token.fingerprint if held.token else None,
-            seconds_left=left if held.token is not None and held.token.lifetime is not None else None,
-            in_flight=self._flight is not None and not (self._flight.landed or self._flight.stranded),
-            unsaved=self._unsaved,
-            flights=self._flights,
-            token_requests=self._requests,
-            adopted=self._adopted,
-            refused=self._refused,
-            failures=self._failures,
-            last_error=type(error).__name__ if error else None,
-            retry_after=held.error_until - boot if error else None,
-        )
+        in_flight = self._flight is not None and self._flight in self._flights.under_way
+        return self._held.snapshot(self.key, *self._now(), in_flight=in_flight, unsaved=self._unsaved)
 
     async def aclose(self) -> None:
         """Let what is under way finish, for at most the policy's grace period.
@@ -212,11 +190,9 @@ class ManagedSource:
         could still not be stored when time was up. The source may be used again.
         """
         try:
-            await within(self._clock, self._renewal.policy.grace, self._drain())
+            await within(self._clock, self._renewal.policy.grace, self._flights.drain())
         except TimeoutError:
-            for flight in self._under_way():
-                await flight.abort()
-        self._flight = self._chores = None
+            await self._flights.abort()
         if self._unsaved:
             raise StoreUnavailable(
                 "A new token could not be stored before closing.",
@@ -255,8 +231,8 @@ class ManagedSource:
 
     async def _asked(self) -> Token:
         if self._held.token is None:  # which token it is that should be replaced, the store may know
-            requests, token = self._requests, await self.token()
-            if self._requests > requests:
+            requests, token = self._held.counts.token_requests, await self.token()
+            if self._held.counts.token_requests > requests:
                 return token
         return await self._renewed("asked")
 
@@ -285,30 +261,31 @@ class ManagedSource:
     def _take_off(self, reason: str) -> Flight[Token]:
         have = self._held.token.fingerprint if self._held.token is not None else None
         if reason == "refused" and have is not None:
-            self._refused += 1
+            self._held.counts.refused += 1
             self._report(events.TokenRefused(self.key, have))
-        self._flights += 1
+        self._held.counts.flights += 1
         self._report(events.RefreshStarted(self.key, reason))
-        name = f"tokensession refresh {self.key}"
-        flight = Flight(self._fly(reason, have), name=name, on_landing=self._landed)
-        self._flight = flight
+        self._flight = flight = self._start(self._fly(reason, have), "refresh")
         return flight
 
     async def _fly(self, reason: str, have: str | None) -> Token:
-        while True:
-            epoch = self._epoch
-            try:
-                outcome = await self._renewal.renew(have=have, refused=reason == "refused")
-            except Exception as error:  # noqa: BLE001 - a foreign store may raise anything; it is re-raised
-                if epoch == self._epoch:
-                    failure = self._failed(error)
-                    raise failure from failure.__cause__
-            else:
-                if epoch == self._epoch:
-                    forced = reason == "refused" and have is not None
-                    return self._publish(outcome, have=have, forced=forced)
-            # Somebody signed in or out meanwhile: what came of it is in the store. Look again.
-            have = None
+        try:
+            while True:
+                epoch = self._epoch
+                try:
+                    outcome = await self._renewal.renew(have=have, refused=reason == "refused")
+                except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
+                    if epoch == self._epoch:
+                        failure = self._failed(error)
+                        raise failure from failure.__cause__
+                else:
+                    if epoch == self._epoch:
+                        forced = reason == "refused" and have is not None
+                        return self._publish(outcome, have=have, forced=forced)
+                # Somebody signed in or out meanwhile: what came of it is in the store. Look again.
+                have = None
+        finally:
+            self._flight = None  # it lands in this very step; an idle source keeps no task
 
     def _publish(self, outcome: Outcome, *, have: str | None, forced: bool = False) -> Token:
         """Serve this token from now on."""
@@ -317,17 +294,17 @@ class ManagedSource:
             raise StoreCorrupt("The stored grant has no token.")
         wall, boot = self._now()
         clock, policy = self._clock, self._renewal.policy
-        self._requests += outcome.requested
+        self._held.counts.token_requests += outcome.requested
         if token.fingerprint == have:
             self._held.keep(wall, boot)
         else:
-            self._adopted += not outcome.requested
+            self._held.counts.adopted += not outcome.requested
             self._held.serve(
                 token, policy, wall, boot, jitter=clock.jitter(), forced=forced, spaced=outcome.requested
             )
         if outcome.unsaved is not None:
             self._unsaved = True
-            self._chore(self._save(token, outcome.unsaved), "save")
+            self._start(self._save(token, outcome.unsaved), "save")
         return token
 
     def _failed(self, error: Exception) -> TokenSessionError:
@@ -340,34 +317,14 @@ class ManagedSource:
         if isinstance(error, SignedOut):
             self._held.forget()  # a refusal leaves the access token good; a sign-out means it
         pause = self._held.fail(error, self._renewal.policy, wall, boot, jitter=self._clock.jitter())
-        self._failures += 1
         usable_for = self._held.deadlines.usable_for(wall, boot)
         self._report(events.RefreshFailed(self.key, type(error).__name__, str(error), usable_for, pause))
         return error
 
-    def _under_way(self) -> list[Flight[Any]]:
-        flights = (self._flight, *(self._chores or ()))
-        return [flight for flight in flights if flight and not (flight.landed or flight.stranded)]
+    # -- signing in and out, saving ----------------------------------------------------------------
 
-    async def _drain(self) -> None:
-        while flights := self._under_way():  # one that lands may leave a save behind
-            for flight in flights:
-                await flight.drain()
-
-    # -- chores -----------------------------------------------------------------------------------
-
-    def _chore(self, work: Coroutine[Any, Any, Any], name: str) -> Flight[Any]:
-        """A flight of its own, referenced until it lands."""
-        flight: Flight[Any] = Flight(work, name=f"tokensession {name} {self.key}", on_landing=self._landed)
-        self._chores = {flight, *(self._chores or ())}
-        return flight
-
-    def _landed(self, flight: Flight[Any]) -> None:
-        """Let go of a flight: an idle source keeps no task, no event and no coroutine."""
-        if flight is self._flight:
-            self._flight = None
-        elif self._chores is not None:
-            self._chores = self._chores - {flight} or None
+    def _start(self, work: Coroutine[Any, Any, T], what: str) -> Flight[T]:
+        return self._flights.take_off(work, name=f"tokensession {what} {self.key}")
 
     async def _sign_in(self, credential: Credential) -> Token:
         self._report(events.RefreshStarted(self.key, "sign-in"))

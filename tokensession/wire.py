@@ -256,7 +256,7 @@ def _escapes(character: str) -> str:
     utf8 = character.encode("utf-8", "surrogatepass")
     utf16 = character.encode("utf-16-be", "surrogatepass").hex()
     ways = {
-        *(character, "\\" + character, html.escape(character)),
+        *(character, "\\" + character, json.dumps(character)[1:-1], html.escape(character)),
         "".join(f"%{byte:02x}" for byte in utf8),
         "".join("\\u" + utf16[i : i + 4] for i in range(0, len(utf16), 4)),
         *(f"&#{ord(character)};", f"&#x{ord(character):x};"),

@@ -26,9 +26,9 @@ class Plan:
     tasks: int = 100
     expiries: int = 6
     lifetime: int = 2
-    pace: float = 1.0
-    """A task's average pause between two requests: 4 x 2 x 100 tasks make 800 requests a second, which
-    leaves two cores half idle, so that the latencies are those of the library."""
+    pace: float = 1.5
+    """A task's average pause between two requests: 4 x 2 x 100 tasks make some 500 requests a second. That
+    leaves two cores more than half idle, so that the latencies are those of the library."""
 
     @property
     def naive_for(self) -> float:

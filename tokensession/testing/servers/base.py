@@ -197,12 +197,12 @@ class TokenServer(ABC):
             except Rejected as rejection:
                 self._rejections += 1
                 return self.refused(400, str(rejection), "The client is not known here.").response()
-            self._ledger.note(credential)
+            noted = self._ledger.note(credential)
             fault = self._faults.popleft() if self._faults else None
             await self._pass("before")
             if fault is not None:
-                return await fault.perform(request, lambda: self._redeem(credential))
-            return (await self._redeem(credential)).response()
+                return await fault.perform(request, lambda: self._redeem(credential, noted))
+            return (await self._redeem(credential, noted)).response()
 
     def _read(self, request: web.Request, body: bytes) -> Credential:
         if request.method != "POST":
@@ -211,8 +211,8 @@ class TokenServer(ABC):
             raise Refused("the URL has a query")
         return self.read(request, body)
 
-    async def _redeem(self, credential: Credential) -> Reply:
-        issue = self._ledger.redeem(credential)
+    async def _redeem(self, credential: Credential, noted: float) -> Reply:
+        issue = self._ledger.redeem(credential, noted)
         if issue is None:
             self._rejections += 1
         await self._pass("after")
