@@ -70,25 +70,33 @@ class Policy:
         "first back-off while the token is still good, doubled each time, full jitter",
         "nobody waits for it",
     )
-    usable_back_off_max: float = _setting(300, "longest back-off while the token is still good", "")
+    usable_back_off_max: float = _setting(
+        300, "longest back-off while the token is still good", "an outage that ends is noticed in minutes"
+    )
     usable_back_off_fraction: float = _setting(
         1 / 3, "and never more than this part of what is left of it", "several tries before it dies"
     )
     expired_back_off: float = _setting(
         1, "first back-off when the token is spent, doubled each time, full jitter", "callers are waiting"
     )
-    expired_back_off_max: float = _setting(30, "longest back-off when the token is spent", "")
+    expired_back_off_max: float = _setting(
+        30, "longest back-off when the token is spent", "requests are failing: two tries a minute"
+    )
     retry_after_min: float = _setting(1, "shortest Retry-After that is honoured", "0 would be a loop")
     retry_after_max: float = _setting(
         3600, "longest Retry-After that is honoured", "a typing error, not a wish"
     )
-    retry_after_default: float = _setting(60, "pause after a 429 or 503 that names none", "")
+    retry_after_default: float = _setting(
+        60, "pause after a 429 or 503 that names none", "the shortest that rate limits commonly mean"
+    )
     rejected_pause: float = _setting(
         1,
         "pause between looks at the store after a refusal",
         "a new sign-in elsewhere is noticed, at no POST",
     )
-    connect_timeout: float = _setting(5, "token request: opening the connection", "")
+    connect_timeout: float = _setting(
+        5, "token request: opening the connection", "a host that is gone is no slow host"
+    )
     post_timeout: float = _setting(20, "token request: all of it", "a slow drip must end")
     claim_timeout: float = _setting(
         30, "waiting for somebody else's refresh", "longer than one token request; never redeem unclaimed"

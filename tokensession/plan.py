@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from .errors import GrantLost, GrantRejected, SignedOut, SignInRequired
 from .freshness import Policy, Verdict, judge
 from .providers.base import Credential, Provider
-from .record import Attempt, Grant
+from .record import Attempt, Grant, Rejection
 
-__all__ = ["Fail", "Note", "Redeem", "Serve", "Step", "descend", "lost", "plan", "single_use"]
+__all__ = ["Fail", "Note", "Redeem", "Serve", "Step", "descend", "lost", "plan", "refused", "single_use"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,15 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Redeem:
-    """Send the credential. `replay`: it has been sent before, and nobody knows what became of it."""
+    """Send the credential.
 
-    grant: Grant
+    `stored` is the grant to note a refusal or a lost reply in, `seed` what a new token descends from.
+    `replay`: it has been sent before, and nobody knows what became of it.
+    """
+
     credential: Credential
+    stored: Grant
+    seed: str
     replay: bool
 
 
@@ -54,16 +59,16 @@ def single_use(credential: Credential, provider: Provider) -> bool:
     return provider.rotates or credential.grant_type == "authorization_code"
 
 
-def descend(grant: Grant | None, seed: Credential | None) -> Grant:
+def descend(stored: Grant, seed: Credential | None) -> Grant:
     """The grant that counts: what is stored, unless the configuration has a seed it does not come from.
 
     The same seed, and the store wins, for it has rotated since. Another one, and the operator has
-    signed in again.
+    signed in again: then neither the stored token nor a sign-out concerns us. What is noted of
+    credentials (a refusal, a lost reply) does: it is about one of them by name.
     """
-    grant = grant or Grant()
-    if seed is not None and grant.seed != seed.fingerprint:
-        return Grant(seed=seed.fingerprint)
-    return grant
+    if seed is None or stored.seed == seed.fingerprint:
+        return stored
+    return replace(stored, seed=seed.fingerprint, token=None, signed_out=False)
 
 
 def _credential(grant: Grant, seed: Credential | None) -> Credential | None:
@@ -75,12 +80,24 @@ def _credential(grant: Grant, seed: Credential | None) -> Credential | None:
     return None
 
 
-def lost(grant: Grant, credential: Credential, at: float) -> Grant:
-    """The grant after one more request whose outcome nobody knows."""
-    earlier = grant.attempt
+def lost(stored: Grant, credential: Credential, at: float) -> Grant:
+    """The stored grant after one more request whose outcome nobody knows."""
+    earlier = stored.attempt
     if earlier is None or earlier.credential != credential.fingerprint:
-        return replace(grant, attempt=Attempt(credential.fingerprint, at))
-    return replace(grant, attempt=replace(earlier, replays=earlier.replays + 1))
+        return replace(stored, attempt=Attempt(credential.fingerprint, at))
+    return replace(stored, attempt=replace(earlier, replays=earlier.replays + 1))
+
+
+def refused(stored: Grant, credential: Credential, code: str) -> Grant:
+    """The stored grant after the provider has refused this credential.
+
+    Nothing else in it changes: while a deployment rolls, a process with the old configuration may be
+    refused over a record that descends from the new sign-in.
+    """
+    attempt = stored.attempt
+    if attempt is not None and attempt.credential == credential.fingerprint:
+        attempt = None
+    return replace(stored, attempt=attempt, rejection=Rejection(credential.fingerprint, code))
 
 
 def plan(
@@ -99,6 +116,7 @@ def plan(
     `refused` whether the API answered 401 to it; `interrupted` how many seconds ago another holder of
     the claim began and never ended, or None; `now` the wall clock.
     """
+    stored = stored or Grant(seed=provider.seed.fingerprint if provider.seed else "")
     grant = descend(stored, provider.seed)
     if grant.signed_out:
         return Fail(SignedOut("This key is signed out."))
@@ -118,7 +136,7 @@ def plan(
 
     if single_use(credential, provider):
         if interrupted is not None:
-            return Note(lost(grant, credential, now - interrupted))
+            return Note(lost(stored, credential, now - interrupted))
         attempt = grant.attempt
         if attempt is not None and attempt.credential == name:
             still_good = usable and not refused
@@ -127,8 +145,8 @@ def plan(
             permitted = provider.replay_leeway > 0 and 0 <= now - attempt.at <= provider.replay_leeway
             if still_good and not permitted:
                 return Serve(grant)  # the refresh token may be spent: live on this token while it lasts
-            return Redeem(grant, credential, replay=True)
-    return Redeem(grant, credential, replay=False)
+            return Redeem(credential, stored, grant.seed, replay=True)
+    return Redeem(credential, stored, grant.seed, replay=False)
 
 
 def _gone() -> GrantLost:

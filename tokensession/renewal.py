@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from . import events, plan
@@ -46,7 +46,7 @@ from .errors import (
 )
 from .freshness import Policy
 from .providers.base import Credential, Issued, Provider, TokenEndpoint
-from .record import Grant, Rejection, decode, encode
+from .record import Grant, decode, encode
 from .stores.base import Claim, Record, Store
 
 __all__ = ["Outcome", "Renewal"]
@@ -138,8 +138,7 @@ class Renewal:
         """One look under the claim: the outcome, or the record to look at next. Always ends the claim."""
         try:
             if claim.interrupted is not None:
-                settle = min(self.policy.settle, self.policy.post_timeout) - claim.interrupted
-                await self.clock.sleep(max(0.0, settle))
+                await self.clock.sleep(self._settling(claim.interrupted))
             step = self._plan(claim.current, have=have, refused=refused, interrupted=claim.interrupted)
             match step:
                 case plan.Fail(error):
@@ -158,34 +157,31 @@ class Renewal:
             await claim.abandon()
             raise
 
+    def _settling(self, began: float) -> float:
+        """How long to wait for the last requests of a holder that began so long ago, and died since.
+
+        When it died is not known; what it sent is over when its time-out is.
+        """
+        return max(0.0, min(self.policy.settle, self.policy.post_timeout + self.policy.settle - began))
+
     async def _redeem(self, claim: Claim, step: plan.Redeem) -> Outcome | Record | None:
         """The one token request, and what has to be written down about its end."""
         sent_at = self.clock.wall()
         try:
             issued = await self.request(step.credential, sent_at)
         except GrantRejected as refusal:
-            if self._is_ours(claim.current, step.grant):
-                rejection = Rejection(step.credential.fingerprint, refusal.code)
-                await self._note(claim, replace(step.grant, rejection=rejection, attempt=None))
+            await self._note(claim, plan.refused(step.stored, step.credential, refusal.code))
             raise
         except (OutcomeUnknown, asyncio.CancelledError) as error:
             if not plan.single_use(step.credential, self.provider):
                 raise
-            noted = await self._note(claim, plan.lost(step.grant, step.credential, sent_at))
+            noted = await self._note(claim, plan.lost(step.stored, step.credential, sent_at))
             if step.replay or self.provider.replay_leeway <= 0 or not isinstance(error, OutcomeUnknown):
                 raise
             return noted  # and look again: the provider permits an immediate replay
-        grant = Grant(seed=step.grant.seed, token=issued.token)
+        grant = Grant(seed=step.seed, token=issued.token)
         save = partial(claim.commit, encode(grant))
         return await self._keep(issued, grant, save, Unsaved(save, claim.abandon))
-
-    def _is_ours(self, current: Record | None, grant: Grant) -> bool:
-        """Whether a refusal may be written into the record.
-
-        Not over a grant from another seed: while a deployment rolls, a process with the old
-        configuration must not overwrite the new sign-in.
-        """
-        return current is None or decode(current.data).seed == grant.seed
 
     async def _note(self, claim: Claim, grant: Grant) -> Record | None:
         """Commit what became of a request. If the store fails, the request's own error matters more."""

@@ -33,7 +33,6 @@ from .errors import (
     StoreUnavailable,
     Superseded,
     TokenSessionError,
-    TokenUnavailable,
 )
 from .flight import Flight, Flights
 from .freshness import Policy, Verdict, back_off
@@ -223,7 +222,7 @@ class ManagedSource:
         held = self._held
         try:
             return await self._joined(reason).wait()
-        except (TokenUnavailable, StoreError):
+        except TokenSessionError:
             # EXPIRED comes a little before the end. If no other token can be had, live until then.
             if reason == "expired" and held.token is not None and held.deadlines.alive(*self._now()):
                 return held.token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from _rig import LIFE, Rig, invalid_grant, run, token_reply, turns
@@ -158,21 +159,47 @@ def test_a_refusal_that_comes_after_somebody_signed_in_changes_nothing() -> None
     run(scene)
 
 
-def test_a_refusal_of_an_old_configuration_does_not_undo_the_new_sign_in() -> None:
+@pytest.mark.parametrize("trouble", [invalid_grant, lost], ids=["refused", "lost"])
+def test_trouble_with_an_old_configuration_does_not_undo_the_new_sign_in(trouble: Any) -> None:
     """While a deployment rolls, both configurations meet under one name."""
 
     async def scene() -> None:
         clock = FakeClock()
         store = MemoryStore(clock=clock)
         new = Rig(token_reply(1), store=store, clock=clock, seed="new-seed")
-        old = Rig(invalid_grant(), store=store, clock=clock, seed="old-seed")
+        old = Rig(trouble(), store=store, clock=clock, seed="old-seed")
         await new.access()
-        with pytest.raises(GrantRejected):
+        with pytest.raises((GrantRejected, OutcomeUnknown)):
             await old.access()
         again = Rig(store=store, clock=clock, seed="new-seed")
         assert await again.access() == "access-1"
 
     run(scene)
+
+
+def test_the_refusal_of_an_old_configuration_is_remembered_as_well() -> None:
+    """However often the old process asks, its dead seed is sent once."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        await Rig(token_reply(1), store=store, clock=clock, seed="new-seed").access()
+        old = Rig(invalid_grant(), store=store, clock=clock, seed="old-seed")
+        for _ in range(5):
+            with pytest.raises(GrantRejected):
+                await old.access()
+            clock.advance(60)
+        assert old.posts == 1
+
+    run(scene)
+
+
+@pytest.mark.parametrize(("began", "pause"), [(0.0, 2.0), (15.0, 2.0), (21.0, 1.0), (22.0, 0.0), (1e6, 0.0)])
+def test_the_pause_after_a_killed_holder_lasts_until_its_request_must_be_over(
+    began: float, pause: float
+) -> None:
+    """It may have been killed late in a slow request: what counts is when that would have timed out."""
+    assert Rig().source._renewal._settling(began) == pause
 
 
 def test_the_same_seed_after_a_restart_uses_what_the_store_has_rotated_since() -> None:

@@ -8,6 +8,7 @@ is about: nobody asks whether somebody else is doing the same.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
@@ -30,7 +31,7 @@ async def sign_in(provider: Provider, http: aiohttp.ClientSession, file: Path) -
     """Redeem the provider's seed and write the first token into the file."""
     if provider.seed is None:
         raise ValueError("The provider has no seed to sign in with.")
-    _write(file, await _redeem(provider, http, provider.seed))
+    await _write(file, await _redeem(provider, http, provider.seed))
 
 
 class NaiveClient:
@@ -62,7 +63,7 @@ class NaiveClient:
         shared = _read(self._file)
         credential = Credential("refresh_token", shared["refresh_token"])
         self._mine = await _redeem(self._provider, self._http, credential)
-        _write(self._file, self._mine)
+        await _write(self._file, self._mine)
 
     def __repr__(self) -> str:
         return f"<NaiveClient at {self._provider.base_url}>"
@@ -87,7 +88,12 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _write(file: Path, content: dict[str, Any]) -> None:
+async def _write(file: Path, content: dict[str, Any]) -> None:
+    # In a thread: replacing a file may wait for the disk, and that would hold up every other task.
+    await asyncio.to_thread(_replace, file, content)
+
+
+def _replace(file: Path, content: dict[str, Any]) -> None:
     temporary = file.with_suffix(f".{secrets.token_hex(4)}")
     temporary.write_text(json.dumps(content))
     temporary.replace(file)

@@ -1,5 +1,6 @@
 """Provider strategies: what each OAuth server wants to hear, and how it answers."""
 
+from ..wire import basic_auth, encode_form, encode_json, parse_form, parse_json
 from .base import Credential, Issued, Provider, TokenEndpoint, TokenReply, TokenRequest
 from .client import StrategyProvider
 from .oauth2 import OAuth2
@@ -23,6 +24,11 @@ __all__ = [
     "TokenEndpoint",
     "TokenReply",
     "TokenRequest",
+    "basic_auth",
+    "encode_form",
+    "encode_json",
+    "parse_form",
+    "parse_json",
     "seconds",
     "until",
 ]
