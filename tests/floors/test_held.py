@@ -248,6 +248,60 @@ def test_a_token_that_came_by_itself_ends_the_row_of_401s() -> None:
 # -- what people see ----------------------------------------------------------------------------
 
 
+def shown(held: Held, *, after: float = 0, step: float = 0) -> Snapshot:
+    return held.snapshot("key-1", WALL + after + step, BOOT + after, in_flight=True, unsaved=False)
+
+
+def test_a_snapshot_of_nothing() -> None:
+    assert shown(Held()) == Snapshot(
+        key="key-1",
+        verdict=Verdict.EXPIRED,
+        token=None,
+        seconds_left=None,
+        in_flight=True,
+        unsaved=False,
+        last_error=None,
+        retry_after=None,
+        flights=0,
+        token_requests=0,
+        adopted=0,
+        refused=0,
+        failures=0,
+    )
+
+
+def test_a_snapshot_shows_the_token_s_fingerprint_and_what_is_left_of_it() -> None:
+    held = serving()
+    now = shown(held, after=600)
+    assert (now.token, now.verdict, now.seconds_left) == (token().fingerprint, Verdict.FRESH, 3000)
+    assert shown(held, after=600, step=60).seconds_left == 2940
+    assert shown(held, after=600, step=-60).seconds_left == 3000
+    assert shown(held, after=3400).verdict is Verdict.DUE
+    assert shown(held, after=4000).seconds_left == -400
+    assert shown(serving(None)).seconds_left is None
+
+
+def test_a_snapshot_shows_the_failure_that_is_remembered_and_counts_them_all() -> None:
+    held = Held()
+    failed(held, NotSent("x", retry_after=10))
+    failed(held, RateLimited("at-1 rt-1", retry_after=10))
+    now = shown(held, after=4)
+    assert (now.last_error, now.retry_after, now.failures) == ("RateLimited", 6, 2)
+    assert "at-1" not in repr(now)
+    later = shown(held, after=10)
+    assert (later.last_error, later.retry_after, later.failures) == (None, None, 2)
+
+
+def test_the_counters_are_its_own_and_outlive_tokens() -> None:
+    held, other = serving(), serving()
+    held.counts.flights += 3
+    held.counts.adopted += 1
+    serve(held, token("at-2"))
+    held.forget()
+    assert (shown(held).flights, shown(held).adopted) == (3, 1)
+    assert shown(other).flights == 0
+
+
 def test_a_snapshot_has_no_place_for_a_secret() -> None:
     """It is frozen, and its only texts are a key, a fingerprint and the name of a type."""
     texts = {field.name for field in dataclasses.fields(Snapshot) if "str" in str(field.type)}

@@ -78,14 +78,14 @@ def test_whole_numbers_come_back_as_the_same_seconds() -> None:
     assert decode(encode(Grant(token=Token("at", 7, 3600)))).token == Token("at", 7.0, 3600.0)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=80))
 def test_arbitrary_bytes_are_corrupt_and_nothing_worse(data: bytes) -> None:
     with pytest.raises(StoreCorrupt):
         decode(data)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_a_damaged_record_is_read_or_corrupt_and_nothing_worse(data: st.DataObject) -> None:
     damaged = bytearray(FORMAT_1)

@@ -11,6 +11,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,11 +58,11 @@ from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, ScriptedEndpoint
 
 ELSEWHERE = {
-    28: "tests/edge: a 401 from the API is met by the middleware",
-    33: "tests/edge/test_endpoint.py: that no redirect is followed (here: how one is read)",
-    35: "tests/edge/test_endpoint.py: huge bodies and compressed bombs (here: deep nesting)",
-    36: "tests/edge/test_endpoint.py: connections reset after sending (here: truncated documents)",
-    37: "tests/edge/test_endpoint.py: the total deadline",
+    28: "edge/test_middleware.py: a 401 from the API",
+    33: "edge/test_endpoint.py: that no redirect is followed (here: how one is read)",
+    35: "edge/test_endpoint.py: huge bodies and compressed bombs (here: deep nesting)",
+    36: "edge/test_endpoint.py: connections reset after sending (here: truncated documents)",
+    37: "edge/test_endpoint.py: the total deadline",
 }
 """Rows that are about the network or the session, wholly or in part, and where those parts are tested."""
 
@@ -407,6 +408,8 @@ def rows_30_to_40() -> Iterator[R]:
     whole = json.dumps(granted(success=True, none=None, scope="é")).encode()
     for length in (1, 20, len(whole) // 2, whole.index(b"true") + 2, len(whole) - 1):
         yield R(36, f"cut_at_{length}", whole[:length], OutcomeUnknown, check=says("may be spent"))
+    yield R(36, "a_refusal_cut_off", b'{"error": "invalid_gra', MalformedReply, status=400)
+    yield R(36, "an_outage_cut_off", b'{"error": "ser', TokenUnavailable, status=502, check=not_unknown)
     for twice in ("access_token", "refresh_token", "extra"):
         body = json.dumps(granted(extra="1")).encode()[:-1] + f', "{twice}": "{NEW_ACCESS}"}}'.encode()
         yield R(38, twice, body, MalformedReply, check=says("same key twice"))
@@ -501,6 +504,8 @@ def test_every_row_of_the_table_is_here_or_named_elsewhere() -> None:
     here = {variant.row for variant in ROWS}
     assert here | ELSEWHERE.keys() == set(range(1, 41))
     assert {28, 37}.isdisjoint(here)
+    tests = Path(__file__).parents[1]
+    assert all((tests / place.partition(":")[0]).is_file() for place in ELSEWHERE.values())
 
 
 def test_only_a_refusal_asks_for_a_new_sign_in() -> None:
@@ -567,6 +572,12 @@ def test_whatever_a_server_answers_only_documented_errors_come_out(
     else:
         assert issued.token.authorization.isascii()
         assert decode(encode(Grant(token=issued.token))).token == issued.token
+
+
+def test_a_reply_shows_neither_its_body_nor_its_headers() -> None:
+    answer = reply(granted(), set_cookie=NEW_ACCESS)
+    assert_keeps_secrets(repr(answer))
+    assert repr(answer) == f"<TokenReply 200 {len(answer.body)} bytes>"
 
 
 def test_an_error_names_what_to_do_next() -> None:

@@ -280,7 +280,7 @@ def test_the_api_wants_the_scheme_bearer_exactly(authorization: str | None) -> N
     async def main() -> None:
         for server in (OtoServer(), PriavaServer(), OAuth2Server()):
             async with talking_to(server) as client:
-                issue = server._ledger.redeem(next(iter(server._ledger._slips)))
+                issue = server._ledger.redeem(next(iter(server._ledger._slips)), 0.0)
                 assert issue is not None
                 headers = {"Authorization": authorization.format(issue.access_token)} if authorization else {}
                 async with client.http.get(server.base_url + "/echo", headers=headers) as response:
@@ -333,7 +333,7 @@ def test_no_repr_shows_a_secret() -> None:
     async def main() -> None:
         for server in (OtoServer(), PriavaServer(), OAuth2Server()):
             async with server:
-                issue = server._ledger.redeem(next(iter(server._ledger._slips)))
+                issue = server._ledger.redeem(next(iter(server._ledger._slips)), 0.0)
                 shown = repr(server) + repr(server._ledger) + repr(issue) + repr(server.stats)
                 assert "fake-" not in shown
 

@@ -21,11 +21,13 @@ from ...providers.base import Credential
 
 __all__ = ["DUE_FRACTION", "Issue", "Ledger"]
 
-DUE_FRACTION = 0.4
-"""In the last part of a token's life a new one is due.
+DUE_FRACTION = 0.5
+"""In the last part of a token's life a new one is due: a request for it is no waste.
 
-A client refreshes ahead in the last 0.24 of it (L/5, and a fifth of that as jitter), counted from when
-it *sent* its request. The rest is for the way here: on a busy machine that is a fair part of two seconds.
+A client refreshes ahead in the last 0.24 of a life (L/5, and a fifth of that as jitter), counted from
+when it *sent* its request. What is more than that is for the way here: where tokens live two seconds, a
+machine that stops for half of one moves a request by that much. A second request for the same expiry
+comes far earlier, since both have seen the same old token.
 """
 
 
