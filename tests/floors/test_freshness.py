@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokensession.errors import ConfigurationError
 from tokensession.freshness import (
     NO_TOKEN,
+    Deadlines,
     Policy,
     Verdict,
     back_off,
@@ -209,6 +210,28 @@ def test_the_earlier_of_both_clocks_counts() -> None:
     assert limits.verdict(T0 + 10 - 3600, BOOT + 3590) is EXPIRED
     assert limits.verdict(T0 + 3400, BOOT + 10) is DUE
     assert limits.verdict(T0 + 3590, BOOT + 10) is EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("wall", "boot", "verdict", "alive"),
+    [
+        (9.5, 9.5, FRESH, True),
+        (10, 9.5, DUE, True),
+        (9.5, 10, DUE, True),
+        (19.5, 19.5, DUE, True),
+        (20, 19.5, EXPIRED, True),
+        (19.5, 20, EXPIRED, True),
+        (29.5, 29.5, EXPIRED, True),
+        (30, 29.5, EXPIRED, False),
+        (29.5, 30, EXPIRED, False),
+    ],
+)
+def test_a_threshold_is_reached_on_either_clock_alone(
+    wall: float, boot: float, verdict: Verdict, alive: bool
+) -> None:
+    limits = Deadlines(10, 10, 20, 20, 30, 30)
+    assert limits.verdict(wall, boot) is verdict
+    assert limits.alive(wall, boot) is alive
 
 
 def test_a_token_from_the_future_lives_no_longer_than_it_was_granted() -> None:
