@@ -132,7 +132,7 @@ def plan(
     name = credential.fingerprint
     if grant.rejection is not None and grant.rejection.credential == name:
         said = grant.rejection.code or "no code"
-        return Fail(GrantRejected(f"The provider has refused this refresh token before ({said}).", code=said))
+        return Fail(GrantRejected(f"The provider has refused this credential before ({said}).", code=said))
 
     if single_use(credential, provider):
         if interrupted is not None:

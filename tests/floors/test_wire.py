@@ -478,3 +478,10 @@ def test_an_excerpt_redacts_before_it_cuts() -> None:
 
 def test_only_the_beginning_of_a_long_body_is_looked_at() -> None:
     assert len(wire.excerpt(b"ab " * 1_000_000, [])) == 121
+
+
+@pytest.mark.parametrize("before", range(4060, 4100))
+def test_a_secret_that_the_cut_goes_through_is_not_shown_in_half(before: int) -> None:
+    """The excerpt looks at the first 4096 bytes only; white space may bring their end into view."""
+    body = b" " * before + b"pass-word-42!" + b" " * 100
+    assert "pass" not in wire.excerpt(body, ["pass-word-42!"])

@@ -86,7 +86,7 @@ class Oto(StrategyProvider):
         self.environment = environment
         super().__init__(
             OTO,
-            identity=environment if base_url is None else f"{environment}@{checks.origin(base)}",
+            identity=environment if base_url is None else f"{environment}@{base}",
             base_url=base,
             token_url=base + "/rest/v2/refreshToken",
             values={},

@@ -78,11 +78,9 @@ class _Answer:
     def pause(self) -> float | None:
         """How long the server asks us to wait, by its header or its body."""
         asked = wire.retry_after(self.reply.header("retry-after"), self.now)
-        return (
-            asked
-            if asked is not None
-            else wire.retry_after(self.first(self.strategy.fields.retry_after), self.now)
-        )
+        if asked is None:
+            asked = wire.retry_after(self.first(self.strategy.fields.retry_after), self.now)
+        return None if asked is None else max(0.0, asked)
 
 
 def read(

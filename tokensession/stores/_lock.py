@@ -36,6 +36,7 @@ __all__ = ["Mark", "SidecarLock", "exclusive", "lock_name", "try_lock"]
 
 _MARK_BYTES = 128
 _RESERVE = 64 * 1024  # bytes; a record is a few KiB, and SQLite writes it in whole pages, twice
+_BLOCK = 4096
 _LONG_AGO = 86_400.0  # seconds; no request is on the wire for a day
 
 
@@ -177,10 +178,12 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def _allocate(fd: int, size: int) -> None:
+    # Behind the first block, which the mark is written to: ext4 (Linux 6.18) complains in the kernel's
+    # log when a block that was only allocated is written, and the rest of its extent cut off.
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
+        os.posix_fallocate(fd, _BLOCK, size)
     else:
-        os.pwrite(fd, bytes(size - _MARK_BYTES), _MARK_BYTES)
+        os.pwrite(fd, bytes(size), _BLOCK)
 
 
 # The hook of a fork cannot be taken back, and concerns every lock of the process. No job runs while

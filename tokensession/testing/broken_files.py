@@ -183,8 +183,7 @@ class OrphansStay(_Broken):
                 temporary = path.with_name(f"{new_version()}.tmp")
                 temporary.touch(mode=0o600)
                 temporary.write_bytes(_encode(key, record))
-                os.fsync(os.open(path.parent, os.O_RDONLY))
-                time.sleep(0.005)
+                time.sleep(0.02)
                 temporary.replace(path)
             return record
 
@@ -274,7 +273,7 @@ def _backend(kind: type[_Broken]) -> Callable[[Path], Backend]:
             record_file=partial(named, ".token"),
             lock_file=partial(named, ".lock"),
             damage=damage,
-            patience=5.0,
+            patience=3.0,
         )
 
     return make

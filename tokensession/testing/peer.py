@@ -58,10 +58,12 @@ class Peer:
 
     def __init__(self, url: str, *, opener: str = OPENER, patience: float = _PATIENCE) -> None:
         self._patience = patience
+        self._nursery = _nursery()
         self._socket, theirs = socket.socketpair()
-        with theirs:
-            self._nursery = _nursery()
+        with theirs, contextlib.ExitStack() as unless_started:
+            unless_started.callback(self._socket.close)
             self._pid = self._nursery.ask({"do": "start", "opener": opener, "url": url}, theirs.fileno())
+            unless_started.pop_all()
         self._buffer = b""
         self._alive = True
 
@@ -277,8 +279,12 @@ class _Nursery:
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
             ready, _, _ = select.select([self._socket], [], [], _PATIENCE)
-            assert ready, "the peers' parent does not answer"
-            return int(self._socket.recv(64))
+            answer = self._socket.recv(64) if ready else b""
+            if not answer:
+                _nursery.cache_clear()  # a late answer must not be taken for the next one's
+                self._process.kill()
+            assert answer, "the peers' parent does not answer"
+            return int(answer)
 
     def close(self) -> None:
         self._socket.close()  # it ends when it reads that, and takes its children with it
@@ -318,12 +324,11 @@ def _rear(control: socket.socket) -> None:
 
 
 def _signal(pid: int, what: str) -> None:
-    """Send the signal, and wait until it has done its work."""
-    os.kill(pid, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "resume": signal.SIGCONT}[what])
-    if what == "kill":
-        os.waitpid(pid, 0)
-    elif what == "stop":
-        os.waitpid(pid, os.WUNTRACED)
+    """Send the signal, and wait until it has done its work. A peer that has ended is left alone."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "resume": signal.SIGCONT}[what])
+        if what != "resume":
+            os.waitpid(pid, os.WUNTRACED if what == "stop" else 0)
 
 
 def _live(fd: int, opener: str, url: str) -> NoReturn:
