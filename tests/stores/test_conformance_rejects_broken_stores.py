@@ -1,0 +1,60 @@
+"""The conformance suite is itself tested: it must reject a store that breaks a promise."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from tokensession.errors import TokenSessionError
+from tokensession.testing.backend import Backend
+from tokensession.testing.broken import BROKEN_RECORDS, Broken
+from tokensession.testing.broken_claims import BROKEN_CLAIMS
+from tokensession.testing.broken_files import BROKEN_IN_FILES
+from tokensession.testing.conformance import StoreConformance
+
+BROKEN = [*BROKEN_RECORDS, *BROKEN_CLAIMS, *BROKEN_IN_FILES]
+
+# What a promise that is not kept looks like. An AttributeError, say, would be a mistake of our own.
+REJECTIONS = (AssertionError, pytest.fail.Exception, TimeoutError, TokenSessionError, RuntimeError)
+
+# One of the values of each parametrized test: the one that tells most.
+PARAMETERS = {"stored": True, "umask": 0, "mode": 0o640}
+
+# Promises that no store is made to break, and why.
+UNBROKEN = {
+    "test_a_forked_child_may_use_the_store_it_inherited": "a store without fork hooks hangs its own child",
+    "test_sixteen_processes_may_start_at_once": "what breaks it is a race, which no single run must show",
+}
+
+
+class Suite(StoreConformance):
+    """The suite over a broken store; not collected, since its name does not begin with Test."""
+
+    def __init__(self, broken: Broken) -> None:
+        self._broken = broken
+
+    def make_backend(self, directory: Path) -> Backend:
+        return self._broken.make_backend(directory)
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise"),
+    [pytest.param(b, p, id=f"{b.name}-{p.removeprefix('test_')}") for b in BROKEN for p in b.promises],
+)
+def test_the_suite_rejects(broken: Broken, promise: str, tmp_path: Path) -> None:
+    """The test of this promise fails on this store."""
+    suite = Suite(broken)
+    test = getattr(suite, promise)
+    offered = {"backend": suite.make_backend(tmp_path), "tmp_path": tmp_path, **PARAMETERS}
+    with pytest.raises(REJECTIONS):
+        test(**{name: offered[name] for name in inspect.signature(test).parameters})
+
+
+def test_every_promise_is_broken_by_some_store() -> None:
+    """Except those that are listed, with the reason."""
+    promises = {name for name in dir(StoreConformance) if name.startswith("test_")}
+    broken = {promise for store in BROKEN for promise in store.promises}
+    assert broken <= promises
+    assert promises - broken == set(UNBROKEN)

@@ -1,0 +1,17 @@
+"""FileStore keeps the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import _backends
+
+from tokensession.testing.backend import Backend
+from tokensession.testing.conformance import StoreConformance
+
+
+class TestFileStore(StoreConformance):
+    """Every promise of the suite."""
+
+    def make_backend(self, directory: Path) -> Backend:
+        return _backends.file(directory)

@@ -1,0 +1,106 @@
+"""What the memory store does beyond the contract: one clock, several loops, no thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+
+import pytest
+
+from tokensession.errors import ClaimTimeout
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock
+from tokensession.testing.backend import claimed, is_free, ticks
+
+
+def test_waiting_is_measured_by_the_clock_it_was_given() -> None:
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        claim = await claimed(store, "k")
+        waiter = asyncio.ensure_future(store.claim("k", seen=None, timeout=30))
+        await clock.slept()
+        clock.advance(29.9)
+        await ticks()
+        assert not waiter.done()
+        clock.advance(0.2)
+        with pytest.raises(ClaimTimeout, match="30 s"):
+            await waiter
+        await claim.abandon()
+        await ticks()
+        assert clock.sleepers == ()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert store._waiters == {}
+
+    asyncio.run(main())
+
+
+def test_an_interruption_is_dated_by_the_boot_clock() -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock=clock)
+    asyncio.run(claimed(store, "k"))
+    clock.advance(12)
+    clock.step_wall(-1_000_000)
+
+    async def main() -> None:
+        claim = await claimed(store, "k")
+        assert claim.interrupted == 12
+        clock.advance(3)
+        assert claim.interrupted == 12
+        await claim.abandon()
+        assert (await claimed(store, "k")).interrupted == 15
+
+    asyncio.run(main())
+
+
+def test_a_waiter_of_a_closed_loop_is_not_woken() -> None:
+    """Its loop would raise."""
+    store = MemoryStore()
+    loop = asyncio.new_event_loop()
+    claim = loop.run_until_complete(claimed(store, "k"))
+    waiter = loop.create_task(store.claim("k", seen=None, timeout=30))
+    loop.run_until_complete(ticks())
+    # As a program does that closes its loop and forgets what was running in it.
+    pending = asyncio.all_tasks(loop)
+    loop.close()
+    asyncio.run(claim.abandon())
+    assert store._holders == {}
+    asyncio.run(store.put("k", b"data"))
+    for task in pending:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    assert not waiter.done()
+
+
+def test_a_holder_that_stayed_behind_in_the_parent_of_a_fork_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        await claimed(store, "k")
+        assert not await is_free(store, "k")
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        claim = await claimed(store, "k")
+        assert claim.interrupted is not None
+
+    asyncio.run(main())
+
+
+def test_it_needs_no_thread() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        record = await (await claimed(store, "k")).commit(b"data")
+        await store.delete("k", expect=record.version)
+        assert threading.active_count() == before
+
+    before = threading.active_count()
+    asyncio.run(main())
+
+
+def test_the_caller_may_change_his_buffer_afterwards() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        buffer = bytearray(b"data")
+        record = await store.put("k", buffer)
+        buffer[:] = b"xxxx"
+        assert record.data == b"data"
+
+    asyncio.run(main())

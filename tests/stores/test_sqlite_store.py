@@ -1,0 +1,372 @@
+"""What the SQLite store does beyond the contract: its schema, its settings, its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlite_utils
+
+from tokensession.errors import ConfigurationError, StoreCorrupt, StoreInsecure, StoreUnavailable
+from tokensession.stores import SQLiteStore, _worker
+from tokensession.testing.backend import claimed, newer, ticks
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(work, 60))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tokens.db"
+
+
+def settings(store: SQLiteStore) -> list[Any]:
+    connection = store._database._connection
+    assert connection is not None
+    names = ("journal_mode", "synchronous", "secure_delete", "busy_timeout", "recursive_triggers")
+    return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+
+def test_the_schema_is_what_the_manual_says_and_sqlite_utils_reads_it(path: Path) -> None:
+    """A rowid table; the first start and the second use the same settings."""
+
+    async def main() -> None:
+        for _ in range(2):
+            store = SQLiteStore(path)
+            await store.put("k", b"data")
+            assert settings(store) == ["wal", 2, 1, 20, 0]
+            await store.aclose()
+
+    run(main())
+    connection = sqlite3.connect(path)
+    table = sqlite_utils.Database(connection)["tokens"]
+    assert table.columns_dict == {"key": str, "version": str, "data": bytes}
+    assert table.pks == ["key"]
+    assert not table.use_rowid
+    assert "WITHOUT ROWID" not in table.schema.upper()
+    assert [row["data"] for row in table.rows] == [b"data"]
+    connection.close()
+
+
+SECOND_START = """
+import asyncio, sys
+from tokensession.stores import SQLiteStore
+async def main():
+    store = SQLiteStore(sys.argv[1])
+    await store.put("k", b"data")
+    claim = await store.claim("j", seen=None, timeout=5)
+    await claim.commit(b"data")
+    await store.delete("j")
+    await store.aclose()
+asyncio.run(main())
+print("sqlite_utils" in sys.modules)
+"""
+
+
+def test_only_the_first_start_imports_sqlite_utils(path: Path) -> None:
+    command = [sys.executable, "-c", SECOND_START, str(path)]
+    said = [subprocess.run(command, capture_output=True, text=True, timeout=60).stdout for _ in range(2)]
+    assert said == ["True\n", "False\n"]
+
+
+def test_reading_makes_nothing(path: Path) -> None:
+    async def main() -> None:
+        store = SQLiteStore(path)
+        assert await store.load("k") is None
+        assert await store.keys() == []
+        await store.aclose()
+
+    run(main())
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("journal_mode", ["delete", "wal"])
+def test_a_database_with_other_tables_is_used_as_it_is(path: Path, journal_mode: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        f"PRAGMA journal_mode={journal_mode}; CREATE TABLE mine (a); INSERT INTO mine VALUES (7)"
+    )
+    connection.close()
+    path.chmod(0o600)
+
+    async def main() -> None:
+        store = SQLiteStore(path)
+        assert await store.load("k") is None
+        record = await store.put("k", b"data")
+        assert await store.load("k") == record
+        await store.aclose()
+
+    run(main())
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT a FROM mine").fetchall() == [(7,)]
+    connection.close()
+
+
+def test_what_was_deleted_or_replaced_by_a_put_is_in_no_file(path: Path) -> None:
+    """Neither in the database nor in its write-ahead log, while the store is still open."""
+    secret = b"s3cr3t-refresh-token"
+
+    def found() -> list[str]:
+        return [p.name for p in path.parent.iterdir() if p.is_file() and secret in p.read_bytes()]
+
+    async def main() -> None:
+        store = SQLiteStore(path)
+        await store.put("another", b"stays")
+        for forget in (lambda: store.delete("k"), lambda: store.put("k", b"signed out")):
+            stored = await store.load("k")
+            claim = await claimed(store, "k", stored.version if stored else None)
+            await claim.commit(secret * 50)
+            assert found()
+            await forget()
+            assert found() == []
+        await store.aclose()
+
+    run(main())
+
+
+def test_a_reader_in_the_way_of_a_checkpoint_puts_it_off(path: Path) -> None:
+    async def main() -> None:
+        store = SQLiteStore(path)
+        await store.put("k", b"s3cr3t-refresh-token" * 50)
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM tokens").fetchall()
+        assert await store.delete("k") is True
+        assert await store.load("k") is None
+        assert store._records._residue
+        reader.close()
+        await store.put("other", b"data")
+        assert not store._records._residue
+        await store.aclose()
+
+    run(main())
+
+
+def test_a_writer_that_is_stuck_stops_no_reader_and_is_waited_for_only_so_long(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_worker, "_TRIES", 10)
+
+    async def main() -> None:
+        store = SQLiteStore(path)
+        before = await store.put("k", b"before")
+        claim = await claimed(store, "k", before.version)
+        stuck = sqlite3.connect(path, isolation_level=None)
+        stuck.execute("BEGIN IMMEDIATE")
+        put = asyncio.ensure_future(store.put("k", b"after"))
+        await ticks()
+        assert await store.load("k") == before
+        with pytest.raises(StoreUnavailable, match="Another process is writing"):
+            await put
+        with pytest.raises(StoreUnavailable, match="Another process is writing"):
+            await claim.commit(b"after")
+        stuck.close()
+        assert (await claim.commit(b"after")).data == b"after"
+        await store.aclose()
+
+    run(main())
+
+
+def test_no_transaction_stays_open_after_an_error(path: Path) -> None:
+    """Another process can write right after a refused put."""
+
+    async def main() -> None:
+        store, other = SQLiteStore(path), SQLiteStore(path)
+        record = await store.put("k", b"1")
+        with pytest.raises(Exception, match="newer record"):
+            await store.put("k", b"2", expect="another")
+        with pytest.raises(Exception, match="newer record"):
+            await store.delete("k", expect="another")
+        assert await other.load("k") == record
+        await other.put("k", b"3")
+        await store.aclose()
+        await other.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 8000])
+def test_a_file_that_is_no_database_is_corrupt(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.chmod(0o600)
+
+    async def main() -> None:
+        store = SQLiteStore(path)
+        with pytest.raises(StoreCorrupt):
+            await store.load("k")
+        with pytest.raises(StoreCorrupt):
+            await store.claim("k", seen=None, timeout=0)
+        with pytest.raises(StoreCorrupt):
+            await store.put("k", b"data")
+        await store.aclose()
+
+    run(main())
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE tokens SET data = 42",
+        "UPDATE tokens SET data = 'text'",
+        "UPDATE tokens SET version = 42.0 || x'ff'",
+        "UPDATE tokens SET version = CAST(x'ff' AS TEXT)",
+        "UPDATE tokens SET version = x'00'",
+    ],
+)
+def test_a_row_of_the_wrong_type_is_corrupt_and_the_next_put_repairs_it(path: Path, damage: str) -> None:
+    async def main() -> None:
+        store = SQLiteStore(path)
+        await store.put("k", b"data")
+        connection = sqlite3.connect(path)
+        connection.execute(damage)
+        connection.commit()
+        connection.close()
+        with pytest.raises(StoreCorrupt):
+            await store.load("k")
+        record = await store.put("k", b"data")
+        assert await store.load("k") == record
+        await store.aclose()
+
+    run(main())
+
+
+def test_a_table_of_another_shape_is_unavailable_and_says_why(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript("PRAGMA journal_mode=wal; CREATE TABLE tokens (id, secret)")
+    connection.close()
+    path.chmod(0o600)
+
+    async def main() -> None:
+        store = SQLiteStore(path)
+        with pytest.raises(StoreUnavailable, match="no such column"):
+            await store.load("k")
+        await store.aclose()
+
+    run(main())
+
+
+def test_a_key_that_is_no_text_is_corrupt(path: Path) -> None:
+    async def main() -> None:
+        store = SQLiteStore(path)
+        await store.put("k", b"data")
+        connection = sqlite3.connect(path)
+        connection.execute("UPDATE tokens SET key = x'00'")
+        connection.commit()
+        connection.close()
+        with pytest.raises(StoreCorrupt, match="no text"):
+            await store.keys()
+        await store.aclose()
+
+    run(main())
+
+
+def test_a_database_that_was_removed_or_replaced_is_not_written_into_the_void(path: Path) -> None:
+    async def main() -> None:
+        store, other = SQLiteStore(path), SQLiteStore(path)
+        first = await store.put("k", b"1")
+        await other.load("k")
+        path.unlink()
+        assert await store.load("k") is None
+        second = await store.put("k", b"2", expect=None)
+        assert await other.load("k") == second == await newer(other, "k", first.version)
+        await other.aclose()
+        assert await store.load("k") == second
+        await store.aclose()
+        assert await SQLiteStore(path).load("k") == second
+
+    run(main())
+
+
+def test_a_database_that_was_opened_up_to_others_is_not_used_even_if_open(path: Path) -> None:
+    async def main() -> None:
+        store = SQLiteStore(path)
+        await store.put("k", b"data")
+        path.chmod(0o644)
+        for work in (store.load("k"), store.keys(), store.put("k", b"data"), store.delete("k")):
+            with pytest.raises(StoreInsecure, match="chmod 600"):
+                await work
+        await store.aclose()
+
+    run(main())
+
+
+FORKS = """
+import asyncio, os, sys
+from tokensession.stores import SQLiteStore
+async def main():
+    store = SQLiteStore(sys.argv[1])
+    await store.put("k", b"parent")
+    assert store._database._connection is not None
+    child = os.fork()
+    if child == 0:
+        assert store._database._connection is None, "never carry a connection over a fork"
+        asyncio.run(store.put("k", b"child"))
+        asyncio.run(store.aclose())
+        os._exit(0)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    record = await store.load("k")
+    await store.aclose()
+    print(os.waitstatus_to_exitcode(status), record.data)
+asyncio.run(main())
+"""
+
+
+def test_no_connection_is_carried_over_a_fork(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, str(path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "0 b'child'\n", done.stderr
+
+
+def test_a_connection_that_could_not_be_closed_before_a_fork_is_neither_used_nor_closed_in_the_child(
+    path: Path,
+) -> None:
+    """Here: as if the fork had not waited. In the child, to collect it would be to close it."""
+
+    async def main() -> None:
+        store = SQLiteStore(path)
+        await store.put("k", b"data")
+        connection = store._database._connection
+        assert connection is not None
+        store._database.forget()
+        store._database.forget()
+        assert (await newer(store, "k")).data == b"data"
+        assert connection.execute("SELECT 1").fetchall() == [(1,)]
+        await store.aclose()
+        connection.close()
+
+    run(main())
+
+
+def test_a_platform_without_flock_is_told_so_when_a_store_is_made(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(ConfigurationError, match="SQLiteStore needs POSIX file locks"):
+        SQLiteStore(path)
+
+
+def test_a_read_only_database_is_known_before_a_grant_is_spent(path: Path) -> None:
+    """Its own mode counts, too; root, whom it does not stop, can write it."""
+
+    async def main() -> None:
+        store = SQLiteStore(path)
+        record = await store.put("k", b"data")
+        path.chmod(0o400)
+        if os.geteuid() == 0:
+            await (await claimed(store, "k", record.version)).abandon()
+        else:
+            with pytest.raises(StoreUnavailable, match="read-only"):
+                await store.claim("k", seen=record.version, timeout=0)
+        await store.aclose()
+
+    run(main())

@@ -1,0 +1,217 @@
+"""The worker thread: jobs run to their end, in order, and nobody's cancellation reaches them."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from functools import partial
+
+import pytest
+
+from tokensession.errors import StoreUnavailable
+from tokensession.stores import _worker
+from tokensession.stores._worker import Busy, Worker
+
+
+def nothing() -> None:
+    pass
+
+
+def keep(lost: list[str], outcome: Future[str]) -> None:
+    lost.append(outcome.result())
+
+
+def gated(worker: Worker) -> threading.Event:
+    """The worker is at work until the gate is opened."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def job() -> None:
+        begun.set()
+        assert gate.wait(30)
+
+    worker.post(job)
+    assert begun.wait(30)
+    return gate
+
+
+def test_a_job_that_is_still_queued_runs_though_its_awaiter_was_cancelled() -> None:
+    async def main() -> None:
+        worker, done = Worker("test"), []
+        gate = gated(worker)
+        task = asyncio.ensure_future(worker.run(lambda: done.append("job")))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert done == []
+        gate.set()
+        await worker.aclose(nothing)
+        assert done == ["job"]
+
+    asyncio.run(main())
+
+
+def test_what_a_cancelled_awaiter_did_not_get_is_handed_to_lost_exactly_once() -> None:
+    """Whether the job was queued, running, or done and its result on the way to the awaiter."""
+
+    async def main() -> None:
+        worker = Worker("test")
+        for moment in ("queued", "done", "awaited"):
+            lost: list[str] = []
+            gate = gated(worker)
+            task = asyncio.ensure_future(worker.run(str, lost=partial(keep, lost)))
+            await asyncio.sleep(0)
+            if moment != "queued":
+                gate.set()
+                worker.post(nothing).result(30)  # the job before it is done; this loop has not heard of it
+            if moment == "awaited":
+                assert await task == ""
+            task.cancel()
+            gate.set()
+            await asyncio.wait([task])
+            await worker.run(nothing)
+            assert lost == ([] if moment == "awaited" else [""]), moment
+        await worker.aclose(nothing)
+
+    asyncio.run(main())
+
+
+def test_a_busy_job_lets_the_others_go_first() -> None:
+    async def main() -> None:
+        worker, order = Worker("test"), []
+        others_done = threading.Event()
+
+        def busy() -> None:
+            if not others_done.is_set():
+                raise Busy("Somebody is writing.")
+            order.append("busy")
+
+        def other() -> None:
+            order.append("other")
+            others_done.set()
+
+        await asyncio.gather(worker.run(busy), worker.run(other))
+        assert order == ["other", "busy"]
+        await worker.aclose(nothing)
+
+    asyncio.run(main())
+
+
+def test_a_job_that_stays_busy_is_unavailable_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_worker, "_TRIES", 3)
+    tries = []
+
+    def busy() -> None:
+        tries.append(1)
+        raise Busy("Somebody is writing.")
+
+    async def main() -> None:
+        worker = Worker("test")
+        with pytest.raises(StoreUnavailable, match="Somebody is writing"):
+            await worker.run(busy)
+        await worker.aclose(nothing)
+
+    asyncio.run(main())
+    assert len(tries) == 3
+
+
+def test_closing_waits_for_a_busy_job_and_ends_after_it() -> None:
+    async def main() -> None:
+        worker, order, closing = Worker("test"), [], threading.Event()
+
+        def busy() -> None:
+            if not closing.is_set():
+                raise Busy("Somebody is writing.")
+            order.append("busy")
+
+        def last() -> None:
+            order.append("last")
+            closing.set()
+
+        job = asyncio.ensure_future(worker.run(busy))
+        await asyncio.sleep(0)
+        await worker.aclose(last)
+        await job
+        assert order[-2:] == ["busy", "last"], "what the busy job opened again is closed"
+        assert not worker.open
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_is_closed_before_its_job_is_done_hurts_nobody() -> None:
+    worker, done = Worker("test"), threading.Event()
+    gate = gated(worker)
+
+    async def leave() -> None:
+        task = asyncio.ensure_future(worker.run(done.set))
+        await asyncio.sleep(0)
+        del task
+
+    asyncio.run(leave())
+    gate.set()
+    assert done.wait(30)
+    asyncio.run(worker.aclose(nothing))
+
+
+PROGRAM_ENDS = """
+import asyncio, sys, threading, time
+from tokensession.stores._worker import Busy, Worker
+worker, tries = Worker("test"), []
+def write():
+    tries.append(1)
+    if len(tries) < 5:
+        raise Busy("Somebody is writing.")
+    print("written", flush=True)
+async def main():
+    asyncio.ensure_future(worker.run(write))
+    await asyncio.sleep(0)
+asyncio.run(main())
+"""
+
+
+def test_the_interpreter_ends_after_the_last_job() -> None:
+    """Even a busy one: it may be writing a rotated refresh token."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM_ENDS], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("written\n", "", 0)
+
+
+PROGRAM_FORKS = """
+import os, signal, threading
+from tokensession.stores._worker import Worker
+order = []
+worker = Worker("test", before_fork=lambda: order.append("closed"))
+begun, gate = threading.Event(), threading.Event()
+def job():
+    begun.set()
+    gate.wait(30)
+    order.append("job")
+worker.post(job)
+begun.wait(30)
+threading.Timer(0.05, gate.set).start()
+child = os.fork()
+if child == 0:
+    # The parent's thread is not here; a job runs in one of our own.
+    ok = order == ["job", "closed"] and not worker.open and worker.post(lambda: 7).result(30) == 7
+    os._exit(0 if ok else 1)
+_, status = os.waitpid(child, 0)
+assert worker.post(lambda: 8).result(30) == 8
+print(order, os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_fork_waits_for_the_job_at_hand_and_closes_what_must_not_be_carried_over() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM_FORKS], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "['job', 'closed'] 0\n", done.stderr
+
+
+def test_its_repr_shows_its_state() -> None:
+    worker = Worker("test")
+    assert repr(worker) == "<Worker test closed, 0 pending>"
+    gate = gated(worker)
+    assert repr(worker) == "<Worker test open, 1 pending>"
+    gate.set()
+    asyncio.run(worker.aclose(nothing))
+    assert repr(worker) == "<Worker test closed, 0 pending>"

@@ -1,0 +1,139 @@
+"""`open_store`: what a URL names, and what an error never shows."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokensession.errors import ConfigurationError, StoreUnavailable
+from tokensession.stores import MemoryStore, Store, open_store, urls
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("memory:", "<MemoryStore 0 records, 0 claims>"),
+        ("MEMORY:", "<MemoryStore 0 records, 0 claims>"),
+        ("file:///var/lib/tokens", "<FileStore /var/lib/tokens closed>"),
+        ("file://localhost/var/lib/my%20tokens", "<FileStore /var/lib/my tokens closed>"),
+        ("sqlite:////var/lib/tokens.db", "<SQLiteStore /var/lib/tokens.db closed>"),
+        ("sqlite:///tokens.db", "<SQLiteStore {cwd}/tokens.db closed>"),
+        ("sqlite:///a/b%3F.db", "<SQLiteStore {cwd}/a/b?.db closed>"),
+    ],
+)
+def test_a_url_names_a_store_and_touches_nothing(
+    url: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert repr(open_store(url)) == shown.format(cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "tokens.db",
+        "/var/lib/tokens",
+        "memory:x",
+        "memory://secret@host",
+        "file:tokens",
+        "file://host/tokens",
+        "file:///tokens?x=secret",
+        "file:///a%00b",
+        "sqlite:",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:tokens.db",
+        "sqlite:/tokens.db",
+        "sqlite://tokens.db",
+        "sqlite://user:secret@host/tokens.db",
+        "sqlite:///tokens.db?mode=secret",
+        "sqlite:///tokens.db#secret",
+        "file://user:secret@[/tokens",
+        "file://user:secret\u2100@host/tokens",
+        "nothing://user:secret@host/db",
+    ],
+)
+def test_a_url_that_names_no_store_is_refused_and_never_repeated(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_an_unknown_scheme_is_told_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, "custom", "builtins:dict")
+    with pytest.raises(ConfigurationError, match=r"'redsi'.* custom, file, memory, sqlite[;,]"):
+        open_store("redsi://host")
+    with pytest.raises(ConfigurationError, match=r"no scheme.* custom, file, memory, sqlite\."):
+        open_store("tokens.db")
+
+
+def test_a_missing_parent_directory_is_said_with_the_rule_of_slashes(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/no/tokens.db")
+
+    async def use() -> None:
+        assert await store.load("k") is None
+        for work in (store.put("k", b""), store.claim("k", seen=None, timeout=0)):
+            with pytest.raises(StoreUnavailable, match=r"does not exist.*three slashes .* four an absolute"):
+                await work
+        await store.aclose()
+
+    asyncio.run(use())
+
+
+def register(monkeypatch: pytest.MonkeyPatch, scheme: str, value: str) -> None:
+    points = EntryPoints([EntryPoint(name=scheme, value=value, group=urls.ENTRY_POINTS)])
+    monkeypatch.setattr(urls, "_foreign", lambda: points)
+
+
+OPENED: list[str] = []
+
+
+def opens(url: str) -> Store:
+    OPENED.append(url)
+    return MemoryStore()
+
+
+def fails(url: str) -> Any:
+    raise OSError(f"cannot connect to {url}")
+
+
+def refuses(url: str) -> Any:
+    raise ConfigurationError("The port is missing.")
+
+
+def test_a_scheme_can_be_registered_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, "custom", f"{__name__}:opens")
+    assert isinstance(open_store("custom://user:secret@host"), MemoryStore)
+    assert OPENED.pop() == "custom://user:secret@host"
+
+
+def test_a_built_in_scheme_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, "memory", f"{__name__}:fails")
+    assert isinstance(open_store("memory:"), MemoryStore)
+
+
+def test_what_a_foreign_store_says_of_its_url_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, "custom", f"{__name__}:fails")
+    with pytest.raises(
+        ConfigurationError, match=r"'custom' \(.*:fails\) could not be opened: OSError"
+    ) as caught:
+        open_store("custom://user:secret@host")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    register(monkeypatch, "custom", f"{__name__}:refuses")
+    with pytest.raises(ConfigurationError, match="The port is missing"):
+        open_store("custom://host")
+
+
+def test_what_is_no_store_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, "custom", "builtins:len")
+    with pytest.raises(ConfigurationError, match="returned no store"):
+        open_store("custom://host")
