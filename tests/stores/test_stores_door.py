@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,11 @@ DRIVERS = {"sqlite3", "sqlite_utils", "redis", "psycopg", "asyncpg", "keyring", 
 def loaded_by(statement: str) -> set[str]:
     program = f"import sys, json; from tokensession import stores; {statement or 'pass'}"
     program += "; print(json.dumps(list(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    # Coverage would begin with a database of its own.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env
+    )
     return DRIVERS & set(json.loads(done.stdout))
 
 

@@ -1,6 +1,6 @@
 """Stores that break one promise each. The conformance suite must reject every one of them.
 
-A test that nothing fails proves nothing: Each `BROKEN_...` table says which promise each of these breaks, and
+A test that nothing fails proves nothing. Each table says which promise each of its stores breaks, and
 tests/stores/test_conformance_rejects_broken_stores.py that the suite notices. These are about
 records, and made of `MemoryStore`; `broken_claims` has those about claims, and `broken_files` those that
 need files or processes.
