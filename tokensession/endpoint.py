@@ -9,6 +9,7 @@ event loop between requests.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from ssl import SSLContext
 
@@ -69,7 +70,7 @@ class AiohttpEndpoint:
                 # encoded=True: what the provider built is sent, not what yarl would make of it.
                 URL(request.url, encoded=True),
                 data=request.body,
-                headers=request.headers,
+                headers=(("Accept-Encoding", "identity"), *request.headers),
                 allow_redirects=False,
                 proxy=self._proxy,
             ) as response,
@@ -89,20 +90,22 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         body += chunk
         if len(body) > MAX_BODY:
             raise MalformedReply(f"The token reply is longer than {MAX_BODY} bytes; the rest was not read.")
-    if response.headers.get("Content-Encoding", "identity").lower() in ("gzip", "deflate"):
+    # Nothing compressed was asked for; some gateways do it all the same.
+    if response.headers.get("Content-Encoding", "identity").lower() in ("gzip", "x-gzip", "deflate"):
         return _inflate(bytes(body))
     return bytes(body)
 
 
 def _inflate(body: bytes) -> bytes:
-    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
-    try:
-        plain = inflater.decompress(body, MAX_BODY)
-    except zlib.error:
-        raise MalformedReply("The token reply calls itself compressed, and cannot be decompressed.") from None
-    if inflater.unconsumed_tail:
-        raise MalformedReply(f"The token reply inflates to more than {MAX_BODY} bytes.")
-    return plain
+    """Gzip, zlib, or the bare deflate that some servers send in its place."""
+    for bits in (_GZIP_OR_ZLIB, -zlib.MAX_WBITS):
+        inflater = zlib.decompressobj(bits)
+        with contextlib.suppress(zlib.error):
+            plain = inflater.decompress(body, MAX_BODY)
+            if inflater.unconsumed_tail:
+                raise MalformedReply(f"The token reply inflates to more than {MAX_BODY} bytes.")
+            return plain
+    raise MalformedReply("The token reply calls itself compressed, and cannot be decompressed.")
 
 
 def _describe(error: BaseException) -> str:

@@ -218,7 +218,14 @@ class Superseded(StoreError):
 
 
 class MalformedReply(TokenSessionError):
-    """The provider answered something that is no token and no documented error."""
+    """The provider answered something that is no token and no documented error.
+
+    `granted` is True if its status was that of a success: then the grant may be spent all the same.
+    """
 
     intact = "The stored credentials are unchanged."
-    todo = "Check base_url, then the provider's status page; the excerpt above is what it said."
+    todo = "Check base_url, then the provider's status page."
+
+    def __init__(self, happened: str, *, granted: bool = False, todo: str | None = None) -> None:
+        super().__init__(happened, todo=todo)
+        self.granted = granted

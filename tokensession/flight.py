@@ -119,7 +119,9 @@ class Flights:
     def take_off(self, work: Coroutine[Any, Any, T], *, name: str) -> Flight[T]:
         """Start this work."""
         flight = Flight(work, name=name, on_landing=self._landed)
-        self._flights |= {flight}
+        # Those that a closed event loop has left behind go; one that an eager task factory has already
+        # run to its end never comes in.
+        self._flights = self.under_way if flight.landed else self.under_way | {flight}
         return flight
 
     def _landed(self, flight: Flight[Any]) -> None:

@@ -101,6 +101,9 @@ class Policy:
     claim_timeout: float = _setting(
         30, "waiting for somebody else's refresh", "longer than one token request; never redeem unclaimed"
     )
+    store_timeout: float = _setting(
+        10, "the store: one reading or writing", "our own stores are quicker; a foreign one may hang"
+    )
     settle: float = _setting(
         2, "pause after a holder died in mid-refresh", "its request may still be on the wire"
     )

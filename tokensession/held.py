@@ -109,16 +109,27 @@ class Held:
     def fail(
         self, error: TokenSessionError, policy: Policy, wall: float, boot: float, *, jitter: float
     ) -> float:
-        """Remember a failure. The pause, in seconds, in which nobody asks again."""
+        """Remember a failure. The pause, in seconds, before the next refresh ahead.
+
+        Callers who cannot wait (their token is spent, or was refused) get the remembered error for a
+        shorter time: a long pause is for refreshes that nobody waits for.
+        """
         self.errors_in_a_row += 1
         self.counts.failures += 1
-        pause = self._pause(error, policy, self.deadlines.usable_for(wall, boot), jitter)
+        asked = self._asked(error, policy)
+        ahead, waiting = asked, asked
+        if asked is None:
+            usable_for = self.deadlines.usable_for(wall, boot)
+            ahead = back_off(self.errors_in_a_row, usable_for, policy, jitter)
+            waiting = min(ahead, back_off(self.errors_in_a_row, 0.0, policy, jitter))
+        pause, self.error = ahead or 0.0, error
+        self.not_before, self.error_until = boot + pause, boot + (waiting or 0.0)
         if isinstance(error, TokenUnavailable):
-            error.retry_after = pause
-        self.error, self.error_until, self.not_before = error, boot + pause, boot + pause
+            error.retry_after = waiting
         return pause
 
-    def _pause(self, error: TokenSessionError, policy: Policy, usable_for: float, jitter: float) -> float:
+    def _asked(self, error: TokenSessionError, policy: Policy) -> float | None:
+        """How long the error itself asks to wait, or None for the back-off."""
         if isinstance(error, SignInRequired):
             return policy.rejected_pause  # costs no token request, only a look at the store
         if isinstance(error, ConfigurationError):
@@ -126,9 +137,7 @@ class Held:
         asked = error.retry_after if isinstance(error, TokenUnavailable) else None
         if asked is None and isinstance(error, RateLimited):
             asked = policy.retry_after_default
-        if asked is None:
-            return back_off(self.errors_in_a_row, usable_for, policy, jitter)
-        return min(max(asked, policy.retry_after_min), policy.retry_after_max)
+        return None if asked is None else min(max(asked, policy.retry_after_min), policy.retry_after_max)
 
     def remembered(self, boot: float) -> TokenSessionError | None:
         """The failure to answer with instead of asking again, as a fresh copy, or None."""

@@ -57,6 +57,11 @@ class BearerAuth:
         origins: Iterable[str] | None = None,
         headers: Iterable[tuple[str, str]] = (),
     ) -> None:
+        if isinstance(source, type) or not callable(getattr(source, "token", None)):
+            raise ConfigurationError(
+                f"A {type(source).__name__} has no token() to ask.",
+                todo="Wrap a provider: BearerAuth(ManagedSource(provider, AiohttpEndpoint(), store=store)).",
+            )
         allowed = getattr(source, "origins", None) if origins is None else origins
         if not allowed:
             raise ConfigurationError(

@@ -116,8 +116,13 @@ def plan(
     `refused` whether the API answered 401 to it; `interrupted` how many seconds ago another holder of
     the claim began and never ended, or None; `now` the wall clock.
     """
-    stored = stored or Grant(seed=provider.seed.fingerprint if provider.seed else "")
-    grant = descend(stored, provider.seed)
+    seed = provider.seed
+    stored = stored or Grant(seed=seed.fingerprint if seed else "")
+    # Who has had a token is past its seed: a record from another one is then a newer sign-in, not an
+    # older configuration's. While a deployment rolls, this keeps spent seeds from being sent again.
+    grant = descend(stored, seed) if have is None else stored
+    if seed is not None and grant.seed != seed.fingerprint:
+        seed = None
     if grant.signed_out:
         return Fail(SignedOut("This key is signed out."))
 
@@ -126,7 +131,7 @@ def plan(
     if usable and token is not None and token.fingerprint != have:
         return Serve(grant)  # somebody else was faster
 
-    credential = _credential(grant, provider.seed)
+    credential = _credential(grant, seed)
     if credential is None:
         return Fail(SignInRequired("There is no refresh token, and no code, to get a token with."))
     name = credential.fingerprint

@@ -30,16 +30,22 @@ State: none between two calls. What this process knows is the source's business.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 from . import events, plan
 from .clock import Clock, within
 from .errors import (
     GrantRejected,
+    MalformedReply,
     OutcomeUnknown,
+    SignedOut,
+    StoreCorrupt,
     StoreError,
+    StoreUnavailable,
     Superseded,
     TokenSessionError,
     TokenUnavailable,
@@ -47,9 +53,12 @@ from .errors import (
 from .freshness import Policy
 from .providers.base import Credential, Issued, Provider, TokenEndpoint
 from .record import Grant, decode, encode
-from .stores.base import Claim, Record, Store
+from .stores.base import ANY, AnyVersion, Claim, Record, Store
+from .token import Token
 
-__all__ = ["Outcome", "Renewal"]
+__all__ = ["Outcome", "Renewal", "Unsaved"]
+
+T = TypeVar("T")
 
 _ROUNDS = 8  # looks at the record; each further one means that somebody else has just written it
 
@@ -58,6 +67,7 @@ _ROUNDS = 8  # looks at the record; each further one means that somebody else ha
 class Unsaved:
     """A new token that could not be stored. `save` tries once more; `give_up` lets go of the claim."""
 
+    token: Token
     save: Callable[[], Awaitable[Record]]
     give_up: Callable[[], Awaitable[None]]
 
@@ -93,7 +103,7 @@ class Renewal:
         The same token comes back where a refresh token may be spent and the access token is still
         good. Raises the errors of `errors.py`, `SignInRequired` among them.
         """
-        record = await self.store.load(self.key)
+        record = await self._load()
         if record is not None and (outcome := self._adopted(record, have=have, refused=refused)):
             return outcome
         for _ in range(_ROUNDS):
@@ -172,21 +182,23 @@ class Renewal:
         except GrantRejected as refusal:
             await self._note(claim, plan.refused(step.stored, step.credential, refusal.code))
             raise
-        except (OutcomeUnknown, asyncio.CancelledError) as error:
-            if not plan.single_use(step.credential, self.provider):
+        except (OutcomeUnknown, MalformedReply, asyncio.CancelledError) as error:
+            # A success that cannot be read has spent a refresh token as surely as one that got lost.
+            unread = isinstance(error, MalformedReply) and not error.granted
+            if unread or not plan.single_use(step.credential, self.provider):
                 raise
             noted = await self._note(claim, plan.lost(step.stored, step.credential, sent_at))
             if step.replay or self.provider.replay_leeway <= 0 or not isinstance(error, OutcomeUnknown):
                 raise
             return noted  # and look again: the provider permits an immediate replay
         grant = Grant(seed=step.seed, token=issued.token)
-        save = partial(claim.commit, encode(grant))
-        return await self._keep(issued, grant, save, Unsaved(save, claim.abandon))
+        save = partial(self._store, partial(claim.commit, encode(grant)))
+        return await self._keep(issued, grant, Unsaved(issued.token, save, claim.abandon))
 
     async def _note(self, claim: Claim, grant: Grant) -> Record | None:
         """Commit what became of a request. If the store fails, the request's own error matters more."""
         try:
-            return await claim.commit(encode(grant))
+            return await self._store(partial(claim.commit, encode(grant)))
         except Superseded:
             raise
         except StoreError as error:
@@ -194,14 +206,12 @@ class Renewal:
             await claim.abandon()
             return claim.current
 
-    async def _keep(
-        self, issued: Issued, grant: Grant, save: Callable[[], Awaitable[Record]], unsaved: Unsaved
-    ) -> Outcome:
+    async def _keep(self, issued: Issued, grant: Grant, unsaved: Unsaved) -> Outcome:
         """Store the new token, then hand it out; if it cannot be stored, hand it out and say so."""
         for note in issued.notes:
             self.report(events.OddReply(self.key, note))
         try:
-            await save()
+            await unsaved.save()
         except Superseded:
             raise
         except StoreError as error:
@@ -209,6 +219,26 @@ class Renewal:
             return Outcome(grant, requested=True, unsaved=unsaved)
         self.report(events.Refreshed(self.key, issued.token.fingerprint, issued.token.lifetime))
         return Outcome(grant, requested=True)
+
+    async def _store(self, write: Callable[[], Coroutine[Any, Any, Record]]) -> Record:
+        """Let the store write. Whatever a foreign store does, a new token is not lost with an exception."""
+        return await self._asked(write())
+
+    async def _load(self) -> Record | None:
+        return await self._asked(self.store.load(self.key))
+
+    async def _asked(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the store answers, in time, or a `StoreError`."""
+        try:
+            return await within(self.clock, self.policy.store_timeout, work)
+        except TokenSessionError:
+            raise
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"No answer from the store within {self.policy.store_timeout:g} s."
+            ) from None
+        except Exception as error:
+            raise StoreUnavailable(f"The store failed unexpectedly ({type(error).__name__}).") from error
 
     async def request(self, credential: Credential, sent_at: float) -> Issued:
         """One token request: the token, or a typed error."""
@@ -233,20 +263,33 @@ class Renewal:
     async def sign_in(self, credential: Credential) -> Outcome:
         """Redeem a new refresh token or code, and put the result over whatever is stored.
 
-        Takes no claim: a refresh under way is superseded by the new version, and adopts it.
+        Takes no claim: a refresh under way is superseded by the new version, and adopts it. A sign-out
+        that comes in between wins, and raises `SignedOut`.
         """
-        # Look first: a store in trouble must be known before a code is spent.
-        current = await self.store.load(self.key)
+        # Look first: a store in trouble must be known before a code is spent. A corrupt record is none
+        # that has to be kept: signing in is how it is replaced.
+        current: Record | None = None
+        expect: str | AnyVersion | None = ANY
+        with contextlib.suppress(StoreCorrupt):
+            current = await self._load()
+            expect = current.version if current else None
         issued = await self.request(credential, self.clock.wall())
         grant = Grant(seed=self._seed(), token=issued.token)
-        put = partial(self.store.put, self.key, encode(grant))
-        # A later try must not overwrite what somebody else has stored meanwhile.
-        again = partial(put, expect=current.version if current else None)
-        return await self._keep(issued, grant, put, Unsaved(again, _nothing_to_give_up))
+        for _ in range(_ROUNDS):
+            put = partial(self.store.put, self.key, encode(grant), expect=expect)
+            unsaved = Unsaved(issued.token, partial(self._store, put), _nothing_to_give_up)
+            try:
+                return await self._keep(issued, grant, unsaved)
+            except Superseded as newer:
+                # A refresh that ended meanwhile gives way; a sign-out that was asked for later does not.
+                expect = newer.record.version if isinstance(newer.record, Record) else None
+                if isinstance(newer.record, Record) and decode(newer.record.data).signed_out:
+                    raise SignedOut("Somebody signed out while this sign-in was under way.") from None
+        raise TokenUnavailable(f"The record changed {_ROUNDS} times during one sign-in.")
 
     async def sign_out(self) -> None:
         """Leave a tombstone, so that a late commit resurrects nothing."""
-        await self.store.put(self.key, encode(Grant(seed=self._seed(), signed_out=True)))
+        await self._store(partial(self.store.put, self.key, encode(Grant(self._seed(), signed_out=True))))
 
     def _seed(self) -> str:
         return self.provider.seed.fingerprint if self.provider.seed else ""

@@ -25,7 +25,7 @@ from .errors import ConfigurationError, ForeignOrigin
 from .events import Observer
 from .freshness import Policy
 from .middleware import BearerAuth
-from .providers.base import Provider
+from .providers.base import Provider, TokenEndpoint
 from .source import ManagedSource
 from .stores import MemoryStore, open_store
 from .stores.base import Store
@@ -54,6 +54,8 @@ class AuthedSession:
     `auth` is a provider, or a `ManagedSource` that you keep. `store` is a store that you keep, or a URL
     for `open_store`; without one, tokens live in memory. `client` is a ClientSession that you keep; its
     own middlewares run before ours. What is opened here is closed here, what is handed in is not.
+    `endpoint` sends the token requests, for a proxy or certificate authority of their own:
+    `AiohttpEndpoint(ssl=..., proxy=...)`.
 
     Making one does no I/O and needs no event loop; it may be opened in one task and closed in another,
     and entered again after it was closed, in another event loop too.
@@ -81,20 +83,23 @@ class AuthedSession:
         origins: Iterable[str] = (),
         policy: Policy | None = None,
         observer: Observer | None = None,
+        endpoint: TokenEndpoint | None = None,
     ) -> None:
+        if client is not None and not isinstance(client, aiohttp.ClientSession):
+            raise ConfigurationError(f"client is a {type(client).__name__}, not an aiohttp.ClientSession.")
         self._owned_store: Store | None = None
         self._owned_source = not isinstance(auth, ManagedSource)
         if isinstance(auth, ManagedSource):
-            if (store, key, policy, observer) != (None, None, None, None):
+            if (store, key, policy, observer, endpoint) != (None,) * 5:
                 raise ConfigurationError(
-                    "store, key, policy and observer belong to the source.",
+                    "store, key, policy, observer and endpoint belong to the source.",
                     todo="Pass them to the ManagedSource, not to the session.",
                 )
             self._source = auth
         else:
             chosen = self._choose(store, auth)
             self._source = ManagedSource(
-                auth, _ENDPOINT, store=chosen, key=key, policy=policy, observer=observer
+                auth, endpoint or _ENDPOINT, store=chosen, key=key, policy=policy, observer=observer
             )
         provider = self._source.provider
         if isinstance(origins, str):
@@ -250,7 +255,9 @@ class AuthedSession:
             origin = URL()
         if origin in self._bearer.origins:
             return url
-        named = f"{url.scheme}://{url.host}" + (f":{url.explicit_port}" if url.explicit_port else "")
+        named = f"{url.scheme or 'https'}://{url.host}" + (
+            f":{url.explicit_port}" if url.explicit_port else ""
+        )
         raise ForeignOrigin(
             f"{named} is not an origin that this session's token may go to.",
             todo=f'Allow it with AuthedSession(..., origins=["{named}"]), or use session.client for a '

@@ -20,6 +20,7 @@ dropped; one in another loop that still runs is an error, for a source serves on
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -69,6 +70,7 @@ class ManagedSource:
         "_held",
         "_observer",
         "_renewal",
+        "_signing_in",
         "_unsaved",
     )
 
@@ -83,8 +85,13 @@ class ManagedSource:
         clock: Clock | None = None,
         observer: events.Observer | None = None,
     ) -> None:
-        if not isinstance(provider, Provider):
-            raise ConfigurationError(f"{type(provider).__name__} is no provider; see tokensession.providers.")
+        if isinstance(provider, type) or not isinstance(provider, Provider):
+            raise ConfigurationError(f"{provider!r} is no provider; see tokensession.providers.")
+        if isinstance(store, type) or not isinstance(store, Store):
+            raise ConfigurationError(
+                f"A {type(store).__name__} is no store.",
+                todo='Pass one of tokensession.stores, or open_store("sqlite:///tokens.db").',
+            )
         name = provider.key if key is None else key
         if not name:
             raise ConfigurationError(
@@ -105,8 +112,9 @@ class ManagedSource:
         self._held = Held()
         self._flights = Flights()
         self._flight: Flight[Token] | None = None
+        self._signing_in: tuple[Credential, Flight[Token]] | None = None
         self._epoch = 0
-        self._unsaved = False
+        self._unsaved: Unsaved | None = None
 
     # -- what callers use -------------------------------------------------------------------------
 
@@ -167,7 +175,12 @@ class ManagedSource:
         credential = checks.seed(code=code, refresh_token=refresh_token)
         if credential is None:
             raise ConfigurationError("Signing in takes a code or a refresh_token.", todo="Pass one of them.")
-        return await self._start(self._sign_in(credential), "sign-in").wait()
+        under_way = self._signing_in
+        if under_way is not None and under_way[0] == credential and under_way[1] in self._flights.under_way:
+            return await under_way[1].wait()  # a code works once: two who bring the same share it
+        flight = self._start(self._sign_in(credential), "sign-in")
+        self._signing_in = (credential, flight)
+        return await flight.wait()
 
     async def sign_out(self) -> None:
         """Forget the token, here and in the store, until somebody signs in again.
@@ -180,7 +193,9 @@ class ManagedSource:
     def snapshot(self) -> Snapshot:
         """The state of this source, for people."""
         in_flight = self._flight is not None and self._flight in self._flights.under_way
-        return self._held.snapshot(self.key, *self._now(), in_flight=in_flight, unsaved=self._unsaved)
+        return self._held.snapshot(
+            self.key, *self._now(), in_flight=in_flight, unsaved=self._unsaved is not None
+        )
 
     async def aclose(self) -> None:
         """Let what is under way finish, for at most the policy's grace period.
@@ -191,8 +206,9 @@ class ManagedSource:
         try:
             await within(self._clock, self._renewal.policy.grace, self._flights.drain())
         except TimeoutError:
-            await self._flights.abort()
-        if self._unsaved:
+            with contextlib.suppress(TimeoutError):  # a store that hangs may not even let go
+                await within(self._clock, self._renewal.policy.settle, self._flights.abort())
+        if self._unsaved is not None:
             raise StoreUnavailable(
                 "A new token could not be stored before closing.",
                 intact="The stored credentials are those from before the last refresh.",
@@ -264,7 +280,8 @@ class ManagedSource:
             self._report(events.TokenRefused(self.key, have))
         self._held.counts.flights += 1
         self._report(events.RefreshStarted(self.key, reason))
-        self._flight = flight = self._start(self._fly(reason, have), "refresh")
+        flight = self._start(self._fly(reason, have), "refresh")
+        self._flight = None if flight.landed else flight  # an eager task factory has run it already
         return flight
 
     async def _fly(self, reason: str, have: str | None) -> Token:
@@ -272,6 +289,8 @@ class ManagedSource:
             while True:
                 epoch = self._epoch
                 try:
+                    # What the store has is older than what we hold: it must not be redeemed.
+                    await self._save()
                     outcome = await self._renewal.renew(have=have, refused=reason == "refused")
                 except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
                     if epoch == self._epoch:
@@ -294,16 +313,16 @@ class ManagedSource:
         wall, boot = self._now()
         clock, policy = self._clock, self._renewal.policy
         self._held.counts.token_requests += outcome.requested
-        if token.fingerprint == have:
+        if token.fingerprint == have and not outcome.requested:
             self._held.keep(wall, boot)
         else:
             self._held.counts.adopted += not outcome.requested
             self._held.serve(
                 token, policy, wall, boot, jitter=clock.jitter(), forced=forced, spaced=outcome.requested
             )
+        self._unsaved = outcome.unsaved
         if outcome.unsaved is not None:
-            self._unsaved = True
-            self._start(self._save(token, outcome.unsaved), "save")
+            self._start(self._keep_saving(), "save")
         return token
 
     def _failed(self, error: Exception) -> TokenSessionError:
@@ -327,8 +346,17 @@ class ManagedSource:
 
     async def _sign_in(self, credential: Credential) -> Token:
         self._report(events.RefreshStarted(self.key, "sign-in"))
-        outcome = await self._renewal.sign_in(credential)
+        try:
+            outcome = await self._renewal.sign_in(credential)
+        except TokenSessionError as error:
+            wall, boot = self._now()
+            usable_for = self._held.deadlines.usable_for(wall, boot)
+            self._report(events.RefreshFailed(self.key, type(error).__name__, str(error), usable_for, None))
+            raise
+        finally:
+            self._signing_in = None
         self._epoch += 1
+        await self._give_up_saving()
         token = self._publish(outcome, have=None)
         self._report(events.SignedIn(self.key, token.fingerprint))
         return token
@@ -337,28 +365,39 @@ class ManagedSource:
         await self._renewal.sign_out()
         self._epoch += 1
         self._held.forget()
+        await self._give_up_saving()
         self._report(events.SignedOut(self.key))
 
-    async def _save(self, token: Token, unsaved: Unsaved) -> None:
+    async def _keep_saving(self) -> None:
         """Store a token that could not be stored, until it is, or until something newer is."""
-        clock, epoch, tries = self._clock, self._epoch, 1
+        clock, policy, tries = self._clock, self._renewal.policy, 1
+        while self._unsaved is not None:
+            await clock.sleep(back_off(tries, 0.0, policy, clock.jitter()))
+            tries += 1
+            try:
+                await self._save()
+            except StoreError as error:
+                self._report(events.SaveFailed(self.key, type(error).__name__, str(error), tries))
+
+    async def _save(self) -> None:
+        """One more try to store what could not be stored, if there is anything. Raises `StoreError`."""
+        unsaved, epoch = self._unsaved, self._epoch
+        if unsaved is None:
+            return
         try:
-            while True:
-                await clock.sleep(back_off(tries, 0.0, self._renewal.policy, clock.jitter()))
-                tries += 1
-                try:
-                    await unsaved.save()
-                except Superseded as newer:
-                    if epoch == self._epoch:
-                        self._adopt(newer.record)
-                    break
-                except StoreError as error:
-                    self._report(events.SaveFailed(self.key, type(error).__name__, str(error), tries))
-                else:
-                    self._report(events.Saved(self.key, token.fingerprint))
-                    break
-            self._unsaved = False
-        finally:
+            await unsaved.save()
+        except Superseded as newer:
+            if self._unsaved is unsaved and epoch == self._epoch:
+                self._adopt(newer.record)
+        else:
+            self._report(events.Saved(self.key, unsaved.token.fingerprint))
+        if self._unsaved is unsaved:
+            await self._give_up_saving()
+
+    async def _give_up_saving(self) -> None:
+        """It is stored, or something newer is: let go of the claim."""
+        unsaved, self._unsaved = self._unsaved, None
+        if unsaved is not None:
             await unsaved.give_up()
 
     def _adopt(self, record: Any) -> None:
@@ -367,7 +406,9 @@ class ManagedSource:
         if grant is None or grant.token is None:
             self._held.forget()
         else:
+            unsaved = self._unsaved
             self._publish(Outcome(grant), have=None)
+            self._unsaved = unsaved  # it still holds its claim
 
     def _report(self, event: events.Event) -> None:
         events.emit(self._observer, event)

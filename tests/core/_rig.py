@@ -98,6 +98,12 @@ class Rig:
             await asyncio.sleep(0)
 
 
+async def asleep(clock: FakeClock, seconds: float) -> None:
+    """Wait until somebody sleeps for so long: the place of a race is known by its pause."""
+    while seconds not in clock.sleepers:
+        await asyncio.sleep(0)
+
+
 async def turns(count: int = 50) -> None:
     """Let everything that can run, run."""
     for _ in range(count):

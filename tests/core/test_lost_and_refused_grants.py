@@ -6,14 +6,22 @@ import asyncio
 from typing import Any
 
 import pytest
-from _rig import LIFE, Rig, invalid_grant, run, token_reply, turns
+from _rig import LIFE, Rig, asleep, invalid_grant, run, token_reply, turns
 
-from tokensession import ConfigurationError, GrantLost, GrantRejected, OutcomeUnknown, SignedOut
+from tokensession import (
+    ConfigurationError,
+    GrantLost,
+    GrantRejected,
+    MalformedReply,
+    OutcomeUnknown,
+    SignedOut,
+)
 from tokensession.errors import Superseded
+from tokensession.events import RefreshFailed
 from tokensession.providers.base import Credential
 from tokensession.record import Grant, encode
 from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, Held
+from tokensession.testing import FakeClock, Held, reply
 
 
 def lost() -> OutcomeUnknown:
@@ -100,7 +108,7 @@ def test_a_holder_that_was_killed_in_mid_refresh_leaves_one_replay() -> None:
         killed = await interrupted_claim(store)
         rig = Rig(token_reply(1), store=store, clock=clock)
         caller = asyncio.create_task(rig.access())
-        await clock.slept()  # the settling pause
+        await asleep(clock, 2)  # the settling pause
         assert rig.posts == 0
         clock.advance(2)
         assert await caller == "access-1"
@@ -383,5 +391,131 @@ def test_a_refresh_that_is_asked_for_gives_a_new_token_although_the_old_one_is_g
         assert {token.access_token for token in tokens} == {"access-2"}
         assert rig.posts == 2
         await turns()
+
+    run(scene)
+
+
+def test_a_success_that_cannot_be_read_is_taken_for_a_lost_reply() -> None:
+    """The provider has rotated: the refresh token is left alone while the access token lives."""
+
+    async def scene() -> None:
+        rig = Rig(token_reply(1), reply({"token_type": "Bearer"}), token_reply(2))
+        await rig.access()
+        rig.clock.advance(LIFE - 299)
+        await rig.access()
+        await rig.landed()
+        rig.clock.advance(120)
+        assert await rig.access() == "access-1"
+        await rig.landed()
+        assert rig.posts == 2
+        rig.clock.advance(180)
+        assert await rig.access() == "access-2"
+
+    run(scene)
+
+
+def test_a_page_in_place_of_a_reply_spends_nothing() -> None:
+    """A captive portal says 200 to everything; the provider has seen nothing."""
+
+    async def scene() -> None:
+        rig = Rig(*(reply(b"<html>Please log in</html>") for _ in range(3)), token_reply(1))
+        for _ in range(3):
+            with pytest.raises(MalformedReply):
+                await rig.access()
+            rig.clock.advance(60)
+        assert await rig.access() == "access-1"
+
+    run(scene)
+
+
+def test_a_sign_out_that_is_asked_for_later_wins_over_a_sign_in_on_its_way() -> None:
+    """Whoever asked last is right."""
+
+    async def scene() -> None:
+        held = Held(token_reply(2))
+        rig = Rig(token_reply(1), held)
+        await rig.access()
+        signing_in = asyncio.create_task(rig.source.sign_in(code="slow"))
+        await held.arrived.wait()
+        await rig.source.sign_out()
+        held.release()
+        with pytest.raises(SignedOut):
+            await signing_in
+        with pytest.raises(SignedOut):
+            await rig.access()
+
+    run(scene)
+
+
+def test_a_refresh_that_ends_during_a_sign_in_gives_way_to_it() -> None:
+    """The new grant replaces the rotated old one."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        held = Held(token_reply(9))
+        one = Rig(token_reply(1), token_reply(2), store=store, clock=clock)
+        other = Rig(held, store=store, clock=clock)
+        await one.access()
+        signing_in = asyncio.create_task(other.source.sign_in(code="new"))
+        await held.arrived.wait()
+        await one.source.refresh()
+        held.release()
+        assert (await signing_in).access_token == "access-9"
+        stored = await other.stored()
+        assert stored is not None
+        assert stored.token is not None
+        assert stored.token.access_token == "access-9"
+
+    run(scene)
+
+
+def test_two_who_bring_the_same_code_share_one_sign_in() -> None:
+    """A double click: a code that is sent twice revokes what it has brought."""
+
+    async def scene() -> None:
+        held = Held(token_reply(1))
+        rig = Rig(held)
+        both = [asyncio.create_task(rig.source.sign_in(code="once")) for _ in range(2)]
+        await held.arrived.wait()
+        held.release()
+        assert {token.access_token for token in await asyncio.gather(*both)} == {"access-1"}
+        assert rig.posts == 1
+
+    run(scene)
+
+
+def test_a_sign_in_that_fails_unheard_is_told_in_an_event() -> None:
+    """Its caller was cancelled; somebody should know all the same."""
+
+    async def scene() -> None:
+        held = Held(invalid_grant())
+        rig = Rig(held)
+        caller = asyncio.create_task(rig.source.sign_in(code="wrong"))
+        await held.arrived.wait()
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        held.release()
+        await rig.source.aclose()
+        assert isinstance(rig.events[-1], RefreshFailed)
+
+    run(scene)
+
+
+def test_a_process_that_has_had_a_token_adopts_a_newer_sign_in_under_another_seed() -> None:
+    """While a deployment rolls, the old process does not send its spent seed again."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        old = Rig(token_reply(1), store=store, clock=clock, seed="old-seed")
+        await old.access()
+        new = Rig(token_reply(2), store=store, clock=clock, seed="new-seed")
+        await new.access()
+        clock.advance(LIFE - 299)
+        await old.access()
+        await old.landed()
+        assert await old.access() == "access-2"
+        assert old.posts == 1
 
     run(scene)

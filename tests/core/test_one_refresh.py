@@ -8,7 +8,7 @@ import gc
 
 import anyio
 import pytest
-from _rig import LIFE, Rig, invalid_grant, run, token_reply, turns
+from _rig import LIFE, Rig, asleep, invalid_grant, run, token_reply, turns
 
 from tokensession import ClaimTimeout, NotSent, OutcomeUnknown, SignInRequired, Verdict
 from tokensession.events import Adopted, Refreshed, RefreshStarted
@@ -178,7 +178,7 @@ def test_a_request_that_never_ends_is_ended_by_its_deadline() -> None:
     async def scene() -> None:
         rig = Rig(Held(token_reply(1)), token_reply(2), rotates=False)
         caller = asyncio.create_task(rig.access())
-        await rig.clock.slept()
+        await asleep(rig.clock, 20)
         rig.clock.advance(20)
         with pytest.raises(OutcomeUnknown):
             await caller
@@ -232,7 +232,7 @@ def test_waiting_for_another_holder_ends_in_a_typed_error_and_never_in_a_request
         rig = Rig()
         claim = await rig.store.claim("account", seen=None, timeout=1)
         caller = asyncio.create_task(rig.access())
-        await rig.clock.slept()
+        await asleep(rig.clock, 30)
         rig.clock.advance(30)
         with pytest.raises(ClaimTimeout):
             await caller
@@ -387,9 +387,9 @@ def test_closing_ends_after_its_grace_period() -> None:
 
         rig = Rig(Held(token_reply(1)), policy=Policy(grace=5))
         caller = asyncio.create_task(rig.access())
-        await rig.clock.slept()
+        await asleep(rig.clock, 20)
         closing = asyncio.create_task(rig.source.aclose())
-        await rig.clock.slept(2)
+        await asleep(rig.clock, 5)
         rig.clock.advance(5)
         await closing
         with pytest.raises(Exception, match="closing"):

@@ -6,13 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
-from _rig import LIFE, Rig, run, token_reply, turns
+from _rig import LIFE, Rig, asleep, run, token_reply, turns
 
 from tokensession import (
     ClientRejected,
     MalformedReply,
     NotSent,
     RateLimited,
+    StoreCorrupt,
     StoreError,
     StoreUnavailable,
     TokenSessionError,
@@ -342,5 +343,137 @@ def test_a_corrupt_record_is_an_error_until_somebody_signs_in() -> None:
         assert rig.posts == 0
         await rig.source.sign_in(refresh_token="new")
         assert await rig.access() == "access-1"
+
+    run(scene)
+
+
+def test_a_corrupt_record_does_not_stand_in_the_way_of_a_store_that_says_so() -> None:
+    """A store that cannot read its own record lets a sign-in replace it."""
+
+    class Damaged(MemoryStore):
+        async def load(self, key: str) -> Record | None:
+            if not self._records:
+                raise StoreCorrupt("The file is damaged.")
+            return await super().load(key)
+
+    async def scene() -> None:
+        rig = Rig(token_reply(1), store=Damaged())
+        with pytest.raises(StoreCorrupt):
+            await rig.access()
+        await rig.source.sign_in(refresh_token="new")
+        assert await rig.access() == "access-1"
+
+    run(scene)
+
+
+@pytest.mark.parametrize("what", ["raises", "hangs"])
+def test_a_foreign_store_that_breaks_the_contract_on_commit_loses_no_rotated_token(what: str) -> None:
+    """Whatever it raises, and if it never answers: the token is served, and saved again later."""
+    hanging = asyncio.Event()
+
+    class Rude(MemoryStore):
+        broken = True
+
+        async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
+            claim = await super().claim(key, seen=seen, timeout=timeout)
+            commit = claim.commit if not isinstance(claim, Record) else None
+
+            async def rude(data: bytes) -> Record:
+                if self.broken and what == "raises":
+                    raise ConnectionResetError("by peer")
+                if self.broken:
+                    hanging.set()
+                    await asyncio.Event().wait()
+                assert commit is not None
+                return await commit(data)
+
+            if not isinstance(claim, Record):
+                claim.commit = rude  # type: ignore[method-assign]
+            return claim
+
+    async def scene() -> None:
+        clock = FakeClock(jitter=0.5)
+        store = Rude(clock=clock)
+        rig = Rig(token_reply(1), store=store, clock=clock)
+        caller = asyncio.create_task(rig.access())
+        if what == "hangs":
+            await hanging.wait()
+            await asleep(clock, 10)
+            clock.advance(10)
+        assert await caller == "access-1"
+        assert rig.source.snapshot().unsaved
+        store.broken = False
+        for _ in range(3):
+            await turns()
+            clock.advance(31)
+        await turns()
+        assert not rig.source.snapshot().unsaved
+        stored = await rig.stored()
+        assert stored is not None
+        assert stored.token is not None
+        assert stored.token.refresh_token == "refresh-1"
+
+    run(scene)
+
+
+def test_a_store_that_never_answers_is_a_typed_error_in_time() -> None:
+    """Not a flight that everybody joins for ever."""
+
+    class Deaf(MemoryStore):
+        async def load(self, key: str) -> Record | None:
+            await asyncio.Event().wait()
+            return None
+
+    async def scene() -> None:
+        rig = Rig(store=Deaf())
+        caller = asyncio.create_task(rig.access())
+        await asleep(rig.clock, 10)
+        rig.clock.advance(10)
+        with pytest.raises(StoreUnavailable, match="No answer"):
+            await caller
+
+    run(scene)
+
+
+def test_a_token_that_could_not_be_stored_is_stored_by_the_next_event_loop() -> None:
+    """The first loop is gone with its task; the refresh token that the store has is spent."""
+    clock = FakeClock(jitter=0.5)
+    store = FaultyStore(clock=clock)
+    rig = Rig(token_reply(1), token_reply(2), store=store, clock=clock)
+    store.broken = {"write"}
+    assert asyncio.run(rig.access()) == "access-1"
+    store.broken = set()
+    clock.advance(LIFE)
+    assert asyncio.run(rig.access()) == "access-2"
+    assert "refresh_token=refresh-1" in rig.sent()
+    assert not rig.source.snapshot().unsaved
+
+
+def test_the_same_access_token_with_a_new_life_is_not_asked_for_again_and_again() -> None:
+    """Some servers hand out the token they have, and say how long it still lives."""
+
+    async def scene() -> None:
+        again = reply({"access_token": "access-1", "expires_in": LIFE, "refresh_token": "refresh-1"})
+        rig = Rig(token_reply(1), again)
+        await rig.access()
+        rig.clock.advance(LIFE)
+        for _ in range(20):
+            assert await rig.access() == "access-1"
+        assert rig.posts == 2
+
+    run(scene)
+
+
+def test_a_refresh_ahead_that_failed_does_not_keep_a_caller_who_needs_a_token_waiting() -> None:
+    """Its long back-off is for refreshes that nobody waits for; a 401 or an order is tried sooner."""
+
+    async def scene() -> None:
+        rig = Rig(token_reply(1, life=100_000), NotSent("down"), token_reply(2), clock=FakeClock(jitter=0.9))
+        token = await rig.source.token()
+        rig.clock.advance(100_000 - 310)
+        await rig.access()
+        await rig.landed()
+        rig.clock.advance(1)
+        assert (await rig.source.refresh(token)).access_token == "access-2"
 
     run(scene)

@@ -280,6 +280,8 @@ def test_without_origins_a_bearer_is_refused() -> None:
         BearerAuth(Fixed("secret"))
     with pytest.raises(ConfigurationError):
         BearerAuth(Fixed("secret"), origins=["api.example.com"])
+    with pytest.raises(ConfigurationError, match="ManagedSource"):
+        BearerAuth(Oto(refresh_token="r"))  # type: ignore[arg-type]
 
 
 def test_it_is_compared_and_hashed_by_identity() -> None:

@@ -26,7 +26,7 @@ from tokensession import (
 )
 from tokensession.providers import OAuth2, Oto, Priava
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
-from tokensession.testing import OtoServer, PriavaServer, json_reply
+from tokensession.testing import OtoServer, PriavaServer, ScriptedEndpoint, json_reply, reply
 
 Scene = Callable[[], Awaitable[None]]
 
@@ -513,3 +513,48 @@ def test_repr_shows_state_and_no_secret() -> None:
     assert "planted" not in shown
     assert "open" in repr(session)
     assert sys.getsizeof(session) < 300
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"store": 42}, "no store"),
+        ({"store": Path("tokens.db")}, "open_store"),
+        ({"store": MemoryStore}, "no store"),
+        ({"client": "https://api.example.com"}, "ClientSession"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(wrong: dict[str, Any], said: str) -> None:
+    """Not at the first request, as an AttributeError."""
+    with pytest.raises(ConfigurationError, match=said):
+        AuthedSession(Oto(refresh_token="r"), **wrong)
+    with pytest.raises(ConfigurationError, match="no provider"):
+        AuthedSession(Oto, store=MemoryStore())  # type: ignore[type-abstract]
+
+
+def test_token_requests_can_go_their_own_way() -> None:
+    """`endpoint=`, for a certificate authority or a proxy that the API does not share."""
+
+    async def scene() -> None:
+        endpoint = ScriptedEndpoint(reply({"access_token": "a", "expires_in": 60}))
+        async with AuthedSession(Oto(refresh_token="r"), endpoint=endpoint) as session:
+            assert (await session.source.token()).access_token == "a"
+
+    run(scene)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+def test_eager_tasks_change_nothing_and_leave_nothing_behind() -> None:
+    """A flight may be over before whoever started it goes on."""
+
+    async def scene() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        endpoint = ScriptedEndpoint(*(reply({"access_token": f"a{n}", "expires_in": 60}) for n in range(50)))
+        source = ManagedSource(Oto(refresh_token="r"), endpoint, store=MemoryStore())
+        for _ in range(50):
+            await source.refresh()
+        assert repr(source._flights) == "<Flights 0 under way>"
+        assert source._flight is None
+        assert not source._flights._flights
+
+    run(scene)

@@ -44,7 +44,12 @@ class _Answer:
         return f"{self.strategy.name}: the token endpoint answered {self.reply.status}{what}."
 
     def excerpt(self) -> str:
-        text = wire.excerpt(self.reply.body, self.secrets)
+        body = self.reply.body
+        if 200 <= self.reply.status < 300 and not body.lstrip()[:9].lower().startswith(
+            (b"<!doctype", b"<html")
+        ):
+            return ""  # it may be a token in a form that we cannot read, and so cannot redact
+        text = wire.excerpt(body, self.secrets)
         return f"; it begins: {text}" if text else " with an empty body"
 
     def shown(self, code: str) -> str:
@@ -136,11 +141,13 @@ def _issued(answer: _Answer, credential: Credential, sent_at: float) -> Issued:
         access = wire.access_token(wire.find(document, names.access_token))
         refresh = wire.refresh_token(wire.find(document, names.refresh_token))
     except MalformedReply as error:
-        raise MalformedReply(f"{answer.say('')} {error.args[0]}") from None
+        raise MalformedReply(f"{answer.say('')} {error.args[0]}", granted=True) from None
     token_type = wire.find(document, names.token_type)
     if token_type is not None and not (isinstance(token_type, str) and token_type.lower() in ("bearer", "")):
         raise MalformedReply(
-            answer.say(" with a token that is no bearer token"), todo="This library sends bearer tokens only."
+            answer.say(" with a token that is no bearer token"),
+            granted=True,
+            todo="This library sends bearer tokens only.",
         )
     lifetime, note = answer.strategy.lifetime(document, answer.now)
     return Issued(
