@@ -10,6 +10,7 @@ makes it one per store.
 Mutable state, all of it touched in one event loop and never across an await that assumes it unchanged:
 
 - `_held`: the token being served, its deadlines, and the last failure (a state machine of its own).
+- `_saving`: a token that could not be stored yet.
 - `_flight`: the refresh under way. `_flights`: that one, and sign-ins, sign-outs and saves.
 - `_epoch`: counts sign-ins and sign-outs. A flight that began in an earlier epoch publishes nothing,
   and looks again: a late refresh resurrects nothing.
@@ -30,19 +31,18 @@ from .errors import (
     ConfigurationError,
     SignedOut,
     StoreCorrupt,
-    StoreError,
     StoreUnavailable,
-    Superseded,
     TokenSessionError,
 )
 from .flight import Flight, Flights
-from .freshness import Policy, Verdict, back_off
+from .freshness import Policy, Verdict
 from .held import Held, Snapshot
 from .providers import checks
 from .providers.base import Credential, Provider, TokenEndpoint
-from .record import decode
-from .renewal import Outcome, Renewal, Unsaved
-from .stores.base import Record, Store, check_key
+from .record import Grant
+from .renewal import Outcome, Renewal
+from .saving import Saving
+from .stores.base import Store, check_key
 from .token import Token
 
 __all__ = ["ManagedSource"]
@@ -70,8 +70,8 @@ class ManagedSource:
         "_held",
         "_observer",
         "_renewal",
+        "_saving",
         "_signing_in",
-        "_unsaved",
     )
 
     def __init__(
@@ -114,7 +114,7 @@ class ManagedSource:
         self._flight: Flight[Token] | None = None
         self._signing_in: tuple[Credential, Flight[Token]] | None = None
         self._epoch = 0
-        self._unsaved: Unsaved | None = None
+        self._saving: Saving | None = None
 
     # -- what callers use -------------------------------------------------------------------------
 
@@ -194,7 +194,10 @@ class ManagedSource:
         """The state of this source, for people."""
         in_flight = self._flight is not None and self._flight in self._flights.under_way
         return self._held.snapshot(
-            self.key, *self._now(), in_flight=in_flight, unsaved=self._unsaved is not None
+            self.key,
+            *self._now(),
+            in_flight=in_flight,
+            unsaved=self._saving is not None and not self._saving.done,
         )
 
     async def aclose(self) -> None:
@@ -208,7 +211,7 @@ class ManagedSource:
         except TimeoutError:
             with contextlib.suppress(TimeoutError):  # a store that hangs may not even let go
                 await within(self._clock, self._renewal.policy.settle, self._flights.abort())
-        if self._unsaved is not None:
+        if self._saving is not None and not self._saving.done:
             raise StoreUnavailable(
                 "A new token could not be stored before closing.",
                 intact="The stored credentials are those from before the last refresh.",
@@ -290,7 +293,9 @@ class ManagedSource:
                 epoch = self._epoch
                 try:
                     # What the store has is older than what we hold: it must not be redeemed.
-                    await self._save()
+                    if self._saving is not None:
+                        await self._saving.once()
+                        self._saving = None
                     outcome = await self._renewal.renew(have=have, refused=reason == "refused")
                 except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
                     if epoch == self._epoch:
@@ -320,9 +325,9 @@ class ManagedSource:
             self._held.serve(
                 token, policy, wall, boot, jitter=clock.jitter(), forced=forced, spaced=outcome.requested
             )
-        self._unsaved = outcome.unsaved
         if outcome.unsaved is not None:
-            self._start(self._keep_saving(), "save")
+            self._saving = Saving(outcome.unsaved, self.key, self._report, self._superseded)
+            self._start(self._saving.until_done(clock, policy), "save")
         return token
 
     def _failed(self, error: Exception) -> TokenSessionError:
@@ -339,7 +344,7 @@ class ManagedSource:
         self._report(events.RefreshFailed(self.key, type(error).__name__, str(error), usable_for, pause))
         return error
 
-    # -- signing in and out, saving ----------------------------------------------------------------
+    # -- signing in and out ------------------------------------------------------------------------
 
     def _start(self, work: Coroutine[Any, Any, T], what: str) -> Flight[T]:
         return self._flights.take_off(work, name=f"tokensession {what} {self.key}")
@@ -356,7 +361,8 @@ class ManagedSource:
         finally:
             self._signing_in = None
         self._epoch += 1
-        await self._give_up_saving()
+        if self._saving is not None:
+            await self._saving.give_up()
         token = self._publish(outcome, have=None)
         self._report(events.SignedIn(self.key, token.fingerprint))
         return token
@@ -365,50 +371,16 @@ class ManagedSource:
         await self._renewal.sign_out()
         self._epoch += 1
         self._held.forget()
-        await self._give_up_saving()
+        if self._saving is not None:
+            await self._saving.give_up()
         self._report(events.SignedOut(self.key))
 
-    async def _keep_saving(self) -> None:
-        """Store a token that could not be stored, until it is, or until something newer is."""
-        clock, policy, tries = self._clock, self._renewal.policy, 1
-        while self._unsaved is not None:
-            await clock.sleep(back_off(tries, 0.0, policy, clock.jitter()))
-            tries += 1
-            try:
-                await self._save()
-            except StoreError as error:
-                self._report(events.SaveFailed(self.key, type(error).__name__, str(error), tries))
-
-    async def _save(self) -> None:
-        """One more try to store what could not be stored, if there is anything. Raises `StoreError`."""
-        unsaved, epoch = self._unsaved, self._epoch
-        if unsaved is None:
-            return
-        try:
-            await unsaved.save()
-        except Superseded as newer:
-            if self._unsaved is unsaved and epoch == self._epoch:
-                self._adopt(newer.record)
-        else:
-            self._report(events.Saved(self.key, unsaved.token.fingerprint))
-        if self._unsaved is unsaved:
-            await self._give_up_saving()
-
-    async def _give_up_saving(self) -> None:
-        """It is stored, or something newer is: let go of the claim."""
-        unsaved, self._unsaved = self._unsaved, None
-        if unsaved is not None:
-            await unsaved.give_up()
-
-    def _adopt(self, record: Any) -> None:
-        """Serve a newer record instead of the token that came too late to be stored."""
-        grant = decode(record.data) if isinstance(record, Record) else None
+    def _superseded(self, grant: Grant | None) -> None:
+        """Serve a newer grant instead of the token that came too late to be stored."""
         if grant is None or grant.token is None:
             self._held.forget()
         else:
-            unsaved = self._unsaved
             self._publish(Outcome(grant), have=None)
-            self._unsaved = unsaved  # it still holds its claim
 
     def _report(self, event: events.Event) -> None:
         events.emit(self._observer, event)

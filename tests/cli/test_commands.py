@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import urllib.error
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,13 @@ def test_without_its_extra_the_command_says_how_to_get_it(
     assert err == (
         f"tokensession: the command line needs {missing}. Install it: pip install 'tokensession[cli]'\n"
     )
+
+
+def test_the_package_can_be_run_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tokensession", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"tokensession, version {version('tokensession')}\n"
 
 
 def test_a_short_demo_succeeds_and_prints_one_json_document(tmp_path: Path) -> None:
@@ -99,6 +108,9 @@ def test_serve_prints_its_address_and_stops_when_told_to(
         status, out, err = finish(process)
         assert (status, err) == (0, "")
         assert f"base_url='{found[0]}'" in out
+        assert ("knows none of the old tokens: delete that store (tokens.db)" in out) == (
+            provider == "priava"
+        )
         assert "Stopped after 1 requests" in out
     finally:
         process.kill()

@@ -1,7 +1,8 @@
 """README and docs, executed: what they print is what happens.
 
-The Python blocks of a page run in order and share their names, as a reader would paste them into
-`python -m asyncio`: `await` and `async with` may stand at the top level. They run in an empty directory,
+Each Python block of the README is a program: it runs as a file of its own, in an interpreter of its own.
+Those of another page run in order and share their names, as a reader would paste them into
+`python -m asyncio`: `await` and `async with` may stand at the top level. All run in an empty directory,
 with the environment of somebody who has an account at two providers, which are our strict test servers.
 A `text` block below a `<!-- prints -->` comment is what the block before it prints, where "…" stands for
 anything.
@@ -110,7 +111,42 @@ def kept() -> Iterator[list[str]]:
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+def programs() -> list[tuple[Block, Block | None]]:
+    """The Python blocks of the README, each with the block right below it if that is what it prints."""
+    found = blocks(README)
+    below = [*found[1:], None]
+    return [
+        (block, after if after is not None and after.mark == "prints" else None)
+        for block, after in zip(found, below, strict=True)
+        if block.language == "python"
+    ]
+
+
+@pytest.mark.parametrize(("block", "prints"), programs(), ids=lambda b: b.where if b else "")
+def test_every_python_block_of_the_readme_is_a_program_of_its_own(
+    block: Block, prints: Block | None, servers: tuple[TokenServer, TokenServer], tmp_path: Path
+) -> None:
+    """A reader saves the one that is wanted, not those above it."""
+    (tmp_path / "program.py").write_text(block.text, encoding="utf-8")
+    command = [sys.executable, "-W", "error", "program.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"Traceback|Warning|never ", done.stderr), done.stderr  # events may be logged
+    if prints is not None:
+        assert promised(prints.text).fullmatch(done.stdout), f"{prints.where} should read:\n{done.stdout}"
+    for server in servers:
+        assert server.refusals == []
+
+
+def test_every_promise_of_the_readme_stands_below_a_program() -> None:
+    """Else nothing would compare it."""
+    compared = [prints for _, prints in programs() if prints is not None]
+    assert compared == [block for block in blocks(README) if block.mark == "prints"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != README], ids=named)
 def test_every_python_block_runs(
     page: Path,
     servers: tuple[TokenServer, TokenServer],
@@ -189,6 +225,18 @@ def test_the_test_command_of_the_readme_is_one_line_that_needs_nothing_but_pytho
     assert block.text.count("\n") == 1
 
 
+def test_the_environment_of_the_readme_is_made_before_anything_runs_in_it() -> None:
+    """By a command that installs all of ours that the page runs; the demo and the tests need no other."""
+    found = [block for block in blocks(README) if block.language == "sh" and ".venv/" in block.text]
+    make = r"python3 -m venv \.venv && \.venv/bin/pip install (?:-e )?'\.\[(cli|test)\]'(?: && .+)?\n"
+    made = {block.mark: re.fullmatch(make, block.text) for block in found}
+    assert found[0].mark == "install command"
+    assert found[0].text == "python3 -m venv .venv && .venv/bin/pip install '.[cli]'\n"
+    alone = [block for block in found if "tokensession demo" in block.text or block.mark == "test command"]
+    assert len(alone) == 2
+    assert all(made[block.mark] for block in alone)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -196,40 +244,80 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.parametrize("provider", ["oto", "priava"])
-def test_the_example_in_the_readme_runs_as_printed(provider: str, tmp_path: Path) -> None:
-    """Saved, with the server started and the variables set by the very commands that are printed.
+class Example:
+    """An example of the README: its file saved, its server and itself run by the very commands printed.
 
     Only the port is another, in case somebody uses that one.
     """
-    by_mark = {block.mark: block for block in blocks(README)}
-    example = by_mark[f"file: {provider}.py"]
-    serve, use = by_mark[f"serve: {provider}"], by_mark[f"use: {provider}"]
-    (port,) = set(re.findall(r"\b8[0-9]{3}\b", serve.text + use.text))
-    here, free = Path(sys.executable).parent, str(free_port())
-    saved(example, tmp_path)
 
-    def printed(block: Block) -> list[str]:
-        text = block.text.replace(port, free).replace(".venv/bin/", f"{shlex.quote(str(here))}/")
+    def __init__(self, provider: str, directory: Path) -> None:
+        by_mark = {block.mark: block for block in blocks(README)}
+        self.printed = promised(by_mark[f"printed by: {provider}"].text)
+        self._serve, self._use = by_mark[f"serve: {provider}"], by_mark[f"use: {provider}"]
+        (self._port,) = set(re.findall(r"\b8[0-9]{3}\b", self._serve.text + self._use.text))
+        self._free, self._directory = str(free_port()), directory
+        self._clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTO_", "PRIAVA_"))}
+        saved(by_mark[f"file: {provider}.py"], directory)
+
+    def _command(self, block: Block) -> list[str]:
+        here = Path(sys.executable).parent
+        text = block.text.replace(self._port, self._free).replace(".venv/bin/", f"{shlex.quote(str(here))}/")
         return ["bash", "-euc", text.replace(f"{here}/tokensession serve", f"exec {here}/tokensession serve")]
 
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OTO_", "PRIAVA_"))}
-    server = subprocess.Popen(printed(serve), stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=clean)
-    with server:
-        try:
-            assert server.stdout is not None
-            assert free in server.stdout.readline()
-            done = subprocess.run(
-                printed(use), cwd=tmp_path, env=clean, capture_output=True, text=True, check=False, timeout=60
-            )
-            server.send_signal(signal.SIGTERM)
-            said = server.stdout.read()
-        finally:
-            server.kill()
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert promised(by_mark[f"printed by: {provider}"].text).fullmatch(done.stdout), done.stdout
-    assert "(0 refused, 0 reuse detections)" in said, said
+    def use(self) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self._command(self._use),
+            cwd=self._directory,
+            env=self._clean,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    @contextlib.contextmanager
+    def served(self) -> Iterator[list[str]]:
+        """The server, started anew. What it says at its end is in the list afterwards."""
+        said: list[str] = []
+        server = subprocess.Popen(
+            self._command(self._serve),
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=self._directory,
+            env=self._clean,
+        )
+        with server:
+            try:
+                assert server.stdout is not None
+                assert self._free in server.stdout.readline()
+                yield said
+                server.send_signal(signal.SIGTERM)
+                said.append(server.stdout.read())
+            finally:
+                server.kill()
+
+
+@pytest.mark.parametrize("provider", ["oto", "priava"])
+def test_the_example_in_the_readme_runs_as_printed_again_and_again(provider: str, tmp_path: Path) -> None:
+    example = Example(provider, tmp_path)
+    with example.served() as said:
+        for _ in range(2):
+            done = example.use()
+            assert (done.returncode, done.stderr) == (0, "")
+            assert example.printed.fullmatch(done.stdout), done.stdout
+    assert "1 token requests (0 refused, 0 reuse detections)" in said[0], said
+
+
+def test_a_priava_server_that_is_started_anew_wants_a_new_store_as_the_readme_says(tmp_path: Path) -> None:
+    example = Example("priava", tmp_path)
+    with example.served():
+        assert example.use().returncode == 0
+    with example.served():
+        done = example.use()
+        assert done.returncode != 0
+        assert "tokensession.errors.GrantRejected: " in done.stderr
+        (tmp_path / "tokens.db").unlink()
+        assert example.printed.fullmatch(example.use().stdout)
 
 
 def test_the_store_in_the_docs_keeps_the_contract(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ FLOORS: list[tuple[str, ...]] = [
     ("freshness", "held", "wire", "events"),
     ("stores.base", "providers.base", "tokensource"),
     ("flight", "stores.", "providers."),
-    ("plan", "renewal", "source"),
+    ("plan", "renewal", "saving", "source"),
     ("endpoint", "middleware", "session"),
-    ("", "cli.", "testing."),
+    ("", "__main__", "cli.", "testing."),
 ]
 
 FOREIGN_BY_FLOOR: dict[int, set[str]] = {

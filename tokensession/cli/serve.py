@@ -35,7 +35,10 @@ async def run(provider: str, *, port: int, lifetime: int) -> None:
 
 def _introduction(provider: str, server: TokenServer) -> str:
     arguments = ",\n".join(f"    {name}={value!r}" for name, value in server.credentials.items())
-    note = "\nThe code is good once: keep the token in a store, or start the server anew for another run."
+    note = (
+        "\nThe code is good once: keep the token in a store.\n"
+        "A server that is started anew knows none of the old tokens: delete that store (tokens.db) then."
+    )
     return (
         f"A test server for {provider.capitalize()} at {server.base_url}, "
         f"access tokens live {server.lifetime} s. Ctrl-C stops it.\n\n"
