@@ -281,7 +281,9 @@ def test_a_database_that_was_removed_or_replaced_is_not_written_into_the_void(pa
         await other.aclose()
         assert await store.load("k") == second
         await store.aclose()
-        assert await SQLiteStore(path).load("k") == second
+        third = SQLiteStore(path)
+        assert await third.load("k") == second
+        await third.aclose()
 
     run(main())
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tokensession.errors import ConfigurationError, StoreUnavailable
-from tokensession.stores import MemoryStore, Store, open_store, urls
+from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store, open_store, urls
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,40 @@ def test_an_unknown_scheme_is_told_what_there_is(monkeypatch: pytest.MonkeyPatch
     register(monkeypatch, "custom", "builtins:dict")
     with pytest.raises(ConfigurationError, match=r"'redsi'.* custom, file, memory, sqlite[;,]"):
         open_store("redsi://host")
-    with pytest.raises(ConfigurationError, match=r"no scheme.* custom, file, memory, sqlite\."):
+    with pytest.raises(ConfigurationError, match=r"no scheme.* custom, file, memory, sqlite[.]"):
         open_store("tokens.db")
+
+
+def test_an_url_without_a_scheme_is_told_an_example() -> None:
+    with pytest.raises(ConfigurationError, match=r"no scheme.* For a file: sqlite:///tokens\.db\."):
+        open_store("tokens.db")
+    with pytest.raises(TypeError, match=r"sqlite:///tokens\.db', not PosixPath"):
+        open_store(Path("tokens.db"))  # type: ignore[arg-type]
+
+
+def test_a_directory_in_place_of_a_database_is_called_one(tmp_path: Path) -> None:
+    async def use() -> None:
+        store = open_store(f"sqlite:///{tmp_path}")
+        for work in (store.load("k"), store.put("k", b""), store.claim("k", seen=None, timeout=0)):
+            with pytest.raises(StoreUnavailable, match=r"is a directory, not a database file.*tokens\.db"):
+                await work
+        await store.aclose()
+
+    asyncio.run(use())
+    assert list(tmp_path.parent.glob("*.locks")) == []
+    with pytest.raises(ConfigurationError, match="/ is a directory"):
+        open_store("sqlite:////")
+
+
+@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
+def test_what_is_no_path_is_refused_when_a_store_is_made(kind: Any) -> None:
+    for wrong in (7, None, b"tokens"):
+        with pytest.raises(
+            TypeError, match=rf"{kind.__name__} is given a path, .* not {type(wrong).__name__}"
+        ):
+            kind(wrong)
+    with pytest.raises(ConfigurationError, match=rf"{kind.__name__} was given an empty path"):
+        kind("")
 
 
 def test_a_missing_parent_directory_is_said_with_the_rule_of_slashes(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ import contextlib
 import errno
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from ..errors import StoreCorrupt, StoreUnavailable
+from ..errors import ConfigurationError, StoreCorrupt, StoreUnavailable
 from ._lock import exclusive
 from ._private import check_file, check_writable, make_directory, open_private, sync_directory, translated
 from ._worker import Busy
@@ -30,6 +31,7 @@ __all__ = ["Database"]
 _BUSY_TIMEOUT = 0.02  # seconds; a busy job is put back behind the others, and tried again
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_FILE = "Name a file in it, such as tokens.db."
 _NO_TEXT = "Could not decode to UTF-8"  # the driver's words; it gives this error no code
 
 
@@ -41,6 +43,8 @@ class Database:
     """
 
     def __init__(self, path: Path, make_schema: Callable[[sqlite3.Connection], None]) -> None:
+        if not path.name:
+            raise ConfigurationError(f"{path} is a directory, not a database file.", todo=_FILE)
         self.path = path
         self._make_schema = make_schema
         self._locks = path.with_name(path.name + ".locks")
@@ -56,6 +60,7 @@ class Database:
                 "and four an absolute one, sqlite:////var/lib/tokens.db.)",
             )
         with translated("made ready", self.path):
+            self._status()
             check_writable(self.path.parent)
             make_directory(self._locks)
             check_writable(self._locks)
@@ -115,6 +120,8 @@ class Database:
             status = self.path.lstat()
         except FileNotFoundError:
             return None
+        if stat.S_ISDIR(status.st_mode):
+            raise StoreUnavailable(f"{self.path} is a directory, not a database file.", todo=_FILE)
         check_file(self.path, status)
         return status
 

@@ -11,7 +11,12 @@
   LOCK_UN would free the parent's). For the same reason a release unlocks before it closes: a
   subprocess that has not called exec yet may hold a copy.
 
-Everything here runs in the store's worker thread, except the closing after a fork.
+* A claim whose event loop was closed in mid-claim is ended by nobody, but its process lives on, and
+  with it the lock. So a lock knows the loop of its claim, and whoever finds it in his way, in this
+  process, lets go of it. The mark stays: that was no clean end.
+
+Everything here runs in the store's worker thread, except letting go of such a lock, which any thread
+may do (hence `_mutex`), and the closing after a fork.
 """
 
 from __future__ import annotations
@@ -19,11 +24,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ._places import Place
 from ._private import open_private
 from ._worker import Busy
 
@@ -32,7 +39,7 @@ try:
 except ImportError:  # no POSIX: the stores say so when they are made
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Mark", "SidecarLock", "exclusive", "lock_name", "try_lock"]
+__all__ = ["Mark", "SidecarLock", "exclusive", "let_go_of_stranded", "lock_name", "try_lock"]
 
 _MARK_BYTES = 128
 _RESERVE = 64 * 1024  # bytes; a record is a few KiB, and SQLite writes it in whole pages, twice
@@ -72,16 +79,22 @@ class Mark:
 
 
 class SidecarLock:
-    """A lock that is held, until `release` or the end of this process."""
+    """A lock that is held, until `release` or the end of this process. Then its `place` is released, too."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        _held.add(self)
+        self.place: Place | None = None
+        self._mutex = threading.RLock()
 
     @property
     def held(self) -> bool:
         """Whether this process holds it. Not in a child that was forked meanwhile."""
         return self._fd >= 0
+
+    @property
+    def stranded(self) -> bool:
+        """Whether it is held by a claim whose event loop is closed."""
+        return self.held and self.place is not None and self.place.loop.is_closed()
 
     def mark(self, now: float) -> Mark | None:
         """What an earlier holder left behind."""
@@ -102,33 +115,42 @@ class SidecarLock:
 
     def give_back(self) -> None:
         """Free the reserved space, for the write that it was reserved for. The mark stays."""
-        if self.held:
-            os.ftruncate(self._fd, min(_MARK_BYTES, os.fstat(self._fd).st_size))
+        with self._mutex:
+            if self.held:
+                os.ftruncate(self._fd, min(_MARK_BYTES, os.fstat(self._fd).st_size))
 
     def release(self, mark: Mark | None = None) -> None:
         """Let go. The file then holds `mark`, or nothing."""
-        if not self.held:
-            return
-        try:
-            # If this fails, the next holder takes us for interrupted: too careful, never wrong.
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, 0)
-                if mark is not None:
-                    os.pwrite(self._fd, mark.encode(), 0)
-        finally:
-            self.let_go()
+        with self._mutex:
+            if not self.held:
+                return
+            try:
+                # If this fails, the next holder takes us for interrupted: too careful, never wrong.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, 0)
+                    if mark is not None:
+                        os.pwrite(self._fd, mark.encode(), 0)
+            finally:
+                self.let_go()
 
     def let_go(self) -> None:
         """Let go, and leave the file as it is."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_UN)
-            finally:
-                os.close(fd)
+        with self._mutex:
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_UN)
+                finally:
+                    os.close(fd)
+                    self._vacate()
+
+    def _vacate(self) -> None:
+        if self.place is not None:
+            self.place.release()
 
     def drop_after_fork(self) -> None:
         """Close the child's copy, which leaves the parent's lock alone."""
+        self._mutex = threading.RLock()  # a thread that had the old one stayed in the parent
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -137,6 +159,7 @@ class SidecarLock:
         # Nobody can end this any more (its task was destroyed). The mark stays: that was no clean end.
         if self._fd >= 0:
             os.close(self._fd)
+            self._vacate()
 
     def __repr__(self) -> str:
         return f"<SidecarLock {'held' if self.held else 'released'}>"
@@ -152,17 +175,30 @@ def try_lock(path: Path) -> SidecarLock | None:
     while True:
         fd = open_private(path, os.O_RDWR | os.O_CREAT)
         try:
+            inode = _inode(fd)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), path.lstat()):
-                    return SidecarLock(fd)
+                    lock = _held[inode] = SidecarLock(fd)
+                    return lock
         except BlockingIOError:
             os.close(fd)
-            return None
+            holder = _held.get(inode)
+            if holder is None or not holder.stranded:
+                return None
+            holder.let_go()
+            continue
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)  # somebody removed or replaced the file: ours locks nobody out
+
+
+def let_go_of_stranded() -> None:
+    """Let go of every lock whose claim can never be ended, because its event loop is closed."""
+    for lock in _alive():
+        if lock.stranded:
+            lock.let_go()
 
 
 @contextlib.contextmanager
@@ -188,11 +224,21 @@ def _allocate(fd: int, size: int) -> None:
 
 # The hook of a fork cannot be taken back, and concerns every lock of the process. No job runs while
 # the process forks (see `_worker`), so none of these is half taken.
-_held: weakref.WeakSet[SidecarLock] = weakref.WeakSet()
+_held: weakref.WeakValueDictionary[tuple[int, int], SidecarLock] = weakref.WeakValueDictionary()
+
+
+def _inode(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _alive() -> list[SidecarLock]:
+    # By the references, which are copied in one step: other threads take locks meanwhile.
+    return [lock for reference in _held.valuerefs() if (lock := reference()) is not None]
 
 
 def _after_fork_in_child() -> None:
-    for lock in list(_held):
+    for lock in _alive():
         lock.drop_after_fork()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import ConfigurationError, StoreInsecure, StoreUnavailable
 
 __all__ = [
+    "absolute",
     "check_directory",
     "check_file",
     "check_writable",
@@ -39,6 +40,15 @@ def require_posix(what: str) -> None:
             f"{what} needs POSIX file locks, and this platform has none.",
             todo="Use MemoryStore, or a store on a server.",
         ) from None
+
+
+def absolute(what: str, path: str | os.PathLike[str]) -> Path:
+    """The path that `what` was given, which a later chdir does not change. Raises if it is none."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"{what} is given a path, a str or a pathlib.Path, not {type(path).__name__}")
+    if not os.fspath(path):
+        raise ConfigurationError(f"{what} was given an empty path.", todo="Say where to keep the tokens.")
+    return Path(path).absolute()
 
 
 @contextlib.contextmanager

@@ -90,15 +90,24 @@ class Worker:
         self._queue(job, future, _TRIES)
         return future
 
-    async def run(self, job: Callable[[], T], *, lost: Callable[[Future[T]], None] | None = None) -> T:
+    async def run(
+        self,
+        job: Callable[[], T],
+        *,
+        lost: Callable[[Future[T]], None] | None = None,
+        settled: Callable[[Future[T]], None] | None = None,
+    ) -> T:
         """The job's result.
 
         If the caller is cancelled meanwhile, the job still runs to its end, and its outcome is then
-        handed to `lost`, in the worker's thread or in the caller's.
+        handed to `lost`, in the worker's thread or in the caller's. In any case it is handed to
+        `settled`, before the caller learns of it.
         """
         loop = asyncio.get_running_loop()
         wake = loop.create_future()
         outcome = self.post(job)
+        if settled is not None:
+            outcome.add_done_callback(settled)
         outcome.add_done_callback(lambda _: _notify(loop, wake))
         try:
             # A future of this loop's own: cancelling it reaches neither the queue nor the job.

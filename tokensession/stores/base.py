@@ -100,6 +100,10 @@ class Store(Protocol):
         implementation that queues them on the lock is none. Safe to cancel at every point. Fails at
         once, with `StoreUnavailable`, if a commit could not be stored: that must be known before a
         grant is spent. Raises `ClaimTimeout` after `timeout` seconds.
+
+        A store may bound how many claims one object holds at once, so that thousands of keys that are
+        refreshed at one moment cost neither as many descriptors nor as many connections. The others
+        get theirs in turn; who waits for a holder elsewhere takes nobody's place.
         """
         ...
 

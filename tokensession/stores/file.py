@@ -32,6 +32,7 @@ from ..errors import StoreCorrupt, Superseded
 from ._claims import Claims, LocalClaim, report_lost
 from ._lock import exclusive, lock_name
 from ._private import (
+    absolute,
     check_directory,
     check_writable,
     make_directory,
@@ -54,12 +55,12 @@ class FileStore:
 
     The directory's parent must be there. Others may have no access to the directory or its files:
     then nothing is read, and the error is `StoreInsecure`. `clock` dates claims and paces waiting.
-    Raises `ConfigurationError` on a platform without POSIX file locks.
+    Raises `ConfigurationError` on a platform without POSIX file locks, or if the path is empty.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, clock: Clock | None = None) -> None:
         require_posix("FileStore")
-        self._files = _Files(Path(directory).absolute())  # a later chdir changes nothing
+        self._files = _Files(absolute("FileStore", directory))
         self._worker = Worker("tokensession-file")
         self._claims = Claims(self._files, self._worker, clock or SystemClock())
 

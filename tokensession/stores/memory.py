@@ -16,7 +16,8 @@ import os
 from dataclasses import dataclass
 
 from ..clock import Clock, SystemClock
-from ..errors import ClaimTimeout, Superseded
+from ..errors import Superseded
+from ._places import Place, Places, ring, rouse
 from .base import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["MemoryStore"]
@@ -28,12 +29,12 @@ class _Holder:
 
     began: float
     found: float | None
-    loop: asyncio.AbstractEventLoop
+    place: Place
     pid: int
 
     @property
     def gone(self) -> bool:
-        return self.loop.is_closed() or self.pid != os.getpid()
+        return self.place.loop.is_closed() or self.pid != os.getpid()
 
 
 class MemoryStore:
@@ -48,6 +49,7 @@ class MemoryStore:
         self._holders: dict[str, _Holder] = {}
         self._interrupted: dict[str, float] = {}  # key -> when somebody began who never ended
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._places = Places()
 
     async def load(self, key: str) -> Record | None:
         """The whole record, or None. Never waits for a claim."""
@@ -57,18 +59,29 @@ class MemoryStore:
         """A newer record than `seen`, or the only claim. See `Store.claim`. `timeout` in seconds."""
         check_key(key)
         deadline: float | None = None
-        while True:
-            record = self._records.get(key)
-            if record is not None and record.version != seen:
-                return record
-            now = self._clock.boot()
-            if self._free(key):
-                return self._grant(key, record, now)
-            if deadline is None:
-                deadline = now + timeout
-            if now >= deadline:
-                raise ClaimTimeout(f"Another holder has kept the claim for {timeout:g} s.")
-            await self._changed(key, deadline - now)
+        place: Place | None = None
+        try:
+            while True:
+                record = self._records.get(key)
+                if record is not None and record.version != seen:
+                    return record
+                now = self._clock.boot()
+                if self._free(key):
+                    place = place or self._places.ask(asyncio.get_running_loop())
+                    if place.held:
+                        given, place = place, None
+                        return self._grant(key, record, now, given)
+                elif place is not None:  # who waits for the key's holder keeps nobody else waiting
+                    place.release()
+                    place = None
+                if deadline is None:
+                    deadline = now + timeout
+                if now >= deadline:
+                    raise self._places.timeout(place, timeout)
+                await self._changed(key, deadline - now, place)
+        finally:
+            if place is not None:
+                place.release()
 
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
         """Store `data` under a new version, claim or no claim. See `Store.put`."""
@@ -108,11 +121,12 @@ class MemoryStore:
         if holder is not None and holder.gone:
             self._interrupted[key] = holder.began
             del self._holders[key]
+            holder.place.release()
             return True
         return holder is None
 
-    def _grant(self, key: str, record: Record | None, now: float) -> MemoryClaim:
-        holder = _Holder(now, self._interrupted.pop(key, None), asyncio.get_running_loop(), os.getpid())
+    def _grant(self, key: str, record: Record | None, now: float, place: Place) -> MemoryClaim:
+        holder = _Holder(now, self._interrupted.pop(key, None), place, os.getpid())
         self._holders[key] = holder
         return MemoryClaim(self, key, record, holder)
 
@@ -124,14 +138,17 @@ class MemoryStore:
         if holder.found is not None and not resolved:
             self._interrupted[key] = holder.found  # the next one must know, too
         self._wake(key)
+        holder.place.release()
 
-    async def _changed(self, key: str, seconds: float) -> None:
-        """Return when the record or the claim has changed, or after so many seconds."""
+    async def _changed(self, key: str, seconds: float, place: Place | None = None) -> None:
+        """Return when the record or the claim has changed, the place is given, or after so many seconds."""
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         self._waiters.setdefault(key, set()).add(waiter)
-        timer = loop.create_task(self._ring(waiter, seconds))
+        timer = loop.create_task(ring(self._clock, waiter, seconds))
         try:
+            if place is not None:
+                place.wakes(waiter)
             await waiter
         finally:
             if not loop.is_closed():  # else this coroutine is being thrown away, long after its loop
@@ -141,13 +158,9 @@ class MemoryStore:
             if not waiters:
                 del self._waiters[key]
 
-    async def _ring(self, waiter: asyncio.Future[None], seconds: float) -> None:
-        await self._clock.sleep(seconds)
-        _rouse(waiter)
-
     def _wake(self, key: str) -> None:
         for waiter in self._waiters.get(key, ()):
-            _rouse(waiter)
+            rouse(waiter)
 
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._records)} records, {len(self._holders)} claims>"
@@ -188,9 +201,3 @@ class MemoryClaim:
     def __repr__(self) -> str:
         held = self._store._holders.get(self._key) is self._holder
         return f"<MemoryClaim {'held' if held else 'ended'}, interrupted={self.interrupted}>"
-
-
-def _rouse(waiter: asyncio.Future[None]) -> None:
-    # A waiter of a closed loop is gone, and must not be told: its loop would raise.
-    if not waiter.done() and not waiter.get_loop().is_closed():
-        waiter.set_result(None)

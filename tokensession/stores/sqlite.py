@@ -31,7 +31,7 @@ from ..errors import StoreCorrupt, Superseded
 from ._claims import Claims, LocalClaim, report_lost
 from ._database import Database
 from ._lock import lock_name
-from ._private import require_posix
+from ._private import absolute, require_posix
 from ._worker import Worker
 from .base import ANY, AnyVersion, Record, check_key, new_version
 
@@ -44,12 +44,12 @@ class SQLiteStore:
     Its directory must be there, and writable: a WAL database cannot be read in one that is not.
     Others may have no access to the file: then nothing is read, and the error is `StoreInsecure`.
     `clock` dates claims and paces waiting. Raises `ConfigurationError` on a platform without POSIX
-    file locks.
+    file locks, or if the path can name no file.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None) -> None:
         require_posix("SQLiteStore")
-        self._database = Database(Path(path).absolute(), _make_schema)  # a later chdir changes nothing
+        self._database = Database(absolute("SQLiteStore", path), _make_schema)
         self._records = _Records(self._database)
         self._worker = Worker(
             "tokensession-sqlite",

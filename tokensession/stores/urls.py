@@ -51,10 +51,13 @@ def open_store(url: str) -> Store:
 
 
 def _scheme(url: str) -> str:
+    if not isinstance(url, str):
+        raise TypeError(f"a store's URL is a str such as 'sqlite:///tokens.db', not {type(url).__name__}")
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url)
     if match is None:
         raise ConfigurationError(
-            "The store's URL has no scheme.", todo=f"Begin it with one of: {', '.join(_known())}."
+            "The store's URL has no scheme.",
+            todo=f"Begin it with one of: {', '.join(_known())}. For a file: sqlite:///tokens.db.",
         )
     return match[1].lower()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import StoreUnavailable
+from ..stores._places import Place
 from ..stores.base import ANY, AnyVersion, Record, new_version
 from ..stores.memory import MemoryClaim, MemoryStore
 from .backend import Backend
@@ -125,11 +126,11 @@ class BoundToItsFirstLoop(MemoryStore):
 
     _bound: asyncio.AbstractEventLoop | None = None
 
-    async def _changed(self, key: str, seconds: float) -> None:
+    async def _changed(self, key: str, seconds: float, place: Place | None = None) -> None:
         self._bound = self._bound or asyncio.get_running_loop()
         if self._bound is not asyncio.get_running_loop():
             raise RuntimeError("the lock is bound to a different event loop")
-        await super()._changed(key, seconds)
+        await super()._changed(key, seconds, place)
 
 
 class ClosedForGood(MemoryStore):

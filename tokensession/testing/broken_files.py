@@ -21,6 +21,7 @@ from ..clock import SystemClock
 from ..errors import ClaimTimeout, StoreUnavailable
 from ..stores._claims import Claims, LocalClaim
 from ..stores._lock import Mark, SidecarLock
+from ..stores._places import Place
 from ..stores.base import ANY, AnyVersion, Record, Store, new_version
 from ..stores.file import FileStore, _encode, _Files
 from .backend import Backend
@@ -167,8 +168,9 @@ class WaitingBlocksTheLoop(_Broken):
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         for _ in range(20):
-            found = self._claims._try(key, seen)
+            found = self._claims._try(key, seen, asyncio.get_running_loop(), None)
             if found is not None:
+                assert not isinstance(found, Place)
                 return found
             time.sleep(0.005)  # noqa: ASYNC251 - that is the mistake
         raise ClaimTimeout("Somebody else holds the claim.")

@@ -8,7 +8,7 @@ import gc
 import pytest
 
 from ..errors import Superseded
-from ..stores.base import Store
+from ..stores.base import Claim, Store
 from .backend import Backend, claimed, is_free, newer, ticks
 
 __all__ = ["CommitPromises"]
@@ -182,11 +182,12 @@ class CommitPromises:
         """Nobody can end its claim any more: the next one gets it, and is told."""
         store = backend.open()
 
-        async def leave() -> None:
-            await claimed(store, "k")
+        async def leave() -> Claim:
+            claim = await claimed(store, "k")
             await store.aclose()
+            return claim
 
-        asyncio.run(leave())
+        stranded = asyncio.run(leave())  # referenced: it is not its collection that frees the key
         gc.collect()
 
         async def promise(store: Store) -> None:
@@ -197,6 +198,7 @@ class CommitPromises:
             claim = await claimed(store, "k")
             assert claim.interrupted is not None, "it abandoned, and knew no more than before"
             record = await claim.commit(b"data")
+            await stranded.abandon()
             claim = await claimed(store, "k", record.version)
             assert claim.interrupted is None
             await claim.abandon()
