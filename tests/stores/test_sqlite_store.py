@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -372,3 +374,15 @@ def test_a_read_only_database_is_known_before_a_grant_is_spent(path: Path) -> No
         await store.aclose()
 
     run(main())
+
+
+def test_a_store_that_is_forgotten_unclosed_lets_go_of_its_connection_in_silence(tmp_path: Path) -> None:
+    """`AuthedSession(..., store=SQLiteStore(...))` borrows it, and nobody has a name for it to close."""
+
+    async def use() -> None:
+        await SQLiteStore(tmp_path / "tokens.db").put("key", b"data")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(use())
+        gc.collect()

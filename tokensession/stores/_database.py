@@ -168,6 +168,12 @@ class Database:
             with contextlib.suppress(sqlite3.Error):  # every write was durable when it returned
                 connection.close()
 
+    def __del__(self) -> None:
+        # A store that was handed to a session and forgotten. SQLite would close by itself; Python 3.13
+        # warns of it, and nothing is lost by it: every write was durable when it returned.
+        with contextlib.suppress(AttributeError):  # it was refused before it had a connection to close
+            self.close()
+
     def forget(self) -> None:
         """In the child of a fork that could not wait: neither use nor close the parent's connection."""
         if self._connection is not None:
