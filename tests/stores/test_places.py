@@ -57,6 +57,7 @@ async def queued(store: Limited, count: int) -> None:
     """Wait until so many wait for a place."""
     while places(store).waiting < count:
         await asyncio.sleep(0)  # a worker thread is at it
+    await asyncio.sleep(0)  # and their timers have begun: a test may close this loop by hand
 
 
 def run(work: Any) -> Any:
