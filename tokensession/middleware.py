@@ -30,6 +30,11 @@ def parse_origins(origins: Iterable[str]) -> frozenset[URL]:
     spellings: set[URL] = set()
     for value in origins:
         origin = URL(checks.origin(checks.url("origins", value)))
+        if URL(value).path != "/":
+            raise ConfigurationError(
+                f"origins has a URL with a path ({origin}/…), and a token goes to a whole origin.",
+                todo=f'Give the origin alone: "{origin}".',
+            )
         for scheme in ("https", "wss") if origin.scheme == "https" else ("http", "ws"):
             url = origin.with_scheme(scheme)
             spellings |= {url, url.with_port(url.port)}

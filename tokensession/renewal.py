@@ -103,7 +103,7 @@ class Renewal:
         The same token comes back where a refresh token may be spent and the access token is still
         good. Raises the errors of `errors.py`, `SignInRequired` among them.
         """
-        record = await self._load()
+        record = await self._asked(self.store.load(self.key))
         if record is not None and (outcome := self._adopted(record, have=have, refused=refused)):
             return outcome
         for _ in range(_ROUNDS):
@@ -157,7 +157,7 @@ class Renewal:
                     await claim.abandon()
                     return Outcome(grant)
                 case plan.Note(grant):
-                    return await claim.commit(encode(grant))
+                    return await self._store(partial(claim.commit, encode(grant)))
                 case plan.Redeem():
                     return await self._redeem(claim, step)
         except Superseded as newer:
@@ -224,9 +224,6 @@ class Renewal:
         """Let the store write. Whatever a foreign store does, a new token is not lost with an exception."""
         return await self._asked(write())
 
-    async def _load(self) -> Record | None:
-        return await self._asked(self.store.load(self.key))
-
     async def _asked(self, work: Coroutine[Any, Any, T]) -> T:
         """What the store answers, in time, or a `StoreError`."""
         try:
@@ -271,7 +268,7 @@ class Renewal:
         current: Record | None = None
         expect: str | AnyVersion | None = ANY
         with contextlib.suppress(StoreCorrupt):
-            current = await self._load()
+            current = await self._asked(self.store.load(self.key))
             expect = current.version if current else None
         issued = await self.request(credential, self.clock.wall())
         grant = Grant(seed=self._seed(), token=issued.token)

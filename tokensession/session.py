@@ -246,7 +246,15 @@ class AuthedSession:
         path = str(url)
         joint = "" if not path or path[0] in "?#" else "/"
         # Appended, not joined: joining "/rest" to ".../api" would drop the base path.
-        return URL(f"{self._base}{joint}{path.lstrip('/')}", encoded=isinstance(url, URL))
+        target = URL(f"{self._base}{joint}{path.lstrip('/')}", encoded=isinstance(url, URL))
+        base = URL(self._base).parts  # dots have been resolved in text, and are left as they are in a URL
+        if target.parts[: len(base)] != base or ".." in target.parts:
+            raise ConfigurationError(
+                "The relative URL leads out of the provider's base path.",
+                intact="Nothing was sent.",
+                todo="Leave out the '..', or pass the absolute URL.",
+            )
+        return target
 
     def _checked(self, url: URL) -> URL:
         try:

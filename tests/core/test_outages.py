@@ -167,6 +167,13 @@ class FaultyStore(MemoryStore):
         return super()._write(key, record, expect)
 
 
+def faulty(*script: Any) -> tuple[Rig, FaultyStore, FakeClock]:
+    """A source over a store that can be broken."""
+    clock = FakeClock(jitter=0.5)
+    store = FaultyStore(clock=clock)
+    return Rig(*script, store=store, clock=clock), store, clock
+
+
 def test_a_store_that_cannot_be_read_does_not_take_the_token_from_memory() -> None:
     """Served while it lives; then a typed error, at once, and no request."""
 
@@ -195,9 +202,7 @@ def test_a_rotated_token_that_cannot_be_stored_is_served_and_stored_later() -> N
     """Kept in memory, saved again and again, loudly, until it is there."""
 
     async def scene() -> None:
-        clock = FakeClock(jitter=0.5)
-        store = FaultyStore(clock=clock)
-        rig = Rig(token_reply(1), store=store, clock=clock)
+        rig, store, clock = faulty(token_reply(1))
         store.broken = {"write"}
         assert await rig.access() == "access-1"
         assert rig.source.snapshot().unsaved
@@ -225,9 +230,7 @@ def test_a_token_that_could_not_be_stored_gives_way_to_a_newer_sign_in() -> None
     """The late save is superseded, and the newer token is served."""
 
     async def scene() -> None:
-        clock = FakeClock(jitter=0.5)
-        store = FaultyStore(clock=clock)
-        rig = Rig(token_reply(1), store=store, clock=clock)
+        rig, store, clock = faulty(token_reply(1))
         other = Rig(token_reply(9), store=store, clock=clock)
         store.broken = {"write"}
         await rig.access()
@@ -246,9 +249,7 @@ def test_closing_says_so_if_a_token_could_not_be_stored() -> None:
     """Not in silence: the old refresh token is spent, and the new one is gone with this process."""
 
     async def scene() -> None:
-        clock = FakeClock(jitter=0.5)
-        store = FaultyStore(clock=clock)
-        rig = Rig(token_reply(1), store=store, clock=clock)
+        rig, store, clock = faulty(token_reply(1))
         store.broken = {"write"}
         await rig.access()
         closing = asyncio.create_task(rig.source.aclose())
@@ -280,9 +281,7 @@ def test_a_sign_in_that_cannot_be_stored_is_served_and_stored_later() -> None:
     """A code works once, so its token is kept."""
 
     async def scene() -> None:
-        clock = FakeClock(jitter=0.5)
-        store = FaultyStore(clock=clock)
-        rig = Rig(token_reply(1), store=store, clock=clock)
+        rig, store, clock = faulty(token_reply(1))
         store.broken = {"put"}
         await rig.source.sign_in(code="once")
         assert await rig.access() == "access-1"

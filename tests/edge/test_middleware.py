@@ -280,6 +280,8 @@ def test_without_origins_a_bearer_is_refused() -> None:
         BearerAuth(Fixed("secret"))
     with pytest.raises(ConfigurationError):
         BearerAuth(Fixed("secret"), origins=["api.example.com"])
+    with pytest.raises(ConfigurationError, match="whole origin"):
+        BearerAuth(Fixed("secret"), origins=["https://api.example.com/v1"])
     with pytest.raises(ConfigurationError, match="ManagedSource"):
         BearerAuth(Oto(refresh_token="r"))  # type: ignore[arg-type]
 

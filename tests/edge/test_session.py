@@ -137,6 +137,14 @@ def test_a_foreign_origin_is_refused_before_anything_happens(foreign: str) -> No
     assert session._client is None
 
 
+@pytest.mark.parametrize("escape", ["../x", "/a/../../b", "/%2e%2e/b", "/../apix/y", URL("/a/../b")])
+def test_a_relative_url_cannot_leave_the_base_path(escape: str | URL) -> None:
+    """The path is kept, dots or no dots."""
+    session = AuthedSession(priava(), store=MemoryStore())
+    with pytest.raises(ConfigurationError, match="base path"):
+        session.get(escape)
+
+
 @pytest.mark.parametrize(
     "home", ["https://api.priava.com/x", "https://API.priava.com:443/x", "wss://api.priava.com/"]
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import subprocess
+import os
 import asyncio
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -169,3 +172,22 @@ def test_what_is_no_store_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> No
     register(monkeypatch, "custom", "builtins:len")
     with pytest.raises(ConfigurationError, match="returned no store"):
         open_store("custom://host")
+
+
+def test_an_installed_package_brings_its_own_scheme(tmp_path: Path) -> None:
+    """By the entry-point group alone: no import, no registration."""
+    info = tmp_path / "otherstore-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: otherstore\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tokensession.stores]\nother = otherstore:open_it\n")
+    (tmp_path / "otherstore.py").write_text(
+        "from tokensession.stores import MemoryStore\n"
+        "class OtherStore(MemoryStore): ...\n"
+        "def open_it(url): return OtherStore()\n"
+    )
+    program = "from tokensession import open_store; print(type(open_store('other://host/name')).__name__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.strip() == "OtherStore"
