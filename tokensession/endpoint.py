@@ -16,6 +16,7 @@ from ssl import SSLContext
 import aiohttp
 from yarl import URL
 
+from .clock import Clock, SystemClock, within
 from .errors import MalformedReply, NotSent, OutcomeUnknown, TokenSessionError
 from .providers.base import TokenReply, TokenRequest
 
@@ -24,6 +25,7 @@ __all__ = ["MAX_BODY", "AiohttpEndpoint"]
 MAX_BODY = 1024 * 1024
 """Bytes of a token reply that are read, before and after decompression. Real ones have a few thousand."""
 
+_CLOCK = SystemClock()
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 # Raised before a byte of the request was sent. ClientConnectorError covers DNS, connecting, TLS and an
@@ -35,19 +37,23 @@ class AiohttpEndpoint:
     """Sends token requests by aiohttp. Holds no connection, no session and no event loop.
 
     `ssl` and `proxy` are aiohttp's parameters of the same name, for a private certificate authority or
-    a way out of the network.
+    a way out of the network. `clock` times the whole request; the default is the machine's.
     """
 
-    __slots__ = ("_proxy", "_ssl")
+    __slots__ = ("_clock", "_proxy", "_ssl")
 
-    def __init__(self, *, ssl: SSLContext | bool = True, proxy: str | None = None) -> None:
+    def __init__(
+        self, *, ssl: SSLContext | bool = True, proxy: str | None = None, clock: Clock | None = None
+    ) -> None:
+        self._clock = clock or _CLOCK
         self._ssl = ssl
         self._proxy = proxy
 
     async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenReply:
         """POST it, exactly once. Time-outs in seconds. See `TokenEndpoint`."""
         try:
-            return await self._post(request, aiohttp.ClientTimeout(total=total, sock_connect=connect))
+            # Not aiohttp's own total time-out: it cancels without a look at what has arrived meanwhile.
+            return await within(self._clock, total, self._post(request, connect))
         except _NOT_SENT as error:
             failure: TokenSessionError = NotSent(f"The token endpoint cannot be reached: {_describe(error)}.")
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
@@ -58,12 +64,12 @@ class AiohttpEndpoint:
         # request's headers, and the client's credentials may stand in one.
         raise failure
 
-    async def _post(self, request: TokenRequest, timeout: aiohttp.ClientTimeout) -> TokenReply:
+    async def _post(self, request: TokenRequest, connect: float) -> TokenReply:
         async with (
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(force_close=True, ssl=self._ssl),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=timeout,
+                timeout=aiohttp.ClientTimeout(total=None, connect=connect),  # name look-up and TLS included
                 auto_decompress=False,  # aiohttp would inflate a small bomb to its full size
             ) as client,
             client.post(

@@ -1,0 +1,95 @@
+"""A process that stood still past its deadlines: what arrived meanwhile is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+
+import pytest
+from _rig import run
+
+from tokensession import AiohttpEndpoint, ManagedSource, OutcomeUnknown
+from tokensession.clock import within
+from tokensession.providers import OAuth2
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock
+
+
+def test_f11_a_token_reply_that_came_while_the_process_stood_still_is_kept() -> None:
+    """A reply that arrived while the holder stood still past its deadline is read, stored and served."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            provider = OAuth2(
+                token_url=f"http://127.0.0.1:{listener.getsockname()[1]}/token",
+                client_id="client",
+                client_secret="client-secret",
+                refresh_token="seed-token",
+                rotates=True,
+            )
+            endpoint = AiohttpEndpoint(clock=clock)
+            source = ManagedSource(provider, endpoint, store=MemoryStore(clock=clock), clock=clock)
+            caller = asyncio.create_task(source.token())
+            loop = asyncio.get_running_loop()
+            connection, _ = await loop.sock_accept(listener)
+            with connection:
+                request = b""
+                while b"refresh_token=seed-token" not in request:
+                    request += await loop.sock_recv(connection, 65536)
+                # One step, without giving up the processor: the reply arrives, and an hour goes by.
+                body = json.dumps({"access_token": "access", "expires_in": 86400}).encode()
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+                connection.setblocking(True)
+                connection.sendall(head.encode() + body)
+                clock.advance(3600)
+                assert (await caller).access_token == "access"
+            await source.aclose()
+
+    run(scene)
+
+
+def test_f03_a_deadline_still_ends_what_has_not_arrived() -> None:
+    """The last look is a look and no wait: work that needs anything more is over."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        never = asyncio.Event()
+        late = asyncio.create_task(within(clock, 20, never.wait()))
+        await clock.slept()
+        clock.advance(20)
+        with pytest.raises(TimeoutError):
+            await late
+
+    run(scene)
+
+
+def test_f10_the_deadline_of_a_token_request_holds_for_the_body_too() -> None:
+    """A reply of which half has arrived when time is up is a lost one, however long it is waited for."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            provider = OAuth2(
+                token_url=f"http://127.0.0.1:{listener.getsockname()[1]}/token",
+                client_id="client",
+                client_secret="client-secret",
+                refresh_token="seed-token",
+            )
+            assert provider.seed is not None
+            request = provider.request(provider.seed)
+            endpoint = AiohttpEndpoint(clock=clock)
+            sending = asyncio.create_task(endpoint.send(request, connect=5, total=20))
+            loop = asyncio.get_running_loop()
+            connection, _ = await loop.sock_accept(listener)
+            with connection:
+                await loop.sock_recv(connection, 65536)
+                await loop.sock_sendall(connection, b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
+                clock.advance(20)
+                with pytest.raises(OutcomeUnknown):
+                    await sending
+
+    run(scene)
