@@ -16,6 +16,7 @@ __all__ = ["Clock", "SystemClock", "within"]
 
 T = TypeVar("T")
 
+_TO_END = 2.0  # seconds; work that was cancelled may have a connection to close
 _LAST_LOOK = 64  # turns of the event loop; a reply that is in the socket's buffer takes about five
 
 
@@ -67,15 +68,16 @@ class SystemClock:
 async def within(clock: Clock, seconds: float, work: Coroutine[Any, Any, T]) -> T:
     """The result of the work, or TimeoutError after that many seconds of this clock.
 
-    Like `asyncio.timeout`, except that a test's clock counts. The work is over when this returns.
+    Like `asyncio.timeout`, except that a test's clock counts. The work is over when this returns, unless
+    it ignores its cancellation: then it is left to itself.
 
     When time is up the work gets one last look at what has already arrived. A process that was stopped,
     or a laptop whose lid was closed, wakes with all its timers run out at once and the reply in its
     socket; and that reply may be the only copy of a rotated refresh token.
     """
-    task, timer = asyncio.ensure_future(work), asyncio.ensure_future(clock.sleep(seconds))
+    task, timers = asyncio.ensure_future(work), [asyncio.ensure_future(clock.sleep(seconds))]
     try:
-        await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, *timers), return_when=asyncio.FIRST_COMPLETED)
         for _ in range(_LAST_LOOK):
             if task.done():
                 break
@@ -84,6 +86,17 @@ async def within(clock: Clock, seconds: float, work: Coroutine[Any, Any, T]) -> 
             raise TimeoutError
         return task.result()
     finally:
-        task.cancel()
-        timer.cancel()
-        await asyncio.gather(task, timer, return_exceptions=True)
+        task.add_done_callback(_look_away)
+        if not task.done():
+            task.cancel()
+            timers.append(asyncio.ensure_future(clock.sleep(_TO_END)))
+            await asyncio.wait((task, timers[-1]), return_when=asyncio.FIRST_COMPLETED)
+        for timer in timers:
+            timer.cancel()
+        await asyncio.gather(*timers, return_exceptions=True)
+
+
+def _look_away(task: asyncio.Future[Any]) -> None:
+    """Nobody asks any more what came of it."""
+    if not task.cancelled():
+        task.exception()

@@ -88,7 +88,10 @@ class OddReply(Event):
 
 @dataclass(frozen=True, slots=True)
 class SaveFailed(Event):
-    """A token was received and could not be stored. It is served from memory; saving is retried."""
+    """A token, or what became of a request for one, could not be stored. Saving is retried.
+
+    Until it is stored a new token is served from memory, and nothing is redeemed.
+    """
 
     error: str
     message: str
@@ -98,9 +101,9 @@ class SaveFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Saved(Event):
-    """A token that could not be stored before is stored now."""
+    """What could not be stored before is stored now. `token` is None if it was not a token, but a note."""
 
-    token: str
+    token: str | None
     level: ClassVar[int] = logging.WARNING
 
 

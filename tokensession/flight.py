@@ -50,6 +50,9 @@ class Flight(Generic[T]):
         self._error: BaseException | None = None
         # An empty context: else the work would see the first caller's variables, and keep them alive.
         self._task = self._loop.create_task(self._run(work), name=name, context=Context())
+        if not self.landed:
+            # A task that is cancelled before its first step never enters `_run`.
+            self._task.add_done_callback(lambda _: self._stopped_early(work))
 
     async def _run(self, work: Coroutine[Any, Any, T]) -> None:
         try:
@@ -59,13 +62,22 @@ class Flight(Generic[T]):
         except BaseException as error:
             # Only a closing event loop, the interpreter's end, or close() after its grace period comes
             # here: nobody whose cancellation should have spared us.
-            self._error = TokenUnavailable("The refresh was stopped: its event loop or session is closing.")
+            self._error = _stopped()
             self._error.__cause__ = error
             raise
         finally:
-            self._event.set()
-            if self._on_landing is not None:
-                self._on_landing(self)
+            self._land()
+
+    def _stopped_early(self, work: Coroutine[Any, Any, T]) -> None:
+        if not self.landed:
+            work.close()
+            self._error = _stopped()
+            self._land()
+
+    def _land(self) -> None:
+        self._event.set()
+        if self._on_landing is not None:
+            self._on_landing(self)
 
     @property
     def landed(self) -> bool:
@@ -106,6 +118,10 @@ class Flight(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Flight {self._task.get_name()} {'landed' if self.landed else 'under way'}>"
+
+
+def _stopped() -> TokenUnavailable:
+    return TokenUnavailable("The refresh was stopped: its event loop or session is closing.")
 
 
 class Flights:

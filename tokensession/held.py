@@ -42,7 +42,7 @@ class Snapshot:
     """Until the token's life is over; None if it has no stated life, or there is no token."""
     in_flight: bool
     unsaved: bool
-    """Whether a token in memory is still waiting to be stored."""
+    """Whether a new token, or a note of what became of a request for one, still waits to be stored."""
     last_error: str | None
     """The type of the error that is remembered now."""
     retry_after: float | None

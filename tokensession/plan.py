@@ -13,7 +13,19 @@ from .freshness import Policy, Verdict, judge
 from .providers.base import Credential, Provider
 from .record import Attempt, Grant, Rejection
 
-__all__ = ["Fail", "Note", "Redeem", "Serve", "Step", "descend", "lost", "plan", "refused", "single_use"]
+__all__ = [
+    "Fail",
+    "Note",
+    "Redeem",
+    "Serve",
+    "Step",
+    "descend",
+    "lost",
+    "outlives",
+    "plan",
+    "refused",
+    "single_use",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,24 @@ def refused(stored: Grant, credential: Credential, code: str) -> Grant:
     if attempt is not None and attempt.credential == credential.fingerprint:
         attempt = None
     return replace(stored, attempt=attempt, rejection=Rejection(credential.fingerprint, code))
+
+
+def outlives(stored: Grant | None, credential: Credential, provider: Provider) -> bool:
+    """Whether a token that this credential has just brought counts more than what is stored now.
+
+    It does if it is the very next generation: if nothing but notes has been written since, or a grant
+    of another seed than the one we were given to start from. It gives way to a newer token, and to a
+    sign-out or a deletion.
+    """
+    if stored is None:
+        return False
+    for grant in (stored, descend(stored, provider.seed)):
+        seed = provider.seed
+        if seed is not None and grant.seed != seed.fingerprint:
+            seed = None
+        if not grant.signed_out and _credential(grant, seed) == credential:
+            return True
+    return False
 
 
 def plan(

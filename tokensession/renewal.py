@@ -20,9 +20,12 @@ the record under it, and does what `plan` says:
       ├── no answer        commit that nobody knows (where refresh tokens rotate)
       └── anything else    abandon the claim; the record stays as it is
 
-A commit compares versions. If it is superseded, somebody has signed in or out, or a newer generation
-exists: that record counts, and the look starts again with it. Every path out of a claim ends it, by
-commit or by abandon; a process that is killed ends it by neither, and the store tells the next holder.
+A commit compares versions. If it is superseded, look at what is there: a note that somebody wrote who
+took us for dead gives way to our token, which is the only one there is of its generation. If somebody
+has signed in or out, or a newer generation exists, that record counts, and the look starts again with
+it. Every path out of a claim ends it, by commit or by abandon; a process that is killed ends it by
+neither, and the store tells the next holder. What the store fails to write is handed to the source as
+`Unsaved`, claim and all.
 
 State: none between two calls. What this process knows is the source's business.
 """
@@ -53,23 +56,15 @@ from .errors import (
 from .freshness import Policy
 from .providers.base import Credential, Issued, Provider, TokenEndpoint
 from .record import Grant, decode, encode
+from .saving import Unsaved
 from .stores.base import ANY, AnyVersion, Claim, Record, Store
-from .token import Token
 
-__all__ = ["Outcome", "Renewal", "Unsaved"]
+__all__ = ["Outcome", "Renewal", "Unnoted"]
 
 T = TypeVar("T")
+Write = Callable[[bytes], Coroutine[Any, Any, Record]]
 
 _ROUNDS = 8  # looks at the record; each further one means that somebody else has just written it
-
-
-@dataclass(frozen=True, slots=True)
-class Unsaved:
-    """A new token that could not be stored. `save` tries once more; `give_up` lets go of the claim."""
-
-    token: Token
-    save: Callable[[], Awaitable[Record]]
-    give_up: Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +78,15 @@ class Outcome:
     grant: Grant
     requested: bool = False
     unsaved: Unsaved | None = None
+
+
+class Unnoted(Exception):
+    """A token request ended in `error`, and that could not be stored."""
+
+    def __init__(self, error: BaseException, unsaved: Unsaved) -> None:
+        super().__init__()
+        self.error = error
+        self.unsaved = unsaved
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +105,13 @@ class Renewal:
         """A token other than `have` (a fingerprint; None for any), by adopting or by requesting it.
 
         The same token comes back where a refresh token may be spent and the access token is still
-        good. Raises the errors of `errors.py`, `SignInRequired` among them.
+        good. Raises the errors of `errors.py`, `SignInRequired` among them, and `Unnoted`.
         """
         record = await self._asked(self.store.load(self.key))
         if record is not None and (outcome := self._adopted(record, have=have, refused=refused)):
             return outcome
         for _ in range(_ROUNDS):
-            seen = record.version if record else None
-            claim = await self.store.claim(self.key, seen=seen, timeout=self.policy.claim_timeout)
+            claim = await self._claim(record.version if record else None)
             if isinstance(claim, Record):
                 record = claim
                 if outcome := self._adopted(record, have=have, refused=refused):
@@ -119,6 +122,21 @@ class Renewal:
                 return done
             record = done
         raise TokenUnavailable(f"The record changed {_ROUNDS} times during one refresh.")
+
+    async def _claim(self, seen: str | None) -> Claim | Record:
+        """The claim or a newer record, as the store says. Bounded, for a store that keeps no time."""
+        timeout = self.policy.claim_timeout
+        claim = self.store.claim(self.key, seen=seen, timeout=timeout)
+        return await self._asked(claim, timeout + self.policy.store_timeout)
+
+    async def _let_go(self, claim: Claim) -> None:
+        """Abandon the claim. A store that fails at this may keep it; it is no reason to fail as well.
+
+        What is raised already says more. The claim ends when its lease or its process does, and the
+        next holder is told of us.
+        """
+        with contextlib.suppress(StoreError):
+            await self._asked(claim.abandon())
 
     def _adopted(self, record: Record, *, have: str | None, refused: bool) -> Outcome | None:
         """The record's token if it needs no token request: somebody else has made one."""
@@ -154,17 +172,21 @@ class Renewal:
                 case plan.Fail(error):
                     raise error
                 case plan.Serve(grant):
-                    await claim.abandon()
+                    await self._let_go(claim)
                     return Outcome(grant)
                 case plan.Note(grant):
-                    return await self._store(partial(claim.commit, encode(grant)))
+                    return await self._store(claim.commit, grant)
                 case plan.Redeem():
                     return await self._redeem(claim, step)
         except Superseded as newer:
-            await claim.abandon()
-            return newer.record if isinstance(newer.record, Record) else None
+            await self._let_go(claim)
+            return _record(newer)
+        except Unnoted as unnoted:  # the claim is kept
+            if isinstance(unnoted.error, TokenSessionError):
+                raise
+            raise unnoted.error from unnoted.__cause__  # cancelled: nobody is left to try again
         except BaseException:
-            await claim.abandon()
+            await self._let_go(claim)
             raise
 
     def _settling(self, began: float) -> float:
@@ -180,31 +202,32 @@ class Renewal:
         try:
             issued = await self.request(step.credential, sent_at)
         except GrantRejected as refusal:
-            await self._note(claim, plan.refused(step.stored, step.credential, refusal.code))
+            await self._note(claim, plan.refused(step.stored, step.credential, refusal.code), refusal)
             raise
         except (OutcomeUnknown, MalformedReply, asyncio.CancelledError) as error:
             # A success that cannot be read has spent a refresh token as surely as one that got lost.
             unread = isinstance(error, MalformedReply) and not error.granted
             if unread or not plan.single_use(step.credential, self.provider):
                 raise
-            noted = await self._note(claim, plan.lost(step.stored, step.credential, sent_at))
+            noted = await self._note(claim, plan.lost(step.stored, step.credential, sent_at), error)
             if step.replay or self.provider.replay_leeway <= 0 or not isinstance(error, OutcomeUnknown):
                 raise
             return noted  # and look again: the provider permits an immediate replay
         grant = Grant(seed=step.seed, token=issued.token)
-        save = partial(self._store, partial(claim.commit, encode(grant)))
-        return await self._keep(issued, grant, Unsaved(issued.token, save, claim.abandon))
+        outlives = partial(plan.outlives, credential=step.credential, provider=self.provider)
+        save = self._saver(grant, claim.commit, over=outlives)
+        return await self._keep(issued, grant, Unsaved(issued.token, save, partial(self._let_go, claim)))
 
-    async def _note(self, claim: Claim, grant: Grant) -> Record | None:
-        """Commit what became of a request. If the store fails, the request's own error matters more."""
+    async def _note(self, claim: Claim, grant: Grant, error: BaseException) -> Record:
+        """Commit what became of a request that ended in this error."""
+        commit = partial(self._store, claim.commit, grant)
         try:
-            return await self._store(partial(claim.commit, encode(grant)))
+            return await commit()
         except Superseded:
             raise
-        except StoreError as error:
-            self.report(events.SaveFailed(self.key, type(error).__name__, str(error), tries=1))
-            await claim.abandon()
-            return claim.current
+        except StoreError as failure:
+            self.report(events.SaveFailed(self.key, type(failure).__name__, str(failure), tries=1))
+            raise Unnoted(error, Unsaved(None, commit, partial(self._let_go, claim))) from failure
 
     async def _keep(self, issued: Issued, grant: Grant, unsaved: Unsaved) -> Outcome:
         """Store the new token, then hand it out; if it cannot be stored, hand it out and say so."""
@@ -212,6 +235,10 @@ class Renewal:
             self.report(events.OddReply(self.key, note))
         try:
             await unsaved.save()
+        except asyncio.CancelledError:
+            # As all tasks of a closing loop are: perhaps before the write began. It may be made twice.
+            await unsaved.save()
+            raise
         except Superseded:
             raise
         except StoreError as error:
@@ -220,34 +247,61 @@ class Renewal:
         self.report(events.Refreshed(self.key, issued.token.fingerprint, issued.token.lifetime))
         return Outcome(grant, requested=True)
 
-    async def _store(self, write: Callable[[], Coroutine[Any, Any, Record]]) -> Record:
-        """Let the store write. Whatever a foreign store does, a new token is not lost with an exception."""
-        return await self._asked(write())
+    def _saver(
+        self, grant: Grant, write: Write, *, over: Callable[[Grant | None], bool]
+    ) -> Callable[[], Awaitable[Record]]:
+        """A function that stores the grant by `write`, or else over a newer record that gives way to it.
 
-    async def _asked(self, work: Coroutine[Any, Any, T]) -> T:
+        It may be called again after a failure. Raises `Superseded` by a record that does not give way.
+        """
+
+        async def save() -> Record:
+            nonlocal write
+            for _ in range(_ROUNDS):
+                try:
+                    return await self._store(write, grant)
+                except Superseded as newer:
+                    record = _record(newer)
+                    stored = decode(record.data) if record is not None else None
+                    if record is not None and stored == grant:
+                        return record  # our own, written by an earlier try that got no answer
+                    if not over(stored):
+                        raise
+                    expect = record.version if record is not None else None
+                    write = partial(self.store.put, self.key, expect=expect)
+            raise StoreUnavailable(f"The record changed {_ROUNDS} times while a new token was being stored.")
+
+        return save
+
+    async def _store(self, write: Write, grant: Grant) -> Record:
+        """Let the store write. Whatever a foreign store does, a new token is not lost with an exception."""
+        return await self._asked(write(encode(grant)))
+
+    async def _asked(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """What the store answers, in time, or a `StoreError`."""
+        seconds = self.policy.store_timeout if timeout is None else timeout
         try:
-            return await within(self.clock, self.policy.store_timeout, work)
+            return await within(self.clock, seconds, work)
         except TokenSessionError:
             raise
         except TimeoutError:
-            raise StoreUnavailable(
-                f"No answer from the store within {self.policy.store_timeout:g} s."
-            ) from None
+            raise StoreUnavailable(f"No answer from the store within {seconds:g} s.") from None
         except Exception as error:
             raise StoreUnavailable(f"The store failed unexpectedly ({type(error).__name__}).") from error
 
     async def request(self, credential: Credential, sent_at: float) -> Issued:
         """One token request: the token, or a typed error."""
-        limits = {"connect": self.policy.connect_timeout, "total": self.policy.post_timeout}
-        work = self.endpoint.send(self.provider.request(credential), **limits)
+        request = self.provider.request(credential)
+        connect, total = self.policy.connect_timeout, self.policy.post_timeout
         try:
             # The endpoint keeps the same time-out; this one holds for endpoints that do not.
-            reply = await within(self.clock, self.policy.post_timeout, work)
+            reply = await within(self.clock, total, self.endpoint.send(request, connect=connect, total=total))
+        except TokenSessionError:
+            raise
         except TimeoutError:
-            raise OutcomeUnknown(
-                f"No answer to the token request within {self.policy.post_timeout:g} s."
-            ) from None
+            raise OutcomeUnknown(f"No answer to the token request within {total:g} s.") from None
+        except Exception as error:
+            raise OutcomeUnknown(f"The endpoint failed unexpectedly ({type(error).__name__}).") from error
         try:
             return self.provider.read(reply, credential, sent_at=sent_at)
         except TokenSessionError:
@@ -272,24 +326,29 @@ class Renewal:
             expect = current.version if current else None
         issued = await self.request(credential, self.clock.wall())
         grant = Grant(seed=self._seed(), token=issued.token)
-        for _ in range(_ROUNDS):
-            put = partial(self.store.put, self.key, encode(grant), expect=expect)
-            unsaved = Unsaved(issued.token, partial(self._store, put), _nothing_to_give_up)
-            try:
-                return await self._keep(issued, grant, unsaved)
-            except Superseded as newer:
-                # A refresh that ended meanwhile gives way; a sign-out that was asked for later does not.
-                expect = newer.record.version if isinstance(newer.record, Record) else None
-                if isinstance(newer.record, Record) and decode(newer.record.data).signed_out:
-                    raise SignedOut("Somebody signed out while this sign-in was under way.") from None
-        raise TokenUnavailable(f"The record changed {_ROUNDS} times during one sign-in.")
+        put = partial(self.store.put, self.key, expect=expect)
+        save = self._saver(grant, put, over=_not_signed_out)
+        try:
+            return await self._keep(issued, grant, Unsaved(issued.token, save, _nothing_to_give_up))
+        except Superseded:
+            raise SignedOut("Somebody signed out while this sign-in was under way.") from None
 
     async def sign_out(self) -> None:
         """Leave a tombstone, so that a late commit resurrects nothing."""
-        await self._store(partial(self.store.put, self.key, encode(Grant(self._seed(), signed_out=True))))
+        await self._store(partial(self.store.put, self.key), Grant(self._seed(), signed_out=True))
 
     def _seed(self) -> str:
         return self.provider.seed.fingerprint if self.provider.seed else ""
+
+
+def _record(newer: Superseded) -> Record | None:
+    """What is stored instead."""
+    return newer.record if isinstance(newer.record, Record) else None
+
+
+def _not_signed_out(stored: Grant | None) -> bool:
+    """A refresh that ended during a sign-in gives way to it; a sign-out that was asked for later does not."""
+    return stored is None or not stored.signed_out
 
 
 async def _nothing_to_give_up() -> None:

@@ -1,27 +1,41 @@
-"""A new token that could not be stored: it is served from memory, and saved again until it is stored.
+"""What must be stored and could not be: it is saved again and again, until it is stored.
 
-The refresh token in the store is spent meanwhile, so nothing may be redeemed from it: a flight first
-tries `once` more, and fails if that does. `until_done` goes on in the background; if its event loop ends,
-the next flight, in whatever loop, takes over.
+That is a new token, which is served from memory meanwhile, or a note of what became of a token request.
+The refresh token in the store may be spent, so nothing may be redeemed from it: a flight first tries
+`once` more, and fails if that does. `until_done` goes on in the background; if its event loop ends, the
+next flight, in whatever loop, takes over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from . import events
 from .clock import Clock
 from .errors import StoreError, Superseded
 from .freshness import Policy, back_off
 from .record import Grant, decode
-from .renewal import Unsaved
 from .stores.base import Record
+from .token import Token
 
-__all__ = ["Saving"]
+__all__ = ["Saving", "Unsaved"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What could not be stored. `save` tries once more; `give_up` lets go of the claim.
+
+    `token` is None if it is a note.
+    """
+
+    token: Token | None
+    save: Callable[[], Awaitable[Record]]
+    give_up: Callable[[], Awaitable[None]]
 
 
 class Saving:
-    """One unsaved token, from the failed save to its end.
+    """One thing that is unsaved, from the failed save to its end.
 
     `superseded` is called with the newer grant that is stored instead, or None if it was deleted.
     """
@@ -42,7 +56,7 @@ class Saving:
         self.done = False
 
     async def once(self) -> None:
-        """One more try. Raises `StoreError` if it fails; otherwise the token is stored, or outdated."""
+        """One more try. Raises `StoreError` if it fails; otherwise it is stored, or outdated."""
         if self.done:
             return
         try:
@@ -51,7 +65,8 @@ class Saving:
             if not self.done:
                 self._superseded(decode(newer.record.data) if isinstance(newer.record, Record) else None)
         else:
-            self._report(events.Saved(self._key, self._unsaved.token.fingerprint))
+            token = self._unsaved.token
+            self._report(events.Saved(self._key, token.fingerprint if token is not None else None))
         await self.give_up()
 
     async def until_done(self, clock: Clock, policy: Policy) -> None:
@@ -71,4 +86,4 @@ class Saving:
         await self._unsaved.give_up()
 
     def __repr__(self) -> str:
-        return f"<Saving {self._unsaved.token!r} {'done' if self.done else 'under way'}>"
+        return f"<Saving {self._unsaved.token or 'a note'!r} {'done' if self.done else 'under way'}>"

@@ -10,7 +10,7 @@ makes it one per store.
 Mutable state, all of it touched in one event loop and never across an await that assumes it unchanged:
 
 - `_held`: the token being served, its deadlines, and the last failure (a state machine of its own).
-- `_saving`: a token that could not be stored yet.
+- `_saving`: what could not be stored yet: a token, or a note of what became of a token request.
 - `_flight`: the refresh under way. `_flights`: that one, and sign-ins, sign-outs and saves.
 - `_epoch`: counts sign-ins and sign-outs. A flight that began in an earlier epoch publishes nothing,
   and looks again: a late refresh resurrects nothing.
@@ -40,8 +40,8 @@ from .held import Held, Snapshot
 from .providers import checks
 from .providers.base import Credential, Provider, TokenEndpoint
 from .record import Grant
-from .renewal import Outcome, Renewal
-from .saving import Saving
+from .renewal import Outcome, Renewal, Unnoted
+from .saving import Saving, Unsaved
 from .stores.base import Store, check_key
 from .token import Token
 
@@ -86,7 +86,10 @@ class ManagedSource:
         observer: events.Observer | None = None,
     ) -> None:
         if isinstance(provider, type) or not isinstance(provider, Provider):
-            raise ConfigurationError(f"{provider!r} is no provider; see tokensession.providers.")
+            raise ConfigurationError(  # not by its repr: it may be the refresh token itself
+                f"A {type(provider).__name__} is no provider.",
+                todo="Pass an instance of one of tokensession.providers.",
+            )
         if isinstance(store, type) or not isinstance(store, Store):
             raise ConfigurationError(
                 f"A {type(store).__name__} is no store.",
@@ -213,7 +216,7 @@ class ManagedSource:
                 await within(self._clock, self._renewal.policy.settle, self._flights.abort())
         if self._saving is not None and not self._saving.done:
             raise StoreUnavailable(
-                "A new token could not be stored before closing.",
+                "What became of the last token request could not be stored before closing.",
                 intact="The stored credentials are those from before the last refresh.",
                 todo="Put the store right; if the old refresh token is refused then, sign in again.",
             )
@@ -298,14 +301,19 @@ class ManagedSource:
                         self._saving = None
                     outcome = await self._renewal.renew(have=have, refused=reason == "refused")
                 except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
+                    unsaved = error.unsaved if isinstance(error, Unnoted) else None
                     if epoch == self._epoch:
-                        failure = self._failed(error)
+                        failure = self._failed(error.error if isinstance(error, Unnoted) else error)
+                        self._save_later(unsaved)
                         raise failure from failure.__cause__
                 else:
+                    unsaved = outcome.unsaved
                     if epoch == self._epoch:
                         forced = reason == "refused" and have is not None
                         return self._publish(outcome, have=have, forced=forced)
                 # Somebody signed in or out meanwhile: what came of it is in the store. Look again.
+                if unsaved is not None:
+                    await unsaved.give_up()
                 have = None
         finally:
             self._flight = None  # it lands in this very step; an idle source keeps no task
@@ -325,12 +333,16 @@ class ManagedSource:
             self._held.serve(
                 token, policy, wall, boot, jitter=clock.jitter(), forced=forced, spaced=outcome.requested
             )
-        if outcome.unsaved is not None:
-            self._saving = Saving(outcome.unsaved, self.key, self._report, self._superseded)
-            self._start(self._saving.until_done(clock, policy), "save")
+        self._save_later(outcome.unsaved)
         return token
 
-    def _failed(self, error: Exception) -> TokenSessionError:
+    def _save_later(self, unsaved: Unsaved | None) -> None:
+        """Go on trying to store what could not be stored, if there is something."""
+        if unsaved is not None:
+            self._saving = Saving(unsaved, self.key, self._report, self._superseded)
+            self._start(self._saving.until_done(self._clock, self._renewal.policy), "save")
+
+    def _failed(self, error: BaseException) -> TokenSessionError:
         """Remember a failure, so that callers get it at once instead of asking again."""
         wall, boot = self._now()
         if not isinstance(error, TokenSessionError):
@@ -376,7 +388,7 @@ class ManagedSource:
         self._report(events.SignedOut(self.key))
 
     def _superseded(self, grant: Grant | None) -> None:
-        """Serve a newer grant instead of the token that came too late to be stored."""
+        """Serve a newer grant instead of what came too late to be stored."""
         if grant is None or grant.token is None:
             self._held.forget()
         else:
