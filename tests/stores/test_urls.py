@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import subprocess
-import os
 import asyncio
+import os
+import subprocess
+import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -52,8 +53,10 @@ def seed(*, code: str | None, refresh_token: str | None) -> Credential | None:
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     """One of a few words, spelled exactly so."""
     if value not in allowed:
-        raise ConfigurationError(
-            f"{name} is {value!r}.", intact="Nothing was sent.", todo=f"Use one of {allowed}."
+        raise ConfigurationError(  # which value it is may be a secret in the wrong place
+            f"{name} is none of those that there are.",
+            intact="Nothing was sent.",
+            todo=f"Use one of {allowed}.",
         )
     return value
 
@@ -61,11 +64,12 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
 def url(name: str, value: str) -> str:
     """An absolute https URL (or http on loopback), without credentials, query or trailing slash."""
     text(name, value)
-    try:
+    host: str | None = None
+    with contextlib.suppress(ValueError):  # whose message repeats a part of the URL, password and all
         parts = urlsplit(value)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise ConfigurationError(f"{name} is not a URL.", intact="Nothing was sent.") from None
+        host, _ = parts.hostname or "", parts.port
+    if host is None:
+        raise ConfigurationError(f"{name} is not a URL.", intact="Nothing was sent.")
     if parts.scheme not in _DEFAULT_PORTS or not host or " " in value:
         raise ConfigurationError(f"{name} is not an absolute http(s) URL.", intact="Nothing was sent.")
     if parts.username is not None or parts.password is not None:

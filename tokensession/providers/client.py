@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, TokenSessionError
 from . import checks, replies
 from .base import Credential, Issued, TokenReply, TokenRequest
 from .strategy import Strategy
@@ -78,9 +78,14 @@ class StrategyProvider:
 
     def read(self, reply: TokenReply, credential: Credential, *, sent_at: float) -> Issued:
         """The token in the reply, or the typed error that it stands for."""
-        return replies.read(
-            self.strategy, reply, credential, sent_at=sent_at, secrets=self._secrets(credential)
-        )
+        try:
+            return replies.read(
+                self.strategy, reply, credential, sent_at=sent_at, secrets=self._secrets(credential)
+            )
+        except TokenSessionError as error:
+            # Without the frames that read the reply: the client secret is among their locals, and some
+            # programs report the locals of every frame.
+            raise error.with_traceback(None)  # noqa: B904 - the same error, and not another one
 
     def _secrets(self, credential: Credential) -> tuple[str, ...]:
         secrets = (

@@ -190,18 +190,20 @@ class LocalClaim:
 
     async def commit(self, data: bytes) -> Record:
         """Store `data` and release, in one job: see `Claim.commit`."""
-        return await self._worker.run(partial(self._commit, data), lost=self._lost)
+        record = Record(self._mark.version, bytes(data))
+        del data  # a Record shows nothing of it, should this frame be reported with its locals
+        return await self._worker.run(partial(self._commit, record), lost=self._lost)
 
     async def abandon(self) -> None:
         """Release the claim with nothing stored."""
         await self._worker.run(self.end)
 
-    def _commit(self, data: bytes) -> Record:
+    def _commit(self, record: Record) -> Record:
         with translated("written", self._medium.prepare(self._key)):
             self._lock.give_back()
         expect = None if self._current is None else self._current.version
         try:
-            record = self._medium.write(self._key, Record(self._mark.version, data), expect)
+            record = self._medium.write(self._key, record, expect)
         except Superseded:
             self._lock.release()
             raise

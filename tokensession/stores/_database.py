@@ -89,6 +89,8 @@ class Database:
             if code in _BUSY:
                 raise Busy(f"Another process is writing to {self.path}.") from None
             self.close()
+            if str(error).startswith(_NO_TEXT):
+                error.args = (_NO_TEXT,)  # it went on with the text itself, which may be a token
             if code in _CORRUPT or str(error).startswith(_NO_TEXT):
                 raise StoreCorrupt(f"{self.path} is damaged, or no SQLite database: {error}.") from error
             raise StoreUnavailable(

@@ -75,6 +75,7 @@ class FileStore:
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
         """Store `data` under a new version, claim or no claim. See `Store.put`."""
         record = Record(new_version(), bytes(data))
+        del data  # a Record shows nothing of it, should this frame be reported with its locals
         return await self._worker.run(
             partial(self._files.write, check_key(key), record, expect), lost=report_lost
         )
@@ -127,12 +128,18 @@ class _Files:
         return sorted(stored[0] for stored in map(self._read, paths) if stored is not None)
 
     def _read(self, path: Path) -> tuple[str, Record] | None:
+        found = self._found(path)
+        if isinstance(found, StoreCorrupt):
+            raise found
+        return found
+
+    def _found(self, path: Path) -> tuple[str, Record] | StoreCorrupt | None:
         with translated("read", path):
             content = read_private(path) if check_directory(self.directory) else None
         return None if content is None else _decode(path, content)
 
     def write(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
-        content = _encode(key, record)
+        content = memoryview(_encode(key, record))  # whose repr shows nothing, should this frame be reported
         with self._writing(key) as path:
             if expect is not ANY:
                 stored = self.read(key)
@@ -170,7 +177,7 @@ class _Files:
         return f"<_Files {self.directory}>"
 
 
-def _save(path: Path, content: bytes) -> None:
+def _save(path: Path, content: bytes | memoryview) -> None:
     """Replace the file, durably. Two syncs are the floor: one for the content, one for the name."""
     temporary = path.with_suffix(".tmp")
     temporary.unlink(missing_ok=True)  # of a writer that was killed
@@ -210,21 +217,27 @@ def _encode(key: str, record: Record) -> bytes:
     return content
 
 
-def _decode(path: Path, content: bytes) -> tuple[str, Record]:
-    """The key and its record. Raises `StoreCorrupt` for anything that `_encode` has not made."""
+def _decode(path: Path, content: bytes) -> tuple[str, Record] | StoreCorrupt:
+    """The key and its record, or what is wrong with it.
+
+    The error is raised elsewhere: msgpack's exceptions hold what was read, and so do the locals here,
+    which some programs report along with a traceback.
+    """
     try:
         document: Any = msgpack.unpackb(content)
         number, key, version, data, check = (
             document[field] for field in ("format", "key", "version", "data", "check")
         )
-        if number != _FORMAT:
-            raise StoreCorrupt(
-                f"{path} has format {number!r}; this version reads format {_FORMAT}.",
+        if type(number) is int and number != _FORMAT:
+            return StoreCorrupt(
+                f"{path} has format {number}; this version reads format {_FORMAT}.",
                 todo="Use the version of tokensession that wrote it, or sign in again.",
             )
-        if check != _checksum(key, version, data):
-            raise StoreCorrupt(f"{path} is damaged: its checksum is wrong.")
-        return key.decode(), Record(version, data)
+        if number == _FORMAT:
+            if check != _checksum(key, version, data):
+                return StoreCorrupt(f"{path} is damaged: its checksum is wrong.")
+            return key.decode(), Record(version, data)
     # What msgpack raises has no base class of its own; the others are the wrong shape or type.
     except (ValueError, msgpack.UnpackException, KeyError, TypeError, AttributeError, OverflowError):
-        raise StoreCorrupt(f"{path} is no record of tokensession.") from None
+        pass
+    return StoreCorrupt(f"{path} is no record of tokensession.")

@@ -72,6 +72,7 @@ class SQLiteStore:
         """Store `data` under a new version, claim or no claim. See `Store.put`."""
         check_key(key).encode()
         record = Record(new_version(), bytes(data))
+        del data  # a Record shows nothing of it, should this frame be reported with its locals
         return await self._worker.run(partial(self._records.put, key, record, expect), lost=report_lost)
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:

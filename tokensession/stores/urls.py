@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -43,10 +44,11 @@ def open_store(url: str) -> Store:
     scheme = _scheme(url)
     if scheme not in _BUILT_IN:
         return _open_foreign(scheme, url)
-    try:
+    parts: SplitResult | None = None
+    with contextlib.suppress(ValueError):  # whose message repeats the host, and what is before it
         parts = urlsplit(url)
-    except ValueError:  # whose message repeats the host, and what is before it
-        raise ConfigurationError(f"This {scheme}: URL cannot be read.") from None
+    if parts is None:
+        raise ConfigurationError(f"This {scheme}: URL cannot be read.")
     return _BUILT_IN[scheme](parts, url)
 
 
@@ -117,14 +119,16 @@ def _open_foreign(scheme: str, url: str) -> Store:
             todo=f"Use one of: {', '.join(_known())}; or install the package that brings it.",
         )
     point = next(iter(points))
+    problem = ""
     try:
         store = point.load()(url)
     except TokenSessionError:
         raise
     except Exception as error:  # noqa: BLE001 - somebody else's code, and it says no more than this
-        # Its message may repeat the URL, and with it a password: only its type is passed on.
+        problem = type(error).__name__
+    if problem:  # outside the handler: that error's message may repeat the URL, and with it a password
         raise ConfigurationError(
-            f"The store for {scheme!r} ({point.value}) could not be opened: {type(error).__name__}.",
+            f"The store for {scheme!r} ({point.value}) could not be opened: {problem}.",
             todo="Check its URL, and that its package is installed completely.",
         ) from None
     if not isinstance(store, Store):

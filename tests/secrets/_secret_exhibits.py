@@ -1,0 +1,128 @@
+"""One object of every public class, filled with secrets wherever one fits in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from _secret_situations import KEY, cut_short, issued, oauth2, token
+from _secret_vault import CLIENT_ID, CLIENT_SECRET, CODE, PROXY_PASSWORD, SEED, access
+
+import tokensession
+from tokensession import AiohttpEndpoint, AuthedSession, BearerAuth, ManagedSource, Policy, errors
+from tokensession.events import Event
+from tokensession.providers import (
+    Credential,
+    Fields,
+    Health,
+    Issued,
+    Meaning,
+    Oto,
+    Priava,
+    Strategy,
+    StrategyProvider,
+    TokenRequest,
+    encode_form,
+)
+from tokensession.record import Grant, encode
+from tokensession.stores import AnyVersion, FileStore, MemoryStore, Record, SQLiteStore
+from tokensession.testing import (
+    Backend,
+    Drip,
+    Edit,
+    FakeClock,
+    Gate,
+    Hang,
+    Held,
+    OAuth2Server,
+    OtoServer,
+    PriavaServer,
+    Reply,
+    Reset,
+    ScriptedEndpoint,
+    Seen,
+    ServerStats,
+    StoreConformance,
+    Truncate,
+    json_reply,
+)
+
+BY_NAME: dict[str, Any] = {"record": Record("v", encode(Grant(token=token()))), "code": "invalid_grant"}
+
+
+def error_objects() -> list[Exception]:
+    """Of every error, with all that its constructor takes; real ones are in `_secret_situations`."""
+    made = [getattr(errors, name)("It happened.") for name in errors.__all__]
+    made.append(errors.Superseded("A newer record is stored.", record=BY_NAME["record"]))
+    made += [error.again() for error in made]
+    for error in made:
+        error.__cause__ = errors.Superseded("Another.", record=BY_NAME["record"])
+    return [*made, tokensession.EphemeralStoreWarning("Not kept.")]
+
+
+def exhibits(directory: Path) -> list[object]:
+    """One of each kind, and some in another state."""
+    strategy = Strategy(
+        name="acme", grants={"refresh_token": ("refresh_token", "client_secret")}, default_lifetime=60
+    )
+    own = StrategyProvider(
+        strategy,
+        identity=CLIENT_ID,
+        base_url="https://api.example.com",
+        token_url="https://api.example.com/token",
+        values={"client_secret": CLIENT_SECRET, "client_id": CLIENT_ID},
+        seed=Credential("refresh_token", SEED),
+        api_headers=(("X-Client", CLIENT_ID),),
+    )
+    priava = Priava(
+        client_id=CLIENT_ID,
+        client_secret=CLIENT_SECRET,
+        redirect_uri="https://a.example/cb",
+        region="EU",
+        code=CODE,
+    )
+    store, memory = MemoryStore(), MemoryStore()
+    memory._records[KEY] = BY_NAME["record"]
+    source = ManagedSource(oauth2(), ScriptedEndpoint(issued(1)), store=store)
+    request = TokenRequest(
+        "https://id.example.com/token",
+        (("Authorization", f"Basic {CLIENT_SECRET}"),),
+        encode_form([("refresh_token", SEED)]),
+        (SEED, CLIENT_SECRET),
+    )
+    asked = ScriptedEndpoint(issued(1), cut_short())
+    asked.requests.append(request)
+    servers = [
+        OtoServer(refresh_token=SEED),
+        PriavaServer(code=CODE, client_secret=CLIENT_SECRET),
+        OAuth2Server(refresh_token=SEED, client_secret=CLIENT_SECRET),
+    ]
+    servers[0].script(json_reply(200, {"access_token": access(1)}))
+    return [
+        AiohttpEndpoint(proxy=f"http://user:{PROXY_PASSWORD}@proxy.example:3128"),
+        AuthedSession(oauth2(), store=store),
+        AuthedSession(own, store=memory),
+        BearerAuth(source),
+        source,
+        source.snapshot(),
+        token(),
+        *(Policy(), *tokensession.Verdict, Event(KEY)),
+        *(own, priava, Oto(refresh_token=SEED), oauth2(), oauth2(auth="post"), oauth2(None)),
+        *(Credential("refresh_token", SEED), Credential("authorization_code", CODE)),
+        *(Fields(), *Meaning, strategy, own.strategy, priava.strategy, oauth2().strategy),
+        *(Health(True, 200, "ok"), Issued(token(), ("odd",)), request, issued(1), own.request(own.seed)),
+        *(memory, FileStore(directory / "files"), SQLiteStore(directory / "tokens.db"), *AnyVersion),
+        *(BY_NAME["record"], asked, Held(issued(1)), FakeClock(), Gate()),
+        Backend(open=lambda: memory, url="memory:"),
+        StoreConformance(),
+        *(
+            Drip(),
+            Hang(),
+            Reset(),
+            Truncate(),
+            Edit(dict),
+            Reply(200, access(1).encode(), (("a", access(1)),)),
+        ),
+        *(Seen("GET", "/", 200, token().fingerprint), ServerStats(*range(8)), *servers),
+        *error_objects(),
+    ]

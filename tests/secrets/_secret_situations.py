@@ -1,0 +1,384 @@
+"""One real situation for each error that can reach a user, with planted secrets in every part of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from _secret_sink import Sink
+from _secret_vault import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    CODE,
+    PROXY_PASSWORD,
+    SECOND_SEED,
+    SEED,
+    STORE_PASSWORD,
+    access,
+    refresh,
+    spellings,
+)
+
+from tokensession import AiohttpEndpoint, AuthedSession, ManagedSource, Policy, TokenSessionError, open_store
+from tokensession.providers import OAuth2, Oto, Priava, TokenEndpoint, TokenReply, TokenRequest
+from tokensession.providers.base import Credential
+from tokensession.record import Grant, encode
+from tokensession.stores import FileStore, MemoryStore, SQLiteStore
+from tokensession.stores.base import Store
+from tokensession.testing import FakeClock, ScriptedEndpoint, reply
+from tokensession.token import Token
+
+KEY = "account"
+
+
+def oauth2(seed: str | None = SEED, **options: Any) -> OAuth2:
+    known: dict[str, Any] = {
+        "token_url": "https://id.example.com/token",
+        "client_id": CLIENT_ID,
+        "client_secret": CLIENT_SECRET,
+        "refresh_token": seed,
+    }
+    return OAuth2(**(known | options))
+
+
+def token(generation: int = 1, obtained_at: float = FakeClock().wall()) -> Token:
+    return Token(access(generation), obtained_at, 3600, refresh(generation))
+
+
+def issued(generation: int) -> TokenReply:
+    return reply(
+        {"access_token": access(generation), "refresh_token": refresh(generation), "expires_in": 3600}
+    )
+
+
+def echoing(error: str, status: int = 400) -> TokenReply:
+    """A hostile refusal: it repeats every secret it was sent, in every spelling, and brings new ones."""
+    spelled = [
+        spelling for secret in (SEED, CLIENT_SECRET, refresh(1)) for spelling in sorted(spellings(secret))
+    ]
+    document = {
+        "error": error,
+        "error_description": f"no: {SEED} of {CLIENT_SECRET}",
+        "access_token": access(4),
+        "refresh_token": refresh(4),
+        "said": spelled,
+    }
+    return reply(document, status, (("www-authenticate", f"Basic {SEED}"), ("date", f"today {SEED}")))
+
+
+def page(status: int) -> TokenReply:
+    return reply(f"<html><p>We got {SEED} and {CLIENT_SECRET} and {access(4)}".encode(), status)
+
+
+def cut_short() -> TokenReply:
+    return reply(issued(1).body[:-20])
+
+
+class Scene:
+    """What a situation is played with."""
+
+    def __init__(self, sink: Sink, directory: Path) -> None:
+        self.sink = sink
+        self.directory = directory
+        self.clock = FakeClock()
+
+    def source(self, *lines: Any, store: Store | None = None, **options: Any) -> ManagedSource:
+        endpoint: TokenEndpoint = options.pop("endpoint", None) or ScriptedEndpoint(*lines)
+        provider = options.pop("provider", None) or oauth2()
+        store = store or MemoryStore(clock=self.clock)
+        options = {"key": KEY, "clock": self.clock, "observer": self.sink.event} | options
+        made = ManagedSource(provider, endpoint, store=store, **options)
+        self.sink.show(made)
+        return made
+
+
+async def grant_rejected(scene: Scene) -> None:
+    await scene.source(issued(1)).sign_in(code=CODE)
+    await scene.source(echoing("invalid_grant")).token()
+
+
+async def rejected_before(scene: Scene) -> None:
+    source = scene.source(echoing("invalid_grant"))
+    for _ in range(2):
+        try:
+            await source.token()
+        except TokenSessionError as error:
+            scene.sink.error(error)
+        scene.clock.advance(60)
+    await source.token()
+
+
+async def code_rejected(scene: Scene) -> None:
+    await scene.source(echoing("invalid_grant")).sign_in(code=CODE)
+
+
+async def client_rejected(scene: Scene) -> None:
+    await scene.source(echoing("invalid_client", 401)).token()
+
+
+async def unknown_error(scene: Scene) -> None:
+    await scene.source(echoing(SEED, 403)).token()
+
+
+async def rate_limited(scene: Scene) -> None:
+    await scene.source(echoing("slow_down", 429)).token()
+
+
+async def unavailable(scene: Scene) -> None:
+    await scene.source(page(500)).token()
+
+
+async def page_of_html(scene: Scene) -> None:
+    await scene.source(page(200)).token()
+
+
+async def no_usable_token(scene: Scene) -> None:
+    document = {"access_token": access(1) + "\n", "refresh_token": refresh(1), "id": SEED}
+    await scene.source(reply(document)).token()
+
+
+async def twice_the_same_key(scene: Scene) -> None:
+    body = json.dumps({"access_token": access(1)}).encode()[:-1]
+    await scene.source(reply(body + b", " + body[1:] + b"}")).token()
+
+
+async def redirected(scene: Scene) -> None:
+    await scene.source(reply(b"", 307, (("location", f"https://x.example/?{SEED}"),))).token()
+
+
+async def outcome_unknown(scene: Scene) -> None:
+    await scene.source(cut_short()).token()
+
+
+async def grant_lost(scene: Scene) -> None:
+    source = scene.source(cut_short(), cut_short())
+    for _ in range(2):
+        try:
+            await source.token()
+        except TokenSessionError as error:
+            scene.sink.error(error)
+        scene.clock.advance(120)
+    await source.token()
+
+
+async def not_sent(scene: Scene) -> None:
+    """The proxy, whose password stands in its URL, is not there."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and never listens
+        port = nobody.getsockname()[1]
+        endpoint = AiohttpEndpoint(proxy=f"http://user:{PROXY_PASSWORD}@127.0.0.1:{port}")
+        scene.sink.show(endpoint)
+        await scene.source(endpoint=endpoint).token()
+
+
+async def signed_out(scene: Scene) -> None:
+    source = scene.source(issued(1))
+    await source.token()
+    await source.sign_out()
+    await source.token()
+
+
+async def no_seed(scene: Scene) -> None:
+    await scene.source(provider=oauth2(None)).token()
+
+
+async def claim_timeout(scene: Scene) -> None:
+    store = MemoryStore(clock=scene.clock)
+    await store.put(KEY, encode(Grant(token=token(obtained_at=0.0))))
+    record = await store.load(KEY)
+    assert record
+    scene.sink.show(await store.claim(KEY, seen=record.version, timeout=1))
+    waiting = asyncio.ensure_future(scene.source(store=store).token())
+    while Policy().claim_timeout not in scene.clock.sleepers:
+        await asyncio.sleep(0)
+    scene.clock.advance(Policy().claim_timeout)
+    await waiting
+
+
+async def superseded(scene: Scene) -> None:
+    store = MemoryStore()
+    await store.put(KEY, encode(Grant(token=token())))
+    await store.put(KEY, encode(Grant(token=token(2))), expect="an older version")
+
+
+async def cannot_be_saved(scene: Scene) -> None:
+    """A refresh with a token that is still not saved: what it holds may not come out with the error."""
+    directory = scene.directory / "unsaved"
+    store = FileStore(directory, clock=scene.clock)
+    source = scene.source(issued(1), issued(2), store=store)
+    await source.token()
+    (record,) = directory.glob("*.token")
+    record.with_suffix(".tmp").mkdir()  # where the next record would be written
+    await source.refresh()
+    try:
+        await source.refresh()
+    finally:
+        scene.sink.show(source._saving)
+        record.with_suffix(".tmp").rmdir()
+        scene.clock.advance(60)
+        while source.snapshot().unsaved:
+            await asyncio.sleep(0)
+        await source.aclose()
+        await store.aclose()
+
+
+async def insecure(scene: Scene) -> None:
+    directory = scene.directory / "insecure"
+    store = FileStore(directory)
+    await scene.source(issued(1), store=store).token()
+    for file in directory.iterdir():
+        file.chmod(0o644)
+    try:
+        await scene.source(store=store).token()
+    finally:
+        await store.aclose()
+
+
+async def _damaged_file(scene: Scene, damage: Callable[[bytes], bytes]) -> None:
+    directory = scene.directory / "damaged"
+    store = FileStore(directory)
+    await scene.source(issued(1), store=store).token()
+    (file,) = directory.glob("*.token")
+    file.write_bytes(damage(file.read_bytes()))
+    try:
+        await scene.source(store=store).token()
+    finally:
+        await store.aclose()
+
+
+async def bytes_after_the_record(scene: Scene) -> None:
+    await _damaged_file(scene, lambda content: content + b"\0")
+
+
+async def wrong_checksum(scene: Scene) -> None:
+    await _damaged_file(scene, lambda content: content[:-1] + b"\0")
+
+
+async def another_format(scene: Scene) -> None:
+    def other(content: bytes) -> bytes:
+        packed: bytes = msgpack.packb(msgpack.unpackb(content) | {"format": access(1)})
+        return packed
+
+    await _damaged_file(scene, other)
+
+
+async def text_in_the_database(scene: Scene) -> None:
+    """As after a dump and a restore that took the record for text."""
+    import sqlite3
+
+    store = SQLiteStore(scene.directory / "tokens.db")
+    try:
+        await scene.source(issued(1), store=store).token()
+        await store.aclose()
+        connection = sqlite3.connect(scene.directory / "tokens.db", isolation_level=None)
+        connection.execute("UPDATE tokens SET data = CAST(data AS TEXT)")
+        connection.close()
+        await scene.source(store=store).token()
+    finally:
+        await store.aclose()
+
+
+async def another_record(scene: Scene) -> None:
+    """Bytes of another program under our key."""
+    store = MemoryStore(clock=scene.clock)
+    content = msgpack.unpackb(encode(Grant(token=token())))
+    await store.put(KEY, msgpack.packb(content | {"seed": 7, "attempt": SEED}))
+    await scene.source(store=store).token()
+
+
+async def bytes_after_the_grant(scene: Scene) -> None:
+    store = MemoryStore(clock=scene.clock)
+    await store.put(KEY, encode(Grant(token=token())) + b"\0")
+    await scene.source(store=store).token()
+
+
+async def broken_endpoint(scene: Scene) -> None:
+    """The endpoint is somebody else's, and broken."""
+    await scene.source().token()
+
+
+async def broken_provider(scene: Scene) -> None:
+    """The provider is somebody else's, and broken."""
+
+    class Broken(OAuth2):
+        def request(self, credential: Credential) -> TokenRequest:
+            raise LookupError
+
+    provider = Broken(
+        token_url="https://id.example.com/token",
+        client_id="c",
+        client_secret=CLIENT_SECRET,
+        refresh_token=SEED,
+    )
+    await scene.source(provider=provider).token()
+
+
+async def foreign_origin(scene: Scene) -> None:
+    async with AuthedSession(oauth2(), store=MemoryStore()) as session:
+        session.get(f"https://user:{STORE_PASSWORD}@evil.example/?token={STORE_PASSWORD}#{STORE_PASSWORD}")
+
+
+async def other_credentials(scene: Scene) -> None:
+    async with AuthedSession(oauth2(), store=MemoryStore()) as session:
+        session.get("/x", headers={"Authorization": f"Basic {STORE_PASSWORD}"})
+
+
+Situation = Callable[[Scene], Awaitable[None]]
+
+SITUATIONS: dict[str, list[Situation]] = {
+    "GrantRejected": [grant_rejected, rejected_before, code_rejected],
+    "ClientRejected": [client_rejected, unknown_error],
+    "RateLimited": [rate_limited],
+    "TokenUnavailable": [unavailable],
+    "MalformedReply": [page_of_html, no_usable_token, twice_the_same_key, redirected],
+    "OutcomeUnknown": [outcome_unknown, broken_endpoint],
+    "GrantLost": [grant_lost],
+    "NotSent": [not_sent],
+    "SignedOut": [signed_out],
+    "SignInRequired": [no_seed],
+    "ClaimTimeout": [claim_timeout],
+    "Superseded": [superseded],
+    "StoreUnavailable": [cannot_be_saved],
+    "StoreInsecure": [insecure],
+    "StoreCorrupt": [
+        bytes_after_the_record,
+        wrong_checksum,
+        another_format,
+        text_in_the_database,
+        another_record,
+        bytes_after_the_grant,
+    ],
+    "TokenSessionError": [broken_provider],
+    "ForeignOrigin": [foreign_origin],
+    "ConfigurationError": [other_credentials],
+}
+"""By the name of the error that comes out."""
+
+_STRAY = f" {STORE_PASSWORD}\n"
+_PRIAVA: dict[str, Any] = {"client_id": CLIENT_ID, "redirect_uri": "https://my.app.com/cb", "region": "EU"}
+MISTAKES: dict[str, Callable[[], object]] = {
+    "a secret with white space": lambda: oauth2(_STRAY),
+    "a client secret with white space": lambda: oauth2(client_secret=_STRAY),
+    "a code with white space": lambda: Priava(**_PRIAVA, client_secret="s", code=_STRAY),
+    "a secret that is no text": lambda: Oto(refresh_token=SEED.encode()),  # type: ignore[arg-type]
+    "a secret with surrogates": lambda: Oto(refresh_token=SEED + "\udcff"),
+    "two seeds": lambda: oauth2(SEED, code=CODE),
+    "a refresh token for a provider": lambda: AuthedSession(SEED),  # type: ignore[arg-type]
+    "a dictionary for a provider": lambda: AuthedSession({"refresh_token": SEED}),  # type: ignore[arg-type]
+    "a token for a source": lambda: ManagedSource(SEED, AiohttpEndpoint(), store=MemoryStore()),  # type: ignore[arg-type]
+    "a path with a secret for a store": lambda: AuthedSession(oauth2(), store=SEED.encode()),  # type: ignore[arg-type]
+    "a secret for a client": lambda: AuthedSession(oauth2(), client=SEED),  # type: ignore[arg-type]
+    "credentials in a URL": lambda: oauth2(token_url=f"https://user:{SECOND_SEED}@id.example.com/token"),
+    "a query in a URL": lambda: oauth2(token_url=f"https://id.example.com/token?secret={STORE_PASSWORD}"),
+    "a store that nobody registered": lambda: open_store(f"acme://user:{STORE_PASSWORD}@db.example/tokens"),
+    "a store URL that cannot be read": lambda: open_store(f"sqlite://user:{STORE_PASSWORD}@[db/tokens"),
+    "a store URL with odd letters": lambda: open_store(f"file://user:{STORE_PASSWORD}@h\u2100/tokens"),
+    "a password in a local store's URL": lambda: open_store(f"sqlite://user:{STORE_PASSWORD}@host/tokens.db"),
+    "a pair of credentials for auth": lambda: oauth2(auth=(CLIENT_ID, STORE_PASSWORD)),
+}
+"""What a hurried person passes to a constructor. Each raises, and must not repeat it."""

@@ -1,0 +1,99 @@
+"""The secrets that a scene has planted, and the search for them in any spelling."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus
+
+from tokensession.providers import TokenEndpoint, TokenReply, TokenRequest, basic_auth
+
+CORE = "zqxv"
+"""In every planted secret and in no other word: half a secret is found by it."""
+
+AWKWARD = ' %&+"\\'  # each spelled differently in a form, a URL, JSON and a repr
+CLIENT_ID = "client-7"  # no secret: it stands in keys, and may be shown
+CLIENT_SECRET = f"cs{AWKWARD}ZQXV-client-secret/8:y"
+SEED = f"rt{AWKWARD}ZQXV-seed-token/7:x"
+SECOND_SEED = f"rt{AWKWARD}ZQXV-second-seed/7:z"
+CODE = f"co{AWKWARD}ZQXV-one-time-code/9:z"
+PROXY_PASSWORD = "pp-ZQXV-proxy-password-11"
+STORE_PASSWORD = "sp-ZQXV-store-password-12"
+CONFIGURED = (CLIENT_SECRET, SEED, SECOND_SEED, CODE, PROXY_PASSWORD, STORE_PASSWORD)
+
+
+def access(generation: int) -> str:
+    return f"at{generation}-ZQXV|access:$!*~token-and-more"
+
+
+def refresh(generation: int) -> str:
+    return f'nr{generation}-ZQXV rotated~token+/=="and\\more'
+
+
+def spellings(secret: str) -> set[str]:
+    """The secret as it may stand in a body, a URL, a log, a header or a dump."""
+    utf8 = secret.encode()
+    found = {
+        secret,
+        quote(secret),
+        quote(secret, safe=""),
+        quote_plus(secret),
+        quote_plus(secret, safe=":/"),
+        json.dumps(secret)[1:-1],
+        json.dumps(secret)[1:-1].replace("/", "\\/"),
+        repr(secret)[1:-1],
+        repr(repr(secret))[1:-1],
+        html.escape(secret),
+        utf8.hex(),
+    }
+    # In base64 three bytes are four letters: where a secret begins decides how it looks. The letters
+    # at both ends depend on the neighbours, and are left out.
+    for before in range(3):
+        for within in (utf8, quote_plus(secret).encode()):  # the second in Basic credentials
+            for encode in (base64.b64encode, base64.urlsafe_b64encode):
+                letters = encode(b"\0" * before + within).decode().rstrip("=")
+                found.add(letters[4 if before else 0 : -3])
+    return found
+
+
+class Vault:
+    """Every secret that must not be seen. `find` looks for all of them."""
+
+    def __init__(self, *secrets: str) -> None:
+        self._spellings: dict[str, str] = {CORE: "the core of a planted secret"}
+        generations = [name(n) for name in (access, refresh) for n in range(1, 5)]
+        for secret in (*CONFIGURED, *generations, *secrets):
+            self.add(secret)
+        self.add(basic_auth(CLIENT_ID, CLIENT_SECRET).removeprefix("Basic "))
+
+    def add(self, secret: str) -> None:
+        """One more secret, such as a token that a server has issued."""
+        for spelling in spellings(secret):
+            self._spellings[spelling.casefold()] = secret
+
+    def find(self, text: str) -> Iterator[str]:
+        """Where there is a secret in the text, a few words about it for each."""
+        folded = text.casefold()
+        for spelling, secret in self._spellings.items():
+            if (at := folded.find(spelling)) >= 0:
+                yield f"{secret!r} in …{text[max(0, at - 60) : at + 60]!r}…"
+
+
+class Listening:
+    """An endpoint that puts every token it sees come by into the vault."""
+
+    def __init__(self, inner: TokenEndpoint, vault: Vault) -> None:
+        self._inner = inner
+        self._vault = vault
+
+    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenReply:
+        reply = await self._inner.send(request, connect=connect, total=total)
+        for found in re.findall(r'"(?:access|refresh)_token": ?("(?:[^"\\]|\\.)*")', reply.body.decode()):
+            self._vault.add(json.loads(found))
+        return reply
+
+    def __repr__(self) -> str:
+        return "<Listening>"

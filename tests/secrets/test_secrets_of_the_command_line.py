@@ -1,0 +1,146 @@
+"""The command line as real processes: secrets neither in what it says nor where other users may look."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _secret_vault import CLIENT_SECRET, CODE, CORE, SEED
+
+PLANTED = {
+    "OTO_REFRESH_TOKEN": SEED,
+    "PRIAVA_CLIENT_SECRET": CLIENT_SECRET,
+    "PRIAVA_CODE": CODE,
+    "TOKENSESSION_TEST": SEED,
+}
+FAKE = re.compile(r"fake-(oto|priava)-[\w-]+")
+"""What every credential and token of the bundled servers looks like, but for the client id."""
+GUARD = 60.0  # seconds; an upper bound for a hang
+
+
+def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
+    program = "from tokensession.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-X", "dev", "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | PLANTED | {"TMPDIR": str(tmp), "PYTHONASYNCIODEBUG": "1"},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit status, and the rest of what it says."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    guard = threading.Timer(GUARD, process.kill)
+    guard.start()
+    try:
+        with process.stdout, process.stderr:
+            said = process.stdout.read() + process.stderr.read()
+        return process.wait(), said
+    finally:
+        guard.cancel()
+
+
+def family(pid: int) -> list[Path]:
+    """The directories under /proc of a process and its children."""
+    found = [Path(f"/proc/{pid}")]
+    for task in (found[0] / "task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += family(int(child))
+    return found
+
+
+def test_the_demo_hands_secrets_to_its_processes_and_shows_none(tmp_path: Path) -> None:
+    """Neither on command lines nor in environments, nor in names of files, nor in output."""
+    process = start("demo", "--processes", "2", "--tasks", "2", "--expiries", "1000", tmp=tmp_path)
+    said = ""
+    try:
+        assert process.stdout is not None
+        while not re.search(r"priava [1-9]\d* requests", line := process.stdout.readline()):
+            assert line, "the demo ended before it began"
+            said += line
+        processes = family(process.pid)
+        assert len(processes) == 4
+        for proc in processes:
+            command = (proc / "cmdline").read_bytes().decode()
+            environment = (proc / "environ").read_bytes().decode()
+            assert CORE not in command.casefold()
+            assert not FAKE.search(command + environment)
+        names = [str(path) for path in tmp_path.rglob("*")]
+        assert any(name.endswith("tokens.db") for name in names)
+        assert not FAKE.search("\n".join(names))
+        os.kill(int(max(processes, key=lambda proc: int(proc.name)).name), signal.SIGKILL)
+        status, rest = finish(process)
+        assert status == 1
+        assert "ended early" in rest
+        assert not FAKE.search(said + line + rest)
+        assert CORE not in (said + line + rest).casefold()
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("provider", ["oto", "priava"])
+def test_a_served_test_server_shows_its_fake_credentials_once_and_no_token(
+    provider: str, tmp_path: Path
+) -> None:
+    """The credentials are what it is there to tell; tokens that it issues or refuses are not."""
+    process = start("serve", provider, tmp=tmp_path)
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        address = re.search(r"http://[^,\s]+", first)
+        assert address
+        path = "/rest/v2/refreshToken" if provider == "oto" else "/rest/oauth/token"
+        for body in (b'{"refresh_token": "fake-oto-refresh-token"}', SEED.encode()):
+            headers = {"Content-Type": "application/json", "Authorization": "Bearer fake-oto-access-4711"}
+            for one in (headers, {"Content-Type": "application/json"}):
+                answered(urllib.request.Request(address[0] + path, data=body, headers=one, method="POST"))
+            answered(urllib.request.Request(address[0] + "/echo", headers=headers))
+        process.send_signal(signal.SIGTERM)
+        status, rest = finish(process)
+        assert status == 0
+        assert "Stopped after" in rest
+        shown = {found[0] for found in FAKE.finditer(first + rest)}
+        assert (
+            shown
+            == {
+                "oto": {"fake-oto-refresh-token"},
+                "priava": {"fake-priava-client", "fake-priava-secret", "fake-priava-code"},
+            }[provider]
+        )
+        assert CORE not in (first + rest).casefold()
+    finally:
+        process.kill()
+
+
+def answered(request: urllib.request.Request) -> Any:
+    try:
+        with urllib.request.urlopen(request) as response:
+            return response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.read()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["serve", "--help"], ["serve", "acme"], ["demo", "--tasks", "0"]],
+)
+def test_help_and_usage_errors_show_nothing_of_the_environment(arguments: list[str], tmp_path: Path) -> None:
+    """Credentials of real providers stand in it."""
+    status, said = finish(start(*arguments, tmp=tmp_path))
+    assert status == (0 if "--help" in arguments else 2)
+    assert said
+    assert CORE not in said.casefold()
+    assert not FAKE.search(said)

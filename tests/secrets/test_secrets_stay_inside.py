@@ -1,0 +1,560 @@
+"""Secrets stay inside: one search through everything that the library can emit, for planted secrets.
+
+Each test plays a real scene with secrets everywhere, into a sink that takes in whatever comes out: logs of
+all loggers at DEBUG with asyncio in debug mode, warnings, output, events, the reprs of objects, errors with
+their whole chains. Then it searches for each secret in every spelling. What docs/security.md says is not
+protected is shown here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import pickle
+import re
+import traceback
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from _secret_exhibits import exhibits
+from _secret_sink import Sink, chain
+from _secret_situations import MISTAKES, SITUATIONS, Scene, Situation, issued, oauth2, token
+from _secret_vault import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    CODE,
+    SECOND_SEED,
+    SEED,
+    STORE_PASSWORD,
+    Listening,
+    Vault,
+    access,
+    refresh,
+)
+
+import tokensession
+from tokensession import AiohttpEndpoint, AuthedSession, BearerAuth, ManagedSource, errors, events, open_store
+from tokensession.errors import TokenSessionError
+from tokensession.providers import OAuth2, Priava, basic_auth
+from tokensession.stores import FileStore, SQLiteStore
+from tokensession.stores.base import Store
+from tokensession.testing import OAuth2Server, OtoServer, PriavaServer, Reply, Reset, Truncate, redirect
+from tokensession.token import fingerprint
+
+DOORS = (
+    "tokensession",
+    "tokensession.errors",
+    "tokensession.providers",
+    "tokensession.stores",
+    "tokensession.testing",
+)
+PACKAGE = Path(tokensession.__file__).parent
+
+
+@pytest.fixture
+def sink() -> Sink:
+    return Sink(Vault())
+
+
+def play(sink: Sink, situation: Situation, directory: Path) -> Exception:
+    """The error that comes out of a situation, which the sink has taken in as well."""
+    raised: list[Exception] = []
+
+    async def scene() -> None:
+        try:
+            await situation(Scene(sink, directory))
+        except TokenSessionError as error:
+            raised.append(error)
+            sink.error(error)
+
+    sink.run(scene)
+    (error,) = raised
+    return error
+
+
+# -- objects -----------------------------------------------------------------------------------
+
+
+def public_classes() -> set[type]:
+    doors = [import_module(door) for door in DOORS]
+    found = [getattr(door, name) for door in doors for name in door.__all__]
+    return {
+        kind
+        for kind in found
+        if inspect.isclass(kind) and not inspect.isabstract(kind) and not getattr(kind, "_is_protocol", False)
+    }
+
+
+def test_an_object_of_every_public_class_can_be_printed_into_a_log(sink: Sink, tmp_path: Path) -> None:
+    """By repr, str, format, pprint and rich, alone and in containers. A class without an exhibit is red."""
+    shown = exhibits(tmp_path)
+    assert {kind.__name__ for kind in public_classes()} - {type(thing).__name__ for thing in shown} == set()
+    for thing in shown:
+        sink.show(thing)
+    sink.assert_dry()
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+def test_every_error_has_a_real_situation_here() -> None:
+    """All but `StoreError`, which is never raised itself. A new error without a situation is red."""
+    assert set(errors.__all__) - set(SITUATIONS) == {"StoreError"}
+
+
+@pytest.mark.parametrize(
+    ("name", "situation"),
+    [(name, situation) for name, several in SITUATIONS.items() for situation in several],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_an_error_and_what_is_logged_about_it_hold_no_secret(
+    name: str, situation: Situation, sink: Sink, tmp_path: Path
+) -> None:
+    """Causes and suppressed contexts, notes, arguments and attributes, events, and asyncio's debug log."""
+    error = play(sink, situation, tmp_path)
+    assert type(error).__name__ == name, repr(error)
+    sink.assert_dry()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_configuration_is_named_and_not_repeated(mistake: str, sink: Sink) -> None:
+    """Whatever was passed in the wrong place may be a secret."""
+    with sink.open(), pytest.raises((errors.ConfigurationError, TypeError)) as caught:
+        MISTAKES[mistake]()
+    sink.error(caught.value)
+    sink.assert_dry()
+
+
+def test_the_error_of_a_foreign_store_that_repeats_its_url_is_not_passed_on(
+    sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its URL has a password. Only the type of its error is told."""
+    (tmp_path / "acme_secret_store.py").write_text(
+        "def connect(url):\n    raise OSError(f'cannot reach {url}')\n"
+    )
+    info = tmp_path / "acme_secret_store-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-secret-store\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[tokensession.stores]\nacmesecret = acme_secret_store:connect\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(errors.ConfigurationError, match="OSError") as caught:
+        open_store(f"acmesecret://user:{STORE_PASSWORD}@db.example/tokens")
+    sink.error(caught.value)
+    sink.assert_dry()
+
+
+# -- events ------------------------------------------------------------------------------------
+
+
+class Reluctant:
+    """A store whose next writes fail."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner, self.failures = inner, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __repr__(self) -> str:
+        return "<Reluctant>"
+
+    async def put(self, *arguments: Any, **options: Any) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise errors.StoreUnavailable("The store is out.")
+        return await self.inner.put(*arguments, **options)
+
+
+def test_f45_events_of_every_kind_and_the_whole_life_of_a_token_show_fingerprints_only(
+    sink: Sink, tmp_path: Path
+) -> None:
+    """From sign-in to sign-out, through generations, 401s, failures and late saves, no secret is shown.
+
+    A kind of event that does not happen in this scene is red.
+    """
+
+    async def scene() -> None:
+        stage = Scene(sink, tmp_path)
+        files = FileStore(tmp_path / "tokens", clock=stage.clock)
+        store: Any = Reluctant(files)
+        odd = issued(3)
+        odd = type(odd)(200, (), odd.body.replace(b"3600", b'"an hour"'))
+        source = stage.source(issued(1), issued(2), odd, issued(4), issued(5), Scene, store=store)
+        other = stage.source(store=store)
+        await source.sign_in(code=CODE)  # SignedIn, RefreshStarted
+        assert (await other.token()).access_token == access(1)  # Adopted
+        assert (await source.refresh(token(1))).access_token == access(2)  # TokenRefused, Refreshed
+        stage.clock.advance(3600)
+        await source.token()  # OddReply
+        store.failures = 1
+        await source.sign_in(refresh_token=SECOND_SEED)  # SaveFailed
+        assert source.snapshot().unsaved
+        sink.show(source._saving)
+        stage.clock.advance(60)
+        while source.snapshot().unsaved:  # Saved
+            await asyncio.sleep(0)
+        try:
+            while True:
+                await source.refresh()  # RefreshFailed: the last line of the script is no answer
+        except errors.TokenSessionError as error:
+            sink.error(error)
+        sink.show(source.snapshot())
+        await source.sign_out()  # SignedOut
+        sink.show(source)
+        await source.aclose()
+        await files.aclose()
+
+    sink.run(scene)
+    kinds = {value for name in events.__all__ if inspect.isclass(value := getattr(events, name))}
+    assert {kind for kind in kinds if issubclass(kind, events.Event)} - {events.Event} == sink.kinds
+    said = "\n".join(text for _, text in sink.texts)
+    assert fingerprint(access(1)) in said
+    assert logging.getLogger("asyncio").name in said  # the debug mode has spoken
+    sink.assert_dry()
+
+
+# -- requests ----------------------------------------------------------------------------------
+
+
+async def _failed(sink: Sink, request: Awaitable[Any]) -> None:
+    """Make a request that fails, and take in all that its error and its response show."""
+    try:
+        response = await request
+        sink.show(response)
+        sink.show([response.request_info, response.history, response.headers, response.url])
+        response.raise_for_status()
+    except (aiohttp.ClientError, TokenSessionError) as error:
+        sink.error(error)
+    else:
+        pytest.fail(f"{response!r} is no failure")
+
+
+def test_requests_that_fail_in_every_way_show_no_bearer(sink: Sink, tmp_path: Path) -> None:
+    """401, 403, 500, redirects home and abroad, websockets, a server that is gone, a refresh that fails."""
+
+    async def first(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> Any:
+        try:
+            response = await handler(request)
+            sink.show([response, response.request_info])
+            return response
+        finally:
+            sink.show([request, request.headers])
+
+    async def scene() -> None:
+        endpoint = Listening(AiohttpEndpoint(), sink.vault)
+        async with (
+            OAuth2Server(refresh_token=SEED, client_secret=CLIENT_SECRET, client_id=CLIENT_ID) as server,
+            OtoServer(refresh_token=SECOND_SEED) as other,
+            aiohttp.ClientSession(middlewares=(first,)) as client,
+            AuthedSession(
+                OAuth2(**server.credentials),
+                store=f"sqlite:///{tmp_path}/tokens.db",
+                client=client,
+                endpoint=endpoint,
+                observer=sink.event,
+            ) as session,
+        ):
+
+            def new_seed() -> str:
+                seed = server.new_seed()
+                sink.vault.add(seed)
+                return seed
+
+            for path in ("/status/401", "/status/403", "/status/500"):
+                server.revoke_access_tokens()
+                await _failed(sink, session.get(path))
+                await _failed(sink, session.post(path, data=b"body", raise_for_status=True))
+            for to in (
+                other.base_url + "/status/403",
+                server.base_url + "/status/403",
+                "http://127.0.0.1:9/",
+            ):
+                await _failed(sink, session.get("/redirect", params={"to": to}))
+            here = f"/redirect?to={server.base_url}/redirect%3Fto%3D/echo"
+            await _failed(sink, session.get(here, max_redirects=1))
+            for path in ("/status/403", "/echo", f"/redirect?to={other.base_url}/ws"):
+                await _failed(sink, session.ws_connect(path))
+            server.revoke_access_tokens()
+            server.script(
+                Reset(),
+                Truncate(),
+                redirect(f"{other.base_url}/?secret={STORE_PASSWORD}"),
+                Reply(
+                    401, json.dumps({"error": "invalid_client", "error_description": CLIENT_SECRET}).encode()
+                ),
+                Reply(500, f"<html>{CLIENT_SECRET}".encode()),
+            )
+            await _failed(sink, session.get("/echo"))  # the 401 itself: the last ones were in vain
+            for _ in range(5):
+                await _failed(sink, session.source.sign_in(refresh_token=new_seed()))
+                sink.show([session, session.source, session.source.snapshot()])
+            await session.source.sign_in(refresh_token=new_seed())
+            async with session.get("/echo") as response:
+                assert (await response.json())["authorized"]
+                sink.show([response, response.request_info])
+            assert any(seen.bearer for seen in server.log)
+            await server.close()
+            await _failed(sink, session.get("/echo"))
+
+    sink.run(scene)
+    sink.assert_dry()
+    assert "Bearer [redacted]" in "".join(text for _, text in sink.texts)
+
+
+def test_tasks_that_are_cut_off_are_reported_without_secrets(sink: Sink, tmp_path: Path) -> None:
+    """A refresh and a sign-in under way when the loop ends: names, reprs, and what asyncio logs of them."""
+
+    async def scene() -> None:
+        stage = Scene(sink, tmp_path)
+        async with OAuth2Server(refresh_token=SEED, client_secret=CLIENT_SECRET) as server:
+            code = server.new_code()
+            sink.vault.add(code)
+            endpoint = Listening(AiohttpEndpoint(), sink.vault)
+            source = stage.source(endpoint=endpoint, provider=OAuth2(**server.credentials))
+            async with server.hold("after") as gate:
+                waiting = [asyncio.ensure_future(w) for w in (source.token(), source.sign_in(code=code))]
+                await gate.reached(2)
+                for task in asyncio.all_tasks():
+                    sink.add("task", f"{task!r} {task.get_name()} {task.get_coro()!r}")
+                    task.print_stack()
+                    if task.get_name().startswith("tokensession"):
+                        task.cancel()
+                for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+                    assert isinstance(outcome, errors.TokenSessionError), outcome
+                    sink.error(outcome)
+        asyncio.get_running_loop().call_exception_handler({"message": "planted", "future": waiting[0]})
+
+    sink.run(scene)
+    sink.assert_dry()
+
+
+# -- frames ------------------------------------------------------------------------------------
+
+CALLER = "what its caller passed in"
+REPLY = "the token reply being read"
+RECORD = "the record being read or written"
+EXPOSED = {
+    "providers/checks.py": CALLER,
+    "providers/oauth2.py": CALLER,
+    "providers/oto.py": CALLER,
+    "providers/priava.py": CALLER,
+    "session.py": CALLER,
+    "source.py": CALLER,
+    "stores/memory.py": CALLER,
+    "stores/urls.py": CALLER,
+    "providers/replies.py": REPLY,
+    "wire.py": REPLY,
+    "record.py": RECORD,
+    "renewal.py": RECORD,
+}
+"""Modules whose frames, in the traceback of an error, may have secrets among their locals, and which."""
+
+PASSED = {
+    "session.py": {"auth", "chosen", "client", "headers", "kwargs", "options", "store", "target", "url"},
+    "source.py": {"code", "provider", "refresh_token", "store"},
+}
+"""Where the caller's own are the only ones."""
+
+
+def exposed(error: BaseException, vault: Vault) -> set[tuple[str, str]]:
+    """(module, local) for every local of our frames that an error tracker would be shown a secret in."""
+    found = set()
+    for link in chain(error):
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            path = Path(frame.f_code.co_filename)
+            if path.is_relative_to(PACKAGE):
+                name = path.relative_to(PACKAGE).as_posix()
+                shown = {local: _shown(value) for local, value in frame.f_locals.items()}
+                found |= {(name, local) for local, text in shown.items() if any(vault.find(text))}
+    return found
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except AttributeError:  # an object that its constructor has refused halfway
+        return object.__repr__(value)
+
+
+def test_locals_of_frames_show_secrets_only_where_the_page_on_security_says_so(
+    sink: Sink, tmp_path: Path
+) -> None:
+    """What a tracker that captures locals is given along with each error. One more module is red."""
+    raised: list[BaseException] = []
+    for number, situation in enumerate(situation for several in SITUATIONS.values() for situation in several):
+        (tmp_path / str(number)).mkdir()
+        raised.append(play(sink, situation, tmp_path / str(number)))
+    for mistake in MISTAKES.values():
+        with pytest.raises((errors.ConfigurationError, TypeError)) as caught:
+            mistake()
+        raised.append(caught.value)
+    found = set().union(*(exposed(error, sink.vault) for error in raised))
+    assert found, "the search through locals finds nothing at all"
+    assert {module for module, _ in found} <= set(EXPOSED), found
+    for module, allowed in PASSED.items():
+        assert {local for name, local in found if name == module} <= allowed
+    page = (PACKAGE.parent / "docs" / "security.md").read_text(encoding="utf-8")
+    for module, what in EXPOSED.items():
+        assert re.search(rf"^\| .*`{re.escape(module)}`.* \| {what}", page, re.MULTILINE), module
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
+def test_names_of_files_lock_files_and_keys_hold_no_secret(
+    kind: type[FileStore | SQLiteStore], sink: Sink, tmp_path: Path
+) -> None:
+    """Under a claim and after it. The records themselves are not encrypted, which is shown too."""
+
+    def look() -> None:
+        for path in tmp_path.rglob("*"):
+            sink.add("file name", str(path))
+            if path.suffix in (".lock", ".write"):
+                sink.add("lock file", path.read_bytes().decode("latin-1"))
+
+    async def scene() -> None:
+        async with PriavaServer(code=CODE, client_secret=CLIENT_SECRET, client_id=CLIENT_ID) as server:
+            store = kind(tmp_path / "tokens")
+            endpoint = Listening(AiohttpEndpoint(), sink.vault)
+            provider = Priava(**server.credentials)
+            source = ManagedSource(provider, endpoint, store=store, observer=sink.event)
+            async with server.hold("before") as gate:
+                waiting = asyncio.ensure_future(source.token())
+                await gate.reached()
+                look()
+            await waiting
+            await source.refresh()
+            look()
+            place = f"EU@{server.base_url}"
+            assert await store.keys() == [f"priava/{place}/{CLIENT_ID}/{fingerprint(CODE)}"]
+            sink.show([store, await store.keys(), source.key])
+            await store.aclose()
+
+    sink.run(scene)
+    sink.assert_dry()
+    records = [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(any(sink.vault.find(record)) for record in records)
+
+
+# -- the sink ----------------------------------------------------------------------------------
+
+
+class Leaky:
+    def __init__(self, shown: str) -> None:
+        self.shown = shown
+
+    def __repr__(self) -> str:
+        return self.shown
+
+
+def _suppressed() -> Exception:
+    try:
+        try:
+            raise LookupError(SEED)
+        except LookupError:
+            raise ValueError("no more is said") from None
+    except ValueError as error:
+        return error
+
+
+def _noted() -> Exception:
+    error = ValueError("well")
+    error.add_note(f"sent {refresh(1)}")
+    return error
+
+
+async def _named_task() -> None:
+    await asyncio.create_task(asyncio.sleep(0), name=f"refresh {SEED}")
+
+
+async def _warned() -> None:
+    import warnings
+
+    warnings.warn(f"unclosed {access(2)}", ResourceWarning, stacklevel=1)
+
+
+async def _unhandled() -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": "lost", "handle": Leaky(SEED)})
+
+
+async def _printed() -> None:
+    print(CLIENT_SECRET)
+
+
+async def _logged() -> None:
+    logging.getLogger("somebody.else").debug("about %s", Leaky(access(3)))
+
+
+LEAKS: dict[str, Callable[[Sink], object]] = {
+    "repr of an object": lambda sink: sink.show(Leaky(SEED)),
+    "an object within a container": lambda sink: sink.show({"it": [Leaky(CODE)]}),
+    "an event": lambda sink: sink.event(events.OddReply("key", f"odd: {access(1)}")),
+    "an event, percent-encoded": lambda sink: sink.event(events.OddReply(f"key/{quote(SEED, safe='')}", "")),
+    "an error's suppressed context": lambda sink: sink.error(_suppressed()),
+    "an error's note": lambda sink: sink.error(_noted()),
+    "an error's member": lambda sink: sink.error(ExceptionGroup("several", [ValueError(SECOND_SEED)])),
+    "a Basic credential": lambda sink: sink.show(basic_auth("another-client", CLIENT_SECRET)),
+    "base64 in the middle of something": lambda sink: sink.add(
+        "x", b64encode(f"ab{access(1)}cd".encode()).decode()
+    ),
+    "JSON": lambda sink: sink.add("x", json.dumps({"refresh_token": refresh(1)})),
+    "half a secret": lambda sink: sink.add("x", SEED[: len(SEED) // 2]),
+    "a token that a server issued": lambda sink: (
+        sink.vault.add("issued-4711"),
+        sink.add("x", "Bearer ISSUED-4711"),
+    ),
+    "a task's name": lambda sink: sink.run(_named_task),
+    "a warning": lambda sink: sink.run(_warned),
+    "the exception handler": lambda sink: sink.run(_unhandled),
+    "something printed": lambda sink: sink.run(_printed),
+    "a log line of another library": lambda sink: sink.run(_logged),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_leak_that_is_planted_is_found(leak: str, sink: Sink) -> None:
+    """The search itself can fail: each way out is tried with one leak."""
+    LEAKS[leak](sink)
+    with pytest.raises(AssertionError, match=r"\d+ leaks"):
+        sink.assert_dry()
+
+
+# -- what is not protected ---------------------------------------------------------------------
+
+
+def test_what_is_not_protected_is_as_the_page_on_security_says(sink: Sink) -> None:
+    """aiohttp's tracing of sent headers, middlewares behind ours, state that is taken apart on purpose."""
+    seen: list[str] = []
+
+    async def behind(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> Any:
+        seen.append(str(request.headers))
+        return await handler(request)
+
+    async def sent(_session: Any, _context: Any, params: aiohttp.TraceRequestHeadersSentParams) -> None:
+        seen.append(repr(params))
+
+    class Fixed:
+        async def token(self) -> Any:
+            return token()
+
+    async def scene() -> None:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(sent)
+        async with OtoServer() as server:
+            ours = BearerAuth(Fixed(), origins=[server.base_url])
+            async with aiohttp.ClientSession(middlewares=(ours, behind), trace_configs=[trace]) as client:
+                async with client.get(server.base_url + "/open/echo") as response:
+                    assert response.status == 200
+
+    asyncio.run(scene())
+    seen += [repr(vars(oauth2())), repr(pickle.dumps(token()))]
+    assert [any(sink.vault.find(text)) for text in seen] == [True] * 4
