@@ -1,38 +1,193 @@
-"""One process with one session, told what to do line by line: the other end of `_fleet.Worker`."""
+"""The other end of `_fleet.Worker`: one process with one session, told what to do line by line.
+
+It can be made to stop on its way, or to say where it is:
+
+    load        the record has been read, before the claim
+    claim       about to claim the key
+    waiting     the claim is somebody else's, and has been tried for
+    granted     the claim is there
+    send        about to send the token request
+    received    the reply is there
+    commit      about to save
+    committed   saved, and nothing handed out yet
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import socket
 import sys
+from typing import Any
 
-from tokensession import AuthedSession, Policy, TokenSessionError
+from tokensession import AiohttpEndpoint, AuthedSession, Policy, TokenSessionError
 from tokensession.providers import Priava
+from tokensession.providers.base import TokenReply, TokenRequest
+from tokensession.stores import Record, Store, open_store
+from tokensession.stores.base import Claim
+from tokensession.testing.peer import rear
+
+# The pause after a killed holder is proven with a hand-moved clock; here it would only take time, and
+# so would the one between two looks at the store. What is held by a gate must not run into a time-out.
+POLICY = Policy(settle=0, rejected_pause=0, post_timeout=60, claim_timeout=60, store_timeout=60)
 
 
-async def serve() -> None:
-    loop = asyncio.get_running_loop()
-    setup = json.loads(await loop.run_in_executor(None, sys.stdin.readline))
-    # The pause after a killed holder is proven with a hand-moved clock; here it would only take time.
-    policy = Policy(settle=0)
-    async with AuthedSession(Priava(**setup["provider"]), store=setup["store"], policy=policy) as session:
-        print("ready", flush=True)
-        while line := await loop.run_in_executor(None, sys.stdin.readline):
-            order, count = line.split()
+class Stages:
+    """Where this process is to stop, or to say that it has come by, once each."""
 
-            async def one(order: str = order) -> str:
-                try:
-                    if order == "get":
-                        async with session.get("/echo") as response:
-                            return str(response.status)
-                    if order == "refresh":
-                        await session.source.refresh()
-                    return (await session.source.token()).fingerprint
-                except TokenSessionError as error:
-                    return type(error).__name__
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._wanted: dict[str, asyncio.Event] = {}
 
-            answers = await asyncio.gather(*(one() for _ in range(int(count))))
-            print(json.dumps(sorted(set(answers))), flush=True)
+    async def say(self, what: Any) -> None:
+        self._writer.write(json.dumps(what).encode() + b"\n")
+        await self._writer.drain()
+
+    def want(self, stage: str, *, stop: bool) -> None:
+        gate = self._wanted[stage] = asyncio.Event()
+        if not stop:
+            gate.set()
+
+    def go(self, stage: str) -> None:
+        self._wanted.pop(stage).set()
+
+    async def at(self, stage: str) -> None:
+        gate = self._wanted.get(stage)
+        if gate is not None:
+            await self.say({"at": stage})
+            await gate.wait()
+            self._wanted.pop(stage, None)
 
 
-asyncio.run(serve())
+class StagedClaim:
+    """A claim that passes by the stages."""
+
+    def __init__(self, claim: Claim, stages: Stages) -> None:
+        self._claim = claim
+        self._stages = stages
+        self.current = claim.current
+        self.interrupted = claim.interrupted
+
+    async def commit(self, data: bytes) -> Record:
+        await self._stages.at("commit")
+        record = await self._claim.commit(data)
+        await self._stages.at("committed")
+        return record
+
+    async def abandon(self) -> None:
+        await self._claim.abandon()
+
+
+class StagedStore:
+    """A store that passes by the stages."""
+
+    def __init__(self, store: Store, stages: Stages) -> None:
+        self._store = store
+        self._stages = stages
+        self.put, self.delete, self.keys, self.aclose = store.put, store.delete, store.keys, store.aclose
+
+    async def load(self, key: str) -> Record | None:
+        record = await self._store.load(key)
+        await self._stages.at("load")
+        return record
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
+        await self._stages.at("claim")
+        trying = asyncio.ensure_future(self._store.claim(key, seen=seen, timeout=timeout))
+        await asyncio.sleep(0)  # it asks first
+        await self._store.load(key)  # by then it has looked, and tried the lock
+        if not trying.done():
+            await self._stages.at("waiting")
+        found = await trying
+        if isinstance(found, Record):
+            return found
+        await self._stages.at("granted")
+        return StagedClaim(found, self._stages)
+
+
+class StagedEndpoint:
+    """An endpoint that passes by the stages."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._endpoint = AiohttpEndpoint()
+        self._stages = stages
+
+    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenReply:
+        await self._stages.at("send")
+        reply = await self._endpoint.send(request, connect=connect, total=total)
+        await self._stages.at("received")
+        return reply
+
+
+class Life:
+    """What this process does, order by order."""
+
+    def __init__(self, session: AuthedSession, stages: Stages) -> None:
+        self._session = session
+        self._stages = stages
+        self._said = ""
+
+    async def token(self) -> str:
+        return (await self._session.source.token()).fingerprint
+
+    async def get(self) -> str:
+        async with self._session.get("/echo") as response:
+            return str(response.status)
+
+    async def refresh(self) -> str:
+        return (await self._session.source.refresh()).fingerprint
+
+    async def sign_in(self, code: str) -> str:
+        return (await self._session.source.sign_in(code=code)).fingerprint
+
+    async def sign_out(self) -> str:
+        await self._session.source.sign_out()
+        return "signed out"
+
+    async def why(self) -> str:
+        """The message of the last error."""
+        return self._said
+
+    async def _one(self, do: str, arguments: dict[str, str]) -> str:
+        try:
+            answer: str = await getattr(self, do)(**arguments)
+        except TokenSessionError as error:
+            self._said = str(error)
+            return type(error).__name__
+        return answer
+
+    async def carry_out(self, do: str, count: int, arguments: dict[str, str]) -> None:
+        answers = await asyncio.gather(*(self._one(do, arguments) for _ in range(count)))
+        await self._stages.say(sorted(set(answers)))
+
+
+async def live(fd: int, setup: dict[str, Any]) -> None:
+    lines, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
+    stages = Stages(writer)
+    store = StagedStore(open_store(setup["store"]), stages)
+    provider = Priava(**setup["provider"])
+    async with AuthedSession(
+        provider, store=store, policy=POLICY, endpoint=StagedEndpoint(stages)
+    ) as session:
+        life, orders = Life(session, stages), set()
+        await stages.say("ready")
+        while line := await lines.readline():
+            order = json.loads(line)
+            match order.pop("do"):
+                case "stop":
+                    stages.want(order["at"], stop=True)
+                case "watch":
+                    stages.want(order["at"], stop=False)
+                case "go":
+                    stages.go(order["at"])
+                case do:
+                    work = life.carry_out(do, order.pop("count"), order)
+                    orders.add(
+                        asyncio.ensure_future(work)
+                    )  # it may be stopped; the next line is read all the same
+
+
+if __name__ == "__main__":
+    gc.freeze()  # what the children share with their parent stays shared
+    rear(socket.socket(fileno=int(sys.argv[1])), live)

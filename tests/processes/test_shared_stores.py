@@ -1,31 +1,52 @@
-"""Real processes on one store: one token request, whoever is killed or stopped on the way."""
+"""Real processes on one store: one token request, however many find that there is no good token."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Callable
+import contextlib
 from pathlib import Path
 
 import pytest
-from _fleet import fleet
+from _fleet import fleet, run, url
+from _ledger import expire
 
-from tokensession.testing import Hang, PriavaServer
+from tokensession.testing import PriavaServer
 
 pytestmark = pytest.mark.parametrize("scheme", ["file", "sqlite"])
 
 
-def run(scene: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(120):
-            await scene()
+def test_f06_sixty_four_processes_that_find_it_expired_make_one_request(tmp_path: Path, scheme: str) -> None:
+    """64 processes find the stored token expired at once: one token request, and all get its token."""
+    where = url(scheme, tmp_path)
 
-    asyncio.run(bounded())
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            async with fleet(1, server.credentials, where) as [first]:
+                spent = await first.ask("token")
+            await expire(where)
+            async with fleet(64, server.credentials, where) as workers, server.hold("before") as gate:
+                for worker in workers:
+                    await worker.watch("waiting")
+                    await worker.tell("token")
+                said = [asyncio.ensure_future(worker.said()) for worker in workers]
+                holding = set(said)
+                while len(holding) > 1:  # all but the one that makes the request wait for its claim
+                    done, holding = await asyncio.wait(holding, return_when=asyncio.FIRST_COMPLETED)
+                    assert [task.result() for task in done] == [{"at": "waiting"}] * len(done)
+                await gate.reached()
+                gate.open()
+                [holder] = holding
+                answers = [await holder]
+                answers += [
+                    await w.answer() for w, task in zip(workers, said, strict=True) if task is not holder
+                ]
+                assert answers == [answers[0]] * 64
+                assert len(answers[0]) == 1
+                assert answers[0] != spent
+            assert server.stats.token_requests == 2
+            assert (server.stats.rejections, server.stats.reuse_detections) == (0, 0)
 
-
-def url(scheme: str, where: Path) -> str:
-    """An absolute store URL."""
-    return f"file://{where}/tokens" if scheme == "file" else f"sqlite:///{where}/tokens.db"
+    run(scene)
 
 
 def test_six_processes_that_find_no_token_make_one_request(tmp_path: Path, scheme: str) -> None:
@@ -49,8 +70,8 @@ def test_six_processes_that_find_no_token_make_one_request(tmp_path: Path, schem
     run(scene)
 
 
-def test_processes_that_share_a_rotating_token_refresh_it_once_each_time(tmp_path: Path, scheme: str) -> None:
-    """Revoked under all of them, three times: one request each time, and no spent token is presented."""
+def test_processes_that_share_a_rotating_token_refresh_it_once(tmp_path: Path, scheme: str) -> None:
+    """Revoked under all of them, two hundred requests: one token request, and no spent token is presented."""
 
     async def scene() -> None:
         async with PriavaServer(lifetime=3600) as server:
@@ -68,59 +89,52 @@ def test_processes_that_share_a_rotating_token_refresh_it_once_each_time(tmp_pat
     run(scene)
 
 
-def test_a_holder_killed_before_the_provider_acted_costs_nothing(tmp_path: Path, scheme: str) -> None:
-    """The next process sends the same code once more, and goes on."""
-
-    async def scene() -> None:
-        async with PriavaServer() as server:
-            async with fleet(2, server.credentials, url(scheme, tmp_path)) as (victim, heir):
-                server.script(Hang())
-                async with server.hold("before") as gate:
-                    await victim.tell("token")
-                    await gate.reached()
-                await heir.tell("get")
-                await victim.kill()
-                assert await heir.answer() == ["200"]
-                assert (server.stats.token_requests, server.stats.reuse_detections) == (2, 0)
-
-    run(scene)
-
-
-def test_a_holder_killed_after_the_provider_acted_ends_in_a_request_to_sign_in(
-    tmp_path: Path, scheme: str
+@pytest.mark.parametrize("place", ["load", "claim"])
+def test_f08_a_process_that_has_read_an_old_refresh_token_does_not_send_it(
+    tmp_path: Path, scheme: str, place: str
 ) -> None:
-    """The rotated token died with it: one replay, then a typed error everywhere and no further request."""
+    """What was read before the claim is read again under it: a token that was spent meanwhile is not sent."""
+    where = url(scheme, tmp_path)
 
     async def scene() -> None:
-        async with PriavaServer() as server:
-            async with fleet(3, server.credentials, url(scheme, tmp_path)) as (victim, heir, third):
-                assert len(await victim.ask("token")) == 1
-                async with server.hold("after") as gate:
-                    await victim.tell("refresh")
-                    await gate.reached()
-                    await victim.kill()
-                server.revoke_access_tokens()
-                assert await heir.ask("get") == ["GrantRejected"]
-                assert await third.ask("get", 20) == ["GrantRejected"]
-                assert server.stats.token_requests == 3
-                assert server.stats.reuse_detections == 1
+        async with PriavaServer() as server, fleet(3, server.credentials, where) as (first, slow, quick):
+            await first.ask("token")
+            await expire(where)
+            await slow.stop(place)
+            await slow.tell("token", 10)
+            await slow.at(place)
+            refreshed = await quick.ask("token")
+            await slow.go(place)
+            assert await slow.answer() == refreshed
+            assert (server.stats.token_requests, server.stats.reuse_detections) == (2, 0)
 
     run(scene)
 
 
-def test_a_holder_that_is_stopped_and_goes_on_loses_nothing(tmp_path: Path, scheme: str) -> None:
-    """A laptop lid: the others wait for it, or for the record; its result is kept."""
+@pytest.mark.parametrize("place", ["granted", "send", "before", "after", "received", "commit"])
+def test_f09_the_claim_lasts_from_the_reading_to_the_save(tmp_path: Path, scheme: str, place: str) -> None:
+    """Wherever a refresh is, from reading the record to saving it, no other process begins a second one."""
 
     async def scene() -> None:
-        async with PriavaServer() as server:
-            async with fleet(2, server.credentials, url(scheme, tmp_path)) as (sleeper, other):
-                async with server.hold("after") as gate:
-                    await sleeper.tell("token")
-                    await gate.reached()
-                    sleeper.process.send_signal(signal.SIGSTOP)
-                    await other.tell("token")
-                sleeper.process.send_signal(signal.SIGCONT)
-                assert await sleeper.answer() == await other.answer()
-                assert server.stats.token_requests == 1
+        async with PriavaServer() as server, contextlib.AsyncExitStack() as stack:
+            holder, other = await stack.enter_async_context(
+                fleet(2, server.credentials, url(scheme, tmp_path))
+            )
+            if place in ("before", "after"):  # while the request is at the provider
+                gate = await stack.enter_async_context(server.hold(place))  # type: ignore[arg-type]
+                await holder.tell("token")
+                await gate.reached()
+            else:
+                await holder.stop(place)
+                await holder.tell("token")
+                await holder.at(place)
+            await other.tell_and_wait("token", 10)
+            assert server.stats.token_requests == (0 if place in ("granted", "send") else 1)
+            if place in ("before", "after"):
+                gate.open()
+            else:
+                await holder.go(place)
+            assert await holder.answer() == await other.answer()
+            assert server.stats.token_requests == 1
 
     run(scene)

@@ -2,8 +2,8 @@
 
 A test that nothing fails proves nothing. Each table says which promise each of its stores breaks, and
 tests/stores/test_conformance_rejects_broken_stores.py that the suite notices. These are about
-records, and made of `MemoryStore`; `broken_claims` has those about claims, and `broken_files` those that
-need files or processes.
+records, and made of `MemoryStore`; `broken_claims` has those about claims, `broken_files` those that
+need files, and `broken_processes` those that need several processes.
 
 Each docstring is a mistake that somebody's token store has made, or would.
 """

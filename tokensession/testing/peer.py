@@ -32,10 +32,11 @@ from typing import Any, NoReturn, Self
 from ..errors import Superseded, TokenSessionError
 from ..stores.base import ANY, Claim, Record, Store
 
-__all__ = ["OPENER", "Peer", "is_whole", "peers", "whole"]
+__all__ = ["OPENER", "Nursery", "Peer", "is_whole", "nursery", "peers", "rear", "whole"]
 
 OPENER = "tokensession.stores:open_store"
 _PATIENCE = 60.0  # seconds without an answer: a guard against a hang, never a measurement
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "resume": signal.SIGCONT}
 
 
 def whole(number: int) -> bytes:
@@ -58,11 +59,11 @@ class Peer:
 
     def __init__(self, url: str, *, opener: str = OPENER, patience: float = _PATIENCE) -> None:
         self._patience = patience
-        self._nursery = _nursery()
+        self._nursery = nursery("-m", "tokensession.testing.peer")
         self._socket, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as unless_started:
             unless_started.callback(self._socket.close)
-            self._pid = self._nursery.ask({"do": "start", "opener": opener, "url": url}, theirs.fileno())
+            self._pid = self._nursery.start({"opener": opener, "url": url}, theirs)
             unless_started.pop_all()
         self._buffer = b""
         self._alive = True
@@ -90,15 +91,15 @@ class Peer:
         """SIGKILL: it ends where it stands, and has ended when this returns."""
         if self._alive:
             self._alive = False
-            self._nursery.ask({"do": "kill", "pid": self._pid})
+            self._nursery.signal("kill", self._pid)
 
     def stop(self) -> None:
         """SIGSTOP: it stands still when this returns."""
-        self._nursery.ask({"do": "stop", "pid": self._pid})
+        self._nursery.signal("stop", self._pid)
 
     def resume(self) -> None:
         """SIGCONT."""
-        self._nursery.ask({"do": "resume", "pid": self._pid})
+        self._nursery.signal("resume", self._pid)
 
     def __enter__(self) -> Self:
         return self
@@ -127,6 +128,7 @@ class _Server:
         self._store = store
         self._writer = writer
         self._claim: Claim | None = None
+        self._claims: dict[str, Claim] = {}
         self._waiting: asyncio.Future[Any] | None = None
 
     async def say(self, answer: Any) -> None:
@@ -158,6 +160,7 @@ class _Server:
     async def begin_claim(self, key: str, seen: str | None) -> str:
         """Begin to wait for the claim; `granted` waits for the outcome."""
         self._waiting = asyncio.ensure_future(self.claim(key, seen))
+        await asyncio.sleep(0)  # it asks first
         await self._store.load(key)  # by then it has looked at least once
         return "waiting"
 
@@ -173,10 +176,28 @@ class _Server:
         assert self._claim is not None
         await self._claim.abandon()
 
+    async def claim_all(self, keys: list[str]) -> int:
+        """Claim all of these keys, of which none has a record; how many they are."""
+        for key in keys:
+            found = await self._store.claim(key, seen=None, timeout=_PATIENCE)
+            assert not isinstance(found, Record), "nobody else writes"
+            self._claims[key] = found
+        return len(self._claims)
+
+    async def commit_all(self) -> dict[str, str]:
+        """Commit what `claim_all` has claimed, each key with itself for data; the versions."""
+        return {key: (await claim.commit(key.encode())).version for key, claim in self._claims.items()}
+
+    async def block(self) -> str:
+        """Say so, and block the event loop until the next command is there."""
+        await self.say("blocked")
+        select.select([self._writer.get_extra_info("socket").fileno()], [], [])
+        return "unblocked"
+
     async def aclose(self) -> None:
         await self._store.aclose()
 
-    async def contend(self, key: str, times: int, arena: str) -> dict[str, int]:
+    async def contend(self, key: str, times: int, arena: str, commits: bool = True) -> dict[str, int]:
         """Claim and commit so often; count how often somebody else was in the arena meanwhile."""
         granted = overlaps = 0
         seen = None
@@ -193,7 +214,7 @@ class _Server:
             else:
                 await asyncio.sleep(0)
                 os.rmdir(arena)  # noqa: PTH106
-            if granted % 3:
+            if commits and granted % 3:
                 seen = (await found.commit(whole(granted))).version
             else:
                 await found.abandon()
@@ -261,45 +282,59 @@ async def _serve(store: Store, connection: socket.socket) -> None:
             await server.say({"error": type(error).__name__, "message": str(error)})
 
 
-class _Nursery:
-    """The process that starts the peers, so that only one has to import everything: peers are forked.
+class Nursery:
+    """The process that starts others, so that only one has to import everything: they are forked.
 
-    It is their parent, so it also signals them, and sees what has become of them.
+    It is their parent, so it also signals them, and sees what has become of them. `program` is what
+    follows the interpreter's name on its command line; it calls `rear`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *program: str) -> None:
         self._socket, theirs = socket.socketpair()
         self._lock = threading.Lock()
         with theirs:
-            command = [sys.executable, "-m", "tokensession.testing.peer", str(theirs.fileno())]
+            command = [sys.executable, *program, str(theirs.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
 
-    def ask(self, request: dict[str, Any], *fds: int) -> int:
+    def start(self, setup: dict[str, Any], connection: socket.socket) -> int:
+        """Fork a process that lives by this setup, with this connection; its id."""
+        return self._ask({"do": "start", "setup": setup}, connection.fileno())
+
+    def signal(self, what: str, pid: int) -> None:
+        """`kill`, `stop` or `resume` one: it has ended, or stands still, when this returns."""
+        self._ask({"do": what, "pid": pid})
+
+    def _ask(self, request: dict[str, Any], *fds: int) -> int:
         """One request, and the number that answers it."""
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
             ready, _, _ = select.select([self._socket], [], [], _PATIENCE)
             answer = self._socket.recv(64) if ready else b""
             if not answer:
-                _nursery.cache_clear()  # a late answer must not be taken for the next one's
+                nursery.cache_clear()  # a late answer must not be taken for the next one's
                 self._process.kill()
             assert answer, "the peers' parent does not answer"
             return int(answer)
 
     def close(self) -> None:
+        """End it, and all that it has started."""
         self._socket.close()  # it ends when it reads that, and takes its children with it
         self._process.wait(_PATIENCE)
 
 
 @functools.cache
-def _nursery() -> _Nursery:
-    nursery = _Nursery()
-    atexit.register(nursery.close)
-    return nursery
+def nursery(*program: str) -> Nursery:
+    """The one that runs this program, until the interpreter ends."""
+    started = Nursery(*program)
+    atexit.register(started.close)
+    return started
 
 
-def _rear(control: socket.socket) -> None:
-    """Fork peers, and signal them, until the control connection closes."""
+def rear(control: socket.socket, live: Callable[[int, dict[str, Any]], Awaitable[None]]) -> None:
+    """Fork processes, and signal them, until the control connection closes.
+
+    Each runs `live` with the descriptor of its connection and its setup, in an event loop of its own.
+    """
     alive: set[int] = set()
     while True:
         message, fds, _, _ = socket.recv_fds(control, 65536, 1)
@@ -310,7 +345,7 @@ def _rear(control: socket.socket) -> None:
             pid = os.fork()
             if pid == 0:
                 control.close()
-                _live(fds[0], request["opener"], request["url"])
+                _run(live(fds[0], request["setup"]))
             os.close(fds[0])
             alive.add(pid)
         else:
@@ -326,17 +361,19 @@ def _rear(control: socket.socket) -> None:
 def _signal(pid: int, what: str) -> None:
     """Send the signal, and wait until it has done its work. A peer that has ended is left alone."""
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
-        os.kill(pid, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "resume": signal.SIGCONT}[what])
-        if what != "resume":
+        os.kill(pid, _SIGNALS[what])
+        if what in ("kill", "stop"):
             os.waitpid(pid, os.WUNTRACED if what == "stop" else 0)
 
 
-def _live(fd: int, opener: str, url: str) -> NoReturn:
+def _run(life: Awaitable[None]) -> NoReturn:
     status = 1
+
+    async def main() -> None:
+        await life
+
     try:
-        module, _, name = opener.partition(":")
-        store = getattr(importlib.import_module(module), name)(url)
-        asyncio.run(_serve(store, socket.socket(fileno=fd)))
+        asyncio.run(main())
         status = 0
     finally:
         sys.stderr.flush()
@@ -345,5 +382,11 @@ def _live(fd: int, opener: str, url: str) -> NoReturn:
         os._exit(status)  # not back into the parent's stack
 
 
+async def _live(fd: int, setup: dict[str, Any]) -> None:
+    module, _, name = setup["opener"].partition(":")
+    store = getattr(importlib.import_module(module), name)(setup["url"])
+    await _serve(store, socket.socket(fileno=fd))
+
+
 if __name__ == "__main__":
-    _rear(socket.socket(fileno=int(sys.argv[1])))
+    rear(socket.socket(fileno=int(sys.argv[1])), _live)

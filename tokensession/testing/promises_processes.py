@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..clock import SystemClock
 from ..stores.base import Store
-from .backend import Backend, claimed, is_free, needs, newer
+from .backend import Backend, claimed, is_free, needs, newer, ticks
 from .clock import FakeClock
 from .peer import is_whole
 
@@ -101,6 +101,34 @@ class ProcessPromises:
                 assert await is_free(store, "k", record.version)
 
             backend.run(promise)
+
+    def test_a_hundred_keys_of_others_can_be_waited_for_at_once(self, backend: Backend) -> None:
+        """Each of them twice, in one process; and still another key is there for the taking."""
+        with backend.peers(2) as holders:
+            keys = [[f"{number}-{n}" for n in range(50)] for number in range(2)]
+            for holder, some in zip(holders, keys, strict=True):
+                assert holder.ask("claim_all", keys=some) == 50
+
+            async def promise(store: Store) -> None:
+                wanted = [*keys[0], *keys[1]] * 2
+                waiters = [asyncio.ensure_future(newer(store, key)) for key in wanted]
+                await ticks()
+                assert await is_free(store, "another")
+                assert not any(waiter.done() for waiter in waiters)
+                versions = holders[0].ask("commit_all") | holders[1].ask("commit_all")
+                served = [record.version for record in await asyncio.gather(*waiters)]
+                assert served == [versions[key] for key in wanted]
+
+            backend.run(promise)
+
+    def test_a_commit_is_noticed_though_its_process_is_killed_right_then(self, backend: Backend) -> None:
+        """Nobody waits for a word that a dead process cannot send."""
+        with backend.peers(2) as [holder, waiter]:
+            holder.ask("claim", key="k", seen=None)
+            waiter.ask("begin_claim", key="k", seen=None)
+            committed = holder.ask("commit", data="data")
+            holder.kill()
+            assert waiter.ask("granted")["version"] == committed["version"]
 
     def test_a_killed_holder_gives_way_and_the_next_one_is_told(self, backend: Backend) -> None:
         """To one who waits already. Its request may still be on the wire, so that must be known."""
@@ -196,6 +224,26 @@ class ProcessPromises:
                 holder.stop()
                 holder.resume()
                 committed = holder.ask("commit", data="late")
+                record = await store.load("k")
+                assert record is not None
+                assert record.version == committed["version"]
+
+            backend.run(promise)
+
+    def test_a_holder_whose_event_loop_was_blocked_is_heard_if_nobody_was_faster(
+        self, backend: Backend
+    ) -> None:
+        """It could renew no lease meanwhile; its commit is kept, and others were not kept waiting."""
+        with backend.peers() as [holder]:
+
+            async def promise(store: Store) -> None:
+                holder.ask("claim", key="k", seen=None)
+                assert holder.ask("block") == "blocked"
+                assert (await store.put("other", b"not blocked")).data == b"not blocked"
+                assert await store.load("k") is None
+                holder.send("commit", data="late")
+                assert holder.read() == "unblocked"
+                committed = holder.read()
                 record = await store.load("k")
                 assert record is not None
                 assert record.version == committed["version"]

@@ -1,0 +1,249 @@
+"""The failure modes of locks: whose they are, when they were taken, who waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _backends
+import pytest
+from _rows import descriptors, files, opened, run, source, token_reply
+
+from tokensession.clock import SystemClock
+from tokensession.stores import Record
+from tokensession.stores._claims import Claims, Medium
+from tokensession.stores._lock import Mark
+from tokensession.stores._worker import Worker
+from tokensession.stores.base import Claim
+from tokensession.testing import FakeClock, ScriptedEndpoint
+from tokensession.testing.backend import Backend, claimed, is_free, newer, ticks
+
+
+@pytest.fixture(params=["file", "sqlite"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    made: Backend = getattr(_backends, request.param)(tmp_path)
+    return made
+
+
+class Overtaken:
+    """A medium: somebody else stores a record between a claimant's look and his lock, each time once."""
+
+    def __init__(self, medium: Medium, record: Record) -> None:
+        self._medium = medium
+        self._record = record
+        self.overtaken = 0
+
+    def read(self, key: str) -> Record | None:
+        return self._medium.read(key)
+
+    def write(self, key: str, record: Record, expect: str | None) -> Record:
+        return self._medium.write(key, record, expect)
+
+    def prepare(self, key: str) -> Path:
+        path = self._medium.prepare(key)
+        if not self.overtaken:
+            self.overtaken += 1
+            self._medium.write(key, self._record, None)
+        return path
+
+
+def test_f08_a_record_is_read_again_under_the_lock(backend: Backend) -> None:
+    """A refresh that ends between a claimant's look and his lock: he gets its record, and no claim."""
+
+    async def main() -> None:
+        async with opened(backend) as store:
+            medium = Overtaken(store._claims._medium, Record("newer", b"rotated"))
+            worker = Worker("test")
+            claims = Claims(medium, worker, SystemClock())
+            found = await claims.claim("k", seen=None, timeout=30)
+            assert (found, medium.overtaken) == (Record("newer", b"rotated"), 1)
+            assert await is_free(store, "k", "newer")
+            await worker.aclose(lambda: None)
+
+    run(main())
+
+
+def test_f13_a_holder_releases_only_its_own_lock(backend: Backend) -> None:
+    """Its lock file was replaced, and locked by another process: its end frees nobody else's claim."""
+    assert backend.lock_file is not None
+    lock = backend.lock_file("k")
+    with backend.peers(3) as [first, second, third]:
+        first.ask("claim", key="k", seen=None)
+        lock.unlink()
+        second.ask("claim", key="k", seen=None)
+        for _ in range(2):
+            first.ask("abandon")
+            assert third.ask("claim", key="k", seen=None, timeout=0)["error"] == "ClaimTimeout"
+        second.ask("abandon")
+        assert third.ask("claim", key="k", seen=None, timeout=0)["current"] is None
+        for late in (first, second):
+            late.ask("abandon")
+            assert first.ask("load", key="k") is None
+            assert second.ask("claim", key="k", seen=None, timeout=0)["error"] == "ClaimTimeout"
+        version = third.ask("commit", data="data")["version"]
+        third.ask("abandon")
+        assert first.ask("claim", key="k", seen=version, timeout=0)["interrupted"] is None
+
+
+FUTURE = 4_102_444_800  # the year 2100
+
+
+@pytest.mark.parametrize("mark", ["in the future", "unreadable"])
+def test_f15_times_that_lie_in_the_future_stop_nobody(backend: Backend, mark: str) -> None:
+    """Lock marks and file times from the future, as after a clock step: nobody waits for them to pass."""
+    assert backend.lock_file is not None
+    with backend.peers() as [victim]:
+        victim.ask("claim", key="k", seen=None)
+        victim.kill()
+    content = Mark(SystemClock.boot() + 1e9, "v").encode() if mark == "in the future" else b"tomorrow"
+    backend.lock_file("k").write_bytes(content)
+
+    async def main() -> None:
+        clock = FakeClock()  # who waits for it to move waits for ever
+        endpoint = ScriptedEndpoint(token_reply(1), token_reply(2))
+        for number in (1, 2):
+            for path in files(backend):
+                os.utime(path, (FUTURE, FUTURE))
+            async with opened(backend) as store:
+                work = source(store, endpoint, clock)
+                asking = asyncio.ensure_future(work.token() if number == 1 else work.refresh())
+                if mark == "unreadable" and number == 1:
+                    while 2.0 not in clock.sleepers:  # it counts as begun just now: the settling, and no more
+                        await asyncio.sleep(0)
+                    clock.advance(2)
+                assert (await asking).access_token == f"access-{number}"
+                assert await work.token() == asking.result()
+        assert (len(endpoint.requests), endpoint.overasked) == (2, 0)
+
+    run(main())
+
+
+# 10,000 in all; the SQLite store's claims are the same lock, so there a fifth of them will do.
+TIMES = {"file": 1250, "sqlite": 250}
+
+
+def test_f16_eight_processes_never_hold_one_claim_at_once(
+    backend: Backend, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Eight processes, thousands of claims taken and let go: no two of them are ever held at once."""
+    times = TIMES[request.node.callspec.params["backend"]]
+    with backend.peers(8) as contenders:
+        for contender in contenders:
+            contender.send("contend", key="k", times=times, arena=str(tmp_path / "arena"), commits=False)
+        assert [contender.read() for contender in contenders] == [{"granted": times, "overlaps": 0}] * 8
+
+
+def test_f16_a_lock_file_keeps_its_name_and_its_inode(backend: Backend) -> None:
+    """It is never unlinked on release: else one would lock the old file, and another one the new."""
+    assert backend.lock_file is not None
+    lock = backend.lock_file("k")
+
+    async def main() -> None:
+        async with opened(backend) as store:
+            claim = await claimed(store, "k")
+            inode = lock.stat().st_ino
+            await claim.abandon()
+            assert lock.stat().st_ino == inode
+            record = await (await claimed(store, "k")).commit(b"data")
+            assert lock.stat().st_ino == inode
+            await store.put("k", b"more", expect=record.version)
+            await store.delete("k")
+            assert lock.stat().st_ino == inode
+
+    run(main())
+
+
+def test_f30_two_hundred_who_wait_hold_no_descriptor_and_no_connection(backend: Backend) -> None:
+    """200 tasks that wait for 50 keys of another process have no more files open than one that looks."""
+    keys = [f"key-{n}" for n in range(50)]
+    with backend.peers() as [holder]:
+        assert holder.ask("claim_all", keys=keys) == 50
+
+        async def main() -> None:
+            async with opened(backend) as store:
+                await store.load("k")
+                before = await descriptors(store)
+                waiters = [asyncio.ensure_future(newer(store, key)) for key in keys * 4]
+                for _ in range(3):
+                    await ticks()
+                    assert await descriptors(store) == before
+                assert not any(waiter.done() for waiter in waiters)
+                versions = holder.ask("commit_all")
+                found = await asyncio.gather(*waiters)
+                assert [record.version for record in found] == [versions[key] for key in keys * 4]
+                assert await descriptors(store) == before
+
+        run(main())
+
+
+class Counted:
+    """A medium that counts the looks at the record and the tries at the lock."""
+
+    def __init__(self, medium: Medium) -> None:
+        self._medium = medium
+        self.looks = self.tries = 0
+        self.write: Callable[..., Record] = medium.write
+
+    def read(self, key: str) -> Record | None:
+        self.looks += 1
+        return self._medium.read(key)
+
+    def prepare(self, key: str) -> Path:
+        self.tries += 1
+        return self._medium.prepare(key)
+
+
+@pytest.mark.parametrize("count", [1, 10, 200])
+def test_f31_each_of_those_who_wait_needs_one_look_however_many_they_are(
+    backend: Backend, count: int
+) -> None:
+    """After a commit each waiter looks once and tries no lock, and within one pause, be they one or 200."""
+
+    async def main() -> None:
+        async with opened(backend) as store:
+            clock, worker = FakeClock(), Worker("test")
+            medium = Counted(store._claims._medium)
+            claims = Claims(medium, worker, clock)
+            held = await claimed(store, "k")
+            waiters = [asyncio.ensure_future(claims.claim("k", seen=None, timeout=30)) for _ in range(count)]
+            for _ in range(10):  # by then their pauses are as long as they get
+                await clock.slept(count)
+                clock.advance(0.025)
+            await clock.slept(count)
+            record = await held.commit(b"data")
+            medium.looks = medium.tries = 0
+            clock.advance(0.025)
+            assert await asyncio.gather(*waiters) == [record] * count
+            assert (medium.looks, medium.tries) == (count, 0)
+            await worker.aclose(lambda: None)
+
+    run(main())
+
+
+def test_f31_when_a_claim_is_abandoned_one_gets_it_and_the_others_watch_on(backend: Backend) -> None:
+    """Nobody queues for the lock: who does not get it looks again, and is served by the next commit."""
+
+    async def main() -> None:
+        async with opened(backend) as store:
+            clock, worker = FakeClock(), Worker("test")
+            claims = Claims(store._claims._medium, worker, clock)
+            held = await claimed(store, "k")
+            waiters: set[asyncio.Task[Any]] = {
+                asyncio.ensure_future(claims.claim("k", seen=None, timeout=30)) for _ in range(50)
+            }
+            await clock.slept(50)
+            await held.abandon()
+            clock.advance(0.025)
+            done, waiters = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+            claim: Claim = done.pop().result()
+            assert (len(done), isinstance(claim, Record)) == (0, False)
+            await clock.slept(49)
+            record = await claim.commit(b"data")
+            clock.advance(0.025)
+            assert await asyncio.gather(*waiters) == [record] * 49
+            await worker.aclose(lambda: None)
+
+    run(main())
