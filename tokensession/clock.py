@@ -17,7 +17,7 @@ __all__ = ["Clock", "SystemClock", "within"]
 T = TypeVar("T")
 
 _TO_END = 2.0  # seconds; work that was cancelled may have a connection to close
-_LAST_LOOK = 64  # turns of the event loop; a reply that is in the socket's buffer takes about five
+_LAST_LOOK = 16  # turns of the event loop; a reply that is in the socket's buffer takes about five
 
 
 class Clock(Protocol):

@@ -221,13 +221,17 @@ class Renewal:
     async def _note(self, claim: Claim, grant: Grant, error: BaseException) -> Record:
         """Commit what became of a request that ended in this error."""
         commit = partial(self._store, claim.commit, grant)
+        return await self._last_words(Unsaved(None, commit, partial(self._let_go, claim)), error)
+
+    async def _last_words(self, unsaved: Unsaved, error: BaseException) -> Record:
+        """Save before this error is raised. If that fails, keep the claim: nobody may redeem meanwhile."""
         try:
-            return await commit()
+            return await unsaved.save()
         except Superseded:
             raise
         except StoreError as failure:
             self.report(events.SaveFailed(self.key, type(failure).__name__, str(failure), tries=1))
-            raise Unnoted(error, Unsaved(None, commit, partial(self._let_go, claim))) from failure
+            raise Unnoted(error, unsaved) from failure
 
     async def _keep(self, issued: Issued, grant: Grant, unsaved: Unsaved) -> Outcome:
         """Store the new token, then hand it out; if it cannot be stored, hand it out and say so."""
@@ -235,9 +239,10 @@ class Renewal:
             self.report(events.OddReply(self.key, note))
         try:
             await unsaved.save()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as stopped:
             # As all tasks of a closing loop are: perhaps before the write began. It may be made twice.
-            await unsaved.save()
+            with contextlib.suppress(Superseded):
+                await self._last_words(unsaved, stopped)
             raise
         except Superseded:
             raise

@@ -49,8 +49,8 @@ def test_after_a_lost_reply_the_token_is_used_to_its_end_then_one_replay() -> No
     run(scene)
 
 
-def test_a_second_lost_reply_ends_in_a_request_to_sign_in_and_no_third_attempt() -> None:
-    """At most one replay, and it is remembered across processes."""
+def test_f17_a_second_lost_reply_ends_in_a_request_to_sign_in_and_no_third_attempt() -> None:
+    """After a lost reply there is one replay at most, in whatever process; then a clear "Sign in again"."""
 
     async def scene() -> None:
         clock = FakeClock()
@@ -99,8 +99,8 @@ def test_where_refresh_tokens_do_not_rotate_a_lost_reply_is_a_passing_trouble() 
     run(scene)
 
 
-def test_a_holder_that_was_killed_in_mid_refresh_leaves_one_replay() -> None:
-    """The next one lets things settle, writes down what it knows, and sends once more."""
+def test_f17_a_holder_that_was_killed_in_mid_refresh_leaves_one_replay() -> None:
+    """The next holder lets things settle, notes what it knows, and sends the refresh token once more."""
 
     async def scene() -> None:
         clock = FakeClock()
@@ -118,8 +118,8 @@ def test_a_holder_that_was_killed_in_mid_refresh_leaves_one_replay() -> None:
     run(scene)
 
 
-def test_two_holders_killed_one_after_the_other_end_in_a_request_to_sign_in() -> None:
-    """The second one's request was the replay."""
+def test_f17_two_holders_killed_one_after_the_other_end_in_a_request_to_sign_in() -> None:
+    """The second one killed may have sent the replay: nothing more is sent, and somebody must sign in."""
 
     async def scene() -> None:
         clock = FakeClock()
@@ -146,7 +146,7 @@ async def interrupted_claim(store: MemoryStore) -> object:
     return await asyncio.to_thread(asyncio.run, take())
 
 
-def test_a_refusal_that_comes_after_somebody_signed_in_changes_nothing() -> None:
+def test_f20_a_refusal_that_comes_after_somebody_signed_in_changes_nothing() -> None:
     """invalid_grant for a version that has moved on: the newer record is used, and not deleted."""
 
     async def scene() -> None:
@@ -168,8 +168,8 @@ def test_a_refusal_that_comes_after_somebody_signed_in_changes_nothing() -> None
 
 
 @pytest.mark.parametrize("trouble", [invalid_grant, lost], ids=["refused", "lost"])
-def test_trouble_with_an_old_configuration_does_not_undo_the_new_sign_in(trouble: Any) -> None:
-    """While a deployment rolls, both configurations meet under one name."""
+def test_f49_trouble_with_an_old_configuration_does_not_undo_the_new_sign_in(trouble: Any) -> None:
+    """A refusal or lost reply of the old configuration leaves the record of the new one good."""
 
     async def scene() -> None:
         clock = FakeClock()
@@ -185,8 +185,8 @@ def test_trouble_with_an_old_configuration_does_not_undo_the_new_sign_in(trouble
     run(scene)
 
 
-def test_the_refusal_of_an_old_configuration_is_remembered_as_well() -> None:
-    """However often the old process asks, its dead seed is sent once."""
+def test_f21_the_refusal_of_an_old_configuration_is_remembered_as_well() -> None:
+    """However often a process with an old configuration asks, its dead seed is sent once."""
 
     async def scene() -> None:
         clock = FakeClock()
@@ -210,8 +210,8 @@ def test_the_pause_after_a_killed_holder_lasts_until_its_request_must_be_over(
     assert Rig().source._renewal._settling(began) == pause
 
 
-def test_the_same_seed_after_a_restart_uses_what_the_store_has_rotated_since() -> None:
-    """The configured refresh token has long been spent."""
+def test_f19_the_same_seed_after_a_restart_uses_what_the_store_has_rotated_since() -> None:
+    """After a restart the rotated refresh token is sent, and not the configured one, which is spent."""
 
     async def scene() -> None:
         clock = FakeClock()
@@ -225,8 +225,8 @@ def test_the_same_seed_after_a_restart_uses_what_the_store_has_rotated_since() -
     run(scene)
 
 
-def test_another_seed_in_the_configuration_wins_over_what_is_stored() -> None:
-    """The operator has signed in again; a remembered refusal concerned the old one only."""
+def test_f49_f21_another_seed_in_the_configuration_wins_over_what_is_stored() -> None:
+    """An operator who configures another refresh token has signed in: it wins over token and refusal."""
 
     async def scene() -> None:
         clock = FakeClock()
@@ -240,8 +240,8 @@ def test_another_seed_in_the_configuration_wins_over_what_is_stored() -> None:
     run(scene)
 
 
-def test_a_sign_out_is_not_undone_by_a_refresh_that_was_under_way() -> None:
-    """Neither in the store nor in memory, and its waiters are told."""
+def test_f41_a_sign_out_is_not_undone_by_a_refresh_that_was_under_way() -> None:
+    """A refresh that ends after a sign-out resurrects nothing, neither stored nor in memory."""
 
     async def scene() -> None:
         held = Held(token_reply(2))
@@ -285,8 +285,8 @@ def test_another_process_stops_when_it_next_looks() -> None:
     run(scene)
 
 
-def test_signing_in_again_ends_a_sign_out_and_a_refusal() -> None:
-    """By code or by refresh token; the new tokens are stored before they are handed out."""
+def test_f21_f41_signing_in_again_ends_a_sign_out_and_a_refusal() -> None:
+    """A new sign-in, by code or refresh token, clears a remembered refusal and a sign-out, and is stored."""
 
     async def scene() -> None:
         rig = Rig(invalid_grant(), token_reply(1), token_reply(2))
@@ -365,8 +365,8 @@ def test_a_code_without_an_answer_is_sent_once_more_only() -> None:
     run(scene)
 
 
-def test_a_result_that_comes_late_is_kept_if_nothing_newer_is_there() -> None:
-    """Commit compares versions, not leases; and gives way to a newer generation."""
+def test_f12_a_result_that_comes_late_is_kept_if_nothing_newer_is_there() -> None:
+    """Commit compares versions, not claims: a late result is stored unless a newer generation is there."""
 
     async def scene() -> None:
         store = MemoryStore()
@@ -428,8 +428,8 @@ def test_a_page_in_place_of_a_reply_spends_nothing() -> None:
     run(scene)
 
 
-def test_a_sign_out_that_is_asked_for_later_wins_over_a_sign_in_on_its_way() -> None:
-    """Whoever asked last is right."""
+def test_f41_a_sign_out_that_is_asked_for_later_wins_over_a_sign_in_on_its_way() -> None:
+    """Whoever asked last is right: a sign-in on its way when somebody signs out ends in SignedOut."""
 
     async def scene() -> None:
         held = Held(token_reply(2))
@@ -502,8 +502,8 @@ def test_a_sign_in_that_fails_unheard_is_told_in_an_event() -> None:
     run(scene)
 
 
-def test_a_process_that_has_had_a_token_adopts_a_newer_sign_in_under_another_seed() -> None:
-    """While a deployment rolls, the old process does not send its spent seed again."""
+def test_f49_a_process_that_has_had_a_token_adopts_a_newer_sign_in_under_another_seed() -> None:
+    """While a deployment rolls, the old process takes the new sign-in, and sends its spent seed no more."""
 
     async def scene() -> None:
         clock = FakeClock()
@@ -517,5 +517,21 @@ def test_a_process_that_has_had_a_token_adopts_a_newer_sign_in_under_another_see
         await old.landed()
         assert await old.access() == "access-2"
         assert old.posts == 1
+
+    run(scene)
+
+
+def test_f17_whatever_a_foreign_endpoint_raises_may_have_spent_the_refresh_token() -> None:
+    """An endpoint of somebody's that raises what it may not has sent who knows what: one replay at most."""
+
+    async def scene() -> None:
+        rig = Rig(ConnectionResetError("by peer"), KeyError("status"), token_reply(3))
+        for _ in range(2):
+            with pytest.raises(OutcomeUnknown, match="unexpectedly"):
+                await rig.access()
+            rig.clock.advance(1)
+        with pytest.raises(GrantLost):
+            await rig.access()
+        assert rig.posts == 2
 
     run(scene)

@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+from typing import Any
 
 import anyio
 import pytest
 from _rig import LIFE, Rig, asleep, invalid_grant, run, token_reply, turns
 
 from tokensession import ClaimTimeout, NotSent, OutcomeUnknown, SignInRequired, Verdict
-from tokensession.events import Adopted, Refreshed, RefreshStarted
+from tokensession.events import Adopted, Refreshed, RefreshFailed, RefreshStarted
 from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, Held
 
 
-def test_ten_thousand_tasks_that_find_no_token_cause_one_request() -> None:
-    """All of them are served by it."""
+@pytest.mark.parametrize("expired", [False, True], ids=["no token", "expired token"])
+def test_f05_ten_thousand_tasks_that_find_no_token_cause_one_request(expired: bool) -> None:
+    """Ten thousand tasks that find no token, or a spent one, cause one request, and all are served by it."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1))
+        rig = Rig(token_reply(1), token_reply(2))
+        if expired:
+            await rig.access()
+            rig.clock.advance(LIFE)
         tokens = await asyncio.gather(*(rig.access() for _ in range(10_000)))
-        assert set(tokens) == {"access-1"}
-        assert rig.posts == 1
+        assert set(tokens) == {f"access-{1 + expired}"}
+        assert rig.posts == 1 + expired
 
     run(scene)
 
@@ -43,8 +48,8 @@ def test_a_fresh_token_is_served_without_looking_anywhere() -> None:
 
 
 @pytest.mark.parametrize("way", ["cancel", "wait_for", "timeout", "anyio scope", "task group"])
-def test_a_cancelled_first_caller_disturbs_nobody(way: str) -> None:
-    """The flight goes on, its token is stored, and the other waiters get it."""
+def test_f01_a_cancelled_first_caller_disturbs_nobody(way: str) -> None:
+    """However the first caller is cancelled: the flight goes on, its token is stored, the others get it."""
 
     async def scene() -> None:
         held = Held(token_reply(1))
@@ -83,8 +88,8 @@ def test_a_cancelled_first_caller_disturbs_nobody(way: str) -> None:
     run(scene)
 
 
-def test_the_rotated_token_is_stored_although_every_caller_was_cancelled() -> None:
-    """Nobody waits any more, and still nothing is lost, nor is the task that does it collected."""
+def test_f01_the_rotated_token_is_stored_although_every_caller_was_cancelled() -> None:
+    """Nobody waits any more, and still the token is stored, and the task that does it is not collected."""
 
     async def scene() -> None:
         held = Held(token_reply(1))
@@ -145,8 +150,8 @@ def test_callers_that_come_when_it_is_spent_wait_for_the_refresh_under_way() -> 
     run(scene)
 
 
-def test_a_caller_that_comes_as_a_flight_fails_gets_a_new_one_not_its_error() -> None:
-    """A flight that has landed is not joined; after its back-off the next caller starts afresh."""
+def test_f04_a_caller_that_comes_after_a_flight_has_failed_gets_a_new_one_not_its_error() -> None:
+    """A flight that has landed is not joined: after its back-off the next caller starts a new one."""
 
     async def scene() -> None:
         rig = Rig(NotSent("no route"), token_reply(1))
@@ -172,8 +177,8 @@ def test_waiters_get_an_error_each_with_the_original_as_its_cause() -> None:
     run(scene)
 
 
-def test_a_request_that_never_ends_is_ended_by_its_deadline() -> None:
-    """Even if the endpoint keeps no time-out of its own. The next caller starts afresh."""
+def test_f03_f10_a_request_that_never_ends_is_ended_by_its_deadline() -> None:
+    """If the endpoint keeps no time-out of its own, the flight does, and the next caller starts afresh."""
 
     async def scene() -> None:
         rig = Rig(Held(token_reply(1)), token_reply(2), rotates=False)
@@ -208,8 +213,8 @@ def test_two_processes_on_one_store_make_one_request() -> None:
     run(scene)
 
 
-def test_when_a_shared_token_expires_the_second_process_adopts_the_first_ones() -> None:
-    """Its refresh token was read before the other rotated it; it looks again under the claim."""
+def test_f08_when_a_shared_token_expires_the_second_process_adopts_the_first_ones() -> None:
+    """A process whose refresh token another has rotated looks again under the claim, and adopts the token."""
 
     async def scene() -> None:
         clock = FakeClock()
@@ -225,8 +230,8 @@ def test_when_a_shared_token_expires_the_second_process_adopts_the_first_ones() 
     run(scene)
 
 
-def test_waiting_for_another_holder_ends_in_a_typed_error_and_never_in_a_request() -> None:
-    """Nothing is redeemed without the claim."""
+def test_f28_waiting_for_another_holder_ends_in_a_typed_error_and_never_in_a_request() -> None:
+    """Contention is ClaimTimeout, after its time and no sooner; nothing is redeemed without the claim."""
 
     async def scene() -> None:
         rig = Rig()
@@ -242,8 +247,8 @@ def test_waiting_for_another_holder_ends_in_a_typed_error_and_never_in_a_request
     run(scene)
 
 
-def test_the_third_refresh_after_restarts_uses_the_third_refresh_token() -> None:
-    """Each rotation is written where the next start reads it."""
+def test_f19_the_third_refresh_after_restarts_uses_the_third_refresh_token() -> None:
+    """A rotated refresh token is written where the next start reads it: second and third refresh work."""
 
     async def scene() -> None:
         clock = FakeClock()
@@ -282,8 +287,8 @@ def test_a_token_without_a_stated_life_is_kept_until_it_is_refused() -> None:
     run(scene)
 
 
-def test_a_reply_without_a_refresh_token_keeps_the_old_one() -> None:
-    """RFC 6749, section 6: the old one stays good."""
+def test_f50_a_reply_without_a_refresh_token_keeps_the_old_one() -> None:
+    """A reply without refresh_token, or with an empty one, leaves the old one in use (RFC 6749, 6)."""
 
     async def scene() -> None:
         rig = Rig(token_reply(1, refresh=None), token_reply(2, refresh=""), token_reply(3))
@@ -295,8 +300,24 @@ def test_a_reply_without_a_refresh_token_keeps_the_old_one() -> None:
     run(scene)
 
 
-def test_a_suspended_machine_does_not_serve_a_dead_token() -> None:
-    """The boot-time clock counts while it sleeps, the wall clock may be wrong: the earlier end counts."""
+def test_f50_a_rotated_refresh_token_is_kept_over_a_reply_that_brings_none() -> None:
+    """A reply without refresh_token keeps the one that came before it, across a restart as well."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        for number, refresh in enumerate(("rotating", None, None, "rotating", None), 1):
+            rig = Rig(token_reply(number, refresh=refresh), store=store, clock=clock)
+            assert await rig.access() == f"access-{number}"
+            sent = ("seed-token", "refresh-1", "refresh-1", "refresh-1", "refresh-4")[number - 1]
+            assert f"refresh_token={sent}" in rig.sent()
+            clock.advance(LIFE)
+
+    run(scene)
+
+
+def test_f34_a_suspended_machine_does_not_serve_a_dead_token() -> None:
+    """The boot clock counts while the machine sleeps, the wall clock may be wrong: the earlier end counts."""
 
     async def scene() -> None:
         rig = Rig(token_reply(1), token_reply(2))
@@ -309,8 +330,8 @@ def test_a_suspended_machine_does_not_serve_a_dead_token() -> None:
 
 
 @pytest.mark.parametrize("step", [-3600.0, 3600.0, -10_000_000.0, 10_000_000.0])
-def test_a_step_of_the_wall_clock_costs_at_most_one_refresh(step: float) -> None:
-    """No exception, no loop, no eternal token."""
+def test_f35_a_step_of_the_wall_clock_costs_at_most_one_refresh(step: float) -> None:
+    """A wall clock that steps by an hour or by months: no exception, no refresh loop, no eternal token."""
 
     async def scene() -> None:
         rig = Rig(token_reply(1), token_reply(2), token_reply(3))
@@ -327,8 +348,8 @@ def test_a_step_of_the_wall_clock_costs_at_most_one_refresh(step: float) -> None
     run(scene)
 
 
-def test_the_same_source_works_in_two_event_loops_one_after_the_other() -> None:
-    """Nothing is bound to a loop when it is made, and a flight left behind is dropped."""
+def test_f42_the_same_source_works_in_two_event_loops_one_after_the_other() -> None:
+    """A source is bound to no event loop when it is made; a flight that a closed one left is dropped."""
     rig = Rig(Held(token_reply(1)), token_reply(2), rotates=False)
 
     async def leave_a_flight_behind() -> None:
@@ -342,8 +363,8 @@ def test_the_same_source_works_in_two_event_loops_one_after_the_other() -> None:
     assert asyncio.run(rig.access()) == "access-2"
 
 
-def test_a_loop_that_closes_in_mid_request_leaves_word_of_it() -> None:
-    """The refresh token may be spent: it is sent once more at most, and the record says so."""
+def test_f17_a_loop_that_closes_in_mid_request_leaves_word_of_it() -> None:
+    """If an event loop ends while the request is on the wire, the record says so before it is closed."""
     clock = FakeClock()
     store = MemoryStore(clock=clock)
     rig = Rig(Held(token_reply(1)), store=store, clock=clock)
@@ -360,8 +381,8 @@ def test_a_loop_that_closes_in_mid_request_leaves_word_of_it() -> None:
     assert stored.attempt.replays == 0
 
 
-def test_closing_waits_for_the_refresh_under_way() -> None:
-    """Its token may be the only copy."""
+def test_f18_closing_waits_for_the_refresh_under_way() -> None:
+    """Closing a source lets the refresh under way finish and store its token, which may be the only copy."""
 
     async def scene() -> None:
         held = Held(token_reply(1))
@@ -401,8 +422,31 @@ def test_closing_ends_after_its_grace_period() -> None:
     run(scene)
 
 
-def test_what_happened_is_told_in_events_without_secrets() -> None:
-    """Start and end of a refresh, with fingerprints only."""
+@pytest.mark.parametrize("outcome", [token_reply(2), NotSent("no route")], ids=["token", "failure"])
+def test_f43_a_refresh_that_nobody_waits_for_ends_and_is_told_of(outcome: Any) -> None:
+    """A refresh in the background survives every garbage collection, and its end is an event, good or bad."""
+
+    async def scene() -> None:
+        held = Held(outcome)
+        rig = Rig(token_reply(1), held)
+        await rig.access()
+        rig.clock.advance(LIFE - 299)
+        assert await rig.access() == "access-1"
+        await held.arrived.wait()
+        for _ in range(3):
+            gc.collect()
+            await turns(3)
+        assert rig.source.snapshot().in_flight
+        held.release()
+        await rig.landed()
+        ended = RefreshFailed if isinstance(outcome, NotSent) else Refreshed
+        assert [type(event) for event in rig.events[-2:]] == [RefreshStarted, ended]
+
+    run(scene)
+
+
+def test_f45_what_happened_is_told_in_events_without_secrets() -> None:
+    """Events, snapshots and reprs of source and store tell of a refresh with fingerprints only."""
 
     async def scene() -> None:
         rig = Rig(token_reply(1))
@@ -414,8 +458,8 @@ def test_what_happened_is_told_in_events_without_secrets() -> None:
     run(scene)
 
 
-def test_accounts_on_one_store_share_nothing() -> None:
-    """Keys are identities."""
+def test_f40_accounts_on_one_store_share_nothing() -> None:
+    """Keys are identities: two seeds on one store have two records, two flights and two tokens."""
 
     async def scene() -> None:
         clock = FakeClock()
@@ -428,8 +472,8 @@ def test_accounts_on_one_store_share_nothing() -> None:
     run(scene)
 
 
-def test_a_source_without_seed_or_name_is_refused() -> None:
-    """Two accounts would share its record by accident."""
+def test_f40_a_source_without_seed_or_name_is_refused() -> None:
+    """An empty or missing key is refused: two accounts would share its record by accident."""
     with pytest.raises(ValueError, match="key"):
         Rig(seed=None, key=None)
     with pytest.raises(ValueError, match="key"):
@@ -448,8 +492,8 @@ def test_without_a_seed_a_caller_is_asked_to_sign_in() -> None:
     run(scene)
 
 
-def test_a_refusal_says_how_to_go_on_and_is_not_asked_for_again() -> None:
-    """The refused token is never sent twice, in this process or another."""
+def test_f21_a_refusal_says_how_to_go_on_and_is_not_asked_for_again() -> None:
+    """A refused refresh token is never sent twice, in this process or another; the error says what to do."""
 
     async def scene() -> None:
         clock = FakeClock()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
-from _rig import LIFE, Rig, asleep, run, token_reply, turns
+from _rig import LIFE, Rig, asleep, invalid_grant, run, token_reply, turns
 
 from tokensession import (
     ClientRejected,
+    GrantRejected,
     MalformedReply,
     NotSent,
+    OutcomeUnknown,
     RateLimited,
     StoreCorrupt,
     StoreError,
@@ -20,13 +23,13 @@ from tokensession import (
     TokenUnavailable,
 )
 from tokensession.events import RefreshFailed, Saved, SaveFailed
-from tokensession.stores import MemoryStore
+from tokensession.stores import FileStore, MemoryStore, SQLiteStore
 from tokensession.stores.base import ANY, Record
 from tokensession.testing import FakeClock, reply
 
 
-def test_an_early_refresh_that_fails_is_an_event_and_no_error() -> None:
-    """The token is good; the callers hear nothing of it."""
+def test_f25_an_early_refresh_that_fails_is_an_event_and_no_error() -> None:
+    """A refresh ahead that fails while the token is valid is an event; the callers hear nothing of it."""
 
     async def scene() -> None:
         rig = Rig(token_reply(1), NotSent("down"), clock=FakeClock(jitter=0.5))
@@ -41,8 +44,8 @@ def test_an_early_refresh_that_fails_is_an_event_and_no_error() -> None:
     run(scene)
 
 
-def test_ten_thousand_callers_during_an_outage_cause_a_bounded_number_of_requests() -> None:
-    """A minute without a token endpoint: those inside the back-off get the remembered error at once."""
+def test_f22_a_caller_in_the_cool_down_gets_a_copy_of_the_error_with_the_pause_that_is_left() -> None:
+    """A minute without a token endpoint: a dozen requests, and each caller is told when to come again."""
 
     async def scene() -> None:
         rig = Rig(*(NotSent("down") for _ in range(1000)), clock=FakeClock(jitter=0.5))
@@ -58,8 +61,8 @@ def test_ten_thousand_callers_during_an_outage_cause_a_bounded_number_of_request
     run(scene)
 
 
-def test_a_failure_changes_no_credentials() -> None:
-    """After the outage the same refresh token works."""
+def test_f24_a_5xx_changes_no_credentials() -> None:
+    """After a 502 and a 503 the same refresh token works: a failure that passes signs nobody out."""
 
     async def scene() -> None:
         rig = Rig(token_reply(1), reply(b"<html>", 502), reply(b"", 503), token_reply(2))
@@ -75,11 +78,39 @@ def test_a_failure_changes_no_credentials() -> None:
     run(scene)
 
 
+@pytest.mark.parametrize("rotates", [False, True], ids=["permanent", "rotating"])
+@pytest.mark.parametrize("trouble", [502, 503, 504, 408, "not sent", "no answer"])
+def test_f24_no_passing_failure_touches_the_stored_credentials(trouble: Any, rotates: bool) -> None:
+    """A 5xx, a 408, no connection or no answer signs nobody out: the stored token and refresh token stay."""
+
+    async def scene() -> None:
+        failure = {"not sent": NotSent("no route"), "no answer": OutcomeUnknown("lost")}
+        answer = failure[trouble] if isinstance(trouble, str) else reply(b"", trouble)
+        rig = Rig(token_reply(1), answer, token_reply(2), rotates=rotates)
+        await rig.access()
+        before = await rig.store.load("account")
+        kept = await rig.stored()
+        rig.clock.advance(LIFE)
+        with pytest.raises(TokenUnavailable):
+            await rig.access()
+        stored = await rig.stored()
+        assert stored is not None
+        assert kept is not None
+        assert stored.token == kept.token
+        if not (rotates and trouble == "no answer"):  # that is noted beside the token
+            assert await rig.store.load("account") == before
+        rig.clock.advance(60)
+        assert await rig.access() == "access-2"
+        assert "refresh_token=refresh-1" in rig.sent()
+
+    run(scene)
+
+
 @pytest.mark.parametrize(
     ("header", "pause"), [("120", 120.0), ("0", 1.0), ("99999", 3600.0), (None, 60.0), ("soon", 60.0)]
 )
-def test_retry_after_is_honoured_within_bounds(header: str | None, pause: float) -> None:
-    """From 1 s to an hour, and a minute if there is none."""
+def test_f23_retry_after_is_honoured_within_bounds(header: str | None, pause: float) -> None:
+    """A 429 is followed by the pause that it asks for, from 1 s to an hour; by a minute if it names none."""
 
     async def scene() -> None:
         headers = (("retry-after", header),) if header else ()
@@ -128,8 +159,8 @@ def test_nonsense_from_the_provider_leaves_the_token_alone() -> None:
     run(scene)
 
 
-def test_until_its_real_end_a_token_is_served_if_no_other_can_be_had() -> None:
-    """EXPIRED comes a minute early, for latency; an outage is worse than latency."""
+def test_f25_until_its_real_end_a_token_is_served_if_no_other_can_be_had() -> None:
+    """EXPIRED comes a minute early, for latency: in an outage the token is served to its real end."""
 
     async def scene() -> None:
         rig = Rig(token_reply(1), NotSent("down"), NotSent("down"))
@@ -174,14 +205,15 @@ def faulty(*script: Any) -> tuple[Rig, FaultyStore, FakeClock]:
     return Rig(*script, store=store, clock=clock), store, clock
 
 
-def test_a_store_that_cannot_be_read_does_not_take_the_token_from_memory() -> None:
-    """Served while it lives; then a typed error, at once, and no request."""
+def test_f26_a_store_that_cannot_be_read_does_not_take_the_token_from_memory() -> None:
+    """The store is unreadable: the valid token is served, then a typed error, and nothing is cleared."""
 
     async def scene() -> None:
         clock = FakeClock()
         store = FaultyStore(clock=clock)
         rig = Rig(token_reply(1), token_reply(2), store=store, clock=clock)
         await rig.access()
+        before = await store.load("account")
         store.broken = {"load"}
         clock.advance(LIFE - 299)
         assert await rig.access() == "access-1"
@@ -192,14 +224,61 @@ def test_a_store_that_cannot_be_read_does_not_take_the_token_from_memory() -> No
             await rig.access()
         assert rig.posts == 1
         store.broken = set()
+        assert await store.load("account") == before, "nothing was cleared"
         clock.advance(60)
         assert await rig.access() == "access-2"
 
     run(scene)
 
 
-def test_a_rotated_token_that_cannot_be_stored_is_served_and_stored_later() -> None:
-    """Kept in memory, saved again and again, loudly, until it is there."""
+@pytest.mark.parametrize("where", ["load", "claim"])
+def test_f28_a_store_that_is_down_fails_at_once_and_is_not_taken_for_contention(where: str) -> None:
+    """A store outage is StoreUnavailable, at once; only another holder is waited for, and is ClaimTimeout."""
+
+    class Down(FaultyStore):
+        async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
+            self._check("claim")
+            return await super().claim(key, seen=seen, timeout=timeout)
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = Down(clock=clock)
+        rig = Rig(token_reply(1), store=store, clock=clock)
+        store.broken = {where}
+        caller = asyncio.create_task(rig.access())
+        await turns()
+        assert caller.done(), "no time has passed, and it has its answer"
+        error = caller.exception()
+        assert isinstance(error, StoreUnavailable)
+        assert not isinstance(error, TokenUnavailable), "which a ClaimTimeout is"
+        assert rig.posts == 0
+        store.broken = set()
+        clock.advance(1)
+        assert await rig.access() == "access-1"
+
+    run(scene)
+
+
+@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
+def test_f28_a_store_on_a_disk_that_is_gone_fails_without_waiting(
+    tmp_path: Path, kind: type[FileStore] | type[SQLiteStore]
+) -> None:
+    """A real directory that is not there is StoreUnavailable, without a look at the clock or a request."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = kind(tmp_path / "unmounted" / "tokens", clock=clock)
+        rig = Rig(token_reply(1), store=store, clock=clock)
+        with pytest.raises(StoreUnavailable):
+            await rig.access()
+        assert rig.posts == 0
+        await store.aclose()
+
+    run(scene)
+
+
+def test_f27_a_rotated_token_that_cannot_be_stored_is_served_and_stored_later() -> None:
+    """A rotated token that cannot be written is served from memory, and saved again, loudly, until it is."""
 
     async def scene() -> None:
         rig, store, clock = faulty(token_reply(1))
@@ -226,6 +305,41 @@ def test_a_rotated_token_that_cannot_be_stored_is_served_and_stored_later() -> N
     run(scene)
 
 
+@pytest.mark.parametrize(
+    ("end", "kind"), [(invalid_grant(), GrantRejected), (OutcomeUnknown("lost"), OutcomeUnknown)]
+)
+def test_f21_f27_what_became_of_a_request_is_not_forgotten_when_it_cannot_be_stored(
+    end: Any, kind: type[Exception]
+) -> None:
+    """A refusal or a lost reply that could not be noted is noted later; meanwhile nothing is sent."""
+
+    async def scene() -> None:
+        rig, store, clock = faulty(token_reply(1), end, token_reply(3))
+        await rig.access()
+        clock.advance(LIFE)
+        store.broken = {"write"}
+        with pytest.raises(kind):
+            await rig.access()
+        assert rig.source.snapshot().unsaved
+        for _ in range(5):
+            clock.advance(5)
+            with pytest.raises(TokenSessionError):
+                await rig.access()
+        assert rig.posts == 2
+        store.broken = set()
+        clock.advance(60)
+        while rig.source.snapshot().unsaved:
+            await turns()
+        assert [event.token for event in rig.events if isinstance(event, Saved)] == [None]
+        stored = await rig.stored()
+        assert stored is not None
+        assert (stored.rejection is None) is (kind is OutcomeUnknown)
+        assert (stored.attempt is None) is (kind is GrantRejected)
+        await rig.source.aclose()
+
+    run(scene)
+
+
 def test_a_token_that_could_not_be_stored_gives_way_to_a_newer_sign_in() -> None:
     """The late save is superseded, and the newer token is served."""
 
@@ -245,8 +359,8 @@ def test_a_token_that_could_not_be_stored_gives_way_to_a_newer_sign_in() -> None
     run(scene)
 
 
-def test_closing_says_so_if_a_token_could_not_be_stored() -> None:
-    """Not in silence: the old refresh token is spent, and the new one is gone with this process."""
+def test_f27_closing_says_so_if_a_token_could_not_be_stored() -> None:
+    """Closing with a token that is still not stored is an error: the old refresh token is spent."""
 
     async def scene() -> None:
         rig, store, clock = faulty(token_reply(1))
@@ -366,8 +480,8 @@ def test_a_corrupt_record_does_not_stand_in_the_way_of_a_store_that_says_so() ->
 
 
 @pytest.mark.parametrize("what", ["raises", "hangs"])
-def test_a_foreign_store_that_breaks_the_contract_on_commit_loses_no_rotated_token(what: str) -> None:
-    """Whatever it raises, and if it never answers: the token is served, and saved again later."""
+def test_f27_a_foreign_store_that_breaks_the_contract_on_commit_loses_no_rotated_token(what: str) -> None:
+    """Whatever a store raises on commit, and if it never answers: the token is served, and saved later."""
     hanging = asyncio.Event()
 
     class Rude(MemoryStore):
@@ -415,8 +529,8 @@ def test_a_foreign_store_that_breaks_the_contract_on_commit_loses_no_rotated_tok
     run(scene)
 
 
-def test_a_store_that_never_answers_is_a_typed_error_in_time() -> None:
-    """Not a flight that everybody joins for ever."""
+def test_f03_a_store_that_never_answers_is_a_typed_error_in_time() -> None:
+    """A store that hangs is StoreUnavailable in time, and not a flight that everybody joins for ever."""
 
     class Deaf(MemoryStore):
         async def load(self, key: str) -> Record | None:
@@ -434,8 +548,8 @@ def test_a_store_that_never_answers_is_a_typed_error_in_time() -> None:
     run(scene)
 
 
-def test_a_token_that_could_not_be_stored_is_stored_by_the_next_event_loop() -> None:
-    """The first loop is gone with its task; the refresh token that the store has is spent."""
+def test_f27_f42_a_token_that_could_not_be_stored_is_stored_by_the_next_event_loop() -> None:
+    """An unsaved token outlives its event loop: the next flight, in whatever loop, saves it first."""
     clock = FakeClock(jitter=0.5)
     store = FaultyStore(clock=clock)
     rig = Rig(token_reply(1), token_reply(2), store=store, clock=clock)

@@ -9,8 +9,8 @@ from _rig import LIFE, Rig, run, token_reply
 from tokensession.events import TokenRefused
 
 
-def test_a_hundred_rejections_of_one_token_cause_one_refresh() -> None:
-    """They share it, those that come late included."""
+def test_f32_a_hundred_rejections_of_one_token_cause_one_refresh() -> None:
+    """A hundred 401s on one token that looks valid share one refresh, those that come late included."""
 
     async def scene() -> None:
         rig = Rig(token_reply(1), token_reply(2))
@@ -24,8 +24,8 @@ def test_a_hundred_rejections_of_one_token_cause_one_refresh() -> None:
     run(scene)
 
 
-def test_an_api_that_simply_says_no_causes_no_refresh_per_request() -> None:
-    """A 401 on the token that a 401 has just brought gets the same token back: nothing more to try."""
+def test_f33_an_api_that_simply_says_no_causes_no_refresh_per_request() -> None:
+    """A 401 on the token that a 401 has just brought forces nothing more: the same token comes back."""
 
     async def scene() -> None:
         rig = Rig(token_reply(1), token_reply(2))
@@ -38,8 +38,8 @@ def test_an_api_that_simply_says_no_causes_no_refresh_per_request() -> None:
     run(scene)
 
 
-def test_an_api_that_goes_on_saying_no_is_tried_ever_more_rarely() -> None:
-    """An hour of rejections, one every ten seconds: a handful of refreshes."""
+def test_f33_an_api_that_goes_on_saying_no_is_tried_ever_more_rarely() -> None:
+    """An hour of 401s, one every ten seconds, causes a handful of refreshes."""
 
     async def scene() -> None:
         rig = Rig(*(token_reply(number, life=100_000) for number in range(1, 20)))
@@ -66,8 +66,8 @@ def test_tokens_that_die_early_but_work_meanwhile_are_replaced_each_time() -> No
     run(scene)
 
 
-def test_a_rejected_token_that_the_store_has_already_replaced_costs_no_request() -> None:
-    """Another process was faster: its token is adopted."""
+def test_f32_a_rejected_token_that_the_store_has_already_replaced_costs_no_request() -> None:
+    """A 401 on a token that another process has replaced meanwhile is answered from the store."""
 
     async def scene() -> None:
         one = Rig(token_reply(1), token_reply(2))
@@ -81,8 +81,8 @@ def test_a_rejected_token_that_the_store_has_already_replaced_costs_no_request()
     run(scene)
 
 
-def test_a_rejection_of_a_token_that_is_no_longer_served_is_no_news() -> None:
-    """The request was on its way while the token was replaced."""
+def test_f32_a_rejection_of_a_token_that_is_no_longer_served_is_no_news() -> None:
+    """A 401 is judged by the token that was rejected: if another is served by now, that one is used."""
 
     async def scene() -> None:
         rig = Rig(token_reply(1), token_reply(2))

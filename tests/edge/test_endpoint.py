@@ -112,8 +112,10 @@ def test_a_connection_that_is_never_accepted_means_not_sent() -> None:
 @pytest.mark.parametrize(
     "fault", [Reset(spent=False), Reset(spent=True), Truncate()], ids=["reset", "reset, spent", "truncated"]
 )
-def test_a_broken_connection_after_sending_means_unknown_and_is_not_repeated(fault: Reset | Truncate) -> None:
-    """Rows 36: exactly one POST, and nobody knows what became of the grant."""
+def test_f39_a_broken_connection_after_sending_means_unknown_and_is_not_repeated(
+    fault: Reset | Truncate,
+) -> None:
+    """A connection reset after sending, or in the reply, costs exactly one POST, of unknown outcome."""
 
     async def scene() -> None:
         async with PriavaServer() as server:
@@ -126,8 +128,8 @@ def test_a_broken_connection_after_sending_means_unknown_and_is_not_repeated(fau
 
 
 @pytest.mark.parametrize("fault", [Hang(), Drip(pause=0.01)], ids=["hang", "slow drip"])
-def test_a_server_that_dawdles_is_ended_by_the_total_time_out(fault: Hang | Drip) -> None:
-    """Row 37: each byte in time, and the whole never."""
+def test_f03_f10_a_server_that_dawdles_is_ended_by_the_total_time_out(fault: Hang | Drip) -> None:
+    """A real server that hangs, or sends a byte now and then for ever, is ended by the total time-out."""
 
     async def scene() -> None:
         async with PriavaServer() as server:
@@ -139,8 +141,8 @@ def test_a_server_that_dawdles_is_ended_by_the_total_time_out(fault: Hang | Drip
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed(status: int) -> None:
-    """Row 33: the secrets in the body go nowhere else."""
+def test_f38_a_redirect_of_the_token_endpoint_is_not_followed(status: int) -> None:
+    """A token endpoint that redirects gets no second request anywhere: the secrets in the body stay here."""
 
     async def scene() -> None:
         async with PriavaServer() as server, PriavaServer() as elsewhere:
@@ -212,8 +214,8 @@ def test_too_much_is_refused_before_it_fills_the_memory(what: str) -> None:
     run(scene)
 
 
-def test_no_secret_is_in_the_error_or_in_anything_that_hangs_on_it() -> None:
-    """aiohttp's own exceptions carry the request's headers, with the client's credentials in them."""
+def test_f45_no_secret_is_in_an_error_of_the_endpoint_or_in_anything_that_hangs_on_it() -> None:
+    """aiohttp's exceptions carry the request's headers: none of them is in ours or in its traceback."""
 
     async def garbage(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"this is not HTTP\r\n\r\n")

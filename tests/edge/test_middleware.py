@@ -53,8 +53,8 @@ def with_bearer(source: Any, **options: Any) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(middlewares=(BearerAuth(source, origins=origins),), **options)
 
 
-def test_a_session_of_ones_own_gets_the_bearer_for_the_providers_origin_only() -> None:
-    """Requests to anywhere else pass through untouched."""
+def test_f37_a_session_of_ones_own_gets_the_bearer_for_the_providers_origin_only() -> None:
+    """Requests to another origin than those allowed pass through without the token."""
 
     async def scene() -> None:
         async with OtoServer() as server, OtoServer() as other, with_bearer(managed(server)) as client:
@@ -67,8 +67,8 @@ def test_a_session_of_ones_own_gets_the_bearer_for_the_providers_origin_only() -
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_to_another_origin_is_followed_without_the_token(status: int) -> None:
-    """A pre-signed download, say. A redirect within the origin keeps it."""
+def test_f37_a_redirect_to_another_origin_is_followed_without_the_token(status: int) -> None:
+    """Every hop is checked: a redirect to another origin goes without the token, one within it keeps it."""
 
     async def scene() -> None:
         async with OtoServer() as server, OtoServer() as other:
@@ -99,10 +99,10 @@ def test_a_redirect_to_another_origin_is_followed_without_the_token(status: int)
     ],
     ids=["bytes", "text", "json", "form", "file in memory", "large", "100-continue", "none"],
 )
-def test_a_401_is_answered_by_one_refresh_and_one_replay_with_the_body(
+def test_f32_a_401_is_answered_by_one_refresh_and_one_replay_with_the_body(
     make: Callable[[], dict[str, Any]],
 ) -> None:
-    """Whatever can be sent again is sent again, whole."""
+    """A 401 on a token that looks valid: one forced refresh, one replay with the whole body."""
 
     async def scene() -> None:
         async with OtoServer() as server, with_bearer(managed(server)) as client:
@@ -133,8 +133,8 @@ def test_a_file_is_replayed_from_its_beginning(tmp_path: Path) -> None:
     run(scene)
 
 
-def test_a_stream_that_has_been_read_is_never_replayed_empty() -> None:
-    """The 401 is returned with its body, and the token is replaced for the next request."""
+def test_f46_a_stream_that_has_been_read_is_never_replayed_empty() -> None:
+    """A body that was a stream is not replayed empty: the 401 is returned; the next request is good."""
 
     async def stream() -> AsyncIterator[bytes]:
         for _ in range(10):
@@ -158,8 +158,8 @@ def test_a_stream_that_has_been_read_is_never_replayed_empty() -> None:
     run(scene)
 
 
-def test_a_large_401_and_a_pool_of_one_connection_do_not_deadlock() -> None:
-    """The first response is released before the replay."""
+def test_f47_a_large_401_and_a_pool_of_one_connection_do_not_deadlock() -> None:
+    """A large 401 is released before the replay: a pool of one connection does not wait for itself."""
 
     async def scene() -> None:
         connector = aiohttp.TCPConnector(limit=1)
@@ -172,8 +172,8 @@ def test_a_large_401_and_a_pool_of_one_connection_do_not_deadlock() -> None:
     run(scene)
 
 
-def test_a_second_401_surfaces_and_further_requests_cause_no_refresh() -> None:
-    """The API simply says no."""
+def test_f33_a_second_401_surfaces_and_further_requests_cause_no_refresh() -> None:
+    """Twenty requests that are always answered 401 cause one forced refresh, one replay, and twenty 401s."""
 
     async def scene() -> None:
         async with OtoServer() as server, with_bearer(managed(server)) as client:
@@ -214,8 +214,8 @@ def test_if_the_token_cannot_be_replaced_its_error_is_raised_and_nothing_stays_o
     run(scene)
 
 
-def test_a_cancelled_request_in_mid_refresh_leaves_no_connection_behind() -> None:
-    """Nor does it disturb the refresh."""
+def test_f01_a_cancelled_request_in_mid_refresh_leaves_no_connection_behind() -> None:
+    """A request cancelled while its 401 is refreshed leaves no connection behind, nor stops the refresh."""
 
     async def scene() -> None:
         async with OtoServer() as server, with_bearer(managed(server)) as client:
@@ -235,8 +235,8 @@ def test_a_cancelled_request_in_mid_refresh_leaves_no_connection_behind() -> Non
     run(scene)
 
 
-def test_the_token_is_in_no_response_and_no_exception() -> None:
-    """`request_info`, `raise_for_status`, redirect history: all show `[redacted]`."""
+def test_f45_the_token_is_in_no_response_and_no_exception() -> None:
+    """request_info, raise_for_status, redirect history and tracebacks of aiohttp all show [redacted]."""
 
     async def scene() -> None:
         async with OtoServer() as server:
@@ -258,6 +258,33 @@ def test_the_token_is_in_no_response_and_no_exception() -> None:
                 with pytest.raises(aiohttp.ClientConnectionError) as broken:
                     await client.get(server.base_url + "/echo")
                 assert secret not in repr(broken.value) + "".join(traceback.format_exception(broken.value))
+
+    run(scene)
+
+
+@pytest.mark.parametrize("limit", [1, 100])
+def test_f48_a_refresh_cannot_re_enter_the_session_that_waits_for_it(limit: int) -> None:
+    """Token requests pass through no middleware and no pool of the session, although on its own origin."""
+    seen: list[str] = []
+
+    async def own(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        seen.append(request.url.path)
+        return await handler(request)
+
+    async def scene() -> None:
+        async with OtoServer() as server:
+            bearer = BearerAuth(managed(server))
+            connector = aiohttp.TCPConnector(limit=limit)
+            async with aiohttp.ClientSession(connector=connector, middlewares=(own, bearer)) as client:
+                for _ in range(2):
+                    async with client.get(server.base_url + "/large-401") as response:
+                        assert response.status == 200
+                    server.revoke_access_tokens()
+            assert server.stats.token_requests == 2
+            assert server.refusals == [], "no token request had an Authorization header"
+        assert seen == ["/large-401"] * 2
 
     run(scene)
 

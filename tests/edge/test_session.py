@@ -22,11 +22,12 @@ from tokensession import (
     EphemeralStoreWarning,
     ForeignOrigin,
     ManagedSource,
+    OutcomeUnknown,
     SignInRequired,
 )
 from tokensession.providers import OAuth2, Oto, Priava
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
-from tokensession.testing import OtoServer, PriavaServer, ScriptedEndpoint, json_reply, reply
+from tokensession.testing import OtoServer, PriavaServer, Reset, ScriptedEndpoint, json_reply, reply
 
 Scene = Callable[[], Awaitable[None]]
 
@@ -129,8 +130,8 @@ def priava(**options: Any) -> Priava:
         "ftp://api.priava.com/x",
     ],
 )
-def test_a_foreign_origin_is_refused_before_anything_happens(foreign: str) -> None:
-    """The error says how to allow it; nothing was opened."""
+def test_f37_a_foreign_origin_is_refused_before_anything_happens(foreign: str) -> None:
+    """A URL of another origin is refused before anything is opened; the error says how to allow it."""
     session = AuthedSession(priava(), store=MemoryStore())
     with pytest.raises(ForeignOrigin, match=r"session\.client"):
         session.get(foreign)
@@ -282,10 +283,10 @@ def test_a_store_by_url_is_opened_and_closed_with_the_session(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
-def test_tokens_survive_a_restart_and_the_next_refresh_uses_the_rotated_one(
+def test_f19_tokens_survive_a_restart_and_the_next_refresh_uses_the_rotated_one(
     tmp_path: Path, kind: type[FileStore] | type[SQLiteStore]
 ) -> None:
-    """The code in the configuration has been spent long ago."""
+    """Three starts over one file or database: the second and third refresh send the rotated token."""
 
     async def scene() -> None:
         async with PriavaServer() as server:
@@ -338,10 +339,10 @@ def test_opening_in_one_task_and_closing_in_another_works() -> None:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("store", ["memory", "file", "sqlite"])
-def test_the_same_objects_work_in_two_event_loops_one_after_the_other(
+def test_f42_the_same_objects_work_in_two_event_loops_one_after_the_other(
     tmp_path: Path, store: str, loop: str
 ) -> None:
-    """Session, store and provider are made outside any loop, used in one, and used in another."""
+    """Session, store and provider made outside any loop are used in one, and then in another, uvloop too."""
     factory = __import__("uvloop").new_event_loop if loop == "uvloop" else None
     kept = {
         "memory": MemoryStore,
@@ -371,8 +372,8 @@ def test_the_same_objects_work_in_two_event_loops_one_after_the_other(
     assert len(set(tokens)) == 2
 
 
-def test_a_session_left_open_by_one_loop_can_be_used_in_the_next() -> None:
-    """aiohttp complains about the client that was not closed; the session goes on with a new one."""
+def test_f42_a_session_left_open_by_one_loop_can_be_used_in_the_next() -> None:
+    """A session that was not closed before its loop ended goes on in the next one with a new client."""
     server = OtoServer()
 
     async def first() -> AuthedSession:
@@ -393,8 +394,8 @@ def test_a_session_left_open_by_one_loop_can_be_used_in_the_next() -> None:
         gc.collect()
 
 
-def test_a_hundred_requests_after_a_revocation_cause_one_refresh_and_all_are_served() -> None:
-    """Each holds the rejected token; one replaces it."""
+def test_f32_a_hundred_requests_after_a_revocation_cause_one_refresh_and_all_are_served() -> None:
+    """A hundred requests with a token that was revoked: one POST, a hundred answers."""
 
     async def scene() -> None:
         async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
@@ -426,8 +427,8 @@ def test_no_request_leaves_without_its_token_because_the_token_could_not_be_had(
     run(scene)
 
 
-def test_closing_lets_a_refresh_under_way_finish_and_store_its_token() -> None:
-    """The caller is gone, the session is closing, and the rotated token is still not lost."""
+def test_f18_closing_lets_a_refresh_under_way_finish_and_store_its_token() -> None:
+    """The caller is gone, the session is closing, and the rotated token is still stored."""
 
     async def scene() -> None:
         store = MemoryStore()
@@ -448,8 +449,52 @@ def test_closing_lets_a_refresh_under_way_finish_and_store_its_token() -> None:
     run(scene)
 
 
-def test_an_idle_session_costs_at_most_two_kibibytes_and_no_task() -> None:
-    """Beyond what it was given: ten thousand sessions over one store and one client."""
+@pytest.mark.parametrize("url", ["sqlite:///{}/tokens.db", "file://{}/tokens"])
+def test_f18_closing_a_session_drains_its_refresh_before_it_closes_its_own_store(
+    tmp_path: Path, url: str
+) -> None:
+    """The store that a session opened is closed after the refresh under way has written its token to it."""
+    store = url.format(tmp_path)
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            session = AuthedSession(Priava(**server.credentials), store=store)
+            async with server.hold("after") as gate:
+                request = asyncio.create_task(session.source.token())
+                await gate.reached()
+                closing = asyncio.create_task(session.close())
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                assert not closing.done()
+            await closing
+            token = await request
+            async with AuthedSession(Priava(**server.credentials), store=store) as again:
+                assert (await again.source.token()).fingerprint == token.fingerprint
+                assert (await again.source.refresh()).fingerprint != token.fingerprint
+            assert (server.stats.token_requests, server.stats.reuse_detections) == (2, 0)
+
+    run(scene)
+
+
+@pytest.mark.parametrize("spent", [False, True], ids=["before it is spent", "after"])
+def test_f39_a_request_of_the_session_causes_one_post_although_the_connection_is_reset(spent: bool) -> None:
+    """A token request that is reset after sending is made once: OutcomeUnknown, and no API request leaves."""
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            server.script(*[Reset(spent=spent)] * 3)
+            async with AuthedSession(Priava(**server.credentials), store=MemoryStore()) as session:
+                found = await asyncio.gather(
+                    *(session.get("/echo") for _ in range(20)), return_exceptions=True
+                )
+                assert all(isinstance(error, OutcomeUnknown) for error in found)
+            assert (server.stats.token_requests, server.stats.requests) == (1, 0)
+
+    run(scene)
+
+
+def test_f44_an_idle_session_costs_at_most_two_kibibytes_and_no_task() -> None:
+    """Ten thousand idle sessions over one store and one client cost 2 KiB each at most, and no task."""
 
     async def scene() -> None:
         store = MemoryStore()
@@ -508,8 +553,8 @@ def test_a_used_session_costs_at_most_two_kibibytes_as_well() -> None:
     run(scene)
 
 
-def test_repr_shows_state_and_no_secret() -> None:
-    """Of the session, its source, provider and store."""
+def test_f45_repr_shows_state_and_no_secret() -> None:
+    """The reprs of session, source, provider and store show state, and no secret."""
     provider = OAuth2(
         token_url="https://id.example.com/token",
         client_id="c",

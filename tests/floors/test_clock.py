@@ -32,7 +32,8 @@ def test_the_system_clock_is_a_clock_that_reads_the_machine_s() -> None:
     run(clock.sleep(0))
 
 
-def test_the_boot_clock_counts_suspended_time_where_there_is_one_that_does() -> None:
+def test_f34_the_boot_clock_counts_suspended_time_where_there_is_one_that_does() -> None:
+    """The boot clock is CLOCK_BOOTTIME, which counts suspended time, wherever the platform has it."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         before = time.clock_gettime(time.CLOCK_BOOTTIME)
         assert before <= SystemClock().boot() <= time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -57,7 +58,9 @@ def test_work_in_time_is_handed_back_and_its_timer_is_gone() -> None:
     run(main())
 
 
-def test_work_that_is_late_is_over_when_the_time_out_is_raised() -> None:
+def test_f03_f10_work_that_is_late_is_over_when_the_time_out_is_raised() -> None:
+    """Work past its deadline is stopped, has ended when the time-out is raised, and leaves no timer."""
+
     async def main() -> None:
         clock = FakeClock()
         ended: list[str] = []

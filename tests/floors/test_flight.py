@@ -152,6 +152,8 @@ WAYS: list[Callable[[Flight[str]], Awaitable[None]]] = [
 def test_f01_f02_a_cancelled_waiter_leaves_the_work_and_the_others_alone(
     cancel: Callable[[Flight[str]], Awaitable[None]],
 ) -> None:
+    """A waiter cancelled in any of eight ways reaches neither the work nor the other waiters."""
+
     async def main() -> None:
         gate = Gate()
         flight = gate.flight()
@@ -168,6 +170,8 @@ def test_f01_f02_a_cancelled_waiter_leaves_the_work_and_the_others_alone(
 
 
 def test_f01_the_caller_that_started_it_may_die_before_the_work_has_begun() -> None:
+    """A caller that dies before its flight has taken a step leaves a flight that lands for the others."""
+
     async def main() -> None:
         gate = Gate()
         flights: list[Flight[str]] = []
@@ -187,7 +191,9 @@ def test_f01_the_caller_that_started_it_may_die_before_the_work_has_begun() -> N
     run(main())
 
 
-def test_a_crowd_of_cancelled_waiters_leaves_nothing_behind() -> None:
+def test_f02_a_crowd_of_cancelled_waiters_leaves_nothing_behind() -> None:
+    """Two hundred cancelled waiters leave one flight under way, and no other task."""
+
     async def main() -> None:
         gate = Gate()
         flight = gate.flight()
@@ -275,7 +281,7 @@ def test_nobody_needs_to_look_at_an_error() -> None:
 
 
 def test_f04_landed_and_the_result_change_in_the_same_step() -> None:
-    """Whoever sees `landed` false and waits gets the result, in whatever turn of the loop."""
+    """Whoever sees that a flight has not landed, and waits, gets its result, in whatever turn of the loop."""
 
     async def main() -> None:
         gate = Gate()
@@ -423,7 +429,9 @@ def test_flights_are_kept_until_they_land_and_not_longer() -> None:
     run(main())
 
 
-def test_a_flight_that_nobody_else_refers_to_is_not_collected() -> None:
+def test_f43_a_flight_that_nobody_else_refers_to_is_not_collected() -> None:
+    """The set of flights under way keeps them alive although nobody waits for them."""
+
     async def main() -> None:
         flights = Flights()
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -479,6 +487,7 @@ def test_aborting_them_all_cancels_and_waits() -> None:
 
 
 def test_f42_flights_of_a_closed_loop_are_no_longer_under_way() -> None:
+    """Flights that a closed loop has left behind are dropped, and new ones fly in the next loop."""
     flights = Flights()
 
     async def main() -> None:
@@ -502,6 +511,7 @@ def test_f42_flights_of_a_closed_loop_are_no_longer_under_way() -> None:
 
 
 def test_f42_a_flight_of_a_closed_loop_is_stranded_or_landed() -> None:
+    """A flight of a closed loop can be told from one that may land, and waiting for it raises."""
     flights: list[Flight[str]] = []
 
     async def main() -> None:
@@ -541,7 +551,7 @@ def test_a_flight_left_behind_by_a_loop_that_was_not_tidied_up_is_stranded() -> 
 
 
 def test_f43_the_garbage_collector_cannot_take_a_flight_that_is_referenced() -> None:
-    """asyncio's own references to tasks are weak."""
+    """asyncio's references to tasks are weak: a flight is held by a strong one, and is not collected."""
 
     async def main() -> None:
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()

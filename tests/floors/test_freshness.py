@@ -145,9 +145,10 @@ jitters = st.floats(0, 1)
 
 @settings(deadline=None, max_examples=200)
 @given(lives, jitters)
-def test_for_lives_from_1_s_to_30_days_the_windows_never_exceed_their_part(
+def test_f36_for_lives_from_1_s_to_30_days_the_windows_never_exceed_their_part(
     life: float, jitter: float
 ) -> None:
+    """From 1 s to 30 days: DUE is at most a fifth of the life, spread by a fifth, EXPIRED at most a tenth."""
     limits = deadlines(token(life, 0), POLICY, 0, 0, jitter=jitter)
     due, expired = life - limits.due_wall, life - limits.expired_wall
     slack = life * 1e-9
@@ -173,7 +174,7 @@ def test_a_new_token_is_fresh_and_then_due_and_then_expired(life: float, jitter:
 
 @settings(deadline=None, max_examples=200)
 @given(lives, jitters)
-def test_no_life_makes_a_refresh_loop(life: float, jitter: float) -> None:
+def test_f36_no_life_makes_a_refresh_loop(life: float, jitter: float) -> None:
     """A token obtained by a refresh is not due at once, and the spacing ends before it is due."""
     limits = deadlines(token(life, T0), POLICY, T0, BOOT, jitter=jitter)
     assert limits.verdict(T0, BOOT) is FRESH
@@ -186,10 +187,10 @@ clocks = st.floats(-10 * DAY, 10 * DAY)
 
 @settings(deadline=None, max_examples=300)
 @given(lives, jitters, clocks, st.floats(0, 40 * DAY), clocks)
-def test_no_step_of_the_wall_clock_raises_or_lengthens_a_life(
+def test_f35_no_step_of_the_wall_clock_raises_or_lengthens_a_life(
     life: float, jitter: float, before: float, elapsed: float, step: float
 ) -> None:
-    """Obtained at T0 by somebody's clock; adopted when ours says T0 + before; then ours steps."""
+    """No step of the wall clock raises, gives a negative time, or makes a token outlive its grant."""
     limits = deadlines(token(life, T0), POLICY, T0 + before, BOOT, jitter=jitter)
     wall, boot = T0 + before + elapsed + step, BOOT + elapsed
     verdict = limits.verdict(wall, boot)
@@ -201,8 +202,8 @@ def test_no_step_of_the_wall_clock_raises_or_lengthens_a_life(
         assert not limits.alive(wall, boot)
 
 
-def test_the_earlier_of_both_clocks_counts() -> None:
-    """A laptop slept: the boot-time clock counted. Or somebody put the wall clock back an hour."""
+def test_f34_the_earlier_of_both_clocks_counts() -> None:
+    """Wall clock and boot-time clock: whichever makes a token DUE or EXPIRED first counts."""
     limits = deadlines(token(3600), POLICY, T0, BOOT)
     assert limits.verdict(T0 + 10, BOOT + 10) is FRESH
     assert limits.verdict(T0 + 10 - 3600, BOOT + 10) is FRESH
@@ -226,9 +227,10 @@ def test_the_earlier_of_both_clocks_counts() -> None:
         (29.5, 30, EXPIRED, False),
     ],
 )
-def test_a_threshold_is_reached_on_either_clock_alone(
+def test_f34_a_threshold_is_reached_on_either_clock_alone(
     wall: float, boot: float, verdict: Verdict, alive: bool
 ) -> None:
+    """Each threshold is reached on the wall clock alone and on the boot-time clock alone."""
     limits = Deadlines(10, 10, 20, 20, 30, 30)
     assert limits.verdict(wall, boot) is verdict
     assert limits.alive(wall, boot) is alive

@@ -135,7 +135,8 @@ def test_a_failure_is_remembered_until_its_pause_is_over() -> None:
     assert held.remembered(BOOT + 10) is None
 
 
-def test_each_caller_gets_a_fresh_copy_that_says_what_is_left_of_the_pause() -> None:
+def test_f22_each_caller_gets_a_fresh_copy_that_says_what_is_left_of_the_pause() -> None:
+    """A remembered failure is answered with a fresh copy whose retry_after counts down."""
     held = Held()
     original = RateLimited("x", retry_after=10)
     failed(held, original)
@@ -173,7 +174,8 @@ def test_a_new_token_forgives() -> None:
     assert failed(held, NotSent("x")) == 1, "the row of failures is over"
 
 
-def test_a_wall_clock_that_steps_changes_no_pause() -> None:
+def test_f35_a_wall_clock_that_steps_changes_no_pause() -> None:
+    """Pauses are counted on the boot clock: a step of the wall clock by a day changes none of them."""
     held = serving()
     for step in (-86_400, 86_400):
         pause = held.fail(RateLimited("x", retry_after=5), POLICY, WALL + step, BOOT, jitter=1)

@@ -169,7 +169,8 @@ def test_an_unseeded_key_lives_on_what_a_sign_in_stored() -> None:
 # -- refusals -------------------------------------------------------------------------------------
 
 
-def test_a_refused_credential_is_not_sent_again() -> None:
+def test_f21_a_refused_credential_is_not_sent_again() -> None:
+    """A refused refresh token is never redeemed again, whatever is asked."""
     error = failure(step(grant(SPENT, rejection=rejection()), have=MINE))
     assert isinstance(error, GrantRejected)
     assert error.code == "invalid_grant"
@@ -186,7 +187,8 @@ def test_a_refusal_without_a_code_still_reads_well() -> None:
     assert "(no code)" in str(failure(step(grant(SPENT, rejection=rejection(code="")))))
 
 
-def test_a_refusal_counts_for_that_credential_only() -> None:
+def test_f21_a_refusal_counts_for_that_credential_only() -> None:
+    """A remembered refusal concerns one refresh token: another one is redeemed as ever."""
     stored = grant(SPENT, rejection=rejection(SEED))
     assert step(stored, have=MINE) == redeem(stored, ROTATED, replay=False)
 
@@ -203,7 +205,8 @@ def test_the_same_seed_and_the_store_wins() -> None:
     assert descend(grant(GOOD), SEED) == grant(GOOD)
 
 
-def test_another_seed_and_the_configuration_wins() -> None:
+def test_f49_another_seed_and_the_configuration_wins() -> None:
+    """A configured refresh token that the record does not descend from goes before what is stored."""
     assert descend(grant(GOOD), OTHER_SEED) == Grant(seed=OTHER_SEED.fingerprint)
     came = step(grant(GOOD), Kind(seed=OTHER_SEED))
     assert came == Redeem(OTHER_SEED, grant(GOOD), OTHER_SEED.fingerprint, replay=False)
@@ -247,7 +250,8 @@ def test_no_seed_and_whatever_is_stored_counts() -> None:
 
 
 @pytest.mark.parametrize("provider", [ROTATING, STEADY])
-def test_a_tombstone_stops_everything(provider: Kind) -> None:
+def test_f41_a_tombstone_stops_everything(provider: Kind) -> None:
+    """Where a sign-out is stored nothing is served and nothing is redeemed."""
     for have in (None, MINE):
         for interrupted in (None, 1.0):
             came = step(grant(signed_out=True), provider, have=have, interrupted=interrupted)
@@ -406,7 +410,8 @@ def test_no_plan_sends_a_refused_or_twice_lost_credential_or_serves_what_is_no_t
 
 @settings(deadline=None, max_examples=100)
 @given(providers)
-def test_a_key_whose_replies_are_all_lost_is_asked_about_at_most_twice(provider: Kind) -> None:
+def test_f17_a_key_whose_replies_are_all_lost_is_asked_about_at_most_twice(provider: Kind) -> None:
+    """However the plans follow one another, a credential whose replies are lost is sent twice at most."""
     stored, sent = None, 0
     for turn in range(5):
         came = step(stored, provider, now=NOW + 1000 * turn)

@@ -15,7 +15,8 @@ from tokensession.token import Token, fingerprint
 SECRET, REFRESH = "at-hidden-4711", "rt-hidden-4712"
 
 
-def test_repr_shows_a_fingerprint_and_never_a_secret() -> None:
+def test_f45_repr_shows_a_fingerprint_and_never_a_secret() -> None:
+    """The repr of a token shows fingerprints, and no part of a secret."""
     token = Token(SECRET, 1000.0, 3600, REFRESH, scope="read")
     for text in (repr(token), str(token), f"{token}", repr([token])):
         assert token.fingerprint in text

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote_plus, urlencode
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokensession import wire
@@ -404,6 +404,7 @@ def test_a_secret_is_redacted_in_every_spelling(spelling: str) -> None:
     ANY_TEXT,
     ANY_TEXT,
 )
+@example(secrets=["00\x1f\\\\"], before="", after="")
 def test_no_text_around_a_secret_keeps_it_from_being_redacted(
     secrets: list[str], before: str, after: str
 ) -> None:

@@ -510,8 +510,8 @@ def test_every_row_of_the_table_is_here_or_named_elsewhere() -> None:
     assert all((tests / place.partition(":")[0]).is_file() for place in ELSEWHERE.values())
 
 
-def test_only_a_refusal_asks_for_a_new_sign_in() -> None:
-    """Transient errors, nonsense and configuration never cost the stored credentials."""
+def test_f24_only_a_refusal_asks_for_a_new_sign_in() -> None:
+    """Transient errors, nonsense and configuration errors never ask anybody to sign in again."""
     for variant in ROWS:
         for provider in variant.who:
             came = outcome(PROVIDERS[provider](), variant)
@@ -521,8 +521,8 @@ def test_only_a_refusal_asks_for_a_new_sign_in() -> None:
 
 
 @pytest.mark.parametrize("provider", ALL)
-def test_a_failure_leaves_the_stored_credentials_unchanged(provider: str) -> None:
-    """A refusal or a lost reply is written down beside the token; anything else touches no byte."""
+def test_f24_a_failure_leaves_the_stored_credentials_unchanged(provider: str) -> None:
+    """Whatever goes wrong, the stored token stays; only refusals and lost replies are noted beside it."""
 
     async def main() -> None:
         for variant in ROWS:

@@ -57,7 +57,8 @@ def test_a_scope_is_kept_as_the_server_granted_it() -> None:
     assert read(oauth2(), reply(granted())).token.scope is None
 
 
-def test_the_key_tells_servers_clients_and_seeds_apart() -> None:
+def test_f40_the_key_tells_servers_clients_and_seeds_apart() -> None:
+    """OAuth2: another server, client or seed is another key."""
     keys = [
         made(refresh_token="rt-1").key,
         made(refresh_token="rt-2").key,
@@ -69,7 +70,8 @@ def test_the_key_tells_servers_clients_and_seeds_apart() -> None:
     assert made().key == ""
 
 
-def test_neither_key_nor_repr_holds_a_secret() -> None:
+def test_f40_f45_neither_key_nor_repr_holds_a_secret() -> None:
+    """OAuth2: neither the key in the store nor the repr holds a secret."""
     for provider in (made(code=CODE), made(refresh_token=REFRESH)):
         assert_keeps_secrets(provider.key + repr(provider))
 

@@ -44,8 +44,8 @@ def test_a_bearer_goes_to_the_environment_s_own_origin(
     assert provider.origins == (origin,)
 
 
-def test_the_key_tells_environments_addresses_and_accounts_apart() -> None:
-    """One cache key for live and staging is a mistake that clients of this API make."""
+def test_f40_the_key_tells_environments_addresses_and_accounts_apart() -> None:
+    """Oto: live and staging, and two accounts, never share a key, as they do in clients of this API."""
     keys = [
         Oto(refresh_token="rt-1").key,
         Oto(refresh_token="rt-2").key,

@@ -74,7 +74,8 @@ def test_data_calls_carry_the_region_only_if_asked_to() -> None:
     assert made(region="US", region_on_requests=True).api_headers == (("TenantRegion", "US"),)
 
 
-def test_the_key_tells_regions_clients_seeds_and_addresses_apart() -> None:
+def test_f40_the_key_tells_regions_clients_seeds_and_addresses_apart() -> None:
+    """Priava: another region, client, seed or address is another key."""
     keys = [
         made(refresh_token="rt-1").key,
         made(refresh_token="rt-2").key,
@@ -92,7 +93,8 @@ def test_the_key_does_not_depend_on_the_client_secret_which_may_be_replaced() ->
     assert made(code=CODE).key == made(code=CODE, client_secret="another").key
 
 
-def test_without_a_seed_there_is_no_key_since_it_would_be_shared() -> None:
+def test_f40_without_a_seed_there_is_no_key_since_it_would_be_shared() -> None:
+    """Priava: without a seed there is no key of its own, since all who have none would share it."""
     assert made().key == ""
 
 

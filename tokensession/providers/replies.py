@@ -50,7 +50,9 @@ class _Answer:
         ):
             return ""  # it may be a token in a form that we cannot read, and so cannot redact
         text = wire.excerpt(body, self.secrets)
-        return f"; it begins: {text}" if text else " with an empty body"
+        if text or body.strip():
+            return f"; it begins: {text}" if text else ""
+        return " with an empty body"
 
     def shown(self, code: str) -> str:
         """An error code for people. One from the table is no secret, however much it looks like one."""

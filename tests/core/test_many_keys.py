@@ -1,0 +1,208 @@
+"""A hundred thousand keys: what one of them costs does not depend on the others. Counted, never timed."""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _rig import Rig, run
+
+from tokensession import ManagedSource
+from tokensession.record import Grant, encode
+from tokensession.stores import FileStore, MemoryStore, SQLiteStore
+from tokensession.stores.base import Record, Store, new_version
+from tokensession.testing import FakeClock
+from tokensession.token import Token
+
+MANY = 100_000
+
+
+def lines_of(work: Callable[[], Any]) -> int:
+    """How many lines and calls of Python this runs: a loop over all keys would show."""
+    count = 0
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal count
+        count += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def drive(coroutine: Any) -> Any:
+    """Run to its end a coroutine that never waits."""
+    with pytest.raises(StopIteration) as done:
+        coroutine.send(None)
+    return done.value.value
+
+
+async def use(store: Store, key: str) -> None:
+    """All that a refresh asks of a store."""
+    record = await store.load(key)
+    assert record is not None
+    claim = await store.claim(key, seen=record.version, timeout=0)
+    assert not isinstance(claim, Record)
+    await claim.commit(record.data)
+
+
+def test_f44_memory_looks_a_key_up_in_the_same_number_of_steps_among_100_000() -> None:
+    """Loading, claiming and committing a key runs the same lines among 100,000 keys as among ten."""
+    steps = []
+    for keys in (10, MANY):
+        store = MemoryStore(clock=FakeClock())
+
+        async def fill(store: MemoryStore = store, keys: int = keys) -> None:
+            for number in range(keys):
+                await store.put(f"tenant-{number}", b"data")
+            await store.put("the last one", b"data")
+
+        async def one(store: MemoryStore = store) -> int:
+            drive(use(store, "the last one"))  # whatever is done once is done now
+            return lines_of(lambda: drive(use(store, "the last one")))
+
+        async def scene(store: MemoryStore = store) -> None:
+            await fill()
+            steps.append(await one())
+
+        run(scene)
+    assert steps[0] == steps[1] > 20
+
+
+def test_f44_sqlite_looks_a_key_up_by_its_index_among_100_000(tmp_path: Path) -> None:
+    """Each statement of a refresh searches the index, in as many steps among 100,000 keys as among ten."""
+    steps: list[int] = []
+
+    async def scene() -> None:
+        store = SQLiteStore(tmp_path / "tokens.db", clock=FakeClock())
+        for keys in (10, MANY):
+            await store.put("tenant-7", b"data")
+            with sqlite3.connect(tmp_path / "tokens.db") as filling:
+                rows = ((f"tenant-{number}", new_version(), b"data") for number in range(keys))
+                filling.executemany(
+                    "INSERT OR IGNORE INTO tokens (key, version, data) VALUES (?, ?, ?)", rows
+                )
+            filling.close()
+            await use(store, "tenant-7")
+            counted, said = await watched(store, "tenant-7")
+            steps.append(counted)
+            with sqlite3.connect(tmp_path / "tokens.db") as asking:
+                for statement in said:
+                    if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE")):
+                        plan = asking.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+                        assert not any("SCAN" in str(row) for row in plan), (statement, plan)
+            asking.close()
+            assert any("SELECT" in statement for statement in said)
+        await store.aclose()
+
+    run(scene)
+    assert 0 < steps[1] <= steps[0] * 1.2, "the index is one level or two deeper"
+
+
+async def watched(store: SQLiteStore, key: str) -> tuple[int, list[str]]:
+    """What SQLite does for one refresh: the steps of its virtual machine, and the statements about tokens."""
+    count, said = 0, list[str]()
+    connection: Any = store._database._connection
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    connection.set_progress_handler(step, 1)
+    connection.set_trace_callback(lambda text: said.append(text) if "tokens" in text else None)
+    await use(store, key)
+    connection.set_progress_handler(None, 0)
+    connection.set_trace_callback(None)
+    return count, [text for text in said if "sqlite_master" not in text]
+
+
+def test_f44_the_file_store_opens_no_file_but_the_keys_own(tmp_path: Path) -> None:
+    """Reading one key runs the same lines of code with 300 files in the directory as with ten."""
+    steps: list[int] = []
+
+    async def scene() -> None:
+        store = FileStore(tmp_path / "tokens", clock=FakeClock())
+        await use_all(store, range(10))
+        steps.append(lines_of(lambda: store._files.read("tenant-7")))
+        for number in range(290):  # strangers to the store, as the files of other keys are
+            (tmp_path / "tokens" / f"{number:064x}.token").write_bytes(b"")
+        steps.append(lines_of(lambda: store._files.read("tenant-7")))
+        await store.aclose()
+
+    run(scene)
+    assert steps[0] == steps[1] > 5
+
+
+async def use_all(store: Store, numbers: range) -> None:
+    for number in numbers:
+        await store.put(f"tenant-{number}", b"data")
+        await use(store, f"tenant-{number}")
+
+
+def test_f44_a_refresh_leaves_nothing_behind_in_the_store_but_its_record() -> None:
+    """After ten thousand refreshes under as many keys no claim, waiter or mark is kept of any of them."""
+
+    async def scene() -> None:
+        store = MemoryStore(clock=FakeClock())
+        for number in range(10_000):
+            claim = await store.claim(f"tenant-{number}", seen=None, timeout=0)
+            assert not isinstance(claim, Record)
+            await claim.commit(b"data")
+        assert repr(store) == "<MemoryStore 10000 records, 0 claims>"
+        assert not store._waiters
+        assert not store._interrupted
+        assert store._places.taken == store._places.waiting == 0
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("serving", "few", "many"), [(False, 1000, 10_000), (True, 200, 2000)], ids=["new", "serving"]
+)
+def test_f44_a_source_costs_at_most_two_kibibytes_however_many_there_are(
+    serving: bool, few: int, many: int
+) -> None:
+    """1,000 idle sources or 10,000 of them: each costs at most 2 KiB, its token in memory included."""
+
+    async def scene() -> None:
+        clock = FakeClock(jitter=0.5)
+        store = MemoryStore(clock=clock)
+        rig = Rig(store=store, clock=clock)
+        assert rig.provider.seed is not None
+        token = Token("a" * 40, clock.wall(), 3600.0, "r" * 40)
+        data = encode(Grant(seed=rig.provider.seed.fingerprint, token=token))
+        keys = [f"tenant-{number}" for number in range(few + many)]
+        for key in keys if serving else []:
+            await store.put(key, data)
+
+        async def cost(names: list[str]) -> float:
+            gc.collect()
+            tracemalloc.start()
+            sources = [
+                ManagedSource(rig.provider, rig.endpoint, store=store, key=key, clock=clock) for key in names
+            ]
+            for source in sources if serving else []:
+                await source.token()
+            gc.collect()
+            each = tracemalloc.get_traced_memory()[0] / len(names)
+            tracemalloc.stop()
+            assert (sources[-1].snapshot().token is not None) is serving
+            return each
+
+        first, then = await cost(keys[:few]), await cost(keys[few:])
+        assert then <= 2048, f"{then:.0f} bytes"
+        assert then <= first * 1.1, f"{first:.0f} bytes each, and then {then:.0f}"
+
+    run(scene)

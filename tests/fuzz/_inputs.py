@@ -1,0 +1,298 @@
+"""Where a fuzzer's inputs come from: real replies and records, grammars that know them, and mutation.
+
+Everything is drawn from one `random.Random`, so that a seed names a whole run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+
+import msgpack
+from _hostile import ACCESS, HEAD, NUMBER, NUMBERS, PAD, PIECE, PIECES, PLANTABLE, ROTATED, SECRET
+
+from tokensession.record import Attempt, Grant, Rejection, encode
+from tokensession.stores.base import Record
+from tokensession.stores.file import _encode
+from tokensession.token import Token
+
+Make = Callable[[Random], bytes]
+
+
+def _planted(secret: str) -> str:
+    """The instruction to write a secret as it is, as text: JSON's encoder shall leave it alone."""
+    return bytes((SECRET, next(i for i, (name, _) in enumerate(PLANTABLE) if name == secret))).decode(
+        "latin-1"
+    )
+
+
+_ACCESS, _ROTATED = _planted(ACCESS), _planted(ROTATED)
+_GRANTED = {"access_token": _ACCESS, "refresh_token": _ROTATED, "token_type": "Bearer", "expires_in": 3600}
+_CODES = ("invalid_grant", "invalid_client", "slow_down", "OTO1105 : too many", "teapot", "server_error")
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode("latin-1")
+
+
+_BODIES: tuple[bytes, ...] = (
+    *(
+        _json(_GRANTED),
+        _json(_GRANTED | {"expires_in": "3600", "success": "true"}),
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+    ),
+    *(_json({"error": code, "error_description": "It is over."}) for code in _CODES),
+    _json({"success": False, "otoErrorCode": "OTO1083", "otoErrorMessage": "No such token"}),
+    _json({"data": {"access_token": _ACCESS, "validUntil": "2025-06-15T15:16:40Z"}}),
+    _json({"accessToken": _ACCESS, "refreshToken": _ROTATED, "tokenType": "bearer", "expiresIn": 60}),
+    _json({"error": {"code": 400, "message": "TOKEN_EXPIRED", "status": "INVALID_ARGUMENT"}}),
+    _json({"error": f"quoted {_ACCESS}", "error_description": _ROTATED, "access_token": _ACCESS}),
+    _json({"retry-after": "Sun, 15 Jun 2025 15:06:40", "error": "too many"}),
+    f"access_token={_ACCESS}&refresh_token={_ROTATED}&token_type=bearer&expires_in=3600".encode("latin-1"),
+    b"error=invalid_grant&error_description=gone",
+    b"<!doctype html><html><body><h1>502 Bad Gateway</h1>" + bytes([SECRET, 1]) + b"</body></html>",
+    b'{"detail": "grant_type=refresh_token&refresh_token=' + bytes([SECRET, 7]) + b'"}',
+    b'{"body": "' + bytes([SECRET, 4]) + b'"}',
+)
+
+_GRANTS = tuple(
+    map(
+        encode,
+        (
+            Grant(),
+            Grant(seed="s", signed_out=True),
+            Grant(
+                seed="66a3b15af1d2e6f9",
+                token=Token(ACCESS, 1_750_000_000.25, 3600.0, ROTATED, "read write"),
+                attempt=Attempt("credential-1", 1_750_003_000.5, 1),
+                rejection=Rejection("credential-2", "invalid_grant"),
+            ),
+            Grant(token=Token(ACCESS, 7, None, None, None)),
+        ),
+    )
+)
+_FILES = tuple(_encode("oto/production/1", Record("v1", grant)) for grant in _GRANTS)
+_MARKS = (b"1750000000.5 0123456789abcdef\n".ljust(128, b"\0"), b"nan x", b"-inf x", b"1e999", b"-1 v", b"")
+_DATES = (
+    *(
+        b"Sun, 15 Jun 2025 15:06:40 GMT",
+        b"Sunday, 15-Jun-25 15:06:40 GMT",
+        b"Sun Jun 15 15:06:40 2025",
+        b"60",
+    ),
+    *(
+        b"Wed, 31 Dec 9999 23:59:59 -2359",
+        b"15 Jun 2025 15:06 +0200 (CEST)",
+        b"1.5",
+        b"-0",
+        b"Jun, 1 1 1:1:1",
+    ),
+)
+_URLS = (
+    *(b"\0///var/lib/tokens", b"\1///tokens.db", b"\1//user:<password>@host/x", b"\2", b"\0//[::1", b"\0%00"),
+    *(b"\1///%ff%fe?x=<password>", b"\4\xed\xa0\x80", b"\7a/../b", b"\xffredis://:<password>@host", b"\1"),
+)
+_PACKED = (gzip.compress(_BODIES[0]), zlib.compress(_BODIES[0]), gzip.compress(b" " * 9000), b"\x1f\x8b\x08")
+
+
+_GOOD: tuple[tuple[bytes, tuple[int, ...]], ...] = (
+    *((body, (0, 1, 2, 3, 4)) for body in _BODIES[:2]),
+    *((body, (0, 1, 3)) for body in _BODIES if body.startswith(b'{"error": "')),
+    *((body, (5,)) for body in _BODIES if b"&" in body[:60]),
+    *((body, (6,)) for body in _BODIES if body.startswith(b'{"data"')),
+    *((body, (7,)) for body in _BODIES if body.startswith(b'{"accessToken"')),
+    (b'{"access_token": "' + _ACCESS.encode("latin-1") + b'", "expires_in": \xfc\x0b}', (0, 1, 4)),
+    (b'{"access_token": "' + _ACCESS.encode("latin-1") + b'", "scope": "\xfe\x1f"}', (0, 3)),
+)
+"""Bodies, and the numbers of those in `_hostile.ASKED` who can read them."""
+
+# -- grammars -----------------------------------------------------------------------------------------
+
+
+def _instruction(random: Random) -> bytes:
+    kind, count = random.choice(
+        (
+            (SECRET, len(PLANTABLE)),
+            (PIECE, len(PIECES)),
+            (PIECE, len(PIECES)),
+            (NUMBER, len(NUMBERS)),
+            (PAD, 99),
+        )
+    )
+    return bytes((kind, random.randrange(count)))
+
+
+def _value(random: Random, depth: int = 0) -> bytes:
+    """A JSON value, seldom a wrong one."""
+    draw = random.random()
+    if draw < 0.3:
+        return bytes((NUMBER, random.randrange(len(NUMBERS))))
+    if draw < 0.7:
+        inside = random.choice(
+            (b"", random.choice(_CODES).encode(), _instruction(random), b"bearer", b"word ")
+        )
+        return b'"' + inside + b'"'
+    if draw < 0.8 or depth > 2:
+        return random.choice((b"true", b"false", b"null", b'"false"', b"tru", b"nul"))
+    return _object(random, depth + 1) if draw < 0.93 else b"[" + _value(random, depth + 1) + b"]"
+
+
+_NAMES = (
+    *("access_token", "refresh_token", "token_type", "expires_in", "scope", "error", "error_description"),
+    *("success", "ok", "otoErrorCode", "otoErrorMessage", "errorCode", "message", "retry-after", "data"),
+    *("validUntil", "accessToken", "refreshToken", "tokenType", "expiresIn", "code", "error.message", "x"),
+)
+
+
+def _object(random: Random, depth: int = 0) -> bytes:
+    names = random.sample(_NAMES, random.randrange(6))
+    return b"{" + b", ".join(b'"%s": %s' % (name.encode(), _value(random, depth)) for name in names) + b"}"
+
+
+def _body(random: Random) -> bytes:
+    draw = random.random()
+    if draw < 0.45:
+        return random.choice(_BODIES)
+    if draw < 0.9:
+        return _object(random)
+    return b"".join(_instruction(random) for _ in range(random.randrange(8)))
+
+
+def _reply(random: Random) -> bytes:
+    """Half of them by a server that at least means to answer its client."""
+    head = bytearray(random.randbytes(HEAD))
+    if random.random() < 0.5:
+        return bytes(head) + _body(random)
+    body, readers = random.choice(_GOOD)
+    head[0], head[1] = random.choice(readers), random.choice((0, 0, 0, 2))
+    return bytes(head) + body
+
+
+_PACKABLE = (
+    *(None, True, 0, -1, 2**64 - 1, 1.5, float("nan"), float("inf"), "", "text", "é" * 40, ACCESS, b"bytes"),
+    *([], {}, [[ACCESS]], {"a": ACCESS}, msgpack.ExtType(7, ACCESS.encode()), msgpack.Timestamp(1, 1)),
+)
+
+
+def _packed(random: Random) -> object:
+    """A value that msgpack can hold."""
+    return random.choice(_PACKABLE)
+
+
+def _map(documents: Sequence[bytes]) -> Make:
+    """A stored map with a field changed, left out or added, two levels deep."""
+
+    def make(random: Random) -> bytes:
+        whole = random.choice(documents)
+        if random.random() < 0.5:
+            return whole
+        document = msgpack.unpackb(whole)
+        home = document
+        name = random.choice(list(home))
+        if isinstance(home[name], dict) and random.random() < 0.7:
+            home = home[name]
+            name = random.choice(list(home))
+        if random.random() < 0.15:
+            del home[name]
+        else:
+            home[name] = _packed(random)
+        return bytes(msgpack.packb(document))
+
+    return make
+
+
+def _one_of(seeds: Sequence[bytes]) -> Make:
+    return lambda random: random.choice(seeds)
+
+
+MAKE: dict[str, Make] = {
+    "reply": _reply,
+    "json": _body,
+    "form": _body,
+    "date": _one_of(_DATES),
+    "text": _body,
+    "record": _map(_GRANTS),
+    "file": _map(_FILES),
+    "mark": _one_of(_MARKS),
+    "url": _one_of(_URLS),
+    "inflate": _one_of(_PACKED),
+}
+
+# -- mutation -----------------------------------------------------------------------------------------
+
+_TOKENS = (
+    *(
+        b"\0",
+        b"\xff\xff",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b'"',
+        b":",
+        b",",
+        b"\\",
+        b"&",
+        b"=",
+        b"%",
+        b"\xc1",
+        b"\xdf",
+    ),
+    *(b"\xcb" + struct.pack(">d", float("nan")), b"\xce\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"9" * 20),
+    *(b"\xed\xa0\x80", b"\r\n", "٣".encode(), b" GMT", b"+9999", b"\x81\xa1a" * 9, b"-"),
+)
+
+
+def mutated(random: Random, data: bytes) -> bytes:
+    """The input with one to three things done to it; one in four is left as it is."""
+    if random.random() < 0.25:
+        return data
+    text = bytearray(data)
+    for _ in range(random.choice((1, 1, 2, 3))):
+        at = random.randrange(len(text) + 1)
+        draw = random.randrange(8)
+        if draw == 0 and at < len(text):
+            text[at] ^= 1 << random.randrange(8)
+        elif draw == 1 and at < len(text):
+            text[at] = random.randrange(256)
+        elif draw == 2:
+            del text[at : at + random.choice((1, 2, 9, 999))]
+        elif draw == 3:
+            text[at:at] = random.choice(_TOKENS)
+        elif draw == 4:
+            text[at:at] = _instruction(random)
+        elif draw == 5:
+            text[at:at] = text[at : at + random.choice((1, 4, 40))] * random.choice((1, 2, 9))
+        elif draw == 6:
+            del text[at:]
+        else:
+            other = random.randrange(len(text) + 1)
+            text[at:at] = text[other : other + 8]
+    return bytes(text)
+
+
+def inputs(name: str, seed: int) -> Callable[[], bytes]:
+    """The endless inputs of a target, one for each call."""
+    random, make = Random(f"{seed}/{name}"), MAKE[name]
+    return lambda: mutated(random, make(random))
+
+
+def seeds(name: str) -> list[bytes]:
+    """Some of a target's inputs, as they come, for a fuzzer that mutates by itself."""
+    random = Random(f"seeds/{name}")
+    return [MAKE[name](random) for _ in range(200)]
+
+
+def write_corpus(name: str, directory: Path) -> None:
+    """The seeds as files, one each."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, data in enumerate(seeds(name)):
+        (directory / f"seed-{number:03}").write_bytes(data)

@@ -1,0 +1,122 @@
+"""A token endpoint that answers with bytes: whatever a broken or hostile one may put on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+Answer = bytes | Iterable[bytes] | Callable[["Line"], Awaitable[None]]
+
+_BUFFER = 64 * 1024
+
+
+class Line:
+    """One connection: what is written to it, counted, until the other end has had enough."""
+
+    def __init__(self, writer: asyncio.StreamWriter, more: asyncio.Event) -> None:
+        self._writer = writer
+        self._more = more
+        self.sent = 0
+
+    async def send(self, data: bytes) -> None:
+        """Send it, and wait until the buffer has room again. Raises ConnectionError at the end."""
+        self._writer.write(data)
+        self.sent += len(data)
+        self._more.set()
+        await self._writer.drain()
+        await asyncio.sleep(0)
+
+
+class RawServer:
+    """Reads each token request whole, then sends the next of its answers and closes the connection.
+
+    An answer is some bytes, an iterable of bytes (endless, perhaps), or a function of the `Line`. The
+    last answer is given again and again. `posts` counts requests, `sent` the bytes sent.
+    """
+
+    def __init__(self, *answers: Answer) -> None:
+        self._answers = list(answers)
+        self._lines: list[Line] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._more = asyncio.Event()
+        self.posts = 0
+
+    @property
+    def sent(self) -> int:
+        """Bytes handed to the kernel or about to be, on all connections."""
+        return sum(line.sent for line in self._lines)
+
+    async def reached(self, sent: int) -> None:
+        """Wait until so many bytes have been sent."""
+        while self.sent < sent:
+            self._more.clear()
+            await self._more.wait()
+
+    @property
+    def url(self) -> str:
+        """The token URL."""
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/token"
+
+    async def __aenter__(self) -> RawServer:
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)  # of each connection, too
+        listening.bind(("127.0.0.1", 0))
+        self._server = await asyncio.start_server(self._serve, sock=listening)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self.idle()
+
+    async def idle(self) -> None:
+        """Wait until nobody is being answered any more: all clients have their answer or have gone."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        line = Line(writer, self._more)
+        self._lines.append(line)
+        # ValueError: a TLS greeting has no lines. The rest: the client has hung up, as it should.
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ValueError):
+            await _request(reader)
+            self.posts += 1
+            answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+            if callable(answer):
+                await answer(line)
+            else:
+                for part in (answer,) if isinstance(answer, bytes) else answer:
+                    await line.send(part)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def _request(reader: asyncio.StreamReader) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(
+        int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+    )
+    await reader.readexactly(length)
+
+
+def http(body: bytes, *headers: str, status: int = 200) -> bytes:
+    """A whole response, honest about its length."""
+    head = (f"HTTP/1.1 {status} Status", *headers, f"Content-Length: {len(body)}", "", "")
+    return "\r\n".join(head).encode() + body
+
+
+def chunked(chunks: Iterable[bytes], *headers: str) -> Iterator[bytes]:
+    """A response in chunks, which ends when they do."""
+    yield "\r\n".join(("HTTP/1.1 200 OK", *headers, "Transfer-Encoding: chunked", "", "")).encode()
+    for chunk in chunks:
+        yield b"%x\r\n%s\r\n" % (len(chunk), chunk)
+    yield b"0\r\n\r\n"

@@ -1,0 +1,369 @@
+"""A short run of the fuzzer, the same each time, what longer runs have found, and proof that it can find."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from _hostile import (
+    ACCESS,
+    ASKED,
+    CODE,
+    HEAD,
+    PAD,
+    PLANTABLE,
+    REFRESH,
+    ROTATED,
+    SECRET,
+    shows_a_secret,
+    spellings,
+)
+from _targets import SENT_AT, TARGETS, check_form, check_record, check_reply, check_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from run import Figures, fuzz, main, share
+
+from tokensession import wire
+from tokensession.errors import MalformedReply, StoreCorrupt, TokenSessionError
+from tokensession.providers import Credential, Issued, TokenReply
+from tokensession.record import Grant, decode, encode
+from tokensession.token import Token
+
+INPUTS = 16_000
+
+OUTCOMES = {
+    "reply": "Issued, Issued with a note, GrantRejected, ClientRejected, RateLimited, TokenUnavailable, "
+    "OutcomeUnknown, MalformedReply",
+    "json": "an object, MalformedReply, TruncatedReply",
+    "form": "an object, MalformedReply",
+    "date": "a moment, no moment",
+    "text": "redacted, nothing to redact",
+    "record": "a grant, StoreCorrupt",
+    "file": "a record, StoreCorrupt",
+    "mark": "a mark, no mark",
+    "url": "FileStore, SQLiteStore, MemoryStore, ConfigurationError",
+    "inflate": "inflated, MalformedReply",
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_no_input_of_a_short_run_breaks_a_promise(name: str) -> None:
+    """And each outcome comes up: a run that only ever failed to parse would prove nothing."""
+    figures = fuzz(name, share(name, INPUTS), seed=20)
+    assert figures.failures == []
+    assert figures.outcomes.keys() == set(OUTCOMES[name].split(", "))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(sorted(TARGETS)), st.binary(max_size=200))
+def test_no_bytes_at_all_break_a_promise(name: str, data: bytes) -> None:
+    """Hypothesis draws without a grammar, and shrinks what it finds."""
+    assert TARGETS[name][0](data)
+
+
+# -- what longer runs have found ----------------------------------------------------------------------
+
+
+def head(who: int, status: int) -> bytes:
+    """The instructions before a body: the reader by its place in ASKED, the status by that in STATUSES."""
+    return bytes((who, status)).ljust(HEAD, b"\0")
+
+
+def planted(secret: str, way: int = 0) -> bytes:
+    """The instruction to write a secret in one of its spellings."""
+    return bytes((SECRET, PLANTABLE.index((secret, spellings(secret)[way]))))
+
+
+BY_CODE, OAUTH2, FORM = 2, 3, 5
+REFUSED = head(OAUTH2, 2)  # with 400
+
+FINDS: Mapping[str, tuple[Callable[[bytes], str], bytes]] = {
+    "UTF-16, little end first": (check_reply, REFUSED + planted(REFRESH, -2)),
+    "UTF-16, big end first, after other text": (check_reply, REFUSED + b"echo: " + planted(REFRESH, -1)),
+    "a JSON document in a string of another": (check_reply, REFUSED + b'{"body": "' + planted(REFRESH, 4)),
+    "the same by PHP, which escapes slashes": (check_reply, head(BY_CODE, 2) + b'"' + planted(CODE, 5)),
+    "JSON in HTML": (check_reply, REFUSED + b"<pre>" + planted(REFRESH, 12)),
+    "bytes as Python shows them": (check_reply, REFUSED + b"b'" + planted(REFRESH, 13)),
+    "a form that is none, in the error's context": (check_reply, head(FORM, 0) + planted(CODE)),
+    "the same, from the parser alone": (check_form, ACCESS.encode()),
+    "an access token of one letter, which tears others apart": (
+        check_reply,
+        head(OAUTH2, 0)
+        + b'{"error": "'
+        + planted(ACCESS)
+        + b'", "error_description": "'
+        + planted(ROTATED)
+        + b'", "access_token": "X"}',
+    ),
+    "a token that the cut leaves too little of": (
+        check_reply,
+        REFUSED + bytes((PAD, 100)) + planted(ROTATED) + bytes((PAD, 0)) + b"x" * 300,
+    ),
+    "an escaped secret that goes on behind the cut": (
+        check_text,
+        bytes((PAD, 127)) + planted(REFRESH, 4) + bytes((PAD, 0)) + b"x" * 300,
+    ),
+}
+
+
+@pytest.mark.parametrize("find", FINDS)
+def test_what_was_found_once_stays_mended(find: str) -> None:
+    """Secrets that an error showed, or that hung on one."""
+    check, data = FINDS[find]
+    assert check(data)
+
+
+def test_two_secrets_that_overlap_are_both_hidden_whole() -> None:
+    """One that begins inside another used to lose its beginning only."""
+    assert wire.redact("(ab cd ef)", ["ab cd", "cd ef"]) == "([redacted])"
+    assert wire.redact("(ab cd ef)", ["cd ef", "ab cd"]) == "([redacted])"
+
+
+def test_an_excerpt_of_a_body_shorter_than_its_secret_s_escapes_is_empty() -> None:
+    """A long secret once made the cut count from the wrong end."""
+    assert wire.excerpt(b"\\u00e9" * 1000, ["é" * 700]) == ""
+
+
+def test_a_body_of_which_nothing_can_be_shown_is_not_called_empty() -> None:
+    provider, credential, _ = ASKED[OAUTH2]
+    body = json.dumps({"access_token": "é" * 1000, "x": "y" * 5000}).encode()
+    with pytest.raises(MalformedReply, match=r"answered 400\.") as caught:
+        provider.read(TokenReply(400, (), body), credential, sent_at=SENT_AT)
+    assert "empty" not in str(caught.value)
+
+
+# -- the fuzzer can find ------------------------------------------------------------------------------
+
+
+def walk(value: Any) -> None:
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        walk(inner)
+
+
+def deep(levels: int) -> Any:
+    return [deep(levels - 1)] if levels else []
+
+
+def key_error(reply: TokenReply) -> Any:
+    return wire.parse_json(reply.body)["access_token"]
+
+
+def body_in_the_message(reply: TokenReply) -> Any:
+    raise MalformedReply(f"This is no answer: {reply.body.decode('utf-8', 'replace')[:200]!r}")
+
+
+def body_in_the_context(reply: TokenReply) -> Any:
+    try:
+        json.loads(reply.body)
+    except ValueError:
+        raise MalformedReply("This is no JSON.") from None
+    raise MalformedReply("This is no answer.")
+
+
+def body_in_an_attribute(reply: TokenReply) -> Any:
+    error = MalformedReply("This is no answer.")
+    error.reply_body = reply.body  # type: ignore[attr-defined]
+    raise error
+
+
+def recursion(reply: TokenReply) -> Any:
+    if reply.body.count(b"[") > 60:
+        walk(deep(2000))
+    raise MalformedReply("This is no answer.")
+
+
+def many_lines(reply: TokenReply) -> Any:
+    raise MalformedReply(f"This is no answer.\nStatus: {reply.status}")
+
+
+def a_long_message(reply: TokenReply) -> Any:
+    raise MalformedReply("This is no answer. " * (1 + len(reply.body)))
+
+
+def an_unusable_token(reply: TokenReply) -> Any:
+    return Issued(Token(str(wire.parse_json(reply.body).get("access_token")) + "\n", SENT_AT))
+
+
+def a_token_in_a_note(reply: TokenReply) -> Any:
+    access = wire.access_token(wire.parse_json(reply.body).get("access_token"))
+    return Issued(Token(access, SENT_AT), notes=(f"an odd token: {access}",))
+
+
+def an_undocumented_error(reply: TokenReply) -> Any:
+    raise TokenSessionError("This is no answer.")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        key_error,
+        body_in_the_message,
+        body_in_the_context,
+        body_in_an_attribute,
+        recursion,
+        many_lines,
+        a_long_message,
+        an_unusable_token,
+        a_token_in_a_note,
+        an_undocumented_error,
+    ],
+)
+def test_a_broken_reader_is_found_within_a_short_run(broken: Callable[[TokenReply], Any]) -> None:
+    """A fuzzer that finds nothing here would find nothing anywhere."""
+
+    def read(reply: TokenReply, _credential: Credential, *, sent_at: float) -> Any:
+        assert sent_at == SENT_AT
+        return broken(reply)
+
+    figures = fuzz("reply", share("reply", INPUTS), seed=20, check=lambda data: check_reply(data, read))
+    assert figures.failures
+
+
+def grants_of_anything(data: bytes) -> Grant:
+    document = msgpack.unpackb(data)
+    return Grant(seed=document["seed"])
+
+
+def tokens_in_the_message(data: bytes) -> Grant:
+    try:
+        return decode(data)
+    except StoreCorrupt:
+        raise StoreCorrupt(f"The stored record is damaged: {data[:600]!r}") from None
+
+
+@pytest.mark.parametrize("broken", [grants_of_anything, tokens_in_the_message])
+def test_a_broken_decoder_is_found_within_a_short_run(broken: Callable[[bytes], Grant]) -> None:
+    check = lambda data: check_record(data, broken)  # noqa: E731 - as short as it is
+    assert fuzz("record", share("record", INPUTS), seed=20, check=check).failures
+
+
+def test_every_planted_spelling_is_recognised() -> None:
+    """Or a leak in that spelling would go unseen."""
+    for secret, way in PLANTABLE:
+        shown = "".join(c if c.isprintable() else " " for c in way.decode("utf-8", "replace"))
+        assert shows_a_secret(f"It says {' '.join(shown.split())}!") == secret
+
+
+# -- bounded work -------------------------------------------------------------------------------------
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many calls, of Python and of C functions, the work makes: it has no clock to be wrong."""
+    count = 0
+
+    def counting(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counting)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+SHAPES: Mapping[str, Callable[[int], bytes]] = {
+    "keys": lambda size: json.dumps({str(i): i for i in range(size)}).encode(),
+    "a list": lambda size: json.dumps({"error": list(range(size))}).encode(),
+    "objects in a list": lambda size: json.dumps({"x": [{"a": 1}] * size}).encode(),
+    "nesting": lambda size: b'{"a":' * size,
+    "escapes": lambda size: b'{"error": "' + b"\\u0041" * size,
+    "a description": lambda size: json.dumps({"error": "e", "error_description": "a b-" * size}).encode(),
+    "a code": lambda size: json.dumps({"error": "word " * size}).encode(),
+    "a token": lambda size: json.dumps({"access_token": "-" * size, "error": "-" * size}).encode(),
+    "fields of a form": lambda size: b"a=1&" * size,
+    "percents of a form": lambda size: b"access_token=" + b"%41" * size,
+    "backslashes": lambda size: b"\\" * size,
+    "text": lambda size: b"<p>no " * size,
+}
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_reply_of_twice_the_size_takes_at_most_twice_the_work(shape: str, status: int) -> None:
+    """No reply, of at most a mebibyte, can keep the event loop for long."""
+    for provider, credential, _ in ASKED:
+
+        def work(size: int, provider: Any = provider, credential: Credential = credential) -> int:
+            reply = TokenReply(status, (), SHAPES[shape](size))
+
+            def read() -> None:
+                with contextlib.suppress(TokenSessionError):
+                    provider.read(reply, credential, sent_at=SENT_AT)
+
+            read()  # patterns are compiled once
+            return calls(read)
+
+        # From the size on at which excerpts are full, and tokens too long to be searched for.
+        assert work(8_000) <= 2.1 * work(4_000) + 50
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: encode(Grant(token=Token("a" * size, 0.0, None, "r" * size, "s" * size))),
+        lambda size: msgpack.packb(msgpack.unpackb(encode(Grant())) | {str(i): i for i in range(size)}),
+        lambda size: msgpack.packb([{"a": 1}] * size),
+        lambda size: b"\x91" * size,
+    ],
+    ids=["a long token", "unknown fields", "maps", "nesting"],
+)
+def test_a_record_of_twice_the_size_takes_at_most_twice_the_work(make: Callable[[int], bytes]) -> None:
+    def work(size: int) -> int:
+        data = make(size)
+
+        def read() -> None:
+            with contextlib.suppress(StoreCorrupt):
+                decode(data)
+
+        return calls(read)
+
+    assert work(8_000) <= 2.1 * work(4_000) + 50
+
+
+def test_work_that_grows_with_the_square_is_seen() -> None:
+    """The count can tell: a look at each pair makes four times the calls."""
+
+    def pairs(size: int) -> int:
+        keys = list(map(str, range(size)))
+        return calls(lambda: [key.startswith(other) for key in keys for other in keys])
+
+    assert pairs(200) > 2.1 * pairs(100) + 50
+
+
+# -- the commands -------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_its_figures_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--inputs", "300", "--seed", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{name}: " in printed for name in TARGETS)
+    assert "in all: 300 inputs" in printed
+    assert "0 failures" in printed
+
+
+def test_a_failure_is_printed_with_the_command_that_shows_it_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    figures = Figures("mark", inputs=1, failures=[(b"nan x", "AssertionError: so it is")])
+    (_, again) = figures.lines()
+    assert again.split()[:3] == ["--replay", "mark", b"nan x".hex()]
+    assert main(again.split()[:3]) == 0
+    assert capsys.readouterr().out == "a mark\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is not None, reason="atheris is installed")
+def test_without_atheris_the_coverage_guided_run_says_what_to_install() -> None:
+    command = [sys.executable, str(Path(__file__).with_name("coverage_guided.py")), "reply"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "pip install atheris" in done.stderr
