@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+_LEAST_DRAW = 0.1  # of a back-off; a draw of next to nothing would be no pause at all
+
+
 class Verdict(Enum):
     """What to do with a token."""
 
@@ -218,6 +221,8 @@ def forced_pause(forced: int, lifetime: float | None, policy: Policy) -> float:
 def back_off(failures: int, usable_for: float, policy: Policy, jitter: float) -> float:
     """Seconds to wait after the `failures`-th failure in a row (1, 2, …), with full jitter.
 
+    Full but for its lowest tenth: so there is a hard bound on the token requests of a minute.
+
     While the token is good for `usable_for` seconds more there is time; when it is spent, callers
     are waiting.
     """
@@ -230,4 +235,4 @@ def back_off(failures: int, usable_for: float, policy: Policy, jitter: float) ->
         )
     else:
         cap = min(policy.expired_back_off * doublings, policy.expired_back_off_max)
-    return cap * jitter
+    return cap * max(jitter, _LEAST_DRAW)

@@ -13,7 +13,7 @@ from _rig import LIFE, Rig, run, token_reply, turns
 from _shelf import STORES, Shelf
 from _steps import REFRESH, Provider, Steps
 
-from tokensession import ClaimTimeout, NotSent, SignInRequired
+from tokensession import ClaimTimeout, NotSent, Policy, SignInRequired
 from tokensession.providers.base import TokenReply, TokenRequest
 from tokensession.stores import MemoryStore
 from tokensession.stores.base import Record
@@ -220,7 +220,7 @@ def test_f04_a_caller_that_comes_at_any_suspension_of_a_dying_flight_gets_a_soun
         reached: list[bool] = []
 
         async def scene() -> None:
-            rig = Rig(unreachable, token_reply(1))
+            rig = Rig(unreachable, token_reply(1), policy=Policy(expired_back_off=0))
             late: list[asyncio.Task[str]] = []
             joined: list[bool] = []
 
@@ -265,7 +265,7 @@ def test_f04_in_no_turn_of_the_loop_is_a_caller_given_a_dead_flights_error() -> 
     """Callers come in every turn while a flight dies: each shares its error or starts anew; none hangs."""
 
     async def scene() -> None:
-        rig = Rig(unreachable, token_reply(1))
+        rig = Rig(unreachable, token_reply(1), policy=Policy(expired_back_off=0))
         callers: list[asyncio.Task[str]] = []
         in_time: list[bool] = []
 

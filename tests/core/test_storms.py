@@ -25,6 +25,7 @@ from tokensession.testing import FakeClock, Fault, OAuth2Server, Reply, Reset, T
 
 MINUTE = 60.0
 WAVES, CALLERS = 200, 50  # ten thousand callers in one minute
+USABLE = 239.0  # seconds until the token is EXPIRED, when it has been DUE for a second
 
 TROUBLES: dict[str, Callable[[], Any]] = {
     "not sent": lambda: NotSent("no route"),
@@ -37,14 +38,16 @@ def at_most(trouble: str, jitter: float, *, usable: bool) -> int:
     """The requests in one minute that docs/life-of-a-token.md permits, from its words and the numbers.
 
     A 503 without Retry-After pauses a minute. Otherwise the pause is `jitter` of a cap that doubles: from
-    30 s while the token is usable, from 1 s to 30 s when it is not. The first request is at once.
+    30 s to 5 min while the token is usable, but a third of what is left of it at most, from 1 s to 30 s when
+    it is not; and it is never less than a tenth of that. The first request is at once.
     """
     if trouble == "503":
         return 1
     first, longest = (30.0, 300.0) if usable else (1.0, 30.0)
     moment, requests = 0.0, 0
     while moment < MINUTE and requests < WAVES:
-        moment += min(first * 2**requests, longest) * jitter
+        third = (USABLE - moment) / 3 if usable else longest
+        moment += min(first * 2**requests, longest, third) * max(jitter, 0.1)
         requests += 1
     return requests
 
@@ -61,8 +64,7 @@ def at_once(rig: Rig) -> str | TokenUnavailable:
     raise AssertionError("the caller has to wait")
 
 
-# (trouble, what is drawn, whether refresh tokens rotate). Full jitter has no least pause: if chance drew
-# 0 again and again, each wave would cost one request, though not each caller. See the test of chance below.
+# (trouble, what is drawn, whether refresh tokens rotate)
 STORMS = [
     ("not sent", 0.0, True),
     ("not sent", 0.5, True),

@@ -217,7 +217,7 @@ PROPERTIES: dict[int, tuple[str, tuple[str, ...] | str]] = {
         (
             "test_a_writer_that_is_stuck_stops_neither_readers_nor_other_keys",
             "test_a_writer_that_is_stuck_stops_no_reader_and_is_waited_for_only_so_long",
-            "test_a_store_that_never_answers_is_a_typed_error_in_time",
+            "test_f03_a_store_that_never_answers_is_a_typed_error_in_time",
         ),
     ),
     34: (

@@ -302,7 +302,7 @@ def test_a_forced_pause_is_bounded_and_never_shrinks(forced: int, life: float | 
 def test_the_back_off_has_the_documented_caps(failures: int, usable_for: float, cap: float) -> None:
     assert back_off(failures, usable_for, POLICY, 1.0) == pytest.approx(cap)
     assert back_off(failures, usable_for, POLICY, 0.5) == pytest.approx(cap / 2)
-    assert back_off(failures, usable_for, POLICY, 0.0) == 0
+    assert back_off(failures, usable_for, POLICY, 0.0) == pytest.approx(cap / 10), "never no pause at all"
 
 
 @settings(deadline=None, max_examples=200)

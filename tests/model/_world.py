@@ -157,6 +157,7 @@ class World:
         self.buried: list[Process] = []
         self.interruptions = 0  # claims that ended without a word
         self.ended: set[int] = set()  # the sign-ins that somebody has signed out of
+        self.undone = False  # a sign-out, by a token of before
         self.unsaved = 0  # what was received and could not be stored at once
         self.over = False
         self._timers = False
@@ -238,6 +239,9 @@ class World:
         return decode(self.record.data) if self.record is not None else None
 
     def write(self, data: bytes) -> Record:
+        old, new = self.grant, decode(data)
+        if old is not None and old.signed_out and new.token is not None:
+            self.undone = self.undone or self.provider.grant_of(generation(new.token)) in self.ended
         self.record = Record(new_version(), data)
         return self.record
 

@@ -85,7 +85,7 @@ class OrphansStay(BrokenFileStore):
                 temporary = path.with_name(f"{new_version()}.tmp")
                 temporary.touch(mode=0o600)
                 temporary.write_bytes(_encode(key, record))
-                time.sleep(0.02)
+                time.sleep(0.2)  # most of its time, however busy the machine: that is where it is killed
                 temporary.replace(path)
             return record
 

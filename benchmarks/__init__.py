@@ -1,0 +1,1 @@
+"""Measurements and ordeals of tokensession, run from a checkout: `python -m benchmarks`."""

@@ -1,0 +1,68 @@
+"""The command and its options."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import random
+import tempfile
+from pathlib import Path
+
+from tokensession.cli.until_signal import until_signal
+from tokensession.stores import open_store
+
+from .plan import Plan
+from .report import Report, as_json, show
+from .supervisor import Supervisor
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 1 if a promise was broken."""
+    given = _parser().parse_args(arguments)
+    seed = random.randrange(1 << 32) if given.seed is None else given.seed
+    print(f"seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="tokensession-torture-") as directory:
+        plan = Plan(
+            seconds=60 * given.minutes,
+            processes=given.processes,
+            store=given.store or f"sqlite:///{directory}/tokens.db",
+            seed=seed,
+            rate=given.rate,
+            skew=given.skew,
+            lose_replies=given.lose_replies,
+        )
+        report = asyncio.run(until_signal(_run(plan)))
+    found = report.findings()
+    show(report, found)
+    if given.json is not None:
+        given.json.write_text(as_json(report, found) + "\n")
+    if given.book is not None:
+        given.book.write_text("\n".join(report.lines) + "\n")
+    return 1 if found.broken else 0
+
+
+async def _run(plan: Plan) -> Report:
+    async with contextlib.aclosing(open_store(plan.store)) as store:
+        return await Supervisor(plan, store).run()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks torture",
+        description="Kill, stop and confuse real processes that share a token, and keep books of it.",
+    )
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long; fractions are fine (1)")
+    parser.add_argument("--processes", type=int, default=8, help="worker processes (8)")
+    parser.add_argument("--store", help="URL of a store (SQLite in a temporary directory)")
+    parser.add_argument("--seed", type=int, help="of all that is done to them (drawn, and printed)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts to a file as well")
+    parser.add_argument("--book", type=Path, metavar="FILE", help="write all that happened to a file")
+    parser.add_argument("--rate", type=float, default=240, help="API requests a second, in all (240)")
+    parser.add_argument("--skew", type=float, default=3600, help="how wrong the wall clocks are, in s (3600)")
+    parser.add_argument(
+        "--lose-replies", action="store_true", help="lose replies after the rotation too; costs sign-ins"
+    )
+    return parser

@@ -1,0 +1,119 @@
+"""The end of a run: its counts, its verdict, its table and its JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import tokensession.errors
+from tokensession.testing import ServerStats
+
+from .book import Entry
+from .plan import Plan
+from .verdict import Findings, examine
+
+__all__ = ["Report", "as_json", "show"]
+
+_WEATHER = (
+    tokensession.errors.SignInRequired,
+    tokensession.errors.TokenUnavailable,
+    tokensession.errors.StoreUnavailable,
+)
+"""What callers may be told while all this is done to them. Anything else is a defect."""
+
+_WRONG = ("no bearer", "unknown bearer", "none")
+"""Why the API may not refuse a request: `none` is a living token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a run came to. `failures` by type, `unauthorized` (401s at the API) by reason."""
+
+    plan: Plan
+    seconds: float
+    entries: list[Entry]
+    lines: list[str]
+    stats: ServerStats
+    refusals: list[str]
+    requests: int
+    failures: Counter[str]
+    unauthorized: Counter[str]
+    looks: int
+    troubles: int
+
+    def findings(self) -> Findings:
+        """What the book says, and what the counters do."""
+        found = examine(self.entries)
+        wrong = sum(self.unauthorized[reason] for reason in _WRONG)
+        strange = {name: count for name, count in self.failures.items() if not _is_weather(name)}
+        found.counts = {
+            "requests": self.requests,
+            "failures": self.failures.total(),
+            "failures that are no weather": sum(strange.values()),
+            "expiries": self.stats.expiries,
+            **found.counts,
+            "401s at the API": self.unauthorized.total(),
+            "401s for a living token, a wrong one or none": wrong,
+            "token requests that were not in order": len(self.refusals),
+            "looks at the record": self.looks,
+            "looks that the store refused": self.troubles,
+        }
+        found.by_kind |= {"failures": self.failures, "401s at the API": self.unauthorized}
+        found.must(self.requests > 0, "No request was made.")
+        found.must(not strange, f"Callers got errors that chaos does not explain: {strange}.")
+        found.must(wrong == 0, f"{wrong} requests were refused for a wrong bearer, none, or a living one.")
+        found.must(not self.refusals, f"{len(self.refusals)} token requests were not in order.")
+        return found
+
+
+def _is_weather(name: str) -> bool:
+    kind = getattr(tokensession.errors, name, None)
+    return name == "status 401" or (isinstance(kind, type) and issubclass(kind, _WEATHER))
+
+
+def show(report: Report, found: Findings) -> None:
+    """The table, each count with its kinds below it, and the verdict."""
+    plan, console = report.plan, Console(highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    shown: set[str] = set()
+    for name, count in found.counts.items():
+        table.add_row(name, f"{count:,}")
+        stem = name.partition(",")[0].removesuffix(" otherwise")
+        if stem in found.by_kind and stem not in shown:
+            shown.add(stem)
+            for kind, many in found.by_kind[stem].most_common():
+                table.add_row(f"    {kind}", f"[dim]{many:,}[/dim]")
+    console.print(table)
+    console.print(
+        f"\n{plan.seconds:g} s, {plan.processes} processes, {plan.store.partition(':')[0]}, "
+        f"seed {plan.seed}; {report.seconds:.1f} s in all"
+    )
+    for sentence in found.broken:
+        console.print(sentence, style="bold red", markup=False)
+    if not found.broken:
+        console.print("Every promise was kept.", style="bold green")
+
+
+def as_json(report: Report, found: Findings) -> str:
+    """One document: the counts, their kinds, the broken promises, and the run."""
+    document: dict[str, Any] = {
+        "counts": found.counts,
+        "by_kind": found.by_kind,
+        "broken": found.broken,
+        "run": asdict(report.plan)
+        | {
+            "took": round(report.seconds, 1),
+            "python": platform.python_version(),
+            "platform": sys.platform,
+        },
+    }
+    return json.dumps(document, indent=2)

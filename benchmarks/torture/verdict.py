@@ -1,0 +1,273 @@
+"""What the book says. Pure: a list of entries in, counts and broken promises out.
+
+Nothing here is judged by timing. A spent refresh token that comes again is excused only by who redeemed it
+before, and by what is known to have become of that process:
+
+*kill in the window*: it was killed, the record did not hold the successor once it was reaped, nobody has ever
+seen it there or redeemed it, and nobody has used its access token, except where the killed process had said
+that the store would not take the token.
+*reply lost on purpose*: the provider had rotated and withheld the reply (`--lose-replies`).
+*time-out*: the provider had rotated, and the client had left when the answer was there (a slow machine).
+Anything else is the library's fault until somebody explains it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import book
+
+__all__ = ["BY_DESIGN", "Findings", "examine"]
+
+WINDOW = "kill in the window between rotation and save"
+UNSAVED = "kill of a process whose token the store would not take"
+WITHHELD = "reply lost after the rotation (--lose-replies)"
+UNREAD = "time-out of a client that the provider was too slow for"
+TWICE = "two lost attempts in a row"
+OTHER = "no excuse found"
+BY_DESIGN = (WINDOW, UNSAVED, WITHHELD, UNREAD, TWICE)
+
+_CLEAR = ("GrantRejected", "GrantLost")
+
+
+@dataclass(slots=True)
+class Findings:
+    """Counts of everything, and the promises that were broken, a sentence each."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    by_kind: dict[str, Counter[str]] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+
+    def must(self, holds: bool, sentence: str) -> None:
+        """A promise."""
+        if not holds:
+            self.broken.append(sentence)
+
+
+def examine(entries: list[book.Entry]) -> Findings:
+    """Read the whole book."""
+    found = Findings()
+    _count(entries, found)
+    _concurrency(entries, found)
+    _reuses(entries, found)
+    _sign_ins(entries, found)
+    _attempts(entries, found)
+    _record_and_lock(entries, found)
+    _ends(entries, found)
+    return found
+
+
+def _all(entries: list[book.Entry], kind: type[Any]) -> list[Any]:
+    return [entry for entry in entries if type(entry) is kind]
+
+
+def _count(entries: list[book.Entry], found: Findings) -> None:
+    kinds = Counter(type(entry) for entry in entries)
+    found.counts |= {
+        "token requests": kinds[book.Arrived],
+        "kills": kinds[book.Killed],
+        "stops": kinds[book.Stopped],
+        "faults": kinds[book.Fault],
+        "clock steps": kinds[book.Stepped],
+        "access tokens revoked early": kinds[book.Revoked],
+        "tokens the store would not take at first": kinds[book.Unsaved],
+    }
+    found.by_kind |= {
+        "kills": Counter(entry.aim for entry in _all(entries, book.Killed)),
+        "stops": Counter(entry.aim for entry in _all(entries, book.Stopped)),
+        "faults": Counter(entry.kind for entry in _all(entries, book.Fault)),
+    }
+
+
+def _concurrency(entries: list[book.Entry], found: Findings) -> None:
+    """How many token requests of the living were at the provider at once, and who met a dead one's.
+
+    A request is over when its client has closed the connection, or when its answer is being written. That
+    of a killed client is not a second holder's; but nobody may come while the provider still works on it.
+    """
+    at_once: dict[int, str] = {}
+    dead: set[str] = set()
+    most = met = 0
+    for entry in entries:
+        match entry:
+            case book.Killed(worker):
+                dead.add(worker)
+            case book.Arrived(number, worker):
+                met += any(other in dead for other in at_once.values())
+                at_once[number] = worker
+                most = max(most, sum(other not in dead for other in at_once.values()))
+            case book.Gone(number) | book.Answered(number):
+                at_once.pop(number, None)
+    found.counts["concurrent token requests, at most"] = most
+    found.counts["token requests that met a dead client's"] = met
+    found.must(most <= 1, f"{most} token requests were under way at once.")
+    found.must(met == 0, f"{met} token requests came while that of a killed client was still worked on.")
+
+
+@dataclass(slots=True)
+class _Life:
+    """What is known of the workers and of the refresh tokens, from the whole book."""
+
+    killed: set[str]
+    unsaved: set[str]
+    stored: set[str]
+    redeemed: dict[str, book.Redeemed]
+    used: set[str]
+    reaped: dict[str, str | None]
+    unread: set[int]
+
+    @classmethod
+    def read(cls, entries: list[book.Entry]) -> _Life:
+        reaped = {entry.worker: entry.stored for entry in _all(entries, book.Reaped)}
+        return cls(
+            killed={entry.worker for entry in _all(entries, book.Killed)},
+            unsaved={entry.worker for entry in _all(entries, book.Unsaved)},
+            stored={entry.credential for entry in _all(entries, book.Stored)},
+            redeemed={entry.credential: entry for entry in _all(entries, book.Redeemed)},
+            used={entry.access for entry in _all(entries, book.Used)},
+            reaped=reaped,
+            unread={entry.number for entry in _all(entries, book.Unread)},
+        )
+
+    def excuse(self, credential: str) -> str:
+        """Why this refresh token, which has been redeemed before, could come again."""
+        first = self.redeemed.get(credential)
+        if first is None:
+            return OTHER
+        if first.withheld:
+            return WITHHELD
+        if first.number in self.unread:
+            return UNREAD
+        lost = (
+            first.worker in self.killed
+            and first.worker in self.reaped
+            and self.reaped[first.worker] != first.successor
+            and first.successor not in self.stored
+            and first.successor not in self.redeemed
+        )
+        if lost and first.worker in self.unsaved:
+            return UNSAVED
+        return WINDOW if lost and first.access not in self.used else OTHER
+
+
+def _reuses(entries: list[book.Entry], found: Findings) -> None:
+    life = _Life.read(entries)
+    reuses = [(place, entry) for place, entry in enumerate(entries) if isinstance(entry, book.Reused)]
+    excuses = Counter(life.excuse(entry.credential) for _, entry in reuses)
+    found.by_kind["reuse detections"] = excuses
+    found.counts["reuse detections, excused"] = excuses.total() - excuses[OTHER]
+    found.counts["reuse detections otherwise"] = excuses[OTHER]
+    found.must(
+        excuses[OTHER] == 0, f"{excuses[OTHER]} times a spent refresh token was sent again without excuse."
+    )
+    silent = sum(not _told_after(entries, place) for place, _ in reuses)
+    found.counts["reuse detections that no caller was told of"] = silent
+    found.must(silent == 0, f"{silent} reuse detections were not followed by a clear 'sign in again'.")
+
+
+def _told_after(entries: list[book.Entry], place: int) -> bool:
+    """Whether callers were told to sign in again before that was done."""
+    for entry in entries[place:]:
+        if isinstance(entry, book.Told) and entry.error in _CLEAR:
+            return True
+        if isinstance(entry, book.SignedIn):
+            return False
+    return False
+
+
+def _sign_ins(entries: list[book.Entry], found: Findings) -> None:
+    """Why each sign-in was lost."""
+    life, causes = _Life.read(entries), Counter[str]()
+    lost = _lost_attempts(entries)
+    reused = {entry.credential for entry in _all(entries, book.Reused)}
+    for entry in _all(entries, book.SignedIn):
+        if entry.credential in reused:
+            causes[life.excuse(entry.credential)] += 1
+        else:
+            causes[TWICE if lost[entry.credential] >= 2 else OTHER] += 1
+    found.by_kind["sign-ins lost"] = causes
+    found.counts["sign-ins lost, by design"] = causes.total() - causes[OTHER]
+    found.counts["sign-ins lost otherwise"] = causes[OTHER]
+    found.must(causes[OTHER] == 0, f"{causes[OTHER]} sign-ins were lost for no good reason.")
+
+
+def _lost_attempts(entries: list[book.Entry]) -> Counter[str]:
+    """For each refresh token, the claims to redeem it that ended in a lost answer or in a kill."""
+    lost: Counter[str] = Counter()
+    holding: dict[str, str] = {}
+    for entry in entries:
+        match entry:
+            case book.Claimed(worker, credential):
+                holding[worker] = credential
+            case book.Heard(worker, credential, "OutcomeUnknown"):
+                lost[credential] += 1
+                holding.pop(worker, None)
+            case book.Released(worker):
+                holding.pop(worker, None)
+            case book.Reaped(worker):
+                if worker in holding:
+                    lost[holding.pop(worker)] += 1
+    return lost
+
+
+def _attempts(entries: list[book.Entry], found: Findings) -> None:
+    """How often a refresh token was sent again after its answer had been lost, by whatever means."""
+    open_: dict[str, str] = {}
+    unknown: Counter[str] = Counter()
+    replays = 0
+    for entry in entries:
+        match entry:
+            case book.Sent(worker, credential):
+                replays += unknown[credential] > 0
+                open_[worker] = credential
+            case book.Heard(worker, credential, outcome):
+                open_.pop(worker, None)
+                unknown[credential] += outcome == "OutcomeUnknown"
+            case book.Reaped(worker):
+                if worker in open_:
+                    unknown[open_.pop(worker)] += 1
+    worst = max(unknown.values(), default=0)
+    found.counts["replays"] = replays
+    found.counts["lost answers to one refresh token, at most"] = worst
+    found.must(worst <= 2, f"A refresh token was sent {worst} times into the unknown: one replay is allowed.")
+
+
+def _record_and_lock(entries: list[book.Entry], found: Findings) -> None:
+    corrupt, leaked = _all(entries, book.Corrupt), _all(entries, book.Leaked)
+    found.counts["corrupt records"] = len(corrupt)
+    found.counts["leaked locks"] = len(leaked)
+    found.must(not corrupt, f"The record could not be read {len(corrupt)} times: {_first(corrupt)}")
+    found.must(not leaked, f"The key was still claimed when everybody had gone: {_first(leaked)}")
+
+
+def _first(entries: list[Any]) -> str:
+    return entries[0].what if entries else ""
+
+
+_EXPLAINED = (
+    "revoked early",
+    "grant revoked",
+    "expired, but alive by the client's wrong clock",
+    "expired while its client was stopped",
+    "expired while its refresher was stopped",
+    "expired on its way",
+)
+
+
+def _ends(entries: list[book.Entry], found: Findings) -> None:
+    surfaced = Counter(entry.why for entry in _all(entries, book.Surfaced))
+    died, unproven = _all(entries, book.Died), _all(entries, book.Unproven)
+    odd = sum(count for why, count in surfaced.items() if why not in _EXPLAINED)
+    found.by_kind["401s that callers got"] = surfaced
+    found.counts |= {
+        "401s that callers got, explained": surfaced.total() - odd,
+        "401s that callers got otherwise": odd,
+        "workers that ended by themselves": len(died),
+        "workers that recovered": len(_all(entries, book.Proven)),
+        "workers that did not recover": len(unproven),
+    }
+    found.must(odd == 0, f"{odd} times a caller got a 401 that nothing explains.")
+    found.must(not died, f"{len(died)} workers ended by themselves: {died[0].words if died else ''}")
+    found.must(not unproven, f"{len(unproven)} workers had no new token after chaos had ended.")

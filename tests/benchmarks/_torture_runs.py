@@ -1,0 +1,83 @@
+"""Runs of the torture command as real processes, and what becomes of their children."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+GUARD = 90.0  # seconds; an upper bound for a hang, never waited for
+
+if str(ROOT) not in sys.path:  # the benchmarks are no part of what is installed
+    sys.path.insert(0, str(ROOT))
+
+
+def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
+    """`python -m benchmarks …` with its temporary files under `tmp`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp)},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status, and what it said."""
+    assert process.stdout is not None
+    guard = threading.Timer(GUARD, process.kill)
+    guard.start()
+    try:
+        with process.stdout:
+            said = process.stdout.read()
+        return process.wait(), said
+    finally:
+        guard.cancel()
+
+
+def until_said(process: subprocess.Popen[str], words: str) -> None:
+    """Read its output as far as a line with these words."""
+    assert process.stdout is not None
+    guard = threading.Timer(GUARD, process.kill)
+    guard.start()
+    try:
+        for line in process.stdout:
+            if words in line:
+                return
+        raise AssertionError(f"it never said {words!r}")
+    finally:
+        guard.cancel()
+
+
+def children(parent: int) -> list[int]:
+    """The process ids whose parent this is."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            if int(stat.rpartition(")")[2].split()[1]) == parent:
+                found.append(int(entry.name))
+    return found
+
+
+def all_gone(handles: list[int]) -> bool:
+    """Wait until the processes behind these pidfds have ended; False if one is there after the guard."""
+    try:
+        for handle in handles:
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            if not poll.poll(GUARD * 1000):
+                return False
+        return True
+    finally:
+        for handle in handles:
+            os.close(handle)

@@ -1,0 +1,94 @@
+"""The torture command as a user runs it: it ends well, says all it counted, and leaves nobody behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from _torture_runs import all_gone, children, finish, start, until_said
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+COUNTS = {
+    "requests",
+    "failures",
+    "failures that are no weather",
+    "expiries",
+    "token requests",
+    "kills",
+    "stops",
+    "faults",
+    "clock steps",
+    "access tokens revoked early",
+    "tokens the store would not take at first",
+    "concurrent token requests, at most",
+    "token requests that met a dead client's",
+    "reuse detections, excused",
+    "reuse detections otherwise",
+    "reuse detections that no caller was told of",
+    "sign-ins lost, by design",
+    "sign-ins lost otherwise",
+    "replays",
+    "lost answers to one refresh token, at most",
+    "corrupt records",
+    "leaked locks",
+    "401s that callers got, explained",
+    "401s that callers got otherwise",
+    "workers that ended by themselves",
+    "workers that recovered",
+    "workers that did not recover",
+    "401s at the API",
+    "401s for a living token, a wrong one or none",
+    "token requests that were not in order",
+    "looks at the record",
+    "looks that the store refused",
+}
+
+
+def test_a_short_torture_ends_well_and_counts_everything(tmp_path: Path) -> None:
+    """Three processes, five seconds of chaos: exit status 0, and each count is in the JSON."""
+    file = tmp_path / "counts.json"
+    arguments = ["--minutes", "0.08", "--processes", "3", "--seed", "7", "--json", str(file)]
+    status, said = finish(start("torture", *arguments, tmp=tmp_path))
+    assert status == 0, said
+    document = json.loads(file.read_text())
+    assert set(document["counts"]) == COUNTS
+    assert document["broken"] == []
+    assert document["counts"]["requests"] > 0
+    assert document["counts"]["token requests"] > 0
+    assert document["counts"]["kills"] > 0
+    assert document["counts"]["workers that recovered"] == 3
+    assert document["counts"]["looks at the record"] > 0
+    assert "Every promise was kept." in said
+    assert "seed 7" in said
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
+def test_the_end_of_the_command_is_the_end_of_its_processes(end: signal.Signals, tmp_path: Path) -> None:
+    """Also of one that stands still, and although a killed supervisor can end nobody."""
+    process = start("torture", "--minutes", "10", "--processes", "2", tmp=tmp_path)
+    try:
+        until_said(process, "at work")
+        workers = children(process.pid)
+        handles = [os.pidfd_open(worker) for worker in workers]
+        signal.pidfd_send_signal(handles[0], signal.SIGSTOP)
+        process.send_signal(end)
+        status, said = finish(process)
+    finally:
+        process.kill()
+    assert len(workers) == 2
+    assert all_gone(handles)
+    assert status == (130 if end is signal.SIGINT else -signal.SIGKILL), said
+
+
+def test_without_a_name_the_benchmarks_are_listed(tmp_path: Path) -> None:
+    """And an unknown name is a mistake."""
+    status, said = finish(start(tmp=tmp_path))
+    assert (status, "torture" in said) == (0, True)
+    status, said = finish(start("tortoise", tmp=tmp_path))
+    assert (status, "torture" in said) == (2, True)
