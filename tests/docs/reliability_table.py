@@ -1,4 +1,4 @@
-"""Writes the two tables in docs/reliability.md: the failures and their tests, the stores' properties and theirs.
+"""Writes the tables in docs/reliability.md: the failures and their tests, the stores' properties and theirs.
 
 python tests/docs/reliability_table.py
 
@@ -72,12 +72,12 @@ FAILURES = {
 }
 
 NOT_COVERED = {
-    7: "it takes a store that hosts share, and none ships yet. The refresh itself is tried against claims with "
-    "leases, in the model below.",
+    7: "it takes a store that hosts share, and none ships yet. The refresh itself is tried against claims "
+    "with leases, in the model below.",
 }
 
 PARTS = {
-    10: "The half about leases waits for a store that has some; in the model below leases lapse at any moment.",
+    10: "The half about leases waits for a store that has some; in the model below they lapse at any moment.",
 }
 
 Test = tuple[str, str, str]  # file, name, promise

@@ -26,9 +26,7 @@ def constraints() -> str:
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     sections = [project["dependencies"], *project["optional-dependencies"].values()]
     bounds = {name: bound for section in sections for name, bound in declared(section)}
-    return "".join(
-        f"{name}=={bound.removeprefix('>=')}\n" for name, bound in sorted(bounds.items()) if bound
-    )
+    return "".join(f"{name}=={bound.removeprefix('>=')}\n" for name, bound in sorted(bounds.items()) if bound)
 
 
 if __name__ == "__main__":
