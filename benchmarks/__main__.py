@@ -1,30 +1,146 @@
-"""`python -m benchmarks NAME ...`: runs one benchmark; without a name it lists them.
+"""`python -m benchmarks`: measures everything that one machine can, then draws the plots and writes the page.
 
-A benchmark is a module or package of this one with `main(arguments) -> exit status`. It is loaded when it
-is named, so that one of them may need what another does without. To add one, add it to the table.
+    python -m benchmarks                      all that measure; the figures go to benchmarks/results
+    python -m benchmarks --quick              all of them, small: shows that they work, and saves nothing
+    python -m benchmarks NAME [options]       one of them
+    python -m benchmarks plots                the plots and docs/benchmarks.md again, from the saved figures
+    python -m benchmarks --list               what there is
+
+A benchmark is a module or package of this one with `main(arguments) -> exit status`. It is loaded when it is
+named, so that one of them may need what another does without. To add one, add it to the table. When all of
+them run, each has a process of its own: what it finds does not depend on what ran before it, and the others
+go on if it fails.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
+
+__all__ = ["BENCHMARKS", "MEASURING", "main", "module_of", "run_all"]
 
 BENCHMARKS = {
+    "hot-path": "what it costs to ask for a token that is fresh",
+    "import": "how long `import tokensession` takes, beside what it is built on",
+    "stores": "load, claim, commit and hand-over in each store, beside what the disk allows",
+    "overhead": "requests per second through a session, beside raw aiohttp",
+    "contention": "thousands of tasks find the token expired at once",
+    "processes": "processes that share a store find the token expired at once",
+    "steady": "latency under constant load, across fifty expiries",
+    "cancelled": "the caller that started the refresh is cancelled, others wait",
+    "revoked": "the server takes the token back, and a hundred requests find out at once",
+    "outage": "the token endpoint is down for a minute, and ten thousand callers ask",
+    "tenants": "a hundred thousand tokens in one process: memory and look-up",
     "torture": "kill, stop and confuse real processes that share a token, and keep books of it",
 }
+"""In the order in which they are run and are on the page."""
 
+MEASURING = tuple(name for name in BENCHMARKS if name != "torture")
+"""Those that run when no name is given. Torture takes as long as it is told to, and is run by name."""
+
+_MODULES = {"import": "imports"}  # `import` is no name for a module
 _USAGE = 2  # exit status: not a command
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status of the benchmark that is named first, or of listing them."""
-    if arguments and arguments[0] in BENCHMARKS:
-        status: int = import_module(f"{__package__}.{arguments[0]}").main(arguments[1:])
-        return status
-    print("usage: python -m benchmarks NAME [options], where NAME is one of:\n")
-    for name, what in BENCHMARKS.items():
-        print(f"  {name:<10}  {what}")
-    return 0 if not arguments or arguments[0] in ("-h", "--help") else _USAGE
+    """The exit status of what is named first, or of everything."""
+    match arguments:
+        case [] | ["--quick"]:
+            return run_all(quick=bool(arguments))
+        case ["-h" | "--help" | "--list"]:
+            print(_listing())
+            return 0
+        case ["plots"]:
+            return _draw()
+        case [name, *options] if name in BENCHMARKS:
+            status: int = import_module(module_of(name)).main(options)
+            return status
+    print(_listing(), file=sys.stderr)
+    return _USAGE
+
+
+def module_of(name: str) -> str:
+    """The module that has the benchmark of this name."""
+    return f"benchmarks.{_MODULES.get(name, name.replace('-', '_'))}"
+
+
+def _listing() -> str:
+    width = max(map(len, BENCHMARKS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in BENCHMARKS.items()]
+    return "\n".join(
+        [
+            "usage: python -m benchmarks [--quick]           all but torture",
+            "       python -m benchmarks NAME [options]      one; its options: NAME --help",
+            "       python -m benchmarks plots               plots and page, from the saved figures",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _in_own_process(name: str, options: Sequence[str]) -> int:
+    command = [sys.executable, "-m", "benchmarks", name, *options]
+    return subprocess.run(command, check=False).returncode
+
+
+def _draw() -> int:
+    from .page import write
+
+    _say(f"wrote {write()}")
+    try:
+        from .plots import draw
+
+        for plot in draw():
+            _say(f"drew {plot}")
+    except ModuleNotFoundError as missing:
+        if missing.name != "matplotlib":
+            raise
+        _say("matplotlib is not installed (pip install -e '.[bench]'): the plots are the old ones.")
+        return 1
+    return 0
+
+
+def run_all(
+    *,
+    quick: bool = False,
+    run: Callable[[str, Sequence[str]], int] = _in_own_process,
+    draw: Callable[[], int] = _draw,
+) -> int:
+    """Run all that measure, one after the other, and draw. Exit status 1 if anything failed."""
+    from .harness import environment
+
+    _print_environment(environment.environment())
+    if not quick and find_spec("matplotlib") is None:
+        _say("matplotlib is not installed (pip install -e '.[bench]'): no plot will be drawn.")
+    failed = []
+    for number, name in enumerate(MEASURING, 1):
+        _say(f"[{number}/{len(MEASURING)}] {name}: {BENCHMARKS[name]}")
+        began = time.monotonic()
+        status = run(name, ["--quick"] if quick else [])
+        took = f"after {time.monotonic() - began:.0f} s"
+        _say(f"{name}: done {took}" if status == 0 else f"{name}: FAILED {took}, exit status {status}")
+        if status != 0:
+            failed.append(name)
+    drawn = 0 if quick else draw()
+    if failed:
+        _say(f"failed: {', '.join(failed)}")
+    return 1 if failed or drawn else 0
+
+
+def _print_environment(found: dict[str, object]) -> None:
+    for name, value in found.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{library} {version}" for library, version in value.items())
+        print(f"{name}: {value}")
+    sys.stdout.flush()  # before the first benchmark prints
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
