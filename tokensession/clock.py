@@ -21,7 +21,11 @@ _LAST_LOOK = 16  # turns of the event loop; a reply that is in the socket's buff
 
 
 class Clock(Protocol):
-    """Time, chance and patience. All values are in seconds."""
+    """Time, chance and patience. All values are in seconds.
+
+    A clock may also say `boot_counts_sleep = True`, if its `boot` surely counts suspended time: then a
+    fresh token is served by that clock alone, and the wall clock is looked at once a second.
+    """
 
     def wall(self) -> float:
         """Seconds since the Unix epoch. May jump either way."""
@@ -40,10 +44,10 @@ class Clock(Protocol):
         ...
 
 
+_COUNTS_SLEEP = hasattr(time, "CLOCK_BOOTTIME")
+
 # A C-level partial: calling a Python function for it would cost as much as the clock itself.
-_BOOT = (
-    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-)
+_BOOT = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if _COUNTS_SLEEP else time.monotonic
 
 
 class SystemClock:
@@ -55,7 +59,8 @@ class SystemClock:
 
     __slots__ = ()
 
-    # Plain functions as class attributes: the hot path reads both clocks on every request.
+    boot_counts_sleep = _COUNTS_SLEEP
+    # Plain functions as class attributes: the hot path reads a clock on every request.
     wall = staticmethod(time.time)
     boot = staticmethod(_BOOT)
     jitter = staticmethod(random.random)  # spreads load; nothing secret is drawn from it

@@ -128,8 +128,8 @@ class Deadlines:
     """The moments at which a token becomes DUE and EXPIRED, on two clocks.
 
     The wall clock is wrong after a step, the boot-time clock is not known to another process; so
-    both are kept, and whichever comes first counts. Two comparisons are all the hot path pays. `over`
-    is the real end of the token's life, up to which it still serves if no other can be had.
+    both are kept, and whichever comes first counts. `over` is the real end of the token's life, up to
+    which it still serves if no other can be had.
     """
 
     due_wall: float

@@ -57,13 +57,17 @@ class Snapshot:
 class Held:
     """The token being served, its deadlines, and the memory of what went wrong.
 
+    `sure_until` (boot-time clock) is until when the token is FRESH without another look at the wall clock,
+    which is looked at every `between_looks` seconds.
     `not_before` (boot-time clock) is when the next refresh ahead may start. `forced` counts the forced
     refreshes in a row that did not help, this token's own included; `in_vain` is set when it turns out
     that this one did not either. `error` is answered from memory until `error_until`.
     """
 
+    between_looks: float = 0.0
     token: Token | None = None
     deadlines: Deadlines = NO_TOKEN
+    sure_until: float = float("-inf")
     since: float = 0.0
     not_before: float = float("-inf")
     forced: int = 0
@@ -92,9 +96,17 @@ class Held:
         self.in_vain = False
         self.token = token
         self.deadlines = deadlines(token, policy, wall, boot, jitter=jitter)
+        self.look(wall, boot)
         self.since = boot
         self.not_before = boot + spacing(token.lifetime, policy) if spaced else boot
         self._forgive()
+
+    def look(self, wall: float, boot: float) -> Verdict:
+        """The verdict, by both clocks."""
+        verdict = self.deadlines.verdict(wall, boot)
+        fresh = verdict is Verdict.FRESH
+        self.sure_until = min(self.deadlines.due_boot, boot + self.between_looks) if fresh else float("-inf")
+        return verdict
 
     def keep(self, wall: float, boot: float) -> None:
         """Go on with this token to its end: its refresh token may be spent, and is left alone."""
@@ -103,7 +115,7 @@ class Held:
 
     def forget(self) -> None:
         """Serve nothing."""
-        self.token, self.deadlines = None, NO_TOKEN
+        self.token, self.deadlines, self.sure_until = None, NO_TOKEN, float("-inf")
         self._forgive()
 
     def fail(

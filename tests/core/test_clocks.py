@@ -61,6 +61,35 @@ def test_f34_a_token_that_expired_while_the_machine_slept_is_not_served(noticed:
     run(scene)
 
 
+def test_f34_f35_a_clock_that_counts_sleep_is_read_alone_and_the_wall_clock_once_a_second() -> None:
+    """Asleep for an hour: noticed at once. A step of the wall clock: noticed within a second of use."""
+
+    async def scene() -> None:
+        clock = FakeClock(jitter=0.5, boot_counts_sleep=True)
+        looks: list[str] = []
+
+        def wall() -> float:
+            looks.append("wall")
+            return FakeClock.wall(clock)
+
+        rig = Rig(token_reply(1), token_reply(2), token_reply(3), clock=clock)
+        await rig.access()
+        clock.wall = wall  # type: ignore[method-assign]
+        for _ in range(100):
+            assert await rig.access() == "access-1"
+        assert not looks, "one clock is enough"
+        clock.advance(0.5)
+        clock.step_wall(LIFE)
+        assert await rig.access() == "access-1", "nobody has looked yet"
+        clock.advance(0.5)
+        assert await rig.access() == "access-2"
+        clock.advance(LIFE)
+        clock.step_wall(-LIFE)  # it slept, and the wall clock has not noticed
+        assert await rig.access() == "access-3"
+
+    run(scene)
+
+
 def test_f34_a_boot_clock_that_stood_still_while_the_machine_slept_is_no_excuse_either() -> None:
     """Where the monotonic clock does not count sleep, the wall clock alone ends the token's life."""
 

@@ -606,8 +606,8 @@ def test_eager_tasks_change_nothing_and_leave_nothing_behind() -> None:
         source = ManagedSource(Oto(refresh_token="r"), endpoint, store=MemoryStore())
         for _ in range(50):
             await source.refresh()
-        assert repr(source._flights) == "<Flights 0 under way>"
-        assert source._flight is None
-        assert not source._flights._flights
+        assert repr(source._refreshes._flights) == "<Flights 0 under way>"
+        assert source._refreshes._flight is None
+        assert not source._refreshes._flights._flights
 
     run(scene)

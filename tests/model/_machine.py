@@ -57,7 +57,7 @@ class Refreshes(RuleBasedStateMachine):
     @rule(which=WHICH)
     def the_api_refuses_the_token(self, which: int) -> None:
         process = self._process(which)
-        token = process.source._held.token
+        token = process.source._refreshes.held.token
         if token is not None:
             self._do(lambda: process.call(process.source.refresh(token)))
 
@@ -340,7 +340,9 @@ class Refreshes(RuleBasedStateMachine):
             moved = [op.meet(next(iter(op.fates))) for op in world.ops]
             if any(moved):
                 continue
-            busy = [each for each in world.processes if each.tasks or each.source._flights.under_way]
+            busy = [
+                each for each in world.processes if each.tasks or each.source._refreshes._flights.under_way
+            ]
             if not busy and not world.ops:
                 return
             world.advance(1.0)

@@ -280,7 +280,7 @@ class Process:
         )
         for flaw in self.world.flaws & FLAWED.keys():
             kept = {each.name: getattr(source._renewal, each.name) for each in fields(Renewal)}
-            source._renewal = FLAWED[flaw](**kept)
+            source._refreshes._renewal = FLAWED[flaw](**kept)
         return source
 
     def note(self, event: Event) -> None:
@@ -291,7 +291,7 @@ class Process:
         """At the end of the world: nobody is left waiting."""
         for task in tuple(self.tasks):
             task.cancel()
-        await self.source._flights.abort()
+        await self.source._refreshes._flights.abort()
 
     def call(self, work: Coroutine[Any, Any, Token | None]) -> None:
         """Start a caller; what it gets is kept."""

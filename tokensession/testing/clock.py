@@ -14,11 +14,20 @@ class FakeClock:
     `jitter` is one number that is drawn for ever, or a script of numbers: then the draw after the last
     one raises AssertionError. `sleep` returns when the boot clock has been moved past its end. Use it
     from one event loop at a time; it may be used in several, one after another.
+
+    `boot_counts_sleep` is what the clock says of itself: by default nothing, so both clocks are read at
+    every look.
     """
 
     def __init__(
-        self, wall: float = 1_750_000_000.0, boot: float = 1000.0, jitter: float | Iterable[float] = 0.0
+        self,
+        wall: float = 1_750_000_000.0,
+        boot: float = 1000.0,
+        jitter: float | Iterable[float] = 0.0,
+        *,
+        boot_counts_sleep: bool = False,
     ) -> None:
+        self.boot_counts_sleep = boot_counts_sleep
         self._wall = wall
         self._boot = boot
         self._fixed = float(jitter) if isinstance(jitter, int | float) else None
