@@ -57,7 +57,12 @@ def main(arguments: list[str]) -> int:
         case ["plots"]:
             return _draw()
         case [name, *options] if name in BENCHMARKS:
-            status: int = import_module(module_of(name)).main(options)
+            try:
+                module = import_module(module_of(name))
+            except ModuleNotFoundError as missing:
+                print(f"{name} needs {missing.name}: pip install '.[bench]' brings it.", file=sys.stderr)
+                return _USAGE
+            status: int = module.main(options)
             return status
     print(_listing(), file=sys.stderr)
     return _USAGE

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -70,35 +70,55 @@ class SystemClock:
         return "SystemClock()"
 
 
-async def within(clock: Clock, seconds: float, work: Coroutine[Any, Any, T]) -> T:
+async def within(
+    clock: Clock,
+    seconds: float,
+    work: Coroutine[Any, Any, T],
+    *,
+    lost: Callable[[T], Awaitable[None]] | None = None,
+) -> T:
     """The result of the work, or TimeoutError after that many seconds of this clock.
 
     Like `asyncio.timeout`, except that a test's clock counts. The work is over when this returns, unless
-    it ignores its cancellation: then it is left to itself.
+    it ignores its cancellation: then it is left to itself. If it has come to a result that the caller,
+    cancelled or out of time, does not get, `lost` is awaited with it.
 
     When time is up the work gets one last look at what has already arrived. A process that was stopped,
     or a laptop whose lid was closed, wakes with all its timers run out at once and the reply in its
     socket; and that reply may be the only copy of a rotated refresh token.
     """
-    task, timers = asyncio.ensure_future(work), [asyncio.ensure_future(clock.sleep(seconds))]
+    task = asyncio.ensure_future(work)
     try:
-        await asyncio.wait((task, *timers), return_when=asyncio.FIRST_COMPLETED)
+        await _until(clock, seconds, task)
         for _ in range(_LAST_LOOK):
             if task.done():
                 break
             await asyncio.sleep(0)
         else:
             raise TimeoutError
-        return task.result()
-    finally:
+    except GeneratorExit:
+        raise  # the event loop is gone, and its tasks with it
+    except BaseException:
         task.add_done_callback(_look_away)
         if not task.done():
             task.cancel()
-            timers.append(asyncio.ensure_future(clock.sleep(_TO_END)))
-            await asyncio.wait((task, timers[-1]), return_when=asyncio.FIRST_COMPLETED)
-        for timer in timers:
+            await _until(clock, _TO_END, task)
+        if lost is not None and task.done() and not task.cancelled() and task.exception() is None:
+            await lost(task.result())
+        raise
+    if task.cancelled():
+        raise RuntimeError("The work has cancelled itself.")  # nobody has cancelled us
+    return task.result()
+
+
+async def _until(clock: Clock, seconds: float, task: asyncio.Future[Any]) -> None:
+    """Wait until the task is over, for at most so long."""
+    timer = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if not timer.get_loop().is_closed():
             timer.cancel()
-        await asyncio.gather(*timers, return_exceptions=True)
 
 
 def _look_away(task: asyncio.Future[Any]) -> None:

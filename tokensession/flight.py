@@ -34,7 +34,7 @@ class Flight(Generic[T]):
     `on_landing` is called when it is over, before any waiter runs. Keep a reference: see `Flights`.
     """
 
-    __slots__ = ("_error", "_event", "_loop", "_on_landing", "_result", "_task")
+    __slots__ = ("_error", "_event", "_loop", "_name", "_on_landing", "_result", "_task")
 
     def __init__(
         self,
@@ -49,10 +49,13 @@ class Flight(Generic[T]):
         self._result: T | None = None
         self._error: BaseException | None = None
         # An empty context: else the work would see the first caller's variables, and keep them alive.
-        self._task = self._loop.create_task(self._run(work), name=name, context=Context())
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+        task = self._loop.create_task(self._run(work), name=name, context=Context())
         if not self.landed:
+            self._task = task
             # A task that is cancelled before its first step never enters `_run`.
-            self._task.add_done_callback(lambda _: self._stopped_early(work))
+            task.add_done_callback(lambda _: self._stopped_early(work))
 
     async def _run(self, work: Coroutine[Any, Any, T]) -> None:
         try:
@@ -63,7 +66,8 @@ class Flight(Generic[T]):
             # Only a closing event loop, the interpreter's end, or close() after its grace period comes
             # here: nobody whose cancellation should have spared us.
             self._error = _stopped()
-            self._error.__cause__ = error
+            if not isinstance(error, asyncio.CancelledError):  # whose traceback would keep us alive
+                self._error.__cause__ = error
             raise
         finally:
             self._land()
@@ -75,6 +79,7 @@ class Flight(Generic[T]):
             self._land()
 
     def _land(self) -> None:
+        self._task = None
         self._event.set()
         if self._on_landing is not None:
             self._on_landing(self)
@@ -94,6 +99,14 @@ class Flight(Generic[T]):
         """Whether it flies in another event loop than the running one."""
         return self._loop is not asyncio.get_running_loop()
 
+    @property
+    def current(self) -> bool:
+        """Whether this code runs in it."""
+        try:
+            return self._task is not None and asyncio.current_task() is self._task
+        except RuntimeError:  # no event loop: its coroutine is being thrown away
+            return False
+
     async def wait(self) -> T:
         """Its result. Raises a fresh copy of its error, with the original as the cause.
 
@@ -111,13 +124,18 @@ class Flight(Generic[T]):
         """Wait until it is over, whatever comes of it."""
         await self._event.wait()
 
+    def cancel(self) -> None:
+        """Stop it. It puts its things in order, and then it has landed."""
+        if self._task is not None:
+            self._task.cancel()
+
     async def abort(self) -> None:
-        """Cancel it, and wait until it has put its things in order."""
-        self._task.cancel()
+        """Cancel it, and wait until it has landed."""
+        self.cancel()
         await self._event.wait()
 
     def __repr__(self) -> str:
-        return f"<Flight {self._task.get_name()} {'landed' if self.landed else 'under way'}>"
+        return f"<Flight {self._name} {'landed' if self.landed else 'under way'}>"
 
 
 def _stopped() -> TokenUnavailable:
@@ -156,8 +174,11 @@ class Flights:
 
     async def abort(self) -> None:
         """Cancel all of them, and wait until they have put their things in order."""
-        for flight in self.under_way:
-            await flight.abort()
+        flights = self.under_way
+        for flight in flights:
+            flight.cancel()
+        for flight in flights:
+            await flight.drain()
 
     def __repr__(self) -> str:
         return f"<Flights {len(self.under_way)} under way>"

@@ -112,20 +112,21 @@ def refused(stored: Grant, credential: Credential, code: str) -> Grant:
     return replace(stored, attempt=attempt, rejection=Rejection(credential.fingerprint, code))
 
 
-def outlives(stored: Grant | None, credential: Credential, provider: Provider) -> bool:
+def outlives(stored: Grant | None, before: Grant, credential: Credential, provider: Provider) -> bool:
     """Whether a token that this credential has just brought counts more than what is stored now.
 
-    It does if it is the very next generation: if nothing but notes has been written since, or a grant
-    of another seed than the one we were given to start from. It gives way to a newer token, and to a
-    sign-out or a deletion.
+    It does if it is the very next generation after `before`, the grant that was seen under the claim: if
+    nothing but notes has been written since, or a grant of another seed than the one we were given to
+    start from. It gives way to another token, and to a sign-out or a deletion.
     """
     if stored is None:
         return False
-    for grant in (stored, descend(stored, provider.seed)):
+    pairs = (stored, before), (descend(stored, provider.seed), descend(before, provider.seed))
+    for grant, seen in pairs:
         seed = provider.seed
         if seed is not None and grant.seed != seed.fingerprint:
             seed = None
-        if not grant.signed_out and _credential(grant, seed) == credential:
+        if not grant.signed_out and grant.token == seen.token and _credential(grant, seed) == credential:
             return True
     return False
 

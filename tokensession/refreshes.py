@@ -20,19 +20,21 @@ in another loop that still runs is an error, for a source serves one loop at a t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from . import events
 from .clock import Clock, within
-from .errors import SignedOut, StoreCorrupt, StoreUnavailable, TokenSessionError
+from .errors import SignedOut, StoreCorrupt, StoreError, StoreUnavailable, TokenSessionError
 from .flight import Flight, Flights
 from .held import Held
 from .providers.base import Credential
 from .record import Grant
-from .renewal import Outcome, Renewal, Unnoted
+from .renewal import Outcome, Renewal
 from .saving import Saving, Unsaved
+from .storage import Unnoted
 from .token import Token
 
 __all__ = ["Refreshes"]
@@ -99,17 +101,29 @@ class Refreshes:
     async def close(self) -> None:
         """Let what is under way finish, for at most the grace period."""
         policy = self._renewal.policy
+        await self._save_now()
         try:
             await within(self._clock, policy.grace, self._flights.drain())
         except TimeoutError:
             with contextlib.suppress(TimeoutError):  # a store that hangs may not even let go
                 await within(self._clock, policy.settle, self._flights.abort())
-        if self.unsaved:
+            await self._save_now()
+        saving, self._saving = self._saving, None
+        if (saving is not None and not saving.done) or self._flights.under_way:
+            if saving is not None:  # else nobody could refresh for as long as this object is about
+                with contextlib.suppress(TimeoutError):
+                    await within(self._clock, policy.settle, saving.give_up())
             raise StoreUnavailable(
                 "What became of the last token request could not be stored before closing.",
                 intact="The stored credentials are those from before the last refresh.",
                 todo="Put the store right; if the old refresh token is refused then, sign in again.",
             )
+
+    async def _save_now(self) -> None:
+        """Do not wait for the next try: it may be half a minute off, and the store well again."""
+        if self._saving is not None and not self._saving.done:
+            with contextlib.suppress(StoreError):  # the caller looks whether it is stored
+                await self._saving.once()
 
     # -- flying -----------------------------------------------------------------------------------
 
@@ -152,28 +166,45 @@ class Refreshes:
             while True:
                 epoch = self._epoch
                 try:
-                    # What the store has is older than what we hold: it must not be redeemed.
-                    if self._saving is not None:
-                        await self._saving.once()
-                        self._saving = None
+                    await self._save_first()
                     outcome = await self._renewal.renew(have=have, refused=reason == "refused")
-                except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
-                    unsaved = error.unsaved if isinstance(error, Unnoted) else None
+                except Unnoted as unnoted:
                     if epoch == self._epoch:
-                        failure = self._failed(error.error if isinstance(error, Unnoted) else error)
-                        self._save_later(unsaved)
+                        raise self._failed_unsaved(unnoted) from unnoted.__cause__
+                    await unnoted.unsaved.give_up()
+                    if isinstance(unnoted.error, asyncio.CancelledError):
+                        raise unnoted.error from None
+                except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
+                    if epoch == self._epoch:
+                        failure = self._failed(error)
                         raise failure from failure.__cause__
                 else:
-                    unsaved = outcome.unsaved
                     if epoch == self._epoch:
                         forced = reason == "refused" and have is not None
                         return self._publish(outcome, have=have, forced=forced)
+                    if outcome.unsaved is not None:
+                        await outcome.unsaved.give_up()
                 # Somebody signed in or out meanwhile: what came of it is in the store. Look again.
-                if unsaved is not None:
-                    await unsaved.give_up()
                 have = None
         finally:
-            self._flight = None  # it lands in this very step; an idle source keeps no task
+            if self._flight is not None and self._flight.current:
+                self._flight = None  # it lands in this very step; an idle source keeps no task
+
+    async def _save_first(self) -> None:
+        """What the store has is older than what is unsaved: it must not be redeemed."""
+        while (saving := self._saving) is not None:
+            await saving.once()
+            if self._saving is saving:  # else somebody has signed in meanwhile, and that is unsaved too
+                self._saving = None
+
+    def _failed_unsaved(self, unnoted: Unnoted) -> BaseException:
+        """What to raise for a refresh that failed or was stopped, and left something to be stored."""
+        if not isinstance(unnoted.error, TokenSessionError):
+            self._saving = self._saved_later(unnoted.unsaved)  # by the next flight, or by closing
+            return unnoted.error or unnoted
+        failure = self._failed(unnoted.error)
+        self._save_later(unnoted.unsaved)
+        return failure
 
     def _publish(self, outcome: Outcome, *, have: str | None, forced: bool = False) -> Token:
         """Serve this token from now on."""
@@ -196,8 +227,12 @@ class Refreshes:
     def _save_later(self, unsaved: Unsaved | None) -> None:
         """Go on trying to store what could not be stored, if there is something."""
         if unsaved is not None:
-            self._saving = Saving(unsaved, self._renewal.key, self._report, self._superseded)
-            self._start(self._saving.until_done(self._clock, self._renewal.policy), "save")
+            self._saving = self._saved_later(unsaved)
+            work = self._saving.until_done(self._clock, self._renewal.policy)
+            self._saving.trying = self._start(work, "save")
+
+    def _saved_later(self, unsaved: Unsaved) -> Saving:
+        return Saving(unsaved, self._renewal.key, self._report, self._superseded)
 
     def _failed(self, error: BaseException) -> TokenSessionError:
         """Remember a failure, so that callers get it at once instead of asking again."""
@@ -224,6 +259,8 @@ class Refreshes:
         self._report(events.RefreshStarted(self._renewal.key, "sign-in"))
         try:
             outcome = await self._renewal.sign_in(credential)
+        except Unnoted as unnoted:  # stopped, with a token in its hands
+            raise self._failed_unsaved(unnoted) from unnoted.__cause__
         except TokenSessionError as error:
             wall, boot = self._clock.wall(), self._clock.boot()
             usable_for = self.held.deadlines.usable_for(wall, boot)
@@ -234,25 +271,27 @@ class Refreshes:
         finally:
             self._signing_in = None
         self._epoch += 1
-        if self._saving is not None:
-            await self._saving.give_up()
+        outdated, self._saving = self._saving, None
         token = self._publish(outcome, have=None)
         self._report(events.SignedIn(self._renewal.key, token.fingerprint))
+        if outdated is not None:
+            await outdated.give_up()
         return token
 
     async def _sign_out(self) -> None:
         await self._renewal.sign_out()
         self._epoch += 1
         self.held.forget()
-        if self._saving is not None:
-            await self._saving.give_up()
         self._report(events.SignedOut(self._renewal.key))
+        outdated, self._saving = self._saving, None
+        if outdated is not None:
+            await outdated.give_up()
 
     def _superseded(self, grant: Grant | None) -> None:
         """Serve a newer grant instead of what came too late to be stored."""
         if grant is None or grant.token is None:
             self.held.forget()
-        else:
+        elif grant.token != self.held.token:
             self._publish(Outcome(grant), have=None)
 
     def __repr__(self) -> str:

@@ -34,10 +34,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
 
 from . import events, plan
 from .clock import Clock, within
@@ -47,22 +46,19 @@ from .errors import (
     OutcomeUnknown,
     SignedOut,
     StoreCorrupt,
-    StoreError,
-    StoreUnavailable,
     Superseded,
     TokenSessionError,
     TokenUnavailable,
 )
 from .freshness import Policy
-from .providers.base import Credential, Issued, Provider, TokenEndpoint
-from .record import Grant, decode, encode
+from .providers.base import Credential, Issued, Provider, TokenEndpoint, TokenReply
+from .record import Grant, decode
 from .saving import Unsaved
-from .stores.base import ANY, AnyVersion, Claim, Record, Store
+from .storage import Storage, Unnoted, instead
+from .stores.base import ANY, AnyVersion, Claim, Record
+from .token import Token
 
-__all__ = ["Outcome", "Renewal", "Unnoted"]
-
-T = TypeVar("T")
-Write = Callable[[bytes], Coroutine[Any, Any, Record]]
+__all__ = ["Outcome", "Renewal"]
 
 _ROUNDS = 8  # looks at the record; each further one means that somebody else has just written it
 
@@ -80,26 +76,21 @@ class Outcome:
     unsaved: Unsaved | None = None
 
 
-class Unnoted(Exception):
-    """A token request ended in `error`, and that could not be stored."""
-
-    def __init__(self, error: BaseException, unsaved: Unsaved) -> None:
-        super().__init__()
-        self.error = error
-        self.unsaved = unsaved
-
-
 @dataclass(frozen=True, slots=True)
 class Renewal:
     """The refresh transaction of one key: a provider, a store, an endpoint, and the rules."""
 
-    key: str
+    storage: Storage
     provider: Provider
-    store: Store
     endpoint: TokenEndpoint
     policy: Policy
     clock: Clock
     report: Callable[[events.Event], None]
+
+    @property
+    def key(self) -> str:
+        """The key in the store."""
+        return self.storage.key
 
     async def renew(self, *, have: str | None, refused: bool) -> Outcome:
         """A token other than `have` (a fingerprint; None for any), by adopting or by requesting it.
@@ -107,11 +98,11 @@ class Renewal:
         The same token comes back where a refresh token may be spent and the access token is still
         good. Raises the errors of `errors.py`, `SignInRequired` among them, and `Unnoted`.
         """
-        record = await self._asked(self.store.load(self.key))
+        record = await self.storage.load()
         if record is not None and (outcome := self._adopted(record, have=have, refused=refused)):
             return outcome
         for _ in range(_ROUNDS):
-            claim = await self._claim(record.version if record else None)
+            claim = await self.storage.claim(record.version if record else None)
             if isinstance(claim, Record):
                 record = claim
                 if outcome := self._adopted(record, have=have, refused=refused):
@@ -122,21 +113,6 @@ class Renewal:
                 return done
             record = done
         raise TokenUnavailable(f"The record changed {_ROUNDS} times during one refresh.")
-
-    async def _claim(self, seen: str | None) -> Claim | Record:
-        """The claim or a newer record, as the store says. Bounded, for a store that keeps no time."""
-        timeout = self.policy.claim_timeout
-        claim = self.store.claim(self.key, seen=seen, timeout=timeout)
-        return await self._asked(claim, timeout + self.policy.store_timeout)
-
-    async def _let_go(self, claim: Claim) -> None:
-        """Abandon the claim. A store that fails at this may keep it; it is no reason to fail as well.
-
-        What is raised already says more. The claim ends when its lease or its process does, and the
-        next holder is told of us.
-        """
-        with contextlib.suppress(StoreError):
-            await self._asked(claim.abandon())
 
     def _adopted(self, record: Record, *, have: str | None, refused: bool) -> Outcome | None:
         """The record's token if it needs no token request: somebody else has made one."""
@@ -172,21 +148,19 @@ class Renewal:
                 case plan.Fail(error):
                     raise error
                 case plan.Serve(grant):
-                    await self._let_go(claim)
+                    await self.storage.let_go(claim)
                     return Outcome(grant)
                 case plan.Note(grant):
-                    return await self._store(claim.commit, grant)
+                    return await self.storage.write(claim.commit, grant)
                 case plan.Redeem():
                     return await self._redeem(claim, step)
         except Superseded as newer:
-            await self._let_go(claim)
-            return _record(newer)
-        except Unnoted as unnoted:  # the claim is kept
-            if isinstance(unnoted.error, TokenSessionError):
-                raise
-            raise unnoted.error from unnoted.__cause__  # cancelled: nobody is left to try again
+            await self.storage.let_go(claim)
+            return instead(newer)
+        except (Unnoted, GeneratorExit):
+            raise  # the claim is kept; or the event loop is gone, and the store will tell the next holder
         except BaseException:
-            await self._let_go(claim)
+            await self.storage.let_go(claim)
             raise
 
     def _settling(self, began: float) -> float:
@@ -202,109 +176,84 @@ class Renewal:
         try:
             issued = await self.request(step.credential, sent_at)
         except GrantRejected as refusal:
-            await self._note(claim, plan.refused(step.stored, step.credential, refusal.code), refusal)
+            note = partial(plan.refused, credential=step.credential, code=refusal.code)
+            await self._note(claim, step, note, refusal)
             raise
         except (OutcomeUnknown, MalformedReply, asyncio.CancelledError) as error:
             # A success that cannot be read has spent a refresh token as surely as one that got lost.
             unread = isinstance(error, MalformedReply) and not error.granted
             if unread or not plan.single_use(step.credential, self.provider):
                 raise
-            noted = await self._note(claim, plan.lost(step.stored, step.credential, sent_at), error)
+            note = partial(plan.lost, credential=step.credential, at=sent_at)
+            noted = await self._note(claim, step, note, error)
             if step.replay or self.provider.replay_leeway <= 0 or not isinstance(error, OutcomeUnknown):
                 raise
             return noted  # and look again: the provider permits an immediate replay
         grant = Grant(seed=step.seed, token=issued.token)
-        outlives = partial(plan.outlives, credential=step.credential, provider=self.provider)
-        save = self._saver(grant, claim.commit, over=outlives)
-        return await self._keep(issued, grant, Unsaved(issued.token, save, partial(self._let_go, claim)))
+        save = self.storage.saver(grant, claim.commit, over=self._before(step))
+        return await self._keep(issued, grant, self._unsaved(issued.token, save, claim))
 
-    async def _note(self, claim: Claim, grant: Grant, error: BaseException) -> Record:
-        """Commit what became of a request that ended in this error."""
-        commit = partial(self._store, claim.commit, grant)
-        return await self._last_words(Unsaved(None, commit, partial(self._let_go, claim)), error)
+    def _before(self, step: plan.Redeem) -> Callable[[Grant | None], bool]:
+        """Whether what is stored is still of the generation that we have started from."""
+        return partial(plan.outlives, before=step.stored, credential=step.credential, provider=self.provider)
 
-    async def _last_words(self, unsaved: Unsaved, error: BaseException) -> Record:
-        """Save before this error is raised. If that fails, keep the claim: nobody may redeem meanwhile."""
+    def _unsaved(self, token: Token | None, save: Callable[[], Awaitable[Record]], claim: Claim) -> Unsaved:
+        return Unsaved(token, save, partial(self.storage.let_go, claim))
+
+    async def _note(
+        self, claim: Claim, step: plan.Redeem, note: Callable[[Grant], Grant], error: BaseException
+    ) -> Record:
+        """Commit what became of a request that ended in this error.
+
+        Of a refusal it is told beside what somebody else has noted meanwhile. What became of a lost reply
+        is then known already: the other one has taken us for dead.
+        """
+        refused = isinstance(error, GrantRejected)
+        over = self._before(step) if refused else _never
+        save = self.storage.saver(note(step.stored), claim.commit, over=over, again=note)
         try:
-            return await unsaved.save()
+            return await self.storage.write_down(self._unsaved(None, save, claim), error)
         except Superseded:
-            raise
-        except StoreError as failure:
-            self.report(events.SaveFailed(self.key, type(failure).__name__, str(failure), tries=1))
-            raise Unnoted(error, unsaved) from failure
+            if isinstance(error, TokenSessionError):
+                raise
+            raise error from None  # cancelled: no further look
 
     async def _keep(self, issued: Issued, grant: Grant, unsaved: Unsaved) -> Outcome:
         """Store the new token, then hand it out; if it cannot be stored, hand it out and say so."""
         for note in issued.notes:
             self.report(events.OddReply(self.key, note))
         try:
-            await unsaved.save()
-        except asyncio.CancelledError as stopped:
-            # As all tasks of a closing loop are: perhaps before the write began. It may be made twice.
-            with contextlib.suppress(Superseded):
-                await self._last_words(unsaved, stopped)
-            raise
-        except Superseded:
-            raise
-        except StoreError as error:
-            self.report(events.SaveFailed(self.key, type(error).__name__, str(error), tries=1))
+            await self.storage.write_down(unsaved)
+        except Unnoted as unnoted:
+            if unnoted.error is not None:
+                raise
             return Outcome(grant, requested=True, unsaved=unsaved)
         self.report(events.Refreshed(self.key, issued.token.fingerprint, issued.token.lifetime))
         return Outcome(grant, requested=True)
-
-    def _saver(
-        self, grant: Grant, write: Write, *, over: Callable[[Grant | None], bool]
-    ) -> Callable[[], Awaitable[Record]]:
-        """A function that stores the grant by `write`, or else over a newer record that gives way to it.
-
-        It may be called again after a failure. Raises `Superseded` by a record that does not give way.
-        """
-
-        async def save() -> Record:
-            nonlocal write
-            for _ in range(_ROUNDS):
-                try:
-                    return await self._store(write, grant)
-                except Superseded as newer:
-                    record = _record(newer)
-                    stored = decode(record.data) if record is not None else None
-                    if record is not None and stored == grant:
-                        return record  # our own, written by an earlier try that got no answer
-                    if not over(stored):
-                        raise
-                    expect = record.version if record is not None else None
-                    write = partial(self.store.put, self.key, expect=expect)
-            raise StoreUnavailable(f"The record changed {_ROUNDS} times while a new token was being stored.")
-
-        return save
-
-    async def _store(self, write: Write, grant: Grant) -> Record:
-        """Let the store write. Whatever a foreign store does, a new token is not lost with an exception."""
-        return await self._asked(write(encode(grant)))
-
-    async def _asked(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """What the store answers, in time, or a `StoreError`."""
-        seconds = self.policy.store_timeout if timeout is None else timeout
-        try:
-            return await within(self.clock, seconds, work)
-        except TokenSessionError:
-            raise
-        except TimeoutError:
-            raise StoreUnavailable(f"No answer from the store within {seconds:g} s.") from None
-        except Exception as error:
-            raise StoreUnavailable(f"The store failed unexpectedly ({type(error).__name__}).") from error
 
     async def request(self, credential: Credential, sent_at: float) -> Issued:
         """One token request: the token, or a typed error."""
         request = self.provider.request(credential)
         connect, total = self.policy.connect_timeout, self.policy.post_timeout
+        arrived: list[TokenReply] = []
+
+        async def send() -> TokenReply:
+            arrived.append(await self.endpoint.send(request, connect=connect, total=total))
+            return arrived[0]
+
         try:
             # The endpoint keeps the same time-out; this one holds for endpoints that do not.
-            reply = await within(self.clock, total, self.endpoint.send(request, connect=connect, total=total))
+            reply = await within(self.clock, total, send())
         except TokenSessionError:
             raise
         except TimeoutError:
             raise OutcomeUnknown(f"No answer to the token request within {total:g} s.") from None
+        except asyncio.CancelledError:
+            flight = asyncio.current_task()
+            if not arrived or flight is None:
+                raise
+            reply = arrived[0]
+            flight.cancel()  # again, at the next wait: first the token is read
         except Exception as error:
             raise OutcomeUnknown(f"The endpoint failed unexpectedly ({type(error).__name__}).") from error
         try:
@@ -327,12 +276,11 @@ class Renewal:
         current: Record | None = None
         expect: str | AnyVersion | None = ANY
         with contextlib.suppress(StoreCorrupt):
-            current = await self._asked(self.store.load(self.key))
+            current = await self.storage.load()
             expect = current.version if current else None
         issued = await self.request(credential, self.clock.wall())
         grant = Grant(seed=self._seed(), token=issued.token)
-        put = partial(self.store.put, self.key, expect=expect)
-        save = self._saver(grant, put, over=_not_signed_out)
+        save = self.storage.saver(grant, self.storage.replacing(expect), over=_not_signed_out)
         try:
             return await self._keep(issued, grant, Unsaved(issued.token, save, _nothing_to_give_up))
         except Superseded:
@@ -340,15 +288,15 @@ class Renewal:
 
     async def sign_out(self) -> None:
         """Leave a tombstone, so that a late commit resurrects nothing."""
-        await self._store(partial(self.store.put, self.key), Grant(self._seed(), signed_out=True))
+        await self.storage.put(Grant(self._seed(), signed_out=True))
 
     def _seed(self) -> str:
         return self.provider.seed.fingerprint if self.provider.seed else ""
 
 
-def _record(newer: Superseded) -> Record | None:
-    """What is stored instead."""
-    return newer.record if isinstance(newer.record, Record) else None
+def _never(_stored: Grant | None) -> bool:
+    """Whatever is stored instead, it stays."""
+    return False
 
 
 def _not_signed_out(stored: Grant | None) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from . import events
 from .clock import Clock
 from .errors import StoreError, Superseded
+from .flight import Flight
 from .freshness import Policy, back_off
 from .record import Grant, decode
 from .stores.base import Record
@@ -40,7 +41,7 @@ class Saving:
     `superseded` is called with the newer grant that is stored instead, or None if it was deleted.
     """
 
-    __slots__ = ("_key", "_report", "_superseded", "_unsaved", "done")
+    __slots__ = ("_key", "_report", "_superseded", "_unsaved", "done", "trying")
 
     def __init__(
         self,
@@ -54,6 +55,8 @@ class Saving:
         self._report = report
         self._superseded = superseded
         self.done = False
+        self.trying: Flight[None] | None = None
+        """The flight of `until_done`, which has nothing to wait for when another try was faster."""
 
     async def once(self) -> None:
         """One more try. Raises `StoreError` if it fails; otherwise it is stored, or outdated."""
@@ -65,6 +68,9 @@ class Saving:
             if not self.done:
                 self._superseded(decode(newer.record.data) if isinstance(newer.record, Record) else None)
         else:
+            if self.done:
+                return
+            self.done = True
             token = self._unsaved.token
             self._report(events.Saved(self._key, token.fingerprint if token is not None else None))
         await self.give_up()
@@ -83,6 +89,9 @@ class Saving:
     async def give_up(self) -> None:
         """It is stored, or something newer is: let go of the claim."""
         self.done = True
+        trying, self.trying = self.trying, None
+        if trying is not None and not (trying.current or trying.stranded):
+            trying.cancel()
         await self._unsaved.give_up()
 
     def __repr__(self) -> str:

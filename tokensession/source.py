@@ -19,6 +19,7 @@ from .providers import checks
 from .providers.base import Provider, TokenEndpoint
 from .refreshes import Refreshes
 from .renewal import Renewal
+from .storage import Storage
 from .stores.base import Store, check_key
 from .token import Token
 
@@ -76,16 +77,10 @@ class ManagedSource:
             )
         self._clock = clock or _CLOCK
         self._boot = self._clock.boot
-        self._renewal = Renewal(
-            key=check_key(name),
-            provider=provider,
-            store=store,
-            endpoint=endpoint,
-            policy=policy or _POLICY,
-            clock=self._clock,
-            report=self._report,
-        )
         self._observer = observer
+        rules, report = policy or _POLICY, self._report
+        storage = Storage(check_key(name), store, rules, self._clock, report)
+        self._renewal = Renewal(storage, provider, endpoint, rules, self._clock, report)
         counts_sleep = getattr(self._clock, "boot_counts_sleep", False)
         self._held = Held(between_looks=_BETWEEN_LOOKS if counts_sleep else 0.0)
         self._refreshes = Refreshes(self._renewal, self._held, self._clock, self._report)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from tokensession import ConfigurationError, TokenSessionError
 from tokensession.cli.until_signal import until_signal
-from tokensession.stores import open_store
+from tokensession.stores import MemoryStore, Record, open_store
 
-from .plan import Plan
+from .plan import KEY, Plan
 from .report import Report, as_json, show
 from .supervisor import Supervisor
 
@@ -21,7 +24,8 @@ __all__ = ["main"]
 
 def main(arguments: list[str]) -> int:
     """Exit status 1 if a promise was broken."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
     seed = random.randrange(1 << 32) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="tokensession-torture-") as directory:
@@ -34,7 +38,10 @@ def main(arguments: list[str]) -> int:
             skew=given.skew,
             lose_replies=given.lose_replies,
         )
-        report = asyncio.run(until_signal(_run(plan)))
+        try:
+            report = asyncio.run(until_signal(_run(plan)))
+        except TokenSessionError as error:  # of the store that was asked for
+            parser.exit(2, f"{parser.prog}: error: {error}\n")
     found = report.findings()
     show(report, found)
     if given.json is not None:
@@ -46,7 +53,26 @@ def main(arguments: list[str]) -> int:
 
 async def _run(plan: Plan) -> Report:
     async with contextlib.aclosing(open_store(plan.store)) as store:
+        if isinstance(store, MemoryStore):
+            raise ConfigurationError("Processes cannot share memory.", todo="Give a file: or sqlite: URL.")
+        found = await store.load(KEY)
+        claim = await store.claim(KEY, seen=found.version if found else None, timeout=1)
+        if not isinstance(claim, Record):  # so it can be written, which is better known now than by many
+            await claim.abandon()
         return await Supervisor(plan, store).run()
+
+
+def _above(least: float, kind: type[float]) -> Callable[[str], float]:
+    """A number that can be had, for the parser."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not least < value < math.inf:
+            raise argparse.ArgumentTypeError(f"give a number above {least:g}, not {text}")
+        return value
+
+    number.__name__ = kind.__name__
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,13 +80,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks torture",
         description="Kill, stop and confuse real processes that share a token, and keep books of it.",
     )
-    parser.add_argument("--minutes", type=float, default=1.0, help="how long; fractions are fine (1)")
-    parser.add_argument("--processes", type=int, default=8, help="worker processes (8)")
+    parser.add_argument(
+        "--minutes", type=_above(0.0, float), default=1.0, help="how long; fractions are fine (1)"
+    )
+    parser.add_argument("--processes", type=_above(0, int), default=8, help="worker processes (8)")
     parser.add_argument("--store", help="URL of a store (SQLite in a temporary directory)")
     parser.add_argument("--seed", type=int, help="of all that is done to them (drawn, and printed)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts to a file as well")
     parser.add_argument("--book", type=Path, metavar="FILE", help="write all that happened to a file")
-    parser.add_argument("--rate", type=float, default=240, help="API requests a second, in all (240)")
+    parser.add_argument(
+        "--rate", type=_above(0.0, float), default=240, help="API requests a second, in all (240)"
+    )
     parser.add_argument("--skew", type=float, default=3600, help="how wrong the wall clocks are, in s (3600)")
     parser.add_argument(
         "--lose-replies", action="store_true", help="lose replies after the rotation too; costs sign-ins"

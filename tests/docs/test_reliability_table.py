@@ -40,3 +40,8 @@ def test_every_property_of_a_store_has_a_test_or_a_reason() -> None:
 def test_the_page_names_no_test_that_is_not_there() -> None:
     named = set(re.findall(r"`(test_\w+)`", PAGE.read_text(encoding="utf-8")))
     assert named <= {name for _, name, _ in every_test()}
+
+
+def test_the_page_has_no_gap_that_was_to_be_filled() -> None:
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if re.search(r"(^|\| )[A-Z]{4,}( \||$)", line)]

@@ -24,7 +24,8 @@ def declared(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 def constraints() -> str:
     """`name==lowest`, a line for each."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
-    sections = [project["dependencies"], *project["optional-dependencies"].values()]
+    extras = project["optional-dependencies"]
+    sections = [project["dependencies"], extras["cli"], extras["test"]]  # what is compared with, is as it is
     bounds = {name: bound for section in sections for name, bound in declared(section)}
     return "".join(f"{name}=={bound.removeprefix('>=')}\n" for name, bound in sorted(bounds.items()) if bound)
 

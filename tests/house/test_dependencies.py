@@ -17,8 +17,14 @@ SECTIONS = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 TOOLS = {"build", "coverage", "hatchling", "mypy", "pytest-cov", "ruff"}  # run, and not imported
 
 
+HOMES = {"google": "google-auth"}  # the others are called like their modules
+
+
 def imported(folder: str) -> set[str]:
-    """The distributions whose modules a folder imports, wherever in a file that is."""
+    """The distributions whose modules a folder imports, wherever in a file that is.
+
+    One that is not installed is taken to be called like its module.
+    """
     homes, found = packages_distributions(), set()
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -28,7 +34,8 @@ def imported(folder: str) -> set[str]:
             for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names):
                 local = list((ROOT / folder).rglob(f"{name}.py")) or (ROOT / name).is_dir()
                 if not local:
-                    found |= {home.lower() for home in homes.get(name, [f"{name}, which is not installed"])}
+                    guess = [HOMES.get(name, name.replace("_", "-"))]
+                    found |= {home.lower().replace("_", "-") for home in homes.get(name, guess)}
     return found - {"tokensession"}
 
 
@@ -44,10 +51,10 @@ def test_what_the_library_imports_is_declared_and_nothing_else_is() -> None:
 
 def test_what_the_tests_and_benchmarks_import_is_declared() -> None:
     known = names("") | names("cli") | names("test")
-    known |= {"atheris, which is not installed", "atheris"}  # for those who fuzz: its runner says how
-    assert imported("tests") <= known
+    atheris = {"atheris"}  # for those who fuzz: its runner says how to get it
+    assert imported("tests") <= known | names("bench") | atheris
     assert names("test") - TOOLS - names("") - {"tokensession", "hypothesis", "pytest", "uvloop"} == set()
-    assert imported("benchmarks") <= names("") | names("cli")
+    assert imported("benchmarks") <= names("") | names("cli") | names("bench")
 
 
 def test_every_dependency_has_a_lower_bound_and_no_upper_one() -> None:

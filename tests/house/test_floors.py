@@ -18,7 +18,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("freshness", "held", "wire", "events"),
     ("stores.base", "providers.base", "tokensource"),
     ("flight", "stores.", "providers."),
-    ("plan", "renewal", "refreshes", "saving", "source"),
+    ("plan", "renewal", "refreshes", "saving", "source", "storage"),
     ("endpoint", "middleware", "session"),
     ("", "__main__", "cli.", "testing."),
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from tokensession.events import Event, SaveFailed
 from tokensession.providers import OAuth2
 from tokensession.providers.base import TokenReply, TokenRequest
 from tokensession.record import Grant, decode
-from tokensession.renewal import Renewal, Write
+from tokensession.renewal import Renewal
 from tokensession.stores.base import ANY, AnyVersion, Claim, Record, new_version
 from tokensession.testing import FakeClock
 from tokensession.token import Token, fingerprint
@@ -523,7 +523,7 @@ class ModelClaim:
 class Forgetful(Renewal):
     """Does not write down what became of a token request."""
 
-    async def _note(self, claim: Claim, grant: Grant, error: BaseException) -> Record:
+    async def _note(self, claim: Claim, step: Any, note: Any, error: BaseException) -> Record:
         await claim.abandon()
         raise error
 
@@ -531,10 +531,8 @@ class Forgetful(Renewal):
 class Yielding(Renewal):
     """Takes any newer record for a newer generation."""
 
-    def _saver(
-        self, grant: Grant, write: Write, *, over: Callable[[Grant | None], bool]
-    ) -> Callable[[], Awaitable[Record]]:
-        return partial(self._store, write, grant)
+    def _before(self, step: Any) -> Callable[[Grant | None], bool]:
+        return lambda _stored: False
 
 
 class Hasty(Renewal):

@@ -99,7 +99,11 @@ class FakeClock:
                 self._changed.remove(waiter)
 
     def _due(self) -> list[tuple[float, asyncio.Future[None]]]:
-        return [sleeper for sleeper in self._sleepers if sleeper[0] <= self._boot and not sleeper[1].done()]
+        return [
+            (until, future)
+            for until, future in self._sleepers
+            if until <= self._boot and not (future.done() or future.get_loop().is_closed())
+        ]
 
     def _tell(self) -> None:
         asleep = len(self.sleepers)

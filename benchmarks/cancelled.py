@@ -1,0 +1,124 @@
+"""The caller that began the refresh is cancelled in the middle of it, while others wait.
+
+The token looks expired. A first task makes a GET, and so begins a token request, which the server carries
+out and does not answer yet: the refresh token is spent. Twenty more tasks make a GET. The first is
+cancelled; then the server answers. Counted: how many of the twenty fail, and the token requests. Afterwards
+the token expires once more, and one more GET shows whether the grant is lost: refresh tokens rotate, and
+one that is sent twice revokes everything, as RFC 9700 wants it.
+
+Series: {"x": [name, ...], "failed": [...], "token requests": [...], "lost": [bool, ...]}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .harness.results import Goal, Result, say
+from .harness.server import Server
+from .peers import Peer, Tokensession
+from .peers.scene import PATH, Tally, contestants, primed, settle, worst
+
+WAITING = 20
+_LIMIT = 30.0  # seconds for one scene
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What came of one: the waiting tasks, token requests, and the GET after the next expiry."""
+
+    waiting: Tally
+    token_requests: int
+    after: Tally
+
+
+async def scene(kind: type[Peer], server: Server, waiting: int = WAITING) -> Scene:
+    """One cancellation."""
+    async with primed(kind, server) as peer:
+        await peer.get(PATH)
+        before = (await server.stats())["token_requests"]
+        peer.expire()
+        await server.hold()
+        first = asyncio.ensure_future(peer.get(PATH))
+        await server.reached()
+        others = [asyncio.ensure_future(peer.get(PATH)) for _ in range(waiting)]
+        await settle()
+        first.cancel()
+        await settle()  # who comes next may send a token request too; it is held as well
+        await server.release()
+        tally, after = Tally(), Tally()
+        for outcome in await asyncio.gather(*others, return_exceptions=True):
+            tally.add(outcome)
+        await asyncio.gather(first, return_exceptions=True)
+        requests = (await server.stats())["token_requests"] - before
+        peer.expire()
+        for outcome in await asyncio.gather(peer.get(PATH), return_exceptions=True):
+            after.add(outcome)
+        return Scene(tally, requests, after)
+
+
+async def measure(rounds: int = 3, *, only: Sequence[str] = ()) -> Result:
+    """All contestants, so many rounds each: it is a matter of order, not of chance."""
+    able, excused = contestants("cancelled", only)
+    result = Result("cancelled", "python -m benchmarks cancelled")
+    async with Server(auth="post") as server:
+        for kind in able:
+            say(f"  cancelled: {kind.name}")
+            scenes = []
+            for _ in range(rounds):
+                async with asyncio.timeout(_LIMIT):
+                    scenes.append(await scene(kind, server))
+            result.rows.append(_row(kind.name, scenes))
+    result.goals = [
+        Goal(
+            "failed waiters, token requests, grant",
+            "0, 1, kept",
+            f"{row['failed']}, {row['token requests']}, {row['grant']}",
+            (row["failed"], row["token requests"], row["grant"]) == (0, 1, "kept"),
+        )
+        for row in result.rows
+        if row["contestant"] == Tokensession.name
+    ]
+    result.series = {
+        "x": [row["contestant"] for row in result.rows],
+        "failed": [row["failed"] for row in result.rows],
+        "token requests": [row["token requests"] for row in result.rows],
+        "lost": [row["grant"] != "kept" for row in result.rows],
+    }
+    result.rows += [{"contestant": name, "remark": f"cannot: {reason}"} for name, reason in excused]
+    result.notes.append(
+        f"{WAITING} tasks wait; {rounds} rounds, a range where they differ. "
+        "A lost grant: a person signs in again."
+    )
+    return result
+
+
+def _row(name: str, scenes: Sequence[Scene]) -> dict[str, object]:
+    lost = sum(found.after.served == 0 for found in scenes)
+    remarks = dict.fromkeys(str(found.waiting) for found in scenes if found.waiting.failed)
+    return {
+        "contestant": name,
+        "waiting": WAITING,
+        "failed": worst(found.waiting.failed for found in scenes),
+        "token requests": worst(found.token_requests for found in scenes),
+        "grant": {0: "kept", len(scenes): "lost"}.get(lost, f"lost in {lost} of {len(scenes)}"),
+        "remark": "; ".join(remarks) or None,
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Run it; 1 if tokensession failed a waiter, asked twice, or lost the grant."""
+    parser = argparse.ArgumentParser("python -m benchmarks cancelled", description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one round; nothing is saved")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="contestants, by parts of names"
+    )
+    options = parser.parse_args(arguments)
+    result = asyncio.run(measure(1 if options.quick else options.rounds, only=options.only))
+    result.show()
+    if not options.quick:
+        result.save()
+    return int(bool(result.missed))

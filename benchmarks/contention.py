@@ -1,0 +1,231 @@
+"""Many tasks of one process at the moment at which the token expires.
+
+N tasks make one GET each while the token that they share looks expired; a token request takes 50 ms at the
+server. Counted: token requests for this expiry, and failures. Measured: the time until the last task has
+its answer, beside the limit, which is raw aiohttp doing one token request and then the same N GETs, on
+connections that are open, in the same round. Everybody has 100 connections at most, and opens them before
+the clock runs.
+
+Contestants take turns. Those whose time is aiohttp's take all of them. Of the others, one that takes more
+than 1.5 times the limit leaves after its first round of that size; one that would take longer than ten
+seconds, going by its time per task so far, is not tried; one that takes longer is stopped. Refresh tokens
+rotate, with reuse detection.
+
+Not shown: several processes (see `processes`), and a token that is renewed ahead of its expiry, for which
+nobody waits at all (see `steady`).
+
+Series: {"x": [N, ...], "lines": {name: [median ratio or None, ...]}, "spread": {name: [[q1, q3] or None,
+...]}, "unit": "x the limit"}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from .harness.results import Goal, Result, say
+from .harness.rounds import interleaved, ratios, spread
+from .harness.server import Server
+from .peers import CONNECTIONS, AiohttpCookbook, AiohttpOAuth2Client, Peer, RawAiohttp, Tokensession
+from .peers.scene import at_once, contestants, primed, worst
+
+LATENCY = 0.05  # seconds that a token request takes at the server
+ROUNDS = {10: 10, 100: 6, 1000: 5, 5000: 5, 10_000: 3}
+_QUICK = {10: 2, 50: 1}
+_FAR = 1.5  # times the limit: who is slower does not come again
+_JUDGED = 5000  # tasks
+_LIMIT = 10.0  # seconds that one turn may take
+_ALWAYS = (Tokensession, RawAiohttp, AiohttpCookbook, AiohttpOAuth2Client)  # one bad round drops none
+
+
+@dataclass(slots=True)
+class _Entrant:
+    """One contestant with one number of tasks."""
+
+    peer: Peer
+    tasks: int
+    limit: float
+    server: Server
+    token_requests: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    trouble: str = ""
+    stopped: bool = False
+    seconds: list[float] = field(default_factory=list)
+
+    async def round(self) -> float:
+        """Seconds from the expiry to the last answer."""
+        await at_once(self.peer, min(self.tasks, CONNECTIONS))  # connections are open
+        before = (await self.server.stats())["token_requests"]
+        self.peer.expire()
+        begun = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.limit):
+                if isinstance(self.peer, RawAiohttp):
+                    await self.peer.prime()
+                tally = await at_once(self.peer, self.tasks)
+        except TimeoutError:
+            self.stopped = True
+            self.trouble = f"stopped after {self.limit:.0f} s"
+        else:
+            self.failed.append(tally.failed)
+            self.trouble = self.trouble or str(tally)
+        seconds = time.perf_counter() - begun
+        self.token_requests.append((await self.server.stats())["token_requests"] - before)
+        return seconds
+
+
+async def _size(
+    kinds: Sequence[type[Peer]], server: Server, tasks: int, rounds: int, limit: float
+) -> dict[str, _Entrant]:
+    """All rounds with this number of tasks."""
+    async with AsyncExitStack() as stack:
+        entrants = {}
+        for kind in kinds:
+            peer = await stack.enter_async_context(primed(kind, server))
+            entrants[kind.name] = _Entrant(peer, tasks, limit, server)
+        first = await interleaved({name: entrant.round for name, entrant in entrants.items()}, 1, warm_up=0)
+        near = {
+            name: entrant
+            for name, entrant in entrants.items()
+            if type(entrant.peer) in _ALWAYS
+            or (not entrant.stopped and first[name][0] <= _FAR * first[RawAiohttp.name][0])
+        }
+        rest = await interleaved(
+            {name: entrant.round for name, entrant in near.items()}, max(0, rounds - 1), warm_up=0
+        )
+        for name, entrant in entrants.items():
+            entrant.seconds = first[name] + rest.get(name, [])
+        return entrants
+
+
+def _row(name: str, entrant: _Entrant, base: list[float]) -> dict[str, Any]:
+    measured = not entrant.stopped
+    shared = min(len(entrant.seconds), len(base))
+    return {
+        "contestant": name,
+        "tasks": entrant.tasks,
+        "token requests": worst(entrant.token_requests),
+        "failed": worst(entrant.failed) if entrant.failed else None,
+        "wall ms": 1000 * spread(entrant.seconds).median if measured else None,
+        "x the limit": ratios(entrant.seconds[:shared], base[:shared]).as_json() if measured else None,
+        "rounds": len(entrant.seconds),
+        "remark": entrant.trouble or None,
+    }
+
+
+def _untried(name: str, tasks: int, limit: float) -> dict[str, Any]:
+    return {"contestant": name, "tasks": tasks, "remark": f"not tried: it would take over {limit:.0f} s"}
+
+
+async def measure(
+    sizes: dict[int, int], *, limit: float = _LIMIT, only: Sequence[str] = (), latency: float = LATENCY
+) -> Result:
+    """All sizes. `limit` is the time limit of one contestant's turn, in seconds."""
+    able, excused = contestants("contention", [*only, RawAiohttp.name] if only else ())
+    result = Result("contention", "python -m benchmarks contention")
+    slowness: dict[str, float] = {}  # seconds per task, at the last size
+    async with Server(auth="post", delay=latency) as server:
+        for tasks, rounds in sizes.items():
+            tried = [
+                kind for kind in able if slowness.get(kind.name, 0.0) * tasks <= limit or kind in _ALWAYS
+            ]
+            say(f"  contention: {tasks} tasks, {len(tried)} contestants, at most {rounds} rounds")
+            entrants = await _size(tried, server, tasks, rounds, limit)
+            base = entrants[RawAiohttp.name].seconds
+            result.rows += [_row(name, entrant, base) for name, entrant in entrants.items()]
+            result.rows += [_untried(kind.name, tasks, limit) for kind in able if kind not in tried]
+            slowness |= {name: max(entrant.seconds) / tasks for name, entrant in entrants.items()}
+            if Tokensession.name in entrants:
+                result.goals += _goals(entrants, judged=tasks == _JUDGED)
+    result.rows += [{"contestant": name, "remark": f"cannot: {reason}"} for name, reason in excused]
+    result.series = _series(result.rows, list(sizes))
+    result.notes += [
+        f"The limit: one token request ({1000 * latency:.0f} ms at the server) and the same GETs by raw "
+        f"aiohttp, in the same round. At most {CONNECTIONS} connections each.",
+        f"Who takes more than {_FAR} x the limit has one round of that size, but for those over aiohttp.",
+        "httpx, httpx2 and google-auth's threads are a large part of the time of those who use them; "
+        "singleflight-auth sends every GET twice by design; mcp sends one request at a time.",
+    ]
+    return result
+
+
+def _goals(entrants: dict[str, _Entrant], *, judged: bool) -> list[Goal]:
+    ours = entrants[Tokensession.name]
+    limit = entrants[RawAiohttp.name].seconds
+    counted = f"{worst(ours.token_requests)}, {worst(ours.failed) if ours.failed else 'stopped'}"
+    good = set(ours.token_requests) == {1} and set(ours.failed) == {0}
+    goals = [Goal(f"token requests, failures at {ours.tasks:,} tasks", "1, 0", counted, good)]
+    if not judged:
+        return goals
+    found = ratios(ours.seconds, limit)
+    own = spread(limit)
+    scatter = own.most / own.median
+    goals.append(
+        Goal(
+            f"time at {ours.tasks:,} tasks, x the limit",
+            f"<= {scatter:.2f}, by which the limit itself varies in this run",
+            str(found),
+            found.median <= scatter,
+        )
+    )
+    others = [
+        (name, other)
+        for name, other in entrants.items()
+        if name not in (Tokensession.name, RawAiohttp.name) and len(other.seconds) == len(ours.seconds)
+    ]
+    if others:
+        name, best = min(others, key=lambda item: spread(item[1].seconds).median)
+        against = ratios(ours.seconds, best.seconds)
+        goals.append(
+            Goal(
+                f"time at {ours.tasks:,} tasks, x the best peer's ({name})",
+                "not above 1 by more than the spread",
+                str(against),
+                against.q1 <= 1.0,
+            )
+        )
+    return goals
+
+
+def _series(rows: list[dict[str, Any]], sizes: list[int]) -> dict[str, Any]:
+    found = {(row["contestant"], row["tasks"]): row["x the limit"] for row in rows if row.get("x the limit")}
+    names = list(dict.fromkeys(name for name, _ in found))
+    cells = {name: [found.get((name, size)) for size in sizes] for name in names}
+    return {
+        "x": sizes,
+        "lines": {name: [cell and cell["median"] for cell in line] for name, line in cells.items()},
+        "spread": {
+            name: [cell and [cell["q1"], cell["q3"]] for cell in line] for name, line in cells.items()
+        },
+        "unit": "x the limit",
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Run it; 1 if tokensession needed other than one token request, or failed anybody."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks contention", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="10 and 50 tasks; nothing is saved")
+    parser.add_argument("--tasks", type=int, nargs="+", help="these numbers of tasks only")
+    parser.add_argument("--rounds", type=int, help="at most so many rounds of each size")
+    parser.add_argument("--limit", type=float, default=_LIMIT, help="seconds that one turn may take")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="contestants, by parts of names"
+    )
+    options = parser.parse_args(arguments)
+    sizes = _QUICK if options.quick else ROUNDS
+    if options.tasks:
+        sizes = {tasks: ROUNDS.get(tasks, 5) for tasks in options.tasks}
+    if options.rounds:
+        sizes = {tasks: min(rounds, options.rounds) for tasks, rounds in sizes.items()}
+    result = asyncio.run(measure(sizes, limit=options.limit, only=options.only))
+    result.show()
+    if not options.quick:
+        result.save()
+    return int(any(goal.must == "1, 0" for goal in result.missed))

@@ -1,0 +1,9 @@
+"""What all benchmarks stand on.
+
+| module | what it is |
+|---|---|
+| `environment` | what it ran on |
+| `rounds` | contestants taken in turn, and what their figures come to: medians, spread, ratios |
+| `results` | a result: rows, verdicts, environment; printed as a table, saved as JSON |
+| `server` | a token server with an API behind it, in a process of its own, and its remote control |
+"""

@@ -1,0 +1,116 @@
+"""A benchmark's result: printed for people, saved for the plots and the page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .environment import environment
+
+__all__ = ["RESULTS", "Goal", "Result", "progress", "say"]
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+_console = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a figure must reach: `met` is None where it cannot be judged here, and `why` says why."""
+
+    what: str
+    must: str
+    found: str
+    met: bool | None
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Result:
+    """One run of one benchmark.
+
+    `rows` are dicts of the same keys, one a line of the table: texts, numbers, or None. A contestant that
+    cannot take part has a row with "cannot" and the reason. `series` is what the plot is drawn from, in any
+    shape that the plot of this benchmark knows. `command` is what was typed.
+    """
+
+    name: str
+    command: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    series: dict[str, Any] = field(default_factory=dict)
+    goals: list[Goal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def show(self) -> None:
+        """The table, the goals and the notes."""
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        table = Table(title=self.name, title_justify="left", box=None, pad_edge=False)
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(_shown(row.get(column)) for column in columns))
+        _console.print(table)
+        for goal in self.goals:
+            verdict = {True: "met", False: "MISSED", None: "not judged"}[goal.met]
+            _console.print(f"  {goal.what}: {goal.found} (must: {goal.must}): {verdict}. {goal.why}".rstrip())
+        for note in self.notes:
+            _console.print(f"  {note}")
+
+    def save(self, directory: Path = RESULTS) -> Path:
+        """Write `NAME.json`; the environment is taken now."""
+        directory.mkdir(parents=True, exist_ok=True)
+        document = {
+            "name": self.name,
+            "command": self.command,
+            "date": datetime.now(UTC).date().isoformat(),
+            "environment": environment(),
+            "rows": self.rows,
+            "goals": [
+                {"what": g.what, "must": g.must, "found": g.found, "met": g.met, "why": g.why}
+                for g in self.goals
+            ],
+            "series": self.series,
+            "notes": self.notes,
+        }
+        path = directory / f"{self.name}.json"
+        path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return path
+
+    @property
+    def missed(self) -> Sequence[Goal]:
+        """The goals that were not reached."""
+        return [goal for goal in self.goals if goal.met is False]
+
+
+def say(text: str) -> None:
+    """A line of progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress(name: str) -> Any:
+    """A function for `interleaved` that tells of each round."""
+
+    def tell(done: int, total: int) -> None:
+        say(f"  {name}: round {done} of {total}")
+
+    return tell
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, Mapping) and "median" in value:
+        return f"{_shown(float(value['median']))} ({_shown(float(value['q1']))}-{_shown(float(value['q3']))})"
+    return str(value)

@@ -1,0 +1,110 @@
+"""How long `import tokensession` takes: `python -m benchmarks import`.
+
+Each figure is a fresh interpreter, started for it, in which the import is timed from inside: the
+interpreter's own start is in none of them. The base is the import of what tokensession needs at once
+(aiohttp, anyio, msgpack), and the two are taken in turn, round by round, with all bytecode in the cache.
+SQLite's driver, the servers for tests and the command line are loaded when they are mentioned.
+
+`-X importtime` tells what the modules of tokensession itself take; that is in the notes.
+
+`series`: {"unit": "ms", "names": [...], "median": [...], "q1": [...], "q3": [...], "modules": {name: ms}}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+
+from .harness.results import Goal, Result, progress, say
+from .harness.rounds import interleaved, ratios, spread
+
+__all__ = ["main", "measure"]
+
+OURS, BASE = "tokensession", "aiohttp, anyio, msgpack"
+GOAL = 1.10
+_STATEMENTS = {
+    OURS: "import tokensession",
+    BASE: "import aiohttp, anyio, msgpack",
+    "aiohttp": "import aiohttp",
+    "tokensession with SQLiteStore": "import tokensession\nfrom tokensession.stores import SQLiteStore",
+}
+_TIMED = """
+import time
+start = time.perf_counter()
+{statement}
+print((time.perf_counter() - start) * 1000)
+"""
+
+
+def _fresh(statement: str) -> Callable[[], Awaitable[float]]:
+    """Milliseconds that the statement takes in an interpreter of its own."""
+    program = [sys.executable, "-c", _TIMED.format(statement=statement)]
+
+    async def run() -> float:  # blocks, for there is nothing else to do meanwhile
+        return float(subprocess.run(program, check=True, capture_output=True, text=True).stdout)  # noqa: ASYNC221
+
+    return run
+
+
+def _parts(times: int) -> dict[str, float]:
+    """The median of each own module's time, in milliseconds, without what it imports itself."""
+    found: dict[str, list[float]] = {}
+    for _ in range(times):
+        program = [sys.executable, "-X", "importtime", "-c", _STATEMENTS[OURS]]
+        for line in subprocess.run(program, check=True, capture_output=True, text=True).stderr.splitlines():
+            own, _, name = (column.strip() for column in line.removeprefix("import time:").split("|"))
+            if name.partition(".")[0] == "tokensession":
+                found.setdefault(name, []).append(int(own) / 1000)
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+async def measure(rounds: int, command: str) -> Result:
+    """All of them in turn."""
+    result = Result("import", command)
+    contestants = {name: _fresh(statement) for name, statement in _STATEMENTS.items()}
+    figures = await interleaved(contestants, rounds, progress=progress("import"))
+    series: dict[str, list[float]] = {"median": [], "q1": [], "q3": []}
+    for name, times in figures.items():
+        took = spread(times)
+        ratio = ratios(times, figures[BASE])
+        result.rows.append({"import": name, "ms": took.as_json(), "times the base": ratio.as_json()})
+        for key in series:
+            series[key].append(getattr(took, key))
+    found = ratios(figures[OURS], figures[BASE])
+    result.goals.append(
+        Goal(
+            "import tokensession",
+            f"at most {GOAL:.2f} times its three eager dependencies",
+            f"{found.median:.3f} ({found.q1:.3f}-{found.q3:.3f})",
+            found.median <= GOAL,
+        )
+    )
+    parts = _parts(max(1, rounds // 5))
+    slowest = sorted(parts.items(), key=lambda part: -part[1])
+    result.notes.append(
+        f"Own modules, by -X importtime (which slows them down): {sum(parts.values()):.1f} ms in all; "
+        + ", ".join(f"{name} {took:.2f}" for name, took in slowest[:8])
+        + "."
+    )
+    result.notes.append(f"Median (quartiles) of {rounds} fresh interpreters each.")
+    result.series = {"unit": "ms", "names": list(figures), **series, "modules": dict(slowest)}
+    return result
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, show, save."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks import", description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=25, help="default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="a smoke test; nothing is saved")
+    options = parser.parse_args(arguments)
+    say("import: an interpreter for each")
+    rounds = 2 if options.quick else options.rounds
+    result = asyncio.run(measure(rounds, " ".join(["python -m benchmarks import", *arguments])))
+    result.show()
+    if not options.quick:
+        result.save()
+    return 0

@@ -1,0 +1,304 @@
+"""The token endpoint is down, and callers keep coming: how often it is asked, and how fast they are told.
+
+Three parts:
+
+- a simulated minute: the token is spent, 10,000 callers come in 200 waves, and every token request fails.
+  tokensession's clock is moved by hand and its endpoint answers from a script, so the minute takes a
+  second. Counted: its token requests, over many draws of the back-off's jitter, beside what the policy's
+  numbers allow at most, and beside a program in which each caller whose token is spent asks for itself
+  (`naive`);
+- the cool-down: what it costs to be told of the outage while nobody is asked, in nanoseconds per call,
+  beside an empty `async def`, one that raises an exception, and the same source with a fresh token;
+- the contestants, in real time: the token endpoint answers 500 to each request, and 100 callers come in two
+  waves, one after another. Counted: token requests, and whether it goes on by itself when the outage is
+  over. (tokensession's back-off starts at a second, of which a tenth at least is waited; the waves take
+  less than that, or it asks once more.)
+
+Series: {"minute": {"x": [trouble, ...], "token requests": [[least, median, most], ...], "bound": [...],
+"callers": 10000}, "told": {"x": [what, ...], "ns": [[q1, median, q3], ...]}, "peers": {"x": [name, ...],
+"token requests": [...], "callers": 100}}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from tokensession import ManagedSource, NotSent, Policy, TokenUnavailable
+from tokensession.providers import OAuth2
+from tokensession.providers.base import TokenReply, TokenRequest
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock, ScriptedEndpoint, reply
+
+from .harness.results import Goal, Result, say
+from .harness.rounds import interleaved, spread
+from .peers import Peer, Tokensession
+from .peers.faltering import Faltering
+from .peers.scene import at_once, contestants
+
+MINUTE = 60.0
+WAVES, EACH = 200, 50
+CALLS = 20_000  # per turn of the cool-down
+PEER_WAVES, PEER_EACH = 2, 50
+_LIMIT = 20.0  # seconds for one contestant
+_TRIES = 25  # of being served again, a tenth of a second apart
+
+TROUBLES: dict[str, Callable[[], TokenReply]] = {
+    "no connection": lambda: _no_connection(),
+    "500": lambda: reply({}, 500),
+    "503": lambda: reply(b"", 503),
+}
+
+
+def _no_connection() -> TokenReply:
+    raise NotSent("The token endpoint cannot be reached.")
+
+
+def _provider() -> OAuth2:
+    return OAuth2(
+        token_url="https://id.example.com/token",
+        client_id="client",
+        client_secret="client-secret",
+        refresh_token="seed",
+    )
+
+
+def _source(answers: Callable[[TokenRequest], TokenReply], requests: int, **options: Any) -> Any:
+    """A source, and the endpoint that it asks."""
+    endpoint = ScriptedEndpoint(*[answers] * requests)
+    store = MemoryStore(clock=options.get("clock"))
+    return ManagedSource(_provider(), endpoint, store=store, **options), endpoint
+
+
+async def _told(source: ManagedSource) -> bool:
+    """Whether this caller was told of the outage."""
+    try:
+        await source.token()
+    except TokenUnavailable:
+        return True
+    return False
+
+
+async def minute(trouble: str, seed: int, waves: int = WAVES, each: int = EACH) -> tuple[int, int]:
+    """Token requests in a simulated minute, and the callers that were told."""
+    chance = random.Random(seed)
+    clock = FakeClock(jitter=iter(chance.random, None))
+    source, endpoint = _source(lambda _: TROUBLES[trouble](), waves, clock=clock)
+    told = 0
+    for _ in range(waves):
+        told += sum(await asyncio.gather(*(_told(source) for _ in range(each))))
+        clock.advance(MINUTE / waves)
+    await source.aclose()
+    return len(endpoint.requests), told
+
+
+def bound(trouble: str, waves: int = WAVES) -> int:
+    """The most token requests of a minute that the policy's numbers allow: every draw the shortest."""
+    policy = Policy()
+    if trouble == "503":
+        return 1 + int((MINUTE - 0.001) // policy.retry_after_default)
+    moment, requests = 0.0, 0
+    while moment < MINUTE and requests < waves:
+        moment += 0.1 * min(policy.expired_back_off * 2**requests, policy.expired_back_off_max)
+        requests += 1
+    return requests
+
+
+async def naive(waves: int = WAVES, each: int = EACH) -> int:
+    """Token requests of the same minute, if every caller whose token is spent asks for itself."""
+    endpoint = ScriptedEndpoint(*[lambda _: TROUBLES["500"]()] * (waves * each))
+    provider, expires_at = _provider(), 0.0
+
+    async def token() -> None:
+        if expires_at <= time.time():
+            await endpoint.send(provider.request(provider.seed), connect=5, total=20)
+
+    for _ in range(waves):
+        await asyncio.gather(*(token() for _ in range(each)))
+    return len(endpoint.requests)
+
+
+# -- the cool-down ------------------------------------------------------------------------------
+
+
+async def _empty() -> None:
+    pass
+
+
+async def _raising() -> None:
+    raise RuntimeError("down")
+
+
+async def _timed(call: Callable[[], Awaitable[Any]], errors: type[Exception], calls: int) -> float:
+    """Nanoseconds per call."""
+    begun = time.perf_counter_ns()
+    for _ in range(calls):
+        with suppress(errors):
+            await call()
+    return (time.perf_counter_ns() - begun) / calls
+
+
+async def cool_down(calls: int, rounds: int) -> dict[str, list[float]]:
+    """What each of these costs, in nanoseconds per call."""
+    # A pause of an hour at the least: none of the calls below may be the one that asks again.
+    patient = Policy(expired_back_off=36_000, expired_back_off_max=36_000)
+    down, endpoint = _source(lambda _: _no_connection(), 1, policy=patient)
+    good = {"access_token": "access", "token_type": "Bearer", "expires_in": 36_000, "refresh_token": "next"}
+    up, _ = _source(lambda _: reply(good), 1)
+    await asyncio.gather(_told(down), _told(up))
+    figures = await interleaved(
+        {
+            "empty async def": lambda: _timed(_empty, RuntimeError, calls),
+            "async def that raises": lambda: _timed(_raising, RuntimeError, calls),
+            "token(), fresh": lambda: _timed(up.token, TokenUnavailable, calls),
+            "token(), told of the outage": lambda: _timed(down.token, TokenUnavailable, calls),
+        },
+        rounds,
+    )
+    assert len(endpoint.requests) == 1
+    await asyncio.gather(up.aclose(), down.aclose())
+    return figures
+
+
+# -- the contestants ----------------------------------------------------------------------------
+
+
+async def scene(kind: type[Peer], waves: int = PEER_WAVES) -> dict[str, Any]:
+    """One contestant whose token endpoint fails: a row."""
+    callers, remark = 0, None
+    with Faltering() as server:
+        async with kind(server.credentials) as peer:
+            await peer.prime()
+            await peer.get("/ping")
+            peer.expire()
+            before, begun = server.posts, time.perf_counter()
+            server.fail()
+            try:
+                async with asyncio.timeout(_LIMIT):
+                    for _ in range(waves):
+                        tally = await at_once(peer, PEER_EACH)
+                        callers += PEER_EACH
+                        remark = str(tally)
+            except TimeoutError:
+                remark = f"stopped after {_LIMIT:.0f} s, in the wave after these callers"
+            asked, took = server.posts - before, time.perf_counter() - begun
+            server.recover()
+            goes_on = await _recovers(peer)
+    return {
+        "what": kind.name,
+        "callers": callers,
+        "token requests": asked,
+        "seconds": took,
+        "goes on": "yes" if goes_on else "no",
+        "remark": remark,
+    }
+
+
+async def _recovers(peer: Peer) -> bool:
+    """Whether it is served within a few seconds of the outage's end: the pauses are a second so early."""
+    for _ in range(_TRIES):
+        if (await at_once(peer, 1)).served:
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+async def measure(
+    draws: int = 50,
+    *,
+    calls: int = CALLS,
+    rounds: int = 15,
+    waves: int = PEER_WAVES,
+    only: Sequence[str] = (),
+) -> Result:
+    """All three parts."""
+    logging.getLogger("tokensession").addHandler(logging.NullHandler())  # it warns of each failure
+    result = Result("outage", "python -m benchmarks outage")
+    say("  outage: a simulated minute")
+    result.series["minute"] = await _minutes(result, draws)
+    say("  outage: the cool-down")
+    figures = await cool_down(calls, rounds)
+    found = {name: spread(line) for name, line in figures.items()}
+    for name, line in found.items():
+        result.rows.append({"what": name, "ns per call": line.as_json()})
+    result.series["told"] = {
+        "x": list(found),
+        "ns": [[line.q1, line.median, line.q3] for line in found.values()],
+    }
+    able, excused = contestants("outage", only)
+    rows = []
+    for kind in able:
+        say(f"  outage: {kind.name}")
+        rows.append(await scene(kind, waves))
+    result.series["peers"] = {
+        "x": [row["what"] for row in rows],
+        "token requests": [row["token requests"] for row in rows],
+        "callers": waves * PEER_EACH,
+    }
+    result.rows += rows + [{"what": name, "remark": f"cannot: {reason}"} for name, reason in excused]
+    result.notes += [
+        f"The minute: {WAVES * EACH:,} callers in {WAVES} waves, {draws} draws of the jitter: least, median, "
+        "most. The bound is what comes of the shortest draw each time.",
+        "httpx-auth and mcp give up the grant at the first failure: the one asks with the password that it "
+        "was made with, the other wants a person at a browser. google-auth asks three times for each "
+        "refresh, with pauses between.",
+        "A 503 that names no Retry-After pauses a minute, so it is asked once.",
+        f"The contestants: {waves} waves of {PEER_EACH} callers, each as soon as the one before is told.",
+    ]
+    return result
+
+
+async def _minutes(result: Result, draws: int) -> dict[str, Any]:
+    """The first part: its rows and goals, and its series."""
+    series: dict[str, Any] = {"x": [], "token requests": [], "bound": [], "callers": WAVES * EACH}
+    for trouble in TROUBLES:
+        found = [await minute(trouble, seed) for seed in range(draws)]
+        posts, most = spread([requests for requests, _ in found]), bound(trouble)
+        everybody = all(told == WAVES * EACH for _, told in found)
+        result.rows.append(
+            {
+                "what": f"{Tokensession.name}, {trouble}",
+                "callers": WAVES * EACH,
+                "token requests": f"{posts.least:.0f}, {posts.median:.0f}, {posts.most:.0f}",
+                "bound": most,
+            }
+        )
+        result.goals.append(
+            Goal(
+                f"token requests in a minute, {trouble}",
+                f"<= {most}, and every caller told",
+                f"at most {posts.most:.0f}",
+                posts.most <= most and everybody,
+            )
+        )
+        series["x"].append(trouble)
+        series["token requests"].append([posts.least, posts.median, posts.most])
+        series["bound"].append(most)
+    asked = await naive()
+    result.rows.append({"what": "naive, any trouble", "callers": WAVES * EACH, "token requests": asked})
+    return series
+
+
+def main(arguments: list[str]) -> int:
+    """Run it; 1 if tokensession asked more often than its policy allows."""
+    parser = argparse.ArgumentParser("python -m benchmarks outage", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="two draws, few calls, one wave; nothing is saved"
+    )
+    parser.add_argument("--draws", type=int, default=50, help="of the jitter, for the simulated minute")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="contestants, by parts of names"
+    )
+    options = parser.parse_args(arguments)
+    sizes = {"calls": 2000, "rounds": 3, "waves": 1} if options.quick else {}
+    result = asyncio.run(measure(2 if options.quick else options.draws, only=options.only, **sizes))
+    result.show()
+    if not options.quick:
+        result.save()
+    return int(bool(result.missed))

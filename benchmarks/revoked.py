@@ -1,0 +1,94 @@
+"""The server takes the access token back before its time, and a hundred requests meet the 401 at once.
+
+Every contestant has a token that looks good to it. The server revokes all access tokens (refresh tokens
+stay good), and then 100 tasks make one GET each; a token request takes 50 ms at the server, so that all of
+them have got their 401 before there is a new token. Counted: how many are served in the end, and the token
+requests. Refresh tokens rotate, with reuse detection.
+
+Series: {"x": [name, ...], "served": [...], "token requests": [...]}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+
+from .harness.results import Goal, Result, say
+from .harness.server import Server
+from .peers import Peer, Tokensession
+from .peers.scene import PATH, Tally, at_once, contestants, primed, worst
+
+REQUESTS = 100
+LATENCY = 0.05  # seconds that a token request takes at the server
+_LIMIT = 30.0  # seconds for one scene
+
+
+async def scene(kind: type[Peer], server: Server, requests: int = REQUESTS) -> tuple[Tally, int]:
+    """What came of the requests, and the token requests."""
+    async with primed(kind, server) as peer:
+        await peer.get(PATH)
+        before = (await server.stats())["token_requests"]
+        await server.revoke_access_tokens()
+        tally = await at_once(peer, requests)
+        return tally, (await server.stats())["token_requests"] - before
+
+
+async def measure(rounds: int = 3, *, only: Sequence[str] = ()) -> Result:
+    """All contestants, so many rounds each."""
+    able, excused = contestants("revoked", only)
+    result = Result("revoked", "python -m benchmarks revoked")
+    async with Server(auth="post", delay=LATENCY) as server:
+        for kind in able:
+            say(f"  revoked: {kind.name}")
+            found = []
+            for _ in range(rounds):
+                async with asyncio.timeout(_LIMIT):
+                    found.append(await scene(kind, server))
+            result.rows.append(
+                {
+                    "contestant": kind.name,
+                    "requests": REQUESTS,
+                    "served": worst(tally.served for tally, _ in found),
+                    "token requests": worst(asked for _, asked in found),
+                    "remark": "; ".join(dict.fromkeys(str(tally) for tally, _ in found if tally.failed))
+                    or None,
+                }
+            )
+    result.goals = [
+        Goal(
+            "token requests, served",
+            f"1, {REQUESTS}",
+            f"{row['token requests']}, {row['served']}",
+            (row["token requests"], row["served"]) == (1, REQUESTS),
+        )
+        for row in result.rows
+        if row["contestant"] == Tokensession.name
+    ]
+    result.series = {
+        "x": [row["contestant"] for row in result.rows],
+        "served": [row["served"] for row in result.rows],
+        "token requests": [row["token requests"] for row in result.rows],
+    }
+    result.rows += [{"contestant": name, "remark": f"cannot: {reason}"} for name, reason in excused]
+    result.notes.append(
+        f"{rounds} rounds, a range where they differ. aiohttp-oauth2-client, Authlib and httpx-auth do not "
+        "look at a 401: it is the caller's, until the token's time is up."
+    )
+    return result
+
+
+def main(arguments: list[str]) -> int:
+    """Run it; 1 if tokensession asked other than once, or failed a request."""
+    parser = argparse.ArgumentParser("python -m benchmarks revoked", description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one round; nothing is saved")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="contestants, by parts of names"
+    )
+    options = parser.parse_args(arguments)
+    result = asyncio.run(measure(1 if options.quick else options.rounds, only=options.only))
+    result.show()
+    if not options.quick:
+        result.save()
+    return int(bool(result.missed))

@@ -1,0 +1,280 @@
+"""Latency under constant load while tokens expire and are replaced: `python -m benchmarks steady`.
+
+200 GETs a second through two sessions: one's tokens live for two seconds and are replaced some fifty times
+during the run, the other's never expires. They are taken in turn, a window of some seconds each, in one
+process and against two servers of the same kind, each in a process of its own.
+
+The load is open: a request is due every five milliseconds, whether or not those before it have been
+answered, and its latency counts from the moment at which it was due. What would hold everybody up (a wait
+for the token, work on the event loop) is so in the latency of everybody, and hides nowhere.
+
+A request waits for a token if `source.token()` gives up the processor, be it once. That is counted exactly,
+by stepping its coroutine, and must never happen: the refresh ahead of the expiry is there for it.
+
+Before each window of the expiring session its token is asked for once, unmeasured: nobody has used it while
+the other one was measured, so it may have expired, as a session's that is idle for longer than its token
+lives.
+
+The policy is the default but for the lead: DUE at 60 % of the life before its end, so that two seconds give
+room for fifty refreshes in a run of bearable length. In an hour's token they would be fifty among 36
+million requests; here every two-hundredth request or so meets one. So the ratio of p99 is harsher than
+life.
+
+`series`: {"unit": "ms", "names": [...], "percent": [...], "lines": {name: [latency at each percent]},
+"refreshes": {"seconds": [...], "p99_near": ms, "p99_far": ms}}: the distribution of each, and the latencies
+of the requests that were due within 20 ms of a refresh against the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Generator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokensession import AiohttpEndpoint, AuthedSession, Event, ManagedSource, Policy, Token
+from tokensession.events import RefreshFailed, RefreshStarted
+from tokensession.providers import OAuth2
+from tokensession.stores import MemoryStore
+
+from .harness.results import Goal, Result, progress, say
+from .harness.rounds import percentile, ratios, spread
+from .harness.server import Server
+
+__all__ = ["Load", "main", "measure"]
+
+EXPIRING, LASTING = "expires every 2 s", "never expires"
+GOAL = 1.05
+_RATE = 200  # requests a second
+_LIFE = 2  # seconds
+_FOREVER = 30 * 24 * 3600
+_AT_MOST = 90  # seconds in all, on a machine that is too busy for it
+_NEAR = 0.02  # seconds
+_SPIN = (
+    0.0015  # seconds before it is due that the waiting turns into looking: timers are a millisecond coarse
+)
+_PERCENTS = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How many refreshes are wanted, and how long a window is, in seconds."""
+
+    refreshes: int = 50
+    window: float = 3.0
+
+
+class _WatchedSource(ManagedSource):
+    """Counts the calls of `token` that did not return at once."""
+
+    __slots__ = ("waits",)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.waits = 0
+
+    async def token(self) -> Token:
+        return await _Stepped(self)
+
+
+class _Stepped:
+    """`ManagedSource.token`, with a note made if it gives up the processor."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: _WatchedSource) -> None:
+        self._source = source
+
+    def __await__(self) -> Generator[Any, Any, Token]:
+        steps = ManagedSource.token(self._source).__await__()
+        try:
+            first = next(steps)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        self._source.waits += 1
+        yield first
+        return (yield from steps)
+
+
+@dataclass(slots=True)
+class _Arm:
+    """One of the two: its session, and what was seen of it."""
+
+    source: _WatchedSource
+    session: AuthedSession
+    latencies: list[float] = field(default_factory=list)
+    due: list[float] = field(default_factory=list)
+    windows: list[tuple[float, float]] = field(default_factory=list)
+    """p50 and p99 of each window."""
+    waits: int = 0
+    refreshes: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    latest: float = 0.0
+    """How late a request was sent, at most: so long the machine, or this loop, stood still."""
+    measuring: bool = False
+
+    def observe(self, event: Event) -> None:
+        if self.measuring and isinstance(event, RefreshStarted):
+            self.refreshes.append(time.perf_counter())
+        if isinstance(event, RefreshFailed):
+            self.failed.append(event.message)
+
+    async def _get(self, due: float) -> None:
+        async with self.session.get("/ping") as response:
+            await response.read()
+            if response.status != 200:
+                self.failed.append(f"answered {response.status}")
+        self.latencies.append(time.perf_counter() - due)
+        self.due.append(due)
+
+    async def window(self, seconds: float) -> None:
+        """Load for so long."""
+        await self.source.token()
+        await self._get(time.perf_counter())  # a connection that was idle
+        self.latencies.pop(), self.due.pop()
+        before, first = self.source.waits, len(self.latencies)
+        self.measuring = True
+        start = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for number in range(int(seconds * _RATE)):
+                due = start + number / _RATE
+                await _until(due)
+                self.latest = max(self.latest, time.perf_counter() - due)
+                group.create_task(self._get(due))
+        self.measuring = False
+        self.waits += self.source.waits - before
+        found = self.latencies[first:]
+        self.windows.append((percentile(found, 50), percentile(found, 99)))
+
+
+async def _until(moment: float) -> None:
+    """Until that moment of `perf_counter`: asleep, and in the end awake, letting the others work."""
+    if (left := moment - time.perf_counter()) > _SPIN:
+        await asyncio.sleep(left - _SPIN)
+    while time.perf_counter() < moment:  # noqa: ASYNC110 - no event comes at a moment
+        await asyncio.sleep(0)
+
+
+async def _arm(stack: AsyncExitStack, lifetime: int) -> _Arm:
+    server = await stack.enter_async_context(Server(lifetime=lifetime))
+    seen: list[_Arm] = []
+    source = _WatchedSource(
+        OAuth2(**server.credentials),
+        AiohttpEndpoint(),
+        store=MemoryStore(),
+        policy=Policy(due_fraction=0.6),
+        observer=lambda event: seen[0].observe(event) if seen else None,
+    )
+    stack.push_async_callback(source.aclose)
+    arm = _Arm(source, await stack.enter_async_context(AuthedSession(source)))
+    seen.append(arm)
+    return arm
+
+
+async def measure(load: Load, command: str) -> Result:
+    """Windows of both in turn, until there were as many refreshes under load as wanted."""
+    async with AsyncExitStack() as stack:
+        arms = {EXPIRING: await _arm(stack, _LIFE), LASTING: await _arm(stack, _FOREVER)}
+        tell, wanted = progress("steady"), load.refreshes
+        pairs = 0
+        end = time.perf_counter() + _AT_MOST
+        while len(arms[EXPIRING].refreshes) < wanted and time.perf_counter() < end:
+            order = list(arms.values()) if pairs % 2 == 0 else list(reversed(arms.values()))
+            for arm in order:
+                await arm.window(load.window)
+            pairs += 1
+            tell(min(len(arms[EXPIRING].refreshes), wanted), wanted)
+    return _result(arms, load, command)
+
+
+def _near(arm: _Arm) -> tuple[list[float], list[float]]:
+    """Latencies of the requests that were due near a refresh, and of the others."""
+    near: list[float] = []
+    far: list[float] = []
+    for due, latency in zip(arm.due, arm.latencies, strict=True):
+        (near if any(abs(due - at) < _NEAR for at in arm.refreshes) else far).append(latency)
+    return near, far
+
+
+def _result(arms: dict[str, _Arm], load: Load, command: str) -> Result:
+    result = Result("steady", command)
+    for name, arm in arms.items():
+        result.rows.append(
+            {
+                "token": name,
+                "requests": len(arm.latencies),
+                "refreshes": len(arm.refreshes),
+                "waited for a token": arm.waits,
+                "failed": len(arm.failed),
+                "p50 ms": percentile(arm.latencies, 50) * 1000,
+                "p99 ms": percentile(arm.latencies, 99) * 1000,
+                "p99.9 ms": percentile(arm.latencies, 99.9) * 1000,
+                "longest ms": max(arm.latencies) * 1000,
+                "p99 ms by window": spread([p99 * 1000 for _, p99 in arm.windows]).as_json(),
+            }
+        )
+    ours, base = arms[EXPIRING], arms[LASTING]
+    for place, percent in enumerate((50, 99)):
+        whole = percentile(ours.latencies, percent) / percentile(base.latencies, percent)
+        paired = ratios([each[place] for each in ours.windows], [each[place] for each in base.windows])
+        result.goals.append(
+            Goal(
+                f"p{percent}, against a token that never expires",
+                f"at most {GOAL} times",
+                f"{whole:.3f} times (by windows: {paired})",
+                whole <= GOAL,
+            )
+        )
+    result.goals.append(
+        Goal("requests that waited for a token", "0", str(ours.waits), ours.waits == 0 and not ours.failed)
+    )
+    if len(ours.refreshes) < load.refreshes:
+        result.notes.append(
+            f"Stopped after {_AT_MOST} s: {len(ours.refreshes)} refreshes of {load.refreshes}."
+        )
+    if (stood := max(arm.latest for arm in arms.values())) > 1.0:
+        result.notes.append(f"The machine stood still for {stood:.1f} s: take this run for nothing.")
+    near, far = _near(ours)
+    result.series = {
+        "unit": "ms",
+        "names": list(arms),
+        "percent": list(_PERCENTS),
+        "lines": {
+            name: [percentile(arm.latencies, each) * 1000 for each in _PERCENTS] for name, arm in arms.items()
+        },
+        "refreshes": {
+            "seconds": [at - ours.due[0] for at in ours.refreshes],
+            "p99_near": percentile(near, 99) * 1000 if near else None,
+            "p99_far": percentile(far, 99) * 1000 if far else None,
+        },
+    }
+    result.notes.append(
+        f"{_RATE} requests a second, windows of {load.window:g} s in turn, tokens of {_LIFE} s that are DUE "
+        f"early; {len(near)} of {len(ours.latencies)} requests were due within {_NEAR * 1000:.0f} ms of a "
+        "refresh."
+    )
+    if near:
+        result.notes.append(
+            f"Those near a refresh: p50 {percentile(near, 50) * 1000:.3g} ms; the others: "
+            f"p50 {percentile(far, 50) * 1000:.3g} ms."
+        )
+    return result
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, show, save; 1 if a request has waited for a token, or failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks steady", description=__doc__.split("\n")[0])
+    parser.add_argument("--refreshes", type=int, default=50, help="under load (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a smoke test; nothing is saved")
+    options = parser.parse_args(arguments)
+    load = Load(refreshes=2, window=0.8) if options.quick else Load(refreshes=options.refreshes)
+    say(f"steady: {_RATE} requests a second, until there were {load.refreshes} refreshes under load")
+    result = asyncio.run(measure(load, " ".join(["python -m benchmarks steady", *arguments])))
+    result.show()
+    if not options.quick:
+        result.save()
+    waited = sum(row["waited for a token"] + row["failed"] for row in result.rows)
+    return 1 if waited else 0

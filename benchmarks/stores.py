@@ -1,0 +1,325 @@
+"""What a store costs, beside the least that its medium can do it for.
+
+For the memory, the file and the SQLite store:
+
+* `load`: `await store.load(key)`.
+* `claim + commit`: take the claim, store a record of 700 bytes, durably.
+* `hand-over, same process`: from the call of `commit` until a task that waits for the claim has the new
+  record; at a store object of its own, unless the store is memory.
+* `hand-over, other process`: the same for a waiter in another process, whose answer comes by a socket.
+
+The floor is what cannot be done without, timed inside one thread, so without a thread hop. For the file
+store: read one file; or write one, fsync it, rename it and fsync the directory. For SQLite: one SELECT; or
+one BEGIN IMMEDIATE ... COMMIT with synchronous=FULL. For memory: an `async def` that reads or sets an entry
+of a dict. The hop is `await asyncio.to_thread(nothing)`; that of the store, in its one thread, is beside it.
+
+A round takes each of them once, in turn. The bound of a round is 2 x floor + hop, both of that same round
+(for memory, which needs no thread, 2 x floor); `of bound` is the median of the rounds' ratios. Hand-overs
+have no such bound: who waits looks from time to time. They are shown.
+
+What it does not show: other disks. With other writers on the disk it shows mostly them; on a file system
+in memory, where fsync is nothing, what the code takes.
+
+`series`: {"x": ["memory", "file", "sqlite"], "lines": {"load": [...], "load, bound": [...],
+"claim + commit": [...], "claim + commit, bound": [...], "hand-over, same process": [...], ...},
+"unit": "us"}: medians, and None where there is nothing to show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tokensession.stores import MemoryStore, Record, Store, open_store
+from tokensession.stores._worker import Worker
+from tokensession.stores.base import Claim
+from tokensession.testing.peer import Peer
+
+from .harness.results import Goal, Result, progress
+from .harness.rounds import interleaved, ratios, spread
+
+NAMES = ("memory", "file", "sqlite")
+DATA = b"x" * 700
+"""About what a record with two tokens takes."""
+
+Contestant = Callable[[], Awaitable[float]]
+
+_SETTLED = 0.05  # seconds: by then who waits has tried the claim
+
+
+# -- floors -----------------------------------------------------------------------------------------
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _in_thread(work: Callable[[], object], times: int) -> float:
+    """Seconds that the work takes, in another thread, the hop not counted."""
+
+    def timed() -> float:
+        began = time.perf_counter()
+        for _ in range(times):
+            work()
+        return (time.perf_counter() - began) / times
+
+    return await asyncio.to_thread(timed)
+
+
+async def _awaited(work: Callable[[], Awaitable[object]], times: int) -> float:
+    """Seconds that the work takes, awaited here."""
+    began = time.perf_counter()
+    for _ in range(times):
+        await work()
+    return (time.perf_counter() - began) / times
+
+
+class _FileFloor:
+    """One private file, replaced durably."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = Path(directory)
+        self._path, self._temporary = self._directory / "floor", self._directory / "floor.tmp"
+        self.write()
+
+    def read(self) -> bytes:
+        with self._path.open("rb", buffering=0) as file:
+            return file.read()
+
+    def write(self) -> None:
+        fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(fd, DATA)
+        os.fsync(fd)
+        os.close(fd)
+        self._temporary.replace(self._path)
+        fd = os.open(self._directory, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+
+class _SQLiteFloor:
+    """One row of a table, replaced durably."""
+
+    def __init__(self, directory: str) -> None:
+        self._connection = sqlite3.connect(
+            Path(directory) / "floor.db", isolation_level=None, check_same_thread=False
+        )
+        self._connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        self._connection.execute("PRAGMA synchronous = FULL").fetchall()
+        self._connection.execute("CREATE TABLE tokens (key TEXT PRIMARY KEY, version TEXT, data BLOB)")
+        self.write()
+
+    def read(self) -> object:
+        return self._connection.execute("SELECT version, data FROM tokens WHERE key = 'k'").fetchall()
+
+    def write(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.execute(
+            "INSERT INTO tokens VALUES ('k', ?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET version = excluded.version, data = excluded.data",
+            (os.urandom(16).hex(), DATA),
+        )
+        self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class _MemoryFloor:
+    """An entry of a dict."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, bytes] = {}
+
+    async def read(self) -> bytes | None:
+        return self._records.get("k")
+
+    async def write(self) -> None:
+        self._records["k"] = DATA
+
+
+# -- stores -----------------------------------------------------------------------------------------
+
+
+async def _claimed(store: Store, record: Record | None) -> Claim:
+    claim = await store.claim("k", seen=_seen(record), timeout=60)
+    assert not isinstance(claim, Record), "nobody else writes"
+    return claim
+
+
+def _seen(record: Record | None) -> str | None:
+    return None if record is None else record.version
+
+
+async def _cost_of_commits(store: Store, times: int) -> float:
+    """Seconds of a claim and its commit; the loads between them are not counted."""
+    spent = 0.0
+    for _ in range(times):
+        record = await store.load("k")
+        began = time.perf_counter()
+        await (await _claimed(store, record)).commit(DATA)
+        spent += time.perf_counter() - began
+    return spent / times
+
+
+async def _hand_over(store: Store, wait: Callable[[str | None], Awaitable[Any]]) -> float:
+    """Seconds from the call of commit until `wait`, begun before, ends."""
+    record = await store.load("k")
+    claim = await _claimed(store, record)
+    waiting = asyncio.ensure_future(_until(wait(_seen(record))))
+    await asyncio.sleep(_SETTLED)
+    began = time.perf_counter()
+    await claim.commit(DATA)
+    return await waiting - began
+
+
+async def _until(work: Awaitable[Any]) -> float:
+    await work
+    return time.perf_counter()
+
+
+async def _wait_here(store: Store, seen: str | None) -> None:
+    await store.claim("k", seen=seen, timeout=60)
+
+
+async def _wait_there(peer: Peer, seen: str | None) -> None:
+    await asyncio.to_thread(peer.ask, "claim", key="k", seen=seen)
+
+
+# -- the experiment ---------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def _contestants(directory: str, times: int) -> AsyncIterator[dict[str, Contestant]]:
+    memory, worker = MemoryStore(), Worker("benchmark")
+    contestants: dict[str, Contestant] = {
+        "hop": partial(_awaited, partial(asyncio.to_thread, _nothing), times),
+        "own hop": partial(_awaited, partial(worker.run, _nothing), times),
+    }
+
+    def compete(name: str, store: Store, other: Store) -> None:
+        contestants[f"{name}, load"] = partial(_awaited, partial(store.load, "k"), times)
+        contestants[f"{name}, claim + commit"] = partial(_cost_of_commits, store, times)
+        contestants[f"{name}, hand-over, same process"] = partial(
+            _hand_over, store, partial(_wait_here, other)
+        )
+
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(worker.aclose, _nothing)
+        compete("memory", memory, memory)
+        in_memory = _MemoryFloor()
+        contestants["memory, load, floor"] = partial(_awaited, in_memory.read, times)
+        contestants["memory, claim + commit, floor"] = partial(_awaited, in_memory.write, times)
+        in_database = _SQLiteFloor(directory)
+        stack.callback(in_database.close)
+        for name, url, floor in (
+            ("file", f"file://{directory}/tokens", _FileFloor(directory)),
+            ("sqlite", f"sqlite:///{directory}/tokens.db", in_database),
+        ):
+            store, other = open_store(url), open_store(url)
+            stack.push_async_callback(store.aclose)
+            stack.push_async_callback(other.aclose)
+            peer = stack.enter_context(Peer(url))
+            await store.put("k", DATA)
+            compete(name, store, other)
+            contestants[f"{name}, hand-over, other process"] = partial(
+                _hand_over, store, partial(_wait_there, peer)
+            )
+            contestants[f"{name}, load, floor"] = partial(_in_thread, floor.read, times)
+            contestants[f"{name}, claim + commit, floor"] = partial(_in_thread, floor.write, times)
+        yield contestants
+
+
+async def measure(rounds: int, times: int, directory: str | None, command: str) -> Result:
+    """So many rounds; in each, every operation but the hand-overs that many times in a row."""
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        async with _contestants(place, times) as contestants:
+            figures = await interleaved(contestants, rounds, progress=progress("stores"))
+    result = Result("stores", command)
+    for name in NAMES:
+        for what in ("load", "claim + commit"):
+            result.rows.append(_bounded(name, what, figures, result.goals))
+        for what in ("hand-over, same process", "hand-over, other process"):
+            seen = figures.get(f"{name}, {what}")
+            if seen is not None:
+                result.rows.append({"store": name, "what": what, "us": _us(seen)})
+    for hop in ("hop", "own hop"):
+        result.rows.append({"store": "thread", "what": hop, "us": _us(figures[hop])})
+    result.series = _series(result.rows)
+    result.notes = ["Bound: 2 x floor + one thread hop, of the same round; for memory 2 x floor."]
+    return result
+
+
+def _bounded(name: str, what: str, figures: dict[str, list[float]], goals: list[Goal]) -> dict[str, Any]:
+    """The row of an operation that has a bound; its goal, if it is one, goes to the goals."""
+    seen, floor = figures[f"{name}, {what}"], figures[f"{name}, {what}, floor"]
+    hops = [0.0] * len(floor) if name == "memory" else figures["hop"]
+    bound = [2 * least + hop for least, hop in zip(floor, hops, strict=True)]
+    ratio = ratios(seen, bound)
+    goals.append(
+        Goal(f"{name}: {what}", "<= 2 x floor + one hop", f"{ratio} of it", ratio.median <= 1)
+        if name != "memory"
+        else Goal(
+            f"{name}: {what}",
+            "shown only",
+            f"{1e6 * statistics.median(seen):.1f} us",
+            None,
+            "A dict's entry has no version, no exclusion and no waiters.",
+        )
+    )
+    return {
+        "store": name,
+        "what": what,
+        "us": _us(seen),
+        "floor us": _us(floor),
+        "bound us": 1e6 * statistics.median(bound),
+        "of bound": ratio.as_json(),
+    }
+
+
+def _us(seconds: list[float]) -> dict[str, float]:
+    return spread([1e6 * second for second in seconds]).as_json()
+
+
+def _series(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    lines: dict[str, list[float | None]] = {}
+    for number, name in enumerate(NAMES):
+        for row in rows:
+            if row["store"] == name:
+                lines.setdefault(row["what"], [None] * len(NAMES))[number] = row["us"]["median"]
+                if "bound us" in row:
+                    lines.setdefault(f"{row['what']}, bound", [None] * len(NAMES))[number] = row["bound us"]
+    return {"x": list(NAMES), "lines": lines, "unit": "us"}
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status: 0, for this counts nothing."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks stores", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--times", type=int, default=20, help="operations in a row")
+    parser.add_argument("--directory", help="where the files are made (default: the system's for such files)")
+    parser.add_argument("--quick", action="store_true", help="a smoke test")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.times = 2, 3
+    command = " ".join(["python -m benchmarks stores", *arguments])
+    result = asyncio.run(measure(options.rounds, options.times, options.directory, command))
+    result.show()
+    if not options.quick:
+        result.save()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

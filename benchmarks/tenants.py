@@ -1,0 +1,225 @@
+"""One process serves many tenants: what each of them costs, and whether their number makes the rest slower.
+
+For 1 ... 100,000 keys, all of which have a record in one SQLite store:
+
+* `bytes per source`: what a `ManagedSource` of its own for each key takes once it has its token and is idle:
+  by tracemalloc, so Python's own memory, the token and the key included; the provider, the store and the
+  endpoint are shared. At most 1,000 of them have a token: that their number does not matter is what
+  `bytes, no token` shows, which counts a source for each key before any has been asked.
+* `first token`: from a new source to its token, which is in the store: the median of keys drawn at random.
+* `load`: `await store.load(key)`, the same way.
+* `look-up`: finding one source among all in a dict by its key, and its token: the hot path.
+
+The records are put into the table by SQL in one transaction, in the form in which the library itself would
+store them; one by one, durably, they would take minutes. What it does not show: 100,000 tokens that expire at
+once, which is a matter of the limit of claims that a store holds at a time.
+
+`series`: {"x": [keys], "lines": {"first token": [...], "load": [...], "look-up": [...]}, "unit": "us",
+"bytes": {"with a token": [...], "without": [...]}}, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import random
+import sqlite3
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tokensession import AiohttpEndpoint, ManagedSource, Token
+from tokensession.providers import OAuth2
+from tokensession.record import Grant, encode
+from tokensession.stores import SQLiteStore
+from tokensession.stores.base import new_version
+
+from .harness.results import Goal, Result, say
+from .harness.rounds import spread
+
+LIMIT = 2048  # bytes of one idle source
+FLAT = 1.5  # how many times the figure of the smallest number that of the largest may be
+
+_AWAKE = 1000  # sources that are given their token, at most
+_SAMPLES = 300
+
+
+def _key(number: int) -> str:
+    return f"tenant-{number:06}"
+
+
+def _grant(number: int) -> Grant:
+    """A grant whose tokens are as long as most providers' are."""
+    token = Token(
+        access_token=f"access-{number:06}-" + "a" * 40,
+        obtained_at=time.time(),
+        lifetime=86_400.0,
+        refresh_token=f"refresh-{number:06}-" + "r" * 40,
+    )
+    return Grant(token=token)
+
+
+async def _filled(path: Path, keys: int) -> SQLiteStore:
+    """A store with so many records."""
+    store = SQLiteStore(path)
+    await store.put(_key(0), encode(_grant(0)))  # makes the table
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany(
+        "INSERT INTO tokens (key, version, data) VALUES (?, ?, ?)",
+        ((_key(number), new_version(), encode(_grant(number))) for number in range(1, keys)),
+    )
+    connection.execute("COMMIT")
+    connection.close()
+    return store
+
+
+def _maker(store: SQLiteStore) -> Callable[[str], ManagedSource]:
+    provider = OAuth2(
+        token_url="https://auth.example/token",  # nothing is sent there
+        client_id="bench",
+        client_secret="not-a-secret",
+        base_url="https://api.example",
+    )
+    endpoint = AiohttpEndpoint()
+    return lambda key: ManagedSource(provider, endpoint, store=store, key=key)
+
+
+async def _memory(make: Callable[[str], ManagedSource], keys: int) -> tuple[float, float]:
+    """Bytes per source: without a token, and with it."""
+    awake = min(keys, _AWAKE)
+    await make(_key(0)).token()  # what is made once is made
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    sources = [make(_key(number)) for number in range(keys)]
+    gc.collect()
+    made = tracemalloc.get_traced_memory()[0]
+    for source in sources[:awake]:
+        await source.token()
+    await asyncio.sleep(0)
+    gc.collect()
+    served = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    idle = (made - before) / keys
+    return idle, idle + (served - made) / awake
+
+
+async def _first_tokens(make: Callable[[str], ManagedSource], drawn: Iterable[str]) -> list[float]:
+    seconds = []
+    for key in drawn:
+        began = time.perf_counter()
+        await make(key).token()
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+async def _loads(store: SQLiteStore, drawn: Iterable[str]) -> list[float]:
+    seconds = []
+    for key in drawn:
+        began = time.perf_counter()
+        await store.load(key)
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+async def _look_ups(make: Callable[[str], ManagedSource], keys: int, drawn: list[str]) -> list[float]:
+    sources = {_key(number): make(_key(number)) for number in range(keys)}
+    for key in drawn:
+        await sources[key].token()
+    seconds = []
+    for key in drawn:
+        began = time.perf_counter()
+        await sources[key].token()
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+async def _row(keys: int, samples: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as directory:
+        began = time.perf_counter()
+        store = await _filled(Path(directory) / "tokens.db", keys)
+        say(f"  tenants: {keys:,} keys stored in {time.perf_counter() - began:.1f} s")
+        make = _maker(store)
+        drawn = [_key(random.randrange(keys)) for _ in range(samples)]
+        try:
+            without, with_token = await _memory(make, keys)
+            await _loads(store, drawn)  # what the kernel has to read from the disk, it has read
+            return {
+                "keys": keys,
+                "bytes, no token": without,
+                "bytes per source": with_token,
+                "first token us": _us(await _first_tokens(make, drawn)),
+                "load us": _us(await _loads(store, drawn)),
+                "look-up us": _us(await _look_ups(make, keys, drawn)),
+            }
+        finally:
+            await store.aclose()
+
+
+def _us(seconds: list[float]) -> dict[str, float]:
+    return spread([1e6 * second for second in seconds]).as_json()
+
+
+async def measure(sizes: list[int], samples: int, command: str) -> Result:
+    """One row for each number of keys."""
+    result = Result("tenants", command, rows=[await _row(keys, samples) for keys in sizes])
+    timed = ("first token", "load", "look-up")
+    result.series = {
+        "x": sizes,
+        "lines": {what: [row[f"{what} us"]["median"] for row in result.rows] for what in timed},
+        "unit": "us",
+        "bytes": {
+            "with a token": [row["bytes per source"] for row in result.rows],
+            "without": [row["bytes, no token"] for row in result.rows],
+        },
+    }
+    # Of one source much is what happens to be made beside it: judged is where they are many.
+    many = [row["bytes per source"] for row in result.rows if row["keys"] >= 100]
+    if many:
+        result.goals.append(
+            Goal("bytes per idle source", f"<= {LIMIT:,}", f"{max(many):,.0f}", max(many) <= LIMIT)
+        )
+    result.goals.extend(_flat(what, result.series["lines"][what]) for what in timed)
+    result.notes = [
+        "Bytes by tracemalloc: a source, its key and its token; provider, store and endpoint are shared.",
+        f"Times are medians of {samples} keys drawn at random, each after a first load.",
+    ]
+    return result
+
+
+def _flat(what: str, medians: list[float]) -> Goal:
+    times = medians[-1] / medians[0]
+    must, found = f"most keys <= {FLAT} x fewest", f"{times:.2f} x"
+    if what == "look-up":
+        found += f", {medians[-1]:.1f} us"
+        return Goal(f"{what}: flat", must, found, None, "A dict; it is the processor's caches that miss.")
+    return Goal(f"{what}: flat", must, found, times <= FLAT)
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status: 0, for this counts nothing."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks tenants", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--keys", type=int, nargs="+", default=[1, 10, 100, 1000, 10_000, 100_000], metavar="N"
+    )
+    parser.add_argument("--samples", type=int, default=_SAMPLES, help="keys drawn for each time")
+    parser.add_argument("--quick", action="store_true", help="a smoke test")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.keys, options.samples = [1, 100], 20
+    command = " ".join(["python -m benchmarks tenants", *arguments])
+    result = asyncio.run(measure(options.keys, options.samples, command))
+    result.show()
+    if not options.quick:
+        result.save()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
