@@ -86,9 +86,31 @@ def test_the_end_of_the_command_is_the_end_of_its_processes(end: signal.Signals,
     assert status == (130 if end is signal.SIGINT else -signal.SIGKILL), said
 
 
-def test_without_a_name_the_benchmarks_are_listed(tmp_path: Path) -> None:
-    """And an unknown name is a mistake."""
-    status, said = finish(start(tmp=tmp_path))
+def test_it_is_listed_and_another_name_is_a_mistake(tmp_path: Path) -> None:
+    """Without a name everything else would be measured."""
+    status, said = finish(start("--list", tmp=tmp_path))
     assert (status, "torture" in said) == (0, True)
     status, said = finish(start("tortoise", tmp=tmp_path))
     assert (status, "torture" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--minutes", "nan"],
+        ["--minutes", "0"],
+        ["--processes", "0"],
+        ["--store", "memory:"],
+        ["--store", "file:///nowhere/at/all"],
+        ["--store", "tortoise://x"],
+    ],
+)
+def test_what_cannot_work_is_said_in_a_line_before_anything_is_started(
+    wrong: list[str], tmp_path: Path
+) -> None:
+    """A number that is none, a store that processes cannot share, a directory that is not there."""
+    status, said = finish(start("torture", *wrong, tmp=tmp_path))
+    assert status == 2
+    assert "error: " in said
+    assert "Traceback" not in said
+    assert "at work" not in said

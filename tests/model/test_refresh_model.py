@@ -24,7 +24,7 @@ from hypothesis.stateful import run_state_machine_as_test as play
 EXAMPLES = os.environ.get("MODEL_EXAMPLES")
 
 HISTORIES = settings(
-    max_examples=int(EXAMPLES or 150),
+    max_examples=int(EXAMPLES or 100),
     derandomize=EXAMPLES is None,
     stateful_step_count=60,
     deadline=None,
