@@ -247,3 +247,36 @@ def test_f31_when_a_claim_is_abandoned_one_gets_it_and_the_others_watch_on(backe
             await worker.aclose(lambda: None)
 
     run(main())
+
+
+@pytest.mark.parametrize("end", ["commit", "abandon"])
+def test_a_waiter_notices_a_release_long_before_his_next_look(backend: Backend, end: str) -> None:
+    """When he has waited for long he looks ten times a second; a release he sees at his next glance."""
+
+    async def main() -> None:
+        async with opened(backend) as store:
+            clock, worker = FakeClock(), Worker("test")
+            medium = Counted(store._claims._medium)
+            held = await claimed(store, "k")
+            waiter = asyncio.ensure_future(Claims(medium, worker, clock).claim("k", seen=None, timeout=30))
+            for _ in range(60):  # by then his pauses are as long as they get
+                await clock.slept()
+                clock.advance(0.01)
+            await clock.slept()
+            medium.looks = 0
+            while not medium.looks:
+                clock.advance(0.01)
+                await clock.slept()
+            await (held.commit(b"data") if end == "commit" else held.abandon())
+            clock.advance(0.01)  # his next look is ten times as far away
+            asleep = asyncio.ensure_future(clock.slept())
+            await asyncio.wait((waiter, asleep), return_when=asyncio.FIRST_COMPLETED)
+            assert waiter.done()
+            found = waiter.result()
+            assert isinstance(found, Record) == (end == "commit")
+            if not isinstance(found, Record):
+                await found.abandon()
+            await worker.aclose(lambda: None)
+            asleep.cancel()
+
+    run(main())

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..errors import ClaimTimeout, StoreUnavailable
 from ..stores._claims import LocalClaim
-from ..stores._places import Place
 from ..stores.base import ANY, AnyVersion, Record
 from ..stores.file import _Files
 from .broken import Broken
@@ -178,8 +177,7 @@ class WaitingBlocksTheLoop(BrokenFileStore):
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         for _ in range(20):
             found = self._claims._try(key, seen, asyncio.get_running_loop(), None)
-            if found is not None:
-                assert not isinstance(found, Place)
+            if isinstance(found, LocalClaim | Record):
                 return found
             time.sleep(0.005)  # noqa: ASYNC251 - that is the mistake
         raise ClaimTimeout("Somebody else holds the claim.")
