@@ -9,36 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
-from yarl import URL
 
 from .errors import ConfigurationError
-from .providers import checks
+from .origins import origin_of, parse_origins
 from .token import Token
 from .tokensource import RefreshableSource, TokenSource
 
-__all__ = ["BearerAuth", "parse_origins"]
+__all__ = ["BearerAuth"]
 
 _REDACTED = "Bearer [redacted]"
-
-
-def parse_origins(origins: Iterable[str]) -> frozenset[URL]:
-    """Origins in every form that `url.origin()` may give them. https, or http on loopback.
-
-    A websocket to the same host and port is the same origin (its handshake is a request like others),
-    and so is a URL that spells out the default port.
-    """
-    spellings: set[URL] = set()
-    for value in origins:
-        origin = URL(checks.origin(checks.url("origins", value)))
-        if URL(value).path != "/":
-            raise ConfigurationError(
-                f"origins has a URL with a path ({origin}/…), and a token goes to a whole origin.",
-                todo=f'Give the origin alone: "{origin}".',
-            )
-        for scheme in ("https", "wss") if origin.scheme == "https" else ("http", "ws"):
-            url = origin.with_scheme(scheme)
-            spellings |= {url, url.with_port(url.port)}
-    return frozenset(spellings)
 
 
 class BearerAuth:
@@ -53,7 +32,7 @@ class BearerAuth:
     returned. Raises what `source.token()` raises, before anything is sent.
     """
 
-    __slots__ = ("__weakref__", "_headers", "_origins", "_refreshable", "_source")
+    __slots__ = ("__weakref__", "_headers", "_refreshable", "_source", "origins")
 
     def __init__(
         self,
@@ -73,24 +52,24 @@ class BearerAuth:
                 "BearerAuth does not know where this token may go.",
                 todo='Say so: BearerAuth(source, origins=["https://api.example.com"]).',
             )
-        self._origins = parse_origins([allowed] if isinstance(allowed, str) else allowed)
+        self.origins = parse_origins([allowed] if isinstance(allowed, str) else allowed)
+        """Where the token may go."""
         self._source = source
         self._refreshable = source if isinstance(source, RefreshableSource) else None
         self._headers = tuple(headers)
 
-    @property
-    def origins(self) -> frozenset[URL]:
-        """Where the token may go."""
-        return self._origins
-
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """aiohttp's middleware protocol: one hop of one request."""
-        if request.url.origin() not in self._origins:
+        if origin_of(request.url) not in self.origins:
             return await handler(request)
         for name, value in self._headers:
             request.headers.setdefault(name, value)
         token = await self._source.token()
-        response = await _send(request, handler, token)
+        request.headers[hdrs.AUTHORIZATION] = token.authorization
+        try:
+            response = await handler(request)
+        finally:  # as in _send, which would be one more coroutine on every request's way
+            request.headers[hdrs.AUTHORIZATION] = _REDACTED
         if response.status != 401 or self._refreshable is None:
             return response
         return await self._answer(request, handler, token, response, self._refreshable)

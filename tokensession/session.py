@@ -21,10 +21,11 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from .endpoint import AiohttpEndpoint
-from .errors import ConfigurationError, ForeignOrigin
+from .errors import ConfigurationError
 from .events import Observer
 from .freshness import Policy
 from .middleware import BearerAuth
+from .origins import resolve
 from .providers.base import Provider, TokenEndpoint
 from .source import ManagedSource
 from .stores import MemoryStore, open_store
@@ -168,8 +169,9 @@ class AuthedSession:
         Raises `ForeignOrigin` or `ConfigurationError` before anything is sent; awaiting it raises what
         `source.token()` and aiohttp raise.
         """
-        target, client = self._resolve(url), self.client
-        _refuse_other_credentials(kwargs)
+        target, client = resolve(self._base, self._bearer.origins, url), self.client
+        if kwargs:
+            _refuse_other_credentials(kwargs)
         kwargs["middlewares"] = self._middlewares(client, kwargs.get("middlewares"))
         return client.request(method, target, **kwargs)
 
@@ -207,7 +209,7 @@ class AuthedSession:
 
         Parameters, result and errors are those of aiohttp's `ws_connect`, and of `request`.
         """
-        target, client = self._resolve(url), self.client
+        target, client = resolve(self._base, self._bearer.origins, url), self.client
         _refuse_other_credentials(kwargs)
         return _WebSocketOpening(self._handshake(client, target, kwargs))
 
@@ -234,43 +236,6 @@ class AuthedSession:
         the client's. Not to ask would silently drop what the client's owner has put there.
         """
         return (*(client._middlewares if wanted is None else wanted), self._bearer)
-
-    def _resolve(self, url: str | URL) -> URL:
-        """The absolute URL to request, if the token may go there."""
-        try:
-            target = URL(url)
-        except (ValueError, TypeError) as error:
-            raise aiohttp.InvalidURL(url) from error
-        if target.absolute:
-            return self._checked(target)
-        path = str(url)
-        joint = "" if not path or path[0] in "?#" else "/"
-        # Appended, not joined: joining "/rest" to ".../api" would drop the base path.
-        target = URL(f"{self._base}{joint}{path.lstrip('/')}", encoded=isinstance(url, URL))
-        base = URL(self._base).parts  # dots have been resolved in text, and are left as they are in a URL
-        if target.parts[: len(base)] != base or ".." in target.parts:
-            raise ConfigurationError(
-                "The relative URL leads out of the provider's base path.",
-                intact="Nothing was sent.",
-                todo="Leave out the '..', or pass the absolute URL.",
-            )
-        return target
-
-    def _checked(self, url: URL) -> URL:
-        try:
-            origin = url.origin()
-        except ValueError:
-            origin = URL()
-        if origin in self._bearer.origins:
-            return url
-        named = f"{url.scheme or 'https'}://{url.host}" + (
-            f":{url.explicit_port}" if url.explicit_port else ""
-        )
-        raise ForeignOrigin(
-            f"{named} is not an origin that this session's token may go to.",
-            todo=f'Allow it with AuthedSession(..., origins=["{named}"]), or use session.client for a '
-            "request without the token.",
-        )
 
     # -- opening and closing ----------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ T = TypeVar("T")
 PACKAGE = Path(tokensession.__file__).parent
 TOKEN = reply({"access_token": "access", "token_type": "Bearer", "expires_in": 36_000})
 
-CALLS_OF_A_GET = 24
+CALLS_OF_A_GET = 16
 """Python functions that a GET calls beyond raw aiohttp's; five are aiohttp's own, for any one middleware."""
 INSTRUCTIONS = 2.5
 """Of `await source.token()`, in those of an empty coroutine function that is awaited."""

@@ -25,6 +25,7 @@ from tokensession import (
     OutcomeUnknown,
     SignInRequired,
 )
+from tokensession.origins import parse_origins, resolve
 from tokensession.providers import OAuth2, Oto, Priava
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
 from tokensession.testing import OtoServer, PriavaServer, Reset, ScriptedEndpoint, json_reply, reply
@@ -108,8 +109,7 @@ def test_relative_urls_are_appended_to_the_base_whose_path_is_kept(
     relative: str | URL, path: str, query: str
 ) -> None:
     """Joining them would drop `/api`."""
-    session = AuthedSession(priava(), store=MemoryStore())
-    url = session._resolve(relative)
+    url = resolve(priava().base_url, parse_origins(priava().origins), relative)
     assert (url.raw_path, url.raw_query_string, str(url.origin())) == (path, query, "https://api.priava.com")
 
 
@@ -151,8 +151,19 @@ def test_a_relative_url_cannot_leave_the_base_path(escape: str | URL) -> None:
 )
 def test_other_spellings_of_the_origin_are_no_other_origin(home: str) -> None:
     """Upper case, the default port, a websocket."""
-    session = AuthedSession(priava(), store=MemoryStore())
-    assert session._resolve(home).host == "api.priava.com"
+    url = resolve(priava().base_url, parse_origins(priava().origins), home)
+    assert url.host == "api.priava.com"
+
+
+def test_what_one_session_was_allowed_another_is_not() -> None:
+    """Addresses are remembered when they have been looked at: by the base and the origins they were for."""
+    one, other = parse_origins(["https://one.example"]), parse_origins(["https://other.example"])
+    for _ in range(2):
+        assert resolve("https://one.example", one, "/x") == URL("https://one.example/x")
+        assert resolve("https://other.example", other, "/x") == URL("https://other.example/x")
+        assert resolve("https://one.example", one, "https://one.example/y").host == "one.example"
+        with pytest.raises(ForeignOrigin):
+            resolve("https://other.example", other, "https://one.example/y")
 
 
 def test_another_origin_can_be_allowed() -> None:

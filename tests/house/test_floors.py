@@ -19,7 +19,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("stores.base", "providers.base", "tokensource"),
     ("flight", "stores.", "providers."),
     ("plan", "renewal", "refreshes", "saving", "source", "storage"),
-    ("endpoint", "middleware", "session"),
+    ("endpoint", "middleware", "origins", "session"),
     ("", "__main__", "cli.", "testing."),
 ]
 

@@ -342,6 +342,7 @@ CALLER = "what its caller passed in"
 REPLY = "the token reply being read"
 RECORD = "the record being read or written"
 EXPOSED = {
+    "origins.py": CALLER,
     "providers/checks.py": CALLER,
     "providers/oauth2.py": CALLER,
     "providers/oto.py": CALLER,
@@ -358,6 +359,7 @@ EXPOSED = {
 """Modules whose frames, in the traceback of an error, may have secrets among their locals, and which."""
 
 PASSED = {
+    "origins.py": {"path", "raw", "target", "url"},
     "session.py": {"auth", "chosen", "client", "headers", "kwargs", "options", "store", "target", "url"},
     "source.py": {"code", "provider", "refresh_token", "store"},
 }

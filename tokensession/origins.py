@@ -1,0 +1,95 @@
+"""Where a token may go: origins, and the URLs that lead to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TypeAlias
+
+from aiohttp import InvalidURL
+from yarl import URL
+
+from .errors import ConfigurationError, ForeignOrigin
+from .providers import checks
+
+__all__ = ["Origin", "origin_of", "parse_origins", "resolve"]
+
+Origin: TypeAlias = tuple[str, str | None, int | None]
+"""Scheme, host and port, a default port included: what a client connects to."""
+
+
+def origin_of(url: URL) -> Origin:
+    """The origin of a URL. `url.origin()` would make one more URL, and costs ten times as much."""
+    return url.scheme, url.raw_host, url.port
+
+
+def parse_origins(values: Iterable[str]) -> frozenset[Origin]:
+    """Origins as people write them: https, or http on loopback. Raises `ConfigurationError`.
+
+    A websocket to the same host and port is the same origin (its handshake is a request like others).
+    """
+    origins: set[Origin] = set()
+    for value in values:
+        url = URL(checks.origin(checks.url("origins", value)))
+        if URL(value).path != "/":
+            raise ConfigurationError(
+                f"origins has a URL with a path ({url}/…), and a token goes to a whole origin.",
+                todo=f'Give the origin alone: "{url}".',
+            )
+        socket = url.with_scheme("wss" if url.scheme == "https" else "ws")
+        origins |= {origin_of(url), origin_of(socket)}
+    return frozenset(origins)
+
+
+def resolve(base: str, origins: frozenset[Origin], url: str | URL) -> URL:
+    """The absolute URL of a request, if the token may go there.
+
+    Raises `InvalidURL`, `ForeignOrigin`, or `ConfigurationError` for a path that leaves the base.
+    """
+    try:
+        return _resolved(base, origins, url)
+    except TypeError as error:  # no URL at all
+        raise InvalidURL(url) from error
+
+
+@lru_cache(maxsize=256)  # as yarl keeps those that it has parsed: most programs have a few paths
+def _resolved(base: str, origins: frozenset[Origin], url: str | URL) -> URL:
+    if not _is_plain_path(url):
+        try:
+            target = URL(url)
+        except ValueError as error:
+            raise InvalidURL(url) from error
+        if target.absolute:
+            return _checked(target, origins)
+    path = str(url)
+    joint = "" if not path or path[0] in "?#" else "/"
+    # Appended, not joined: joining "/rest" to ".../api" would drop the base path.
+    target = URL(f"{base}{joint}{path.lstrip('/')}", encoded=isinstance(url, URL))
+    root, raw = URL(base), target.raw_path
+    if raw.startswith(root.raw_path.rstrip("/") + "/") and "%" not in raw and ".." not in raw:
+        return target  # as nearly all do; taking it to its parts costs more than all the rest
+    parts = root.parts  # dots have been resolved in text, and are left as they are in a URL
+    if target.parts[: len(parts)] != parts or ".." in target.parts:
+        raise ConfigurationError(
+            "The relative URL leads out of the provider's base path.",
+            intact="Nothing was sent.",
+            todo="Leave out the '..', or pass the absolute URL.",
+        )
+    return target
+
+
+def _is_plain_path(url: str | URL) -> bool:
+    """Whether it is a path without having to be parsed: "//host" is none, nor with a tab between the two."""
+    return isinstance(url, str) and url[:1] == "/" != url[1:2] and url.isprintable()
+
+
+def _checked(url: URL, origins: frozenset[Origin]) -> URL:
+    if origin_of(url) in origins:
+        return url
+    port = f":{url.explicit_port}" if url.explicit_port else ""
+    named = f"{url.scheme or 'https'}://{url.host}{port}"
+    raise ForeignOrigin(
+        f"{named} is not an origin that this session's token may go to.",
+        todo=f'Allow it with AuthedSession(..., origins=["{named}"]), or use session.client for a '
+        "request without the token.",
+    )
