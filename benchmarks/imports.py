@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
 import subprocess
 import sys
@@ -40,12 +41,18 @@ print((time.perf_counter() - start) * 1000)
 """
 
 
+def _run(program: list[str]) -> subprocess.CompletedProcess[str]:
+    # Where nobody may write bytecode, ours is compiled at each import, and the base's came with its wheels.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run(program, check=True, capture_output=True, text=True, env=env)
+
+
 def _fresh(statement: str) -> Callable[[], Awaitable[float]]:
     """Milliseconds that the statement takes in an interpreter of its own."""
     program = [sys.executable, "-c", _TIMED.format(statement=statement)]
 
     async def run() -> float:  # blocks, for there is nothing else to do meanwhile
-        return float(subprocess.run(program, check=True, capture_output=True, text=True).stdout)  # noqa: ASYNC221
+        return float(_run(program).stdout)
 
     return run
 
@@ -55,7 +62,7 @@ def _parts(times: int) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for _ in range(times):
         program = [sys.executable, "-X", "importtime", "-c", _STATEMENTS[OURS]]
-        for line in subprocess.run(program, check=True, capture_output=True, text=True).stderr.splitlines():
+        for line in _run(program).stderr.splitlines():
             own, _, name = (column.strip() for column in line.removeprefix("import time:").split("|"))
             if name.partition(".")[0] == "tokensession":
                 found.setdefault(name, []).append(int(own) / 1000)

@@ -41,19 +41,12 @@ def parse_origins(values: Iterable[str]) -> frozenset[Origin]:
     return frozenset(origins)
 
 
+@lru_cache(maxsize=256)  # as yarl keeps those that it has parsed: most programs have a few paths
 def resolve(base: str, origins: frozenset[Origin], url: str | URL) -> URL:
     """The absolute URL of a request, if the token may go there.
 
-    Raises `InvalidURL`, `ForeignOrigin`, or `ConfigurationError` for a path that leaves the base.
+    Raises `ForeignOrigin`, aiohttp's `InvalidURL`, or `ConfigurationError` for a path that leaves the base.
     """
-    try:
-        return _resolved(base, origins, url)
-    except TypeError as error:  # no URL at all
-        raise InvalidURL(url) from error
-
-
-@lru_cache(maxsize=256)  # as yarl keeps those that it has parsed: most programs have a few paths
-def _resolved(base: str, origins: frozenset[Origin], url: str | URL) -> URL:
     if not _is_plain_path(url):
         try:
             target = URL(url)
