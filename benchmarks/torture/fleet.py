@@ -1,8 +1,7 @@
 """The victims, as the supervisor sees them: processes in places, each replaced when it is gone.
 
 Every process leads a group of its own, so that Ctrl-C is the supervisor's, which then ends them in order.
-If the supervisor itself is killed, the pipes end those that run, and the kernel those that stand still: it
-sends SIGHUP and SIGCONT to the stopped processes of a group that nobody is left to look after.
+If the supervisor itself is killed, the kernel ends them (see `worker`), or the end of their pipes does.
 """
 
 from __future__ import annotations
