@@ -80,12 +80,13 @@ async def within(
     """The result of the work, or TimeoutError after that many seconds of this clock.
 
     Like `asyncio.timeout`, except that a test's clock counts. The work is over when this returns, unless
-    it ignores its cancellation: then it is left to itself. If it has come to a result that the caller,
-    cancelled or out of time, does not get, `lost` is awaited with it.
+    it ignores its cancellation: then it is left to itself.
 
     When time is up the work gets one last look at what has already arrived. A process that was stopped,
     or a laptop whose lid was closed, wakes with all its timers run out at once and the reply in its
-    socket; and that reply may be the only copy of a rotated refresh token.
+    socket; and that reply may be the only copy of a rotated refresh token. For the same reason a caller
+    who is cancelled when the work has come to its result is given that, and cancelled again at his next
+    wait; but with `lost` he is cancelled at once, and `lost` is awaited with the result.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -98,14 +99,19 @@ async def within(
             raise TimeoutError
     except GeneratorExit:
         raise  # the event loop is gone, and its tasks with it
-    except BaseException:
+    except BaseException as stopped:
         task.add_done_callback(_look_away)
         if not task.done():
             task.cancel()
             await _until(clock, _TO_END, task)
-        if lost is not None and task.done() and not task.cancelled() and task.exception() is None:
+        if not task.done() or task.cancelled() or task.exception() is not None:
+            raise
+        if lost is not None:
             await lost(task.result())
-        raise
+            raise
+        if not isinstance(stopped, asyncio.CancelledError) or (caller := asyncio.current_task()) is None:
+            raise
+        caller.cancel()
     if task.cancelled():
         raise RuntimeError("The work has cancelled itself.")  # nobody has cancelled us
     return task.result()

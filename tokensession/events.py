@@ -109,7 +109,7 @@ class Saved(Event):
 
 @dataclass(frozen=True, slots=True)
 class SignedIn(Event):
-    """A new sign-in was stored."""
+    """A new sign-in is served. It has been stored, unless a `SaveFailed` came before."""
 
     token: str
     level: ClassVar[int] = logging.INFO

@@ -20,6 +20,7 @@ __all__ = [
     "Serve",
     "Step",
     "descend",
+    "gives_way",
     "lost",
     "outlives",
     "plan",
@@ -39,13 +40,13 @@ class Serve:
 class Redeem:
     """Send the credential.
 
-    `stored` is the grant to note a refusal or a lost reply in, `seed` what a new token descends from.
+    `stored` is the grant to note a refusal or a lost reply in, `origin` what a new token descends from.
     `replay`: it has been sent before, and nobody knows what became of it.
     """
 
     credential: Credential
     stored: Grant
-    seed: str
+    origin: tuple[str, str]
     replay: bool
 
 
@@ -80,7 +81,7 @@ def descend(stored: Grant, seed: Credential | None) -> Grant:
     """
     if seed is None or stored.seed == seed.fingerprint:
         return stored
-    return replace(stored, seed=seed.fingerprint, token=None, signed_out=False)
+    return replace(stored, seed=seed.fingerprint, sign_in="", token=None, signed_out=False)
 
 
 def _credential(grant: Grant, seed: Credential | None) -> Credential | None:
@@ -129,6 +130,19 @@ def outlives(stored: Grant | None, before: Grant, credential: Credential, provid
         if not grant.signed_out and grant.token == seen.token and _credential(grant, seed) == credential:
             return True
     return False
+
+
+def gives_way(stored: Grant | None, *, before: Grant, late: bool) -> bool:
+    """Whether what is stored gives way to a sign-in that saw `before` when it began.
+
+    A refresh that ended meanwhile does; a sign-out that was asked for later does not. `late`: the sign-in
+    has returned long ago, unsaved. Then another sign-in may have followed, or a refresh of its own token
+    (its save had no answer, and was stored all the same): only what descends from where `before` does is
+    older than it.
+    """
+    if stored is None:
+        return True
+    return not stored.signed_out and (not late or stored.origin == before.origin)
 
 
 def plan(
@@ -181,8 +195,8 @@ def plan(
             permitted = provider.replay_leeway > 0 and 0 <= now - attempt.at <= provider.replay_leeway
             if still_good and not permitted:
                 return Serve(grant)  # the refresh token may be spent: live on this token while it lasts
-            return Redeem(credential, stored, grant.seed, replay=True)
-    return Redeem(credential, stored, grant.seed, replay=False)
+            return Redeem(credential, stored, grant.origin, replay=True)
+    return Redeem(credential, stored, grant.origin, replay=False)
 
 
 def _gone() -> GrantLost:

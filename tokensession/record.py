@@ -49,7 +49,8 @@ class Grant:
 
     `seed` is the fingerprint of the configured refresh token or code that this grant descends from
     ("" if there is none): the same seed, and what is stored wins, for it has rotated since; another
-    one, and the operator has signed in again.
+    one, and the operator has signed in again. `sign_in` names the sign-in that it descends from since
+    ("" if none): the fingerprint of the first token of it.
     """
 
     seed: str = ""
@@ -57,6 +58,12 @@ class Grant:
     attempt: Attempt | None = None
     rejection: Rejection | None = None
     signed_out: bool = False
+    sign_in: str = ""
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Where it descends from. A refresh does not change it."""
+        return self.seed, self.sign_in
 
 
 def encode(grant: Grant) -> bytes:
@@ -66,6 +73,7 @@ def encode(grant: Grant) -> bytes:
         {
             "format": FORMAT,
             "seed": grant.seed,
+            **({"sign_in": grant.sign_in} if grant.sign_in else {}),
             "signed_out": grant.signed_out,
             "token": token
             and {
@@ -118,6 +126,7 @@ def _decoded(data: bytes) -> Grant:
     token, attempt, rejection = fields.map("token"), fields.map("attempt"), fields.map("rejection")
     return Grant(
         seed=fields.get("seed", str),
+        sign_in=fields.get("sign_in", str) if "sign_in" in fields else "",
         signed_out=fields.get("signed_out", bool),
         token=_token(token) if token else None,
         attempt=_attempt(attempt) if attempt else None,
@@ -152,6 +161,9 @@ class _Fields:
             raise StoreCorrupt(f"The stored {name} is not a map.")
         self._document = document
         self._name = name
+
+    def __contains__(self, field: str) -> bool:
+        return field in self._document
 
     def get(self, field: str, kind: type | None = None) -> Any:
         try:

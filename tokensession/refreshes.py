@@ -66,7 +66,7 @@ class Refreshes:
         self._report = report
         self._flights = Flights()
         self._flight: Flight[Token] | None = None
-        self._signing_in: tuple[Credential, Flight[Token]] | None = None
+        self._signing_in: dict[Credential, Flight[Token]] = {}
         self._epoch = 0
         self._saving: Saving | None = None
 
@@ -87,11 +87,13 @@ class Refreshes:
 
     def sign_in(self, credential: Credential) -> Flight[Token]:
         """Redeem it, and put the result over whatever is stored."""
-        under_way = self._signing_in
-        if under_way is not None and under_way[0] == credential and under_way[1] in self._flights.under_way:
-            return under_way[1]  # a code works once: two who bring the same share it
+        flights = self._flights.under_way
+        self._signing_in = {key: flight for key, flight in self._signing_in.items() if flight in flights}
+        if credential in self._signing_in:
+            return self._signing_in[credential]  # a code works once: all who bring the same share it
         flight = self._start(self._sign_in(credential), "sign-in")
-        self._signing_in = (credential, flight)
+        if not flight.landed:
+            self._signing_in[credential] = flight
         return flight
 
     def sign_out(self) -> Flight[None]:
@@ -101,15 +103,16 @@ class Refreshes:
     async def close(self) -> None:
         """Let what is under way finish, for at most the grace period."""
         policy = self._renewal.policy
-        await self._save_now()
+        left: frozenset[Flight[Any]] = frozenset()
         try:
-            await within(self._clock, policy.grace, self._flights.drain())
+            await within(self._clock, policy.grace, self._finish())
         except TimeoutError:
+            left = self._flights.under_way
             with contextlib.suppress(TimeoutError):  # a store that hangs may not even let go
                 await within(self._clock, policy.settle, self._flights.abort())
             await self._save_now()
         saving, self._saving = self._saving, None
-        if (saving is not None and not saving.done) or self._flights.under_way:
+        if (saving is not None and not saving.done) or left & self._flights.under_way:
             if saving is not None:  # else nobody could refresh for as long as this object is about
                 with contextlib.suppress(TimeoutError):
                     await within(self._clock, policy.settle, saving.give_up())
@@ -118,6 +121,10 @@ class Refreshes:
                 intact="The stored credentials are those from before the last refresh.",
                 todo="Put the store right; if the old refresh token is refused then, sign in again.",
             )
+
+    async def _finish(self) -> None:
+        await self._save_now()
+        await self._flights.drain()
 
     async def _save_now(self) -> None:
         """Do not wait for the next try: it may be half a minute off, and the store well again."""
@@ -257,10 +264,14 @@ class Refreshes:
 
     async def _sign_in(self, credential: Credential) -> Token:
         self._report(events.RefreshStarted(self._renewal.key, "sign-in"))
+        epoch = self._epoch
         try:
             outcome = await self._renewal.sign_in(credential)
         except Unnoted as unnoted:  # stopped, with a token in its hands
-            raise self._failed_unsaved(unnoted) from unnoted.__cause__
+            outdated, stopped = self._saving, self._failed_unsaved(unnoted)
+            if outdated is not None:
+                await outdated.give_up()
+            raise stopped from unnoted.__cause__
         except TokenSessionError as error:
             wall, boot = self._clock.wall(), self._clock.boot()
             usable_for = self.held.deadlines.usable_for(wall, boot)
@@ -269,10 +280,12 @@ class Refreshes:
             )
             raise
         finally:
-            self._signing_in = None
-        self._epoch += 1
+            self._signing_in.pop(credential, None)
         outdated, self._saving = self._saving, None
         token = self._publish(outcome, have=None)
+        if epoch != self._epoch:  # somebody else signed in or out meanwhile: the store knows who was last
+            self.held.forget()
+        self._epoch += 1
         self._report(events.SignedIn(self._renewal.key, token.fingerprint))
         if outdated is not None:
             await outdated.give_up()

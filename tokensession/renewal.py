@@ -51,7 +51,7 @@ from .errors import (
     TokenUnavailable,
 )
 from .freshness import Policy
-from .providers.base import Credential, Issued, Provider, TokenEndpoint, TokenReply
+from .providers.base import Credential, Issued, Provider, TokenEndpoint
 from .record import Grant, decode
 from .saving import Unsaved
 from .storage import Storage, Unnoted, instead
@@ -189,7 +189,8 @@ class Renewal:
             if step.replay or self.provider.replay_leeway <= 0 or not isinstance(error, OutcomeUnknown):
                 raise
             return noted  # and look again: the provider permits an immediate replay
-        grant = Grant(seed=step.seed, token=issued.token)
+        seed, sign_in = step.origin
+        grant = Grant(seed=seed, sign_in=sign_in, token=issued.token)
         save = self.storage.saver(grant, claim.commit, over=self._before(step))
         return await self._keep(issued, grant, self._unsaved(issued.token, save, claim))
 
@@ -235,25 +236,13 @@ class Renewal:
         """One token request: the token, or a typed error."""
         request = self.provider.request(credential)
         connect, total = self.policy.connect_timeout, self.policy.post_timeout
-        arrived: list[TokenReply] = []
-
-        async def send() -> TokenReply:
-            arrived.append(await self.endpoint.send(request, connect=connect, total=total))
-            return arrived[0]
-
         try:
             # The endpoint keeps the same time-out; this one holds for endpoints that do not.
-            reply = await within(self.clock, total, send())
+            reply = await within(self.clock, total, self.endpoint.send(request, connect=connect, total=total))
         except TokenSessionError:
             raise
         except TimeoutError:
             raise OutcomeUnknown(f"No answer to the token request within {total:g} s.") from None
-        except asyncio.CancelledError:
-            flight = asyncio.current_task()
-            if not arrived or flight is None:
-                raise
-            reply = arrived[0]
-            flight.cancel()  # again, at the next wait: first the token is read
         except Exception as error:
             raise OutcomeUnknown(f"The endpoint failed unexpectedly ({type(error).__name__}).") from error
         try:
@@ -273,18 +262,26 @@ class Renewal:
         """
         # Look first: a store in trouble must be known before a code is spent. A corrupt record is none
         # that has to be kept: signing in is how it is replaced.
-        current: Record | None = None
+        before = Grant(seed=self._seed())
         expect: str | AnyVersion | None = ANY
         with contextlib.suppress(StoreCorrupt):
             current = await self.storage.load()
             expect = current.version if current else None
+            before = decode(current.data) if current else before
         issued = await self.request(credential, self.clock.wall())
-        grant = Grant(seed=self._seed(), token=issued.token)
-        save = self.storage.saver(grant, self.storage.replacing(expect), over=_not_signed_out)
+        token, late = issued.token, False
+        grant = Grant(seed=self._seed(), sign_in=token.fingerprint, token=token)
+
+        def over(stored: Grant | None) -> bool:
+            return plan.gives_way(stored, before=before, late=late)
+
+        save = self.storage.saver(grant, self.storage.replacing(expect), over=over)
         try:
-            return await self._keep(issued, grant, Unsaved(issued.token, save, _nothing_to_give_up))
+            return await self._keep(issued, grant, Unsaved(token, save, _nothing_to_give_up))
         except Superseded:
             raise SignedOut("Somebody signed out while this sign-in was under way.") from None
+        finally:
+            late = True
 
     async def sign_out(self) -> None:
         """Leave a tombstone, so that a late commit resurrects nothing."""
@@ -297,11 +294,6 @@ class Renewal:
 def _never(_stored: Grant | None) -> bool:
     """Whatever is stored instead, it stays."""
     return False
-
-
-def _not_signed_out(stored: Grant | None) -> bool:
-    """A refresh that ended during a sign-in gives way to it; a sign-out that was asked for later does not."""
-    return stored is None or not stored.signed_out
 
 
 async def _nothing_to_give_up() -> None:

@@ -129,7 +129,13 @@ class ManagedSource:
                 return await self.token()
             if current is not None and not self._held.refused(self._renewal.policy, self._now()[1]):
                 return current
-            renewed = await self._renewed("refused")
+            try:
+                renewed = await self._renewed("refused")
+            except TokenSessionError:
+                current = self._held.token
+                if current is None or current.access_token == rejected.access_token:
+                    raise
+                return await self.token()  # somebody has signed in meanwhile
             if renewed.access_token != rejected.access_token:
                 return renewed
         return rejected
@@ -149,7 +155,7 @@ class ManagedSource:
         """Forget the token, here and in the store, until somebody signs in again.
 
         Other processes notice when they next look at the store: at the latest when their token is due.
-        Raises `StoreError` if it could not be stored; then nobody is signed out.
+        Raises `StoreError` if it could not be stored, or gave no answer; then the token is served as before.
         """
         await self._refreshes.sign_out().wait()
 
@@ -163,7 +169,8 @@ class ManagedSource:
     async def aclose(self) -> None:
         """Let what is under way finish, for at most the policy's grace period.
 
-        A refresh is not cut off: its token may be the only copy. Raises `StoreUnavailable` if a token
+        A refresh is not cut off: its token may be the only copy. What is left then is stopped and stored,
+        which takes some seconds more only if the store hangs. Raises `StoreUnavailable` if a token
         could still not be stored when time was up. The source may be used again.
         """
         await self._refreshes.close()

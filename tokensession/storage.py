@@ -26,6 +26,7 @@ __all__ = ["Storage", "Unnoted", "instead"]
 T = TypeVar("T")
 Write = Callable[[bytes], Coroutine[Any, Any, Record]]
 
+_UNKNOWN = "Whether it was written is not known."
 _ROUNDS = 8  # writes; each further one means that somebody else has just written
 
 
@@ -149,7 +150,7 @@ class Storage:
             return await write(encode(grant))
 
         try:
-            return await self._asked(written())
+            return await self._asked(written(), intact=_UNKNOWN)
         except StoreError:
             raise
         except TokenSessionError as error:
@@ -161,6 +162,7 @@ class Storage:
         timeout: float | None = None,
         *,
         lost: Callable[[T], Awaitable[None]] | None = None,
+        intact: str | None = None,
     ) -> T:
         """What the store answers, in time, or a `StoreError` (or what else of ours it raises)."""
         seconds = self.policy.store_timeout if timeout is None else timeout
@@ -169,9 +171,10 @@ class Storage:
         except TokenSessionError:
             raise
         except TimeoutError:
-            raise StoreUnavailable(f"No answer from the store within {seconds:g} s.") from None
+            raise StoreUnavailable(f"No answer from the store within {seconds:g} s.", intact=intact) from None
         except Exception as error:
-            raise StoreUnavailable(f"The store failed unexpectedly ({type(error).__name__}).") from error
+            message = f"The store failed unexpectedly ({type(error).__name__})."
+            raise StoreUnavailable(message, intact=intact) from error
 
 
 def instead(newer: Superseded) -> Record | None:

@@ -36,7 +36,10 @@ async def hang() -> None:
 
 
 class OddStore(MemoryStore):
-    """`steps["commit"] = down`: awaited before the store does it. Also "put", "abandon", "committed"."""
+    """`steps["commit"] = down`: awaited before the store does it; also "put", "abandon".
+
+    "committed" and "stored" (for put) are awaited after it.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -48,7 +51,9 @@ class OddStore(MemoryStore):
 
     async def put(self, key: str, data: bytes, *, expect: Any = ANY) -> Record:
         await self.step("put")
-        return await super().put(key, data, expect=expect)
+        record = await super().put(key, data, expect=expect)
+        await self.step("stored")
+        return record
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
         claim = await super().claim(key, seen=seen, timeout=timeout)

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from tokensession.errors import GrantLost, GrantRejected, SignedOut, SignInRequired
 from tokensession.freshness import Policy
-from tokensession.plan import Fail, Note, Redeem, Serve, Step, descend, lost, plan, refused, single_use
+from tokensession.plan import (
+    Fail,
+    Note,
+    Redeem,
+    Serve,
+    Step,
+    descend,
+    gives_way,
+    lost,
+    plan,
+    refused,
+    single_use,
+)
 from tokensession.providers.base import Credential
 from tokensession.record import Attempt, Grant, Rejection
 from tokensession.token import Token, fingerprint
@@ -80,7 +92,7 @@ def step(
 
 def redeem(stored: Grant, credential: Credential, *, replay: bool) -> Redeem:
     """The plan to send this; what becomes of it descends from the seed that is stored."""
-    return Redeem(credential, stored, stored.seed, replay)
+    return Redeem(credential, stored, stored.origin, replay)
 
 
 def failure(came: Step) -> SignInRequired:
@@ -209,7 +221,7 @@ def test_f49_another_seed_and_the_configuration_wins() -> None:
     """A configured refresh token that the record does not descend from goes before what is stored."""
     assert descend(grant(GOOD), OTHER_SEED) == Grant(seed=OTHER_SEED.fingerprint)
     came = step(grant(GOOD), Kind(seed=OTHER_SEED))
-    assert came == Redeem(OTHER_SEED, grant(GOOD), OTHER_SEED.fingerprint, replay=False)
+    assert came == Redeem(OTHER_SEED, grant(GOOD), (OTHER_SEED.fingerprint, ""), replay=False)
 
 
 def test_a_new_seed_leaves_what_was_noted_of_the_old_one_behind() -> None:
@@ -221,7 +233,7 @@ def test_a_new_seed_leaves_what_was_noted_of_the_old_one_behind() -> None:
         grant(signed_out=True),
     ):
         came = step(stored, Kind(seed=OTHER_SEED))
-        assert came == Redeem(OTHER_SEED, stored, OTHER_SEED.fingerprint, replay=False)
+        assert came == Redeem(OTHER_SEED, stored, (OTHER_SEED.fingerprint, ""), replay=False)
 
 
 def test_what_was_noted_of_a_credential_counts_whatever_the_record_descends_from() -> None:
@@ -230,7 +242,7 @@ def test_what_was_noted_of_a_credential_counts_whatever_the_record_descends_from
     assert isinstance(failure(step(refused_seed, Kind(seed=OTHER_SEED))), GrantRejected)
     lost_once = grant(GOOD, attempt=attempt(OTHER_SEED))
     came = step(lost_once, Kind(seed=OTHER_SEED))
-    assert came == Redeem(OTHER_SEED, lost_once, OTHER_SEED.fingerprint, replay=True)
+    assert came == Redeem(OTHER_SEED, lost_once, (OTHER_SEED.fingerprint, ""), replay=True)
     lost_twice = grant(GOOD, attempt=attempt(OTHER_SEED, replays=1))
     assert isinstance(failure(step(lost_twice, Kind(seed=OTHER_SEED))), GrantLost)
 
@@ -420,3 +432,35 @@ def test_f17_a_key_whose_replies_are_all_lost_is_asked_about_at_most_twice(provi
         sent += 1
         stored = lost(came.stored, came.credential, NOW + 1000 * turn)
     assert sent <= 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_sign_in_replaces_what_it_saw_and_what_a_refresh_has_made_of_it(late: bool) -> None:
+    """Whenever it is stored. So it does where nothing is."""
+    before = Grant(seed="s", sign_in="first", token=GOOD)
+    assert gives_way(replace(before, token=DUE), before=before, late=late)
+    assert gives_way(None, before=before, late=late)
+
+
+@pytest.mark.parametrize("other", [Grant(seed="s", sign_in="second"), Grant(seed="t", sign_in="first")])
+def test_a_sign_in_that_is_stored_late_leaves_other_sign_ins_alone(other: Grant) -> None:
+    """Of two at the same time the last to be stored counts; of one that waited, the other is the later."""
+    before = Grant(seed="s", sign_in="first", token=GOOD)
+    assert gives_way(other, before=before, late=False)
+    assert not gives_way(other, before=before, late=True)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_sign_in_never_replaces_a_sign_out(late: bool) -> None:
+    """It was asked for later, or the sign-in would have seen it."""
+    before = Grant(seed="s", token=GOOD)
+    assert not gives_way(replace(before, signed_out=True), before=before, late=late)
+
+
+def test_a_refresh_goes_on_with_the_sign_in_that_it_comes_from() -> None:
+    """And a new seed is a new beginning."""
+    stored = replace(grant(SPENT), sign_in="first")
+    came = step(stored)
+    assert isinstance(came, Redeem)
+    assert came.origin == stored.origin
+    assert descend(stored, OTHER_SEED).origin == (OTHER_SEED.fingerprint, "")

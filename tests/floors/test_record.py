@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -47,6 +48,15 @@ def test_format_1_is_written_as_it_always_was() -> None:
     assert encode(Grant(seed="s", signed_out=True)) == TOMBSTONE_1
 
 
+def test_a_sign_in_is_written_where_there_was_one_and_checked_like_the_rest() -> None:
+    """The field is younger than format 1: a record without it is good, and older readers skip it."""
+    signed_in = replace(FULL, sign_in="first")
+    assert msgpack.unpackb(encode(signed_in)) == msgpack.unpackb(FORMAT_1) | {"sign_in": "first"}
+    for wrong in (None, b"first", 7):
+        with pytest.raises(StoreCorrupt, match="sign_in"):
+            decode(msgpack.packb(msgpack.unpackb(FORMAT_1) | {"sign_in": wrong}))
+
+
 texts = st.text(max_size=40)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 tokens = st.builds(
@@ -61,6 +71,7 @@ tokens = st.builds(
 grants = st.builds(
     Grant,
     seed=texts,
+    sign_in=texts,
     token=st.none() | tokens,
     attempt=st.none() | st.builds(Attempt, texts, numbers, st.integers(0, 2**63)),
     rejection=st.none() | st.builds(Rejection, texts, texts),
@@ -108,7 +119,7 @@ VALUES = st.recursive(
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.sampled_from(["seed", "signed_out", "token", "attempt", "rejection", "format"]), VALUES)
+@given(st.sampled_from(["seed", "sign_in", "signed_out", "token", "attempt", "rejection", "format"]), VALUES)
 def test_any_value_in_any_field_is_read_or_corrupt(field: str, value: Any) -> None:
     document = msgpack.unpackb(FORMAT_1) | {field: value}
     with contextlib.suppress(StoreCorrupt):

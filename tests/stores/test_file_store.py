@@ -378,7 +378,7 @@ def test_a_claim_that_is_queued_when_its_caller_is_cancelled_is_let_go(tmp_path:
 def test_a_failed_write_whose_caller_has_gone_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody else will ever say so. The claim is free again."""
+    """Nobody else will ever say so. The claim is held still: what it was to store may be the only copy."""
 
     async def main() -> None:
         store = FileStore(tmp_path / "tokens")
@@ -393,7 +393,10 @@ def test_a_failed_write_whose_caller_has_gone_is_logged(
         (tmp_path / "tokens").touch()
         gate.set()
         await store.aclose()
+        assert repr(claim) == "<LocalClaim held, interrupted=None>"
+        await claim.abandon()
         assert repr(claim) == "<LocalClaim ended, interrupted=None>"
+        await store.aclose()
 
     run(main())
     assert "A write whose caller was cancelled failed" in caplog.text

@@ -262,8 +262,7 @@ class LocalClaim:
         return record
 
     def _lost(self, outcome: Future[Record]) -> None:
-        report_lost(outcome)
-        self._worker.post(self.end)  # nobody will commit again
+        report_lost(outcome)  # if it failed the claim is still held: whoever made it commits again, or abandons
 
     def end(self) -> None:
         """Release, in the worker thread; nothing if that has happened."""

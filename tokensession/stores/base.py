@@ -69,7 +69,8 @@ class Claim(Protocol):
         of this. Nor is one that gives up because the lease has lapsed.
 
         Raises `Superseded` with the newer record, which ends the claim too; or `StoreUnavailable` if
-        it could not be stored: then the claim is still held, and commit may be called again.
+        it could not be stored: then the claim is still held, and commit may be called again. So it is
+        if nobody waited for that any more, until the claim is abandoned or thrown away.
         """
         ...
 

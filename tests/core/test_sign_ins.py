@@ -1,0 +1,296 @@
+"""Sign-ins beside each other, beside sign-outs, and beside a store that fails: the last word counts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _odd import Gate, OddStore, down, hang
+from _rig import Rig, invalid_grant, run, token_reply, turns
+
+from tokensession import SignedOut, StoreUnavailable
+from tokensession.stores import FileStore, Record, SQLiteStore
+from tokensession.testing import FakeClock, Held
+
+
+def odd(*script: Any, **options: Any) -> tuple[Rig, OddStore, FakeClock]:
+    clock = FakeClock(jitter=1.0)
+    store = OddStore(clock=clock)
+    return Rig(*script, store=store, clock=clock, **options), store, clock
+
+
+async def stored(rig: Rig) -> str | None:
+    grant = await rig.stored()
+    return grant.token.access_token if grant is not None and grant.token is not None else None
+
+
+# -- a sign-in that is stored late ------------------------------------------------------------------
+
+
+def test_f18_a_sign_in_that_is_stored_late_does_not_replace_a_later_one() -> None:
+    """Another process has signed in while ours waited for the store: the account is the other one's."""
+
+    async def scene() -> None:
+        rig, store, clock = odd(token_reply(1))
+        store.steps["put"] = down
+        await rig.source.sign_in(refresh_token="one")
+        store.steps.clear()
+        other = Rig(token_reply(2), store=store, clock=clock)
+        await other.source.sign_in(refresh_token="two")
+        clock.advance(1)
+        await turns()
+        assert await stored(rig) == "access-2"
+        assert await rig.access() == "access-2"
+
+    run(scene)
+
+
+def test_f18_a_sign_in_that_is_stored_late_does_not_replace_a_later_one_of_its_own_process() -> None:
+    """Its save is on its way when the second sign-in is stored."""
+
+    async def scene() -> None:
+        rig, store, _ = odd(token_reply(1), token_reply(2), token_reply(3))
+        store.steps["put"] = down
+        await rig.source.sign_in(refresh_token="one")
+        gate = store.steps["put"] = Gate()
+        asking = asyncio.create_task(rig.source.refresh())  # it saves first
+        await gate.arrived.wait()
+        store.steps.clear()
+        await rig.source.sign_in(refresh_token="two")
+        assert await stored(rig) == "access-2"
+        gate.open.set()
+        await asyncio.gather(asking, return_exceptions=True)
+        await turns()
+        bodies = [request.body.decode() for request in rig.endpoint.requests]
+        assert not [body for body in bodies if "refresh_token=refresh-1" in body]
+
+    run(scene)
+
+
+def test_f18_a_sign_in_whose_save_had_no_answer_does_not_replace_what_its_token_became() -> None:
+    """It was stored, another process has rotated it, and the spent refresh token is not put over that."""
+
+    async def scene() -> None:
+        rig, store, clock = odd(token_reply(1))
+        store.steps["stored"] = down
+        await rig.source.sign_in(refresh_token="one")
+        store.steps.clear()
+        assert (await stored(rig), rig.source.snapshot().unsaved) == ("access-1", True)
+        other = Rig(token_reply(2), store=store, clock=clock)
+        await other.source.refresh()
+        assert "refresh-1" in other.sent()
+        clock.advance(1)
+        await turns()
+        assert await stored(rig) == "access-2"
+        assert (await rig.access(), rig.source.snapshot().unsaved) == ("access-2", False)
+
+    run(scene)
+
+
+def test_f18_a_sign_in_that_is_stored_late_replaces_a_refresh_of_what_it_was_to_replace() -> None:
+    """Somebody has signed in anew: what another process still gets by the old grant is the older one."""
+
+    async def scene() -> None:
+        rig, store, clock = odd(token_reply(1), token_reply(2))
+        await rig.access()
+        store.steps["put"] = down
+        await rig.source.sign_in(refresh_token="new")
+        store.steps.clear()
+        other = Rig(token_reply(3), store=store, clock=clock)
+        await other.source.refresh()
+        assert await stored(rig) == "access-3"
+        clock.advance(1)
+        await turns()
+        assert (await stored(rig), await rig.access()) == ("access-2", "access-2")
+
+    run(scene)
+
+
+# -- one after the other, or nearly -----------------------------------------------------------------
+
+
+def test_f41_a_sign_in_that_was_stored_before_a_sign_out_is_not_served_after_it() -> None:
+    """The store answers the sign-out first: then its record says who was the last."""
+
+    async def scene() -> None:
+        rig, store, _ = odd(token_reply(1))
+        gate = store.steps["stored"] = Gate()
+        signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
+        await gate.arrived.wait()
+        store.steps.clear()
+        await rig.source.sign_out()
+        gate.open.set()
+        await signing_in
+        with pytest.raises(SignedOut):
+            await rig.access()
+
+    run(scene)
+
+
+@pytest.mark.parametrize("again", ["A", "B"])
+def test_a_code_is_redeemed_once_whatever_other_code_comes_between(again: str) -> None:
+    """A server may revoke what a code has brought when it comes a second time (RFC 6749, 4.1.2)."""
+
+    async def scene() -> None:
+        replies = {"A": Held(token_reply(1)), "B": Held(token_reply(2))}
+        rig, _, _ = odd(*replies.values(), invalid_grant())
+        calls = []
+        for code, reply in replies.items():
+            calls.append(asyncio.create_task(rig.source.sign_in(code=code)))
+            await reply.arrived.wait()
+        if again == "B":
+            replies.pop("A").release()
+            await calls[0]
+        calls.append(asyncio.create_task(rig.source.sign_in(code=again)))
+        await turns()
+        for reply in replies.values():
+            reply.release()
+        await asyncio.gather(*calls)
+        assert sum(f"code={again}" in request.body.decode() for request in rig.endpoint.requests) == 1
+
+    run(scene)
+
+
+def test_f41_a_401_while_a_sign_in_waits_for_the_store_is_answered_by_its_token() -> None:
+    """The refresh fails, for the sign-in must be stored first; but there is a newer token."""
+
+    async def scene() -> None:
+        held = Held(token_reply(2))
+        rig, store, clock = odd(token_reply(1), held, token_reply(3))
+        rejected = await rig.source.token()
+        clock.advance(1000)
+        asking = asyncio.create_task(rig.source.refresh(rejected))
+        await held.arrived.wait()
+        store.steps["put"] = down
+        await rig.source.sign_in(refresh_token="new")
+        held.release()
+        assert (await asking).access_token == "access-3"
+
+    run(scene)
+
+
+# -- closing ----------------------------------------------------------------------------------------
+
+
+def test_closing_reports_no_trouble_when_somebody_asks_for_a_token_meanwhile() -> None:
+    """A refresh that starts after what was under way has ended is not what closing waits for."""
+
+    async def scene() -> None:
+        first, second = Held(token_reply(1)), Held(token_reply(2))
+        rig, _, _ = odd(first, second)
+        asking = asyncio.create_task(rig.source.token())
+        await first.arrived.wait()
+        closing = asyncio.create_task(rig.source.aclose())
+        await turns()
+
+        async def busy() -> None:
+            await rig.source.token()
+            await rig.source.refresh()
+
+        going_on = asyncio.create_task(busy())
+        await turns()
+        first.release()
+        await second.arrived.wait()
+        await turns()
+        second.release()
+        await asyncio.gather(asking, going_on, closing)
+
+    run(scene)
+
+
+def test_f18_a_sign_in_that_is_stopped_unsaved_lets_go_of_an_older_claim() -> None:
+    """Two things are unsaved at the end: the claim of the older one would be held by nobody."""
+
+    async def scene() -> None:
+        held, tries = Held(token_reply(2)), iter((hang, down))
+
+        async def put() -> None:
+            await next(tries, down)()
+
+        rig, store, clock = odd(token_reply(1), held)
+        store.steps["commit"] = down
+        await rig.access()
+        signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
+        await held.arrived.wait()
+        closing = asyncio.create_task(rig.source.aclose())
+        await turns()
+        clock.advance(19)
+        await turns()
+        store.steps["put"] = put
+        held.release()
+        await turns()
+        clock.advance(6)  # the grace period is over
+        await turns(100)
+        store.steps.pop("commit")
+        while not (closing.done() and signing_in.done()):
+            clock.advance(1)
+            await turns()
+        await asyncio.gather(closing, signing_in, return_exceptions=True)
+        assert not store._holders
+
+    run(scene)
+
+
+# -- a commit that runs out of time -----------------------------------------------------------------
+
+
+class Stuck:
+    """A medium whose writes stand still until they are let go, and then fail; later ones do not."""
+
+    def __init__(self, medium: Any) -> None:
+        self._medium = medium
+        self.arrived, self.go, self.failing = threading.Event(), threading.Event(), True
+
+    def write(self, key: str, record: Record, expect: str | None) -> Record:
+        if self.failing:
+            self.arrived.set()
+            self.go.wait(30)
+            raise StoreUnavailable("The disk is full.")
+        written: Record = self._medium.write(key, record, expect)
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._medium, name)
+
+
+@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
+def test_f18_a_commit_that_fails_after_its_time_is_over_keeps_the_claim(
+    kind: type[FileStore | SQLiteStore], tmp_path: Path
+) -> None:
+    """Nobody waits for it any more; but its refresh token is spent, and must be sent by nobody else."""
+
+    async def scene() -> None:
+        clock = FakeClock(jitter=1.0)
+        ours, theirs = (kind(tmp_path / "tokens", clock=clock) for _ in range(2))
+        medium = ours._claims._medium = Stuck(ours._claims._medium)  # type: ignore[assignment]
+        rig = Rig(token_reply(1), store=ours, clock=clock)
+        asking = asyncio.create_task(rig.access())
+        await asyncio.to_thread(medium.arrived.wait, 30)
+        await turns()
+        clock.advance(10)  # the time that a store has
+        await turns()
+        clock.advance(2)
+        assert await asking == "access-1"
+        medium.go.set()
+        await ours.load(rig.source.key)  # behind the write, and what comes of it
+        await ours.load(rig.source.key)
+        other = Rig(token_reply(2), store=theirs, clock=clock)
+        waiting = asyncio.create_task(other.access())
+        await theirs.load(rig.source.key)
+        await theirs.load(rig.source.key)
+        await turns()
+        assert (other.posts, waiting.done()) == (0, False)
+        medium.failing = False
+        await rig.source.aclose()  # stores it
+        while not waiting.done():
+            clock.advance(0.01)
+            await theirs.load(rig.source.key)
+        assert (await waiting, other.posts) == ("access-1", 0)
+        await other.source.aclose()
+        await ours.aclose()
+        await theirs.aclose()
+
+    run(scene)
