@@ -65,9 +65,7 @@ class Refreshes(RuleBasedStateMachine):
     def somebody_signs(self, what: str, which: int) -> None:
         process = self._process(which)
         if what == "in":
-            seed = self.world.provider.new_seed()
-            process.signing_in.add(seed)
-            self._do(lambda: process.call(process.source.sign_in(refresh_token=seed)))
+            self._do(lambda: process.call(self.world.sign_in(process)))
         else:
             self._do(lambda: process.call(process.source.sign_out()))
 
@@ -142,6 +140,24 @@ class Refreshes(RuleBasedStateMachine):
         if spent:
             self._do(lambda: self.world.advance(LIFE))
         self._do(lambda: process.call(process.source.token()))
+        return self._reach(process, place)
+
+    @rule(which=WHICH, how=st.integers(0, 6), other=WHICH, then=st.sampled_from(["refresh", "sign in"]))
+    def trouble_comes_as_a_sign_in_is_stored(self, which: int, how: int, other: int, then: str) -> None:
+        """And before its next try somebody else goes on: with what is stored, or anew."""
+        process, world = self._process(which), self.world
+        self._do(lambda: process.call(world.sign_in(process)))
+        op = self._reach(process, "put")
+        if op is None:
+            return
+        self._hit(op, how)
+        going_on = self._process(other)
+        work = world.sign_in(going_on) if then == "sign in" else going_on.source.refresh()
+        self._do(lambda: going_on.call(work))
+        for _ in range(8):
+            self._do(lambda: _go_on(world, going_on))
+
+    def _reach(self, process: Process, place: str) -> Op | None:
         for _ in range(8):
             for op in self.world.ops:
                 if op.process is process and op.what == place:
@@ -169,6 +185,7 @@ class Refreshes(RuleBasedStateMachine):
             self.what_was_received_is_stored_or_on_its_way()
             self.nothing_older_is_stored_than_was_handed_out()
             self.a_sign_out_is_not_undone()
+            self.a_sign_in_is_not_replaced_by_an_earlier_one()
             self.every_error_is_a_typed_one()
 
     @contextlib.contextmanager
@@ -229,6 +246,12 @@ class Refreshes(RuleBasedStateMachine):
     def a_sign_out_is_not_undone(self) -> None:
         assert not self.world.undone, "somebody signed out, and a token of before was stored over it"
 
+    def a_sign_in_is_not_replaced_by_an_earlier_one(self) -> None:
+        """Earlier: it had returned when the other one began."""
+        assert not self.world.brought_back, (
+            "somebody signed in anew, and an earlier sign-in was stored over it"
+        )
+
     def every_error_is_a_typed_one(self) -> None:
         for process in self.world.processes:
             for error in process.errors:
@@ -284,9 +307,8 @@ class Refreshes(RuleBasedStateMachine):
             await self._sign_in_again()
 
     async def _sign_in_again(self) -> None:
-        process, seed = self.world.processes[0], self.world.provider.new_seed()
-        process.signing_in.add(seed)
-        process.call(process.source.sign_in(refresh_token=seed))
+        process = self.world.processes[0]
+        process.call(self.world.sign_in(process))
         await self._calm()
         self.world.advance(LIFE)
         for process in self.world.processes:

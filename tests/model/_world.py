@@ -158,11 +158,16 @@ class World:
         self.interruptions = 0  # claims that ended without a word
         self.ended: set[int] = set()  # the sign-ins that somebody has signed out of
         self.undone = False  # a sign-out, by a token of before
+        self.signed_in: set[int] = set()  # the sign-ins that have returned, or were there at first
+        self.earlier: dict[int, frozenset[int]] = {}  # those that had, when this one began
+        self.outdated: set[int] = set()  # those that are earlier than one that has been stored
+        self.brought_back = False  # one of these, over a later one
         self.unsaved = 0  # what was received and could not be stored at once
         self.over = False
         self._timers = False
         self.story: list[str] = []
         self.seed = self.provider.new_seed()
+        self.signed_in.add(self.provider.grants[self.seed])
         self.flaws = flaws
         self.processes = [self._started(number) for number in range(count)]
 
@@ -242,8 +247,22 @@ class World:
         old, new = self.grant, decode(data)
         if old is not None and old.signed_out and new.token is not None:
             self.undone = self.undone or self.provider.grant_of(generation(new.token)) in self.ended
+        if new.token is not None:
+            grant = self.provider.grant_of(generation(new.token))
+            self.brought_back = self.brought_back or grant in self.outdated
+            self.outdated |= self.earlier.get(grant, frozenset())
         self.record = Record(new_version(), data)
         return self.record
+
+    async def sign_in(self, process: Process) -> Token:
+        """Somebody signs in anew."""
+        seed = self.provider.new_seed()
+        grant = self.provider.grants[seed]
+        process.signing_in.add(seed)
+        self.earlier[grant] = frozenset(self.signed_in)
+        token = await process.source.sign_in(refresh_token=seed)
+        self.signed_in.add(grant)
+        return token
 
 
 class Process:
