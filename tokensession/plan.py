@@ -6,6 +6,7 @@ bottom: the order is the policy.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from .errors import GrantLost, GrantRejected, SignedOut, SignInRequired
@@ -132,17 +133,18 @@ def outlives(stored: Grant | None, before: Grant, credential: Credential, provid
     return False
 
 
-def gives_way(stored: Grant | None, *, before: Grant, late: bool) -> bool:
+def gives_way(stored: Grant | None, *, before: Grant, late: bool, earlier: Collection[str] = ()) -> bool:
     """Whether what is stored gives way to a sign-in that saw `before` when it began.
 
     A refresh that ended meanwhile does; a sign-out that was asked for later does not. `late`: the sign-in
     has returned long ago, unsaved. Then another sign-in may have followed, or a refresh of its own token
     (its save had no answer, and was stored all the same): only what descends from where `before` does is
-    older than it.
+    older than it, or from one of the `earlier` sign-ins, which were unsaved themselves when it began.
     """
     if stored is None:
         return True
-    return not stored.signed_out and (not late or stored.origin == before.origin)
+    older = stored.origin == before.origin or stored.sign_in in earlier
+    return not stored.signed_out and (older or not late)
 
 
 def plan(

@@ -9,7 +9,7 @@ of it, and this module sees to it that each of them is told.
 Mutable state, all of it touched in one event loop and never across an await that assumes it unchanged:
 
 - `held`: the token being served, its deadlines, and the last failure (a state machine of its own).
-- `_saving`: what could not be stored yet: a token, or a note of what became of a token request.
+- `_unsaved`: what could not be stored yet: tokens, and notes of what became of token requests.
 - `_flight`: the refresh under way. `_flights`: that one, and sign-ins, sign-outs and saves.
 - `_epoch`: counts sign-ins and sign-outs. A flight that began in an earlier epoch publishes nothing,
   and looks again: a late refresh resurrects nothing.
@@ -27,13 +27,13 @@ from typing import Any, TypeVar
 
 from . import events
 from .clock import Clock, within
-from .errors import SignedOut, StoreCorrupt, StoreError, StoreUnavailable, TokenSessionError
+from .errors import SignedOut, StoreCorrupt, StoreUnavailable, TokenSessionError
 from .flight import Flight, Flights
 from .held import Held
 from .providers.base import Credential
 from .record import Grant
 from .renewal import Outcome, Renewal
-from .saving import Saving, Unsaved
+from .saving import Saving, Savings, Unsaved
 from .storage import Unnoted
 from .token import Token
 
@@ -52,8 +52,8 @@ class Refreshes:
         "_flights",
         "_renewal",
         "_report",
-        "_saving",
         "_signing_in",
+        "_unsaved",
         "held",
     )
 
@@ -68,7 +68,7 @@ class Refreshes:
         self._flight: Flight[Token] | None = None
         self._signing_in: dict[Credential, Flight[Token]] = {}
         self._epoch = 0
-        self._saving: Saving | None = None
+        self._unsaved = Savings()
 
     @property
     def in_flight(self) -> bool:
@@ -78,7 +78,7 @@ class Refreshes:
     @property
     def unsaved(self) -> bool:
         """Whether something is still waiting to be stored."""
-        return self._saving is not None and not self._saving.done
+        return self._unsaved.pending
 
     def ahead(self) -> None:
         """Start a refresh that nobody waits for, unless one is under way."""
@@ -110,12 +110,12 @@ class Refreshes:
             left = self._flights.under_way
             with contextlib.suppress(TimeoutError):  # a store that hangs may not even let go
                 await within(self._clock, policy.settle, self._flights.abort())
-            await self._save_now()
-        saving, self._saving = self._saving, None
-        if (saving is not None and not saving.done) or left & self._flights.under_way:
-            if saving is not None:  # else nobody could refresh for as long as this object is about
-                with contextlib.suppress(TimeoutError):
-                    await within(self._clock, policy.settle, saving.give_up())
+            await self._unsaved.try_all()
+        lost = self.unsaved
+        # Else nobody could refresh for as long as this object is about.
+        with contextlib.suppress(TimeoutError):
+            await within(self._clock, policy.settle, self._unsaved.give_up())
+        if lost or left & self._flights.under_way:
             raise StoreUnavailable(
                 "What became of the last token request could not be stored before closing.",
                 intact="The stored credentials are those from before the last refresh.",
@@ -123,14 +123,8 @@ class Refreshes:
             )
 
     async def _finish(self) -> None:
-        await self._save_now()
+        await self._unsaved.try_all()
         await self._flights.drain()
-
-    async def _save_now(self) -> None:
-        """Do not wait for the next try: it may be half a minute off, and the store well again."""
-        if self._saving is not None and not self._saving.done:
-            with contextlib.suppress(StoreError):  # the caller looks whether it is stored
-                await self._saving.once()
 
     # -- flying -----------------------------------------------------------------------------------
 
@@ -173,14 +167,15 @@ class Refreshes:
             while True:
                 epoch = self._epoch
                 try:
-                    await self._save_first()
+                    await self._unsaved.all_saved()  # what the store has is older: it must not be redeemed
                     outcome = await self._renewal.renew(have=have, refused=reason == "refused")
                 except Unnoted as unnoted:
                     if epoch == self._epoch:
                         raise self._failed_unsaved(unnoted) from unnoted.__cause__
-                    await unnoted.unsaved.give_up()
                     if isinstance(unnoted.error, asyncio.CancelledError):
+                        self._keep(unnoted.unsaved, outdated=True)
                         raise unnoted.error from None
+                    self._save_later(unnoted.unsaved, outdated=True)
                 except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
                     if epoch == self._epoch:
                         failure = self._failed(error)
@@ -189,25 +184,17 @@ class Refreshes:
                     if epoch == self._epoch:
                         forced = reason == "refused" and have is not None
                         return self._publish(outcome, have=have, forced=forced)
-                    if outcome.unsaved is not None:
-                        await outcome.unsaved.give_up()
+                    self._save_later(outcome.unsaved, outdated=True)
                 # Somebody signed in or out meanwhile: what came of it is in the store. Look again.
                 have = None
         finally:
             if self._flight is not None and self._flight.current:
                 self._flight = None  # it lands in this very step; an idle source keeps no task
 
-    async def _save_first(self) -> None:
-        """What the store has is older than what is unsaved: it must not be redeemed."""
-        while (saving := self._saving) is not None:
-            await saving.once()
-            if self._saving is saving:  # else somebody has signed in meanwhile, and that is unsaved too
-                self._saving = None
-
     def _failed_unsaved(self, unnoted: Unnoted) -> BaseException:
         """What to raise for a refresh that failed or was stopped, and left something to be stored."""
         if not isinstance(unnoted.error, TokenSessionError):
-            self._saving = self._saved_later(unnoted.unsaved)  # by the next flight, or by closing
+            self._keep(unnoted.unsaved)  # for the next flight, or for closing
             return unnoted.error or unnoted
         failure = self._failed(unnoted.error)
         self._save_later(unnoted.unsaved)
@@ -231,15 +218,16 @@ class Refreshes:
         self._save_later(outcome.unsaved)
         return token
 
-    def _save_later(self, unsaved: Unsaved | None) -> None:
+    def _save_later(self, unsaved: Unsaved | None, *, outdated: bool = False) -> None:
         """Go on trying to store what could not be stored, if there is something."""
         if unsaved is not None:
-            self._saving = self._saved_later(unsaved)
-            work = self._saving.until_done(self._clock, self._renewal.policy)
-            self._saving.trying = self._start(work, "save")
+            saving = self._keep(unsaved, outdated=outdated)
+            saving.trying = self._start(saving.until_done(self._clock, self._renewal.policy), "save")
 
-    def _saved_later(self, unsaved: Unsaved) -> Saving:
-        return Saving(unsaved, self._renewal.key, self._report, self._superseded)
+    def _keep(self, unsaved: Unsaved, *, outdated: bool = False) -> Saving:
+        return self._unsaved.add(
+            Saving(unsaved, self._renewal.key, self._report, self._superseded, outdated=outdated)
+        )
 
     def _failed(self, error: BaseException) -> TokenSessionError:
         """Remember a failure, so that callers get it at once instead of asking again."""
@@ -266,12 +254,10 @@ class Refreshes:
         self._report(events.RefreshStarted(self._renewal.key, "sign-in"))
         epoch = self._epoch
         try:
-            outcome = await self._renewal.sign_in(credential)
+            outcome = await self._renewal.sign_in(credential, earlier=self._unsaved.tokens)
         except Unnoted as unnoted:  # stopped, with a token in its hands
-            outdated, stopped = self._saving, self._failed_unsaved(unnoted)
-            if outdated is not None:
-                await outdated.give_up()
-            raise stopped from unnoted.__cause__
+            self._unsaved.outdate()
+            raise self._failed_unsaved(unnoted) from unnoted.__cause__
         except TokenSessionError as error:
             wall, boot = self._clock.wall(), self._clock.boot()
             usable_for = self.held.deadlines.usable_for(wall, boot)
@@ -281,14 +267,14 @@ class Refreshes:
             raise
         finally:
             self._signing_in.pop(credential, None)
-        outdated, self._saving = self._saving, None
+        outdated = self._unsaved.outdate()
         token = self._publish(outcome, have=None)
         if epoch != self._epoch:  # somebody else signed in or out meanwhile: the store knows who was last
             self.held.forget()
         self._epoch += 1
         self._report(events.SignedIn(self._renewal.key, token.fingerprint))
-        if outdated is not None:
-            await outdated.give_up()
+        if outcome.unsaved is None:
+            await self._unsaved.give_up(outdated)
         return token
 
     async def _sign_out(self) -> None:
@@ -296,9 +282,7 @@ class Refreshes:
         self._epoch += 1
         self.held.forget()
         self._report(events.SignedOut(self._renewal.key))
-        outdated, self._saving = self._saving, None
-        if outdated is not None:
-            await outdated.give_up()
+        await self._unsaved.give_up()
 
     def _superseded(self, grant: Grant | None) -> None:
         """Serve a newer grant instead of what came too late to be stored."""

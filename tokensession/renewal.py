@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -254,11 +254,12 @@ class Renewal:
                 f"The provider's reader failed on a reply ({type(error).__name__})."
             ) from error
 
-    async def sign_in(self, credential: Credential) -> Outcome:
+    async def sign_in(self, credential: Credential, *, earlier: Collection[str] = ()) -> Outcome:
         """Redeem a new refresh token or code, and put the result over whatever is stored.
 
         Takes no claim: a refresh under way is superseded by the new version, and adopts it. A sign-out
-        that comes in between wins, and raises `SignedOut`.
+        that comes in between wins, and raises `SignedOut`. `earlier` are the fingerprints of what is still
+        unsaved here, and less worth than this.
         """
         # Look first: a store in trouble must be known before a code is spent. A corrupt record is none
         # that has to be kept: signing in is how it is replaced.
@@ -273,7 +274,7 @@ class Renewal:
         grant = Grant(seed=self._seed(), sign_in=token.fingerprint, token=token)
 
         def over(stored: Grant | None) -> bool:
-            return plan.gives_way(stored, before=before, late=late)
+            return plan.gives_way(stored, before=before, late=late, earlier=earlier)
 
         save = self.storage.saver(grant, self.storage.replacing(expect), over=over)
         try:

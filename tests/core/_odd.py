@@ -36,7 +36,7 @@ async def hang() -> None:
 
 
 class OddStore(MemoryStore):
-    """`steps["commit"] = down`: awaited before the store does it; also "put", "abandon".
+    """`steps["commit"] = down`: awaited before the store does it; also "put", "claim", "abandon".
 
     "committed" and "stored" (for put) are awaited after it.
     """
@@ -56,6 +56,7 @@ class OddStore(MemoryStore):
         return record
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
+        await self.step("claim")
         claim = await super().claim(key, seen=seen, timeout=timeout)
         return claim if isinstance(claim, Record) else OddClaim(self, claim)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from _odd import Gate, OddStore, down, hang
-from _rig import Rig, invalid_grant, run, token_reply, turns
+from _rig import LIFE, Rig, invalid_grant, run, token_reply, turns
 
 from tokensession import SignedOut, StoreUnavailable
 from tokensession.stores import FileStore, Record, SQLiteStore
@@ -105,6 +105,96 @@ def test_f18_a_sign_in_that_is_stored_late_replaces_a_refresh_of_what_it_was_to_
         clock.advance(1)
         await turns()
         assert (await stored(rig), await rig.access()) == ("access-2", "access-2")
+
+    run(scene)
+
+
+def test_f18_of_two_sign_ins_that_are_stored_late_the_second_stays() -> None:
+    """The first one's write may land at any time: the second knows of it, and goes over it."""
+
+    async def scene() -> None:
+        rig, store, clock = odd(token_reply(1), token_reply(2))
+        store.steps["put"] = down
+        await rig.source.sign_in(refresh_token="one")
+        await rig.source.sign_in(refresh_token="two")
+        gate = store.steps["put"] = Gate()
+        clock.advance(1)
+        await gate.arrived.wait()
+        gate.open.set()
+        clock.advance(1)
+        await turns()
+        assert (await stored(rig), await rig.access()) == ("access-2", "access-2")
+        assert not rig.source.snapshot().unsaved
+
+    run(scene)
+
+
+@pytest.mark.parametrize("first", ["refresh", "sign in"])
+def test_f18_an_unsaved_refresh_holds_its_claim_until_the_sign_in_after_it_is_stored(first: str) -> None:
+    """Its refresh token is spent, and is what the store still has: nobody may send it."""
+
+    async def scene() -> None:
+        held = Held(token_reply(2))
+        rig, store, clock = odd(token_reply(1), held, token_reply(3))
+        await rig.access()
+        asking = asyncio.create_task(rig.source.refresh())
+        await held.arrived.wait()
+        store.steps |= {"put": down, "commit": down}
+        if first == "refresh":
+            held.release()
+            await asking
+        await rig.source.sign_in(refresh_token="new")
+        held.release()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert (await stored(rig), rig.source.snapshot().unsaved) == ("access-1", True)
+        other = Rig(invalid_grant(), store=store, clock=clock)
+        waiting = asyncio.create_task(other.source.refresh())
+        await turns()
+        assert (other.posts, waiting.done()) == (0, False)
+        store.steps.clear()
+        await rig.source.aclose()
+        assert (await waiting).access_token in ("access-2", "access-3")  # whichever was stored first
+        assert (await stored(rig), other.posts, store.held()) == ("access-3", 0, False)
+
+    run(scene)
+
+
+def test_f18_a_refresh_of_the_new_sign_in_that_is_unsaved_is_not_given_up() -> None:
+    """It began before the sign-in had returned, and found that one's record: its token is the only copy."""
+
+    async def scene() -> None:
+        sending = Held(token_reply(2, life=1))
+        rig, store, clock = odd(token_reply(1), sending, token_reply(3))
+        await rig.access()
+        clock.advance(LIFE)
+        claiming = store.steps["claim"] = Gate()
+        asking = asyncio.create_task(rig.source.token())
+        await claiming.arrived.wait()
+        telling = store.steps["stored"] = Gate()
+        signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
+        await sending.arrived.wait()
+        sending.release()
+        await telling.arrived.wait()  # stored, and the sign-in does not know it
+        clock.advance(1)
+        committing = Gate()
+
+        async def commit() -> None:
+            await committing()
+            await down()
+
+        store.steps["commit"] = commit
+        claiming.open.set()
+        await committing.arrived.wait()
+        telling.open.set()
+        await signing_in
+        committing.open.set()
+        await asyncio.gather(asking, return_exceptions=True)
+        store.steps.clear()
+        await rig.source.aclose()
+        grant = await rig.stored()
+        assert grant is not None
+        assert grant.token is not None
+        assert (grant.token.refresh_token, store.held()) == ("refresh-3", False)
 
     run(scene)
 

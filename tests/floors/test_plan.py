@@ -448,6 +448,7 @@ def test_a_sign_in_that_is_stored_late_leaves_other_sign_ins_alone(other: Grant)
     before = Grant(seed="s", sign_in="first", token=GOOD)
     assert gives_way(other, before=before, late=False)
     assert not gives_way(other, before=before, late=True)
+    assert gives_way(other, before=before, late=True, earlier={"second"}) == (other.sign_in == "second")
 
 
 @pytest.mark.parametrize("late", [False, True])

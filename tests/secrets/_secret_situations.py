@@ -218,7 +218,7 @@ async def cannot_be_saved(scene: Scene) -> None:
     try:
         await source.refresh()
     finally:
-        scene.sink.show(source._refreshes._saving)
+        scene.sink.show(source._refreshes._unsaved)
         record.with_suffix(".tmp").rmdir()
         scene.clock.advance(60)
         while source.snapshot().unsaved:

@@ -197,7 +197,7 @@ def test_f45_events_of_every_kind_and_the_whole_life_of_a_token_show_fingerprint
         store.failures = 1
         await source.sign_in(refresh_token=SECOND_SEED)  # SaveFailed
         assert source.snapshot().unsaved
-        sink.show(source._refreshes._saving)
+        sink.show(source._refreshes._unsaved)
         stage.clock.advance(60)
         while source.snapshot().unsaved:  # Saved
             await asyncio.sleep(0)
