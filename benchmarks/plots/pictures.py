@@ -177,10 +177,14 @@ def outage(result: Result) -> Figure:
 def tenants(result: Result) -> Figure:
     """What an idle source takes, and how long a look-up, for up to a hundred thousand keys in one process."""
     series = result["series"]
+
+    def shade(name: str) -> str:
+        return LIMIT if "nothing" in name else OURS
+
     memory, times = axes(3.4, columns=2)
     for on, lines in ((memory, series["bytes"]), (times, series["lines"])):
         part = {"x": series["x"], "lines": lines}
-        lines_of(on, part, lambda name: OURS)
+        lines_of(on, part, shade)
         on.set(xscale="log", xlabel="keys")
         if on is memory:
             on.set_ylim(0, 1.1 * max(2048, *(height for line in lines.values() for height in line)))
@@ -188,7 +192,7 @@ def tenants(result: Result) -> Figure:
             on.yaxis.set_major_formatter(FuncFormatter(lambda value, _: rounded(value)))
         else:
             on.set_yscale("log")
-        finish(on, part, lambda name: OURS, logarithmic=on is times)
+        finish(on, part, shade, logarithmic=on is times)
     memory.set_title("bytes per idle source")
     times.set_title(f"time ({series['unit']})")
     return _of(memory)

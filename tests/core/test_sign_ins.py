@@ -30,7 +30,7 @@ async def stored(rig: Rig) -> str | None:
 # -- a sign-in that is stored late ------------------------------------------------------------------
 
 
-def test_f18_a_sign_in_that_is_stored_late_does_not_replace_a_later_one() -> None:
+def test_f20_f27_a_sign_in_that_is_stored_late_does_not_replace_a_later_one() -> None:
     """Another process has signed in while ours waited for the store: the account is the other one's."""
 
     async def scene() -> None:
@@ -48,7 +48,7 @@ def test_f18_a_sign_in_that_is_stored_late_does_not_replace_a_later_one() -> Non
     run(scene)
 
 
-def test_f18_a_sign_in_that_is_stored_late_does_not_replace_a_later_one_of_its_own_process() -> None:
+def test_f20_f27_a_sign_in_that_is_stored_late_does_not_replace_a_later_one_of_its_own_process() -> None:
     """Its save is on its way when the second sign-in is stored."""
 
     async def scene() -> None:
@@ -70,7 +70,7 @@ def test_f18_a_sign_in_that_is_stored_late_does_not_replace_a_later_one_of_its_o
     run(scene)
 
 
-def test_f18_a_sign_in_whose_save_had_no_answer_does_not_replace_what_its_token_became() -> None:
+def test_f20_f27_a_sign_in_whose_save_had_no_answer_does_not_replace_what_its_token_became() -> None:
     """It was stored, another process has rotated it, and the spent refresh token is not put over that."""
 
     async def scene() -> None:
@@ -90,7 +90,7 @@ def test_f18_a_sign_in_whose_save_had_no_answer_does_not_replace_what_its_token_
     run(scene)
 
 
-def test_f18_a_sign_in_that_is_stored_late_replaces_a_refresh_of_what_it_was_to_replace() -> None:
+def test_f27_a_sign_in_that_is_stored_late_replaces_a_refresh_of_what_it_was_to_replace() -> None:
     """Somebody has signed in anew: what another process still gets by the old grant is the older one."""
 
     async def scene() -> None:
@@ -109,7 +109,7 @@ def test_f18_a_sign_in_that_is_stored_late_replaces_a_refresh_of_what_it_was_to_
     run(scene)
 
 
-def test_f18_of_two_sign_ins_that_are_stored_late_the_second_stays() -> None:
+def test_f27_of_two_sign_ins_that_are_stored_late_the_second_stays() -> None:
     """The first one's write may land at any time: the second knows of it, and goes over it."""
 
     async def scene() -> None:
@@ -130,7 +130,7 @@ def test_f18_of_two_sign_ins_that_are_stored_late_the_second_stays() -> None:
 
 
 @pytest.mark.parametrize("first", ["refresh", "sign in"])
-def test_f18_an_unsaved_refresh_holds_its_claim_until_the_sign_in_after_it_is_stored(first: str) -> None:
+def test_f27_an_unsaved_refresh_holds_its_claim_until_the_sign_in_after_it_is_stored(first: str) -> None:
     """Its refresh token is spent, and is what the store still has: nobody may send it."""
 
     async def scene() -> None:
@@ -159,7 +159,7 @@ def test_f18_an_unsaved_refresh_holds_its_claim_until_the_sign_in_after_it_is_st
     run(scene)
 
 
-def test_f18_a_refresh_of_the_new_sign_in_that_is_unsaved_is_not_given_up() -> None:
+def test_f27_a_refresh_of_the_new_sign_in_that_is_unsaved_is_not_given_up() -> None:
     """It began before the sign-in had returned, and found that one's record: its token is the only copy."""
 
     async def scene() -> None:
@@ -347,7 +347,7 @@ class Stuck:
 
 
 @pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
-def test_f18_a_commit_that_fails_after_its_time_is_over_keeps_the_claim(
+def test_f27_a_commit_that_fails_after_its_time_is_over_keeps_the_claim(
     kind: type[FileStore | SQLiteStore], tmp_path: Path
 ) -> None:
     """Nobody waits for it any more; but its refresh token is spent, and must be sent by nobody else."""
