@@ -28,6 +28,7 @@ BENCHMARKS = {
     "import": "how long `import tokensession` takes, beside what it is built on",
     "stores": "load, claim, commit and hand-over in each store, beside what the disk allows",
     "overhead": "requests per second through a session, beside raw aiohttp",
+    "instructions": "the same in instructions, which are counted and not timed",
     "contention": "thousands of tasks find the token expired at once",
     "processes": "processes that share a store find the token expired at once",
     "steady": "latency under constant load, across fifty expiries",

@@ -5,7 +5,8 @@ interpreter's own start is in none of them. The base is the import of what token
 (aiohttp, anyio, msgpack), and the two are taken in turn, round by round, with all bytecode in the cache.
 SQLite's driver, the servers for tests and the command line are loaded when they are mentioned.
 
-`-X importtime` tells what the modules of tokensession itself take; that is in the notes.
+`-X importtime` tells what the modules of tokensession itself take; that is in the notes. So is what of it
+is the making of dataclasses, whose methods the interpreter compiles anew at each import.
 
 `series`: {"unit": "ms", "names": [...], "median": [...], "q1": [...], "q3": [...], "modules": {name: ms}}.
 """
@@ -41,6 +42,23 @@ print((time.perf_counter() - start) * 1000)
 """
 
 
+_DATACLASSES = """
+import aiohttp, anyio, msgpack
+import dataclasses, time
+made, make = [], dataclasses._process_class
+def timed(*arguments, **options):
+    start = time.perf_counter()
+    try:
+        return make(*arguments, **options)
+    finally:
+        made.append((time.perf_counter() - start) * 1000)
+dataclasses._process_class = timed
+start = time.perf_counter()
+import tokensession
+print((time.perf_counter() - start) * 1000, sum(made), len(made))
+"""
+
+
 def _run(program: list[str]) -> subprocess.CompletedProcess[str]:
     # Where nobody may write bytecode, ours is compiled at each import, and the base's came with its wheels.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -67,6 +85,13 @@ def _parts(times: int) -> dict[str, float]:
             if name.partition(".")[0] == "tokensession":
                 found.setdefault(name, []).append(int(own) / 1000)
     return {name: statistics.median(each) for name, each in found.items()}
+
+
+def _dataclasses(times: int) -> str:
+    """What making them takes, of the import of our own modules."""
+    runs = [_run([sys.executable, "-c", _DATACLASSES]).stdout.split() for _ in range(times)]
+    whole, made = (statistics.median(float(run[place]) for run in runs) for place in (0, 1))
+    return f"Of {whole:.1f} ms after the base, {made:.1f} are the making of {runs[0][2]} dataclasses."
 
 
 async def measure(rounds: int, command: str) -> Result:
@@ -97,6 +122,7 @@ async def measure(rounds: int, command: str) -> Result:
         + ", ".join(f"{name} {took:.2f}" for name, took in slowest[:8])
         + "."
     )
+    result.notes.append(_dataclasses(max(1, rounds // 5)))
     result.notes.append(f"Median (quartiles) of {rounds} fresh interpreters each.")
     result.series = {"unit": "ms", "names": list(figures), **series, "modules": dict(slowest)}
     return result

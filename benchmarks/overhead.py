@@ -41,7 +41,7 @@ from .harness.rounds import interleaved, percentile, ratios, spread
 from .harness.server import Server
 from .peers import PEERS, AiohttpCookbook, Peer, RawAiohttp, Tokensession, excuse
 
-__all__ = ["Size", "main", "measure"]
+__all__ = ["CLOSE", "GOAL", "Size", "main", "measure"]
 
 GOAL = 0.99
 _PATH = "/ping"
@@ -56,7 +56,7 @@ class _Session(Tokensession):
         self._source = session.source
 
 
-_CLOSE: tuple[type[Peer], ...] = (_Session, RawAiohttp, AiohttpCookbook)
+CLOSE: tuple[type[Peer], ...] = (_Session, RawAiohttp, AiohttpCookbook)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +172,14 @@ async def measure(size: Size, command: str) -> Result:
     result = Result("overhead", command)
     out = {peer.name: why for peer in PEERS if (why := excuse(peer, "overhead")) is not None}
     others = tuple(
-        p for p in PEERS if p.name not in out and (p is RawAiohttp or p not in (Tokensession, *_CLOSE))
+        p for p in PEERS if p.name not in out and (p is RawAiohttp or p not in (Tokensession, *CLOSE))
     )
     async with Server() as server:
         for how, tasks in (("sequential", 1), (f"{size.tasks} tasks", size.tasks)):
             # A round of 100 tasks has more GETs in it: fewer rounds are as good.
             share = 1 if tasks == 1 else 3
             say(f"overhead: {how}")
-            close = await _contest(server, _CLOSE, size, tasks, max(2, size.rounds // share), how)
+            close = await _contest(server, CLOSE, size, tasks, max(2, size.rounds // share), how)
             rest = await _contest(
                 server, others, size, tasks, max(2, size.others // share), f"{how}, the others"
             )

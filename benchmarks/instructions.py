@@ -1,0 +1,137 @@
+"""What a session costs on top of raw aiohttp, in instructions: `python -m benchmarks instructions`.
+
+The same GETs as in `overhead`, by the same three who are close to each other, counted by callgrind: whatever
+else the machine does, the count hardly changes. It is no time: an instruction may take long, and those of
+the kernel (sockets, polling) are not counted. The share that a middleware takes is therefore larger here
+than on a clock where the network takes any time at all.
+
+Each runs in a process of its own under valgrind, its server in another outside of it. Counted are some
+hundreds of GETs after as many that are not, with the garbage collector at work as in any program.
+
+Needs valgrind; without it, nothing is measured.
+
+`series`: {"unit": "instructions per GET", "names": [...], "sequential": [...], "100 tasks": [...]}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from .harness.results import Goal, Result, progress
+from .harness.server import Server
+from .overhead import CLOSE, GOAL
+from .peers import Peer, RawAiohttp, Tokensession
+
+__all__ = ["main"]
+
+_ROOT = Path(__file__).parents[1]
+_COLLECTED = re.compile(r"Collected : (\d+)")
+_TASKS = {"sequential": 1, "100 tasks": 100}
+_GETS = 1200  # of each; as many before them are not counted
+
+
+def _switch(counting: bool) -> None:
+    command = ["callgrind_control", f"--instr={'on' if counting else 'off'}", str(os.getpid())]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+async def _gets(peer: Peer, tasks: int, gets: int) -> None:
+    async def some() -> None:
+        for _ in range(gets // tasks):
+            if await peer.get("/ping") != 200:
+                raise RuntimeError(f"{peer.name}: not answered with 200")
+
+    await asyncio.gather(*(some() for _ in range(tasks)))
+
+
+async def count(name: str, tasks: int, gets: int) -> None:
+    """In the process that runs under callgrind: this many GETs, counted."""
+    make = next(peer for peer in CLOSE if peer.name == name)
+    async with Server() as server, AsyncExitStack() as stack:
+        peer = await stack.enter_async_context(make(server.credentials))
+        await peer.prime()
+        await _gets(peer, tasks, gets)
+        gc.collect()
+        _switch(True)
+        await _gets(peer, tasks, gets)
+        _switch(False)
+
+
+def _counted(name: str, tasks: int, gets: int) -> float:
+    """Instructions per GET."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = f"--callgrind-out-file={directory}/callgrind.out"
+        program = [sys.executable, "-m", "benchmarks.instructions", name, str(tasks), str(gets)]
+        done = subprocess.run(
+            ["valgrind", "--tool=callgrind", "--instr-atstart=no", out, *program],
+            cwd=_ROOT,
+            env=os.environ | {"PYTHONHASHSEED": "0"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    found = _COLLECTED.search(done.stderr)
+    if found is None:
+        raise RuntimeError(f"callgrind has counted nothing: {done.stderr[-500:]}")
+    return int(found[1]) / gets
+
+
+def measure(gets: int, ways: tuple[str, ...], command: str) -> Result:
+    """All of them."""
+    result = Result("instructions", command)
+    names = [peer.name for peer in CLOSE]
+    result.series = {"unit": "instructions per GET", "names": names}
+    tell, done = progress("instructions"), 0
+    for how in ways:
+        counts: dict[str, float] = {}
+        for name in names:
+            counts[name] = _counted(name, _TASKS[how], gets)
+            done += 1
+            tell(done, len(names) * len(ways))
+        raw = counts[RawAiohttp.name]
+        rows: list[dict[str, Any]] = [
+            {"client": name, "how": how, "instructions per GET": found, "times raw": found / raw}
+            for name, found in counts.items()
+        ]
+        result.rows += rows
+        result.series[how] = list(counts.values())
+        ours = raw / counts[Tokensession.name]
+        must = f"shown beside the {GOAL} that overhead must reach"
+        result.goals.append(Goal(f"raw aiohttp's instructions, {how}", must, f"{ours:.3f} of ours", None))
+    result.notes.append(f"Of {gets} GETs, after as many that were not counted; the kernel's are in none.")
+    return result
+
+
+def main(arguments: list[str]) -> int:
+    """Count, show, save."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks instructions", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--gets", type=int, default=_GETS, help="of each (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a smoke test; nothing is saved")
+    options = parser.parse_args(arguments)
+    command = " ".join(["python -m benchmarks instructions", *arguments])
+    if shutil.which("valgrind") is None or shutil.which("callgrind_control") is None:
+        print("instructions: valgrind is not installed, so nothing is counted.")
+        return 0
+    gets, ways = (20, ("sequential",)) if options.quick else (options.gets, tuple(_TASKS))
+    result = measure(gets, ways, command)
+    result.show()
+    if not options.quick:
+        result.save()
+    return 0
+
+
+if __name__ == "__main__":
+    asyncio.run(count(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
