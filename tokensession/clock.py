@@ -111,7 +111,8 @@ async def within(
             raise
         if not isinstance(stopped, asyncio.CancelledError) or (caller := asyncio.current_task()) is None:
             raise
-        caller.cancel()
+        caller.uncancel()  # it is the same cancellation, once more: whoever counts them counts one
+        caller.cancel(*stopped.args)
     if task.cancelled():
         raise RuntimeError("The work has cancelled itself.")  # nobody has cancelled us
     return task.result()

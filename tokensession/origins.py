@@ -48,17 +48,14 @@ def resolve(base: str, origins: frozenset[Origin], url: str | URL) -> URL:
     Raises `ForeignOrigin`, aiohttp's `InvalidURL`, or `ConfigurationError` for a path that leaves the base.
     """
     if not _is_plain_path(url):
-        try:
-            target = URL(url)
-        except ValueError as error:
-            raise InvalidURL(url) from error
+        target = _parsed(url)
         if target.absolute:
             return _checked(target, origins)
-    path = str(url)
+    path, root = str(url), URL(base)
     joint = "" if not path or path[0] in "?#" else "/"
     # Appended, not joined: joining "/rest" to ".../api" would drop the base path.
-    target = URL(f"{base}{joint}{path.lstrip('/')}", encoded=isinstance(url, URL))
-    root, raw = URL(base), target.raw_path
+    target = _parsed(f"{str(root).rstrip('/')}{joint}{path.lstrip('/')}", encoded=isinstance(url, URL))
+    raw = target.raw_path
     if raw.startswith(root.raw_path.rstrip("/") + "/") and "%" not in raw and ".." not in raw:
         return target  # as nearly all do; taking it to its parts costs more than all the rest
     parts = root.parts  # dots have been resolved in text, and are left as they are in a URL
@@ -69,6 +66,13 @@ def resolve(base: str, origins: frozenset[Origin], url: str | URL) -> URL:
             todo="Leave out the '..', or pass the absolute URL.",
         )
     return target
+
+
+def _parsed(url: str | URL, *, encoded: bool = False) -> URL:
+    try:
+        return URL(url, encoded=encoded)
+    except (ValueError, TypeError, IndexError) as error:  # yarl raises all of these
+        raise InvalidURL(url) from error
 
 
 def _is_plain_path(url: str | URL) -> bool:

@@ -133,7 +133,7 @@ def outlives(stored: Grant | None, before: Grant, credential: Credential, provid
     return False
 
 
-def gives_way(stored: Grant | None, *, before: Grant, late: bool, earlier: Collection[str] = ()) -> bool:
+def gives_way(stored: Grant, *, before: Grant, late: bool, earlier: Collection[str] = ()) -> bool:
     """Whether what is stored gives way to a sign-in that saw `before` when it began.
 
     A refresh that ended meanwhile does; a sign-out that was asked for later does not. `late`: the sign-in
@@ -141,8 +141,6 @@ def gives_way(stored: Grant | None, *, before: Grant, late: bool, earlier: Colle
     (its save had no answer, and was stored all the same): only what descends from where `before` does is
     older than it, or from one of the `earlier` sign-ins, which were unsaved themselves when it began.
     """
-    if stored is None:
-        return True
     older = stored.origin == before.origin or stored.sign_in in earlier
     return not stored.signed_out and (older or not late)
 

@@ -105,16 +105,16 @@ class Refreshes:
         policy = self._renewal.policy
         left: frozenset[Flight[Any]] = frozenset()
         try:
-            await within(self._clock, policy.grace, self._finish())
+            await within(self._clock, policy.grace, self._finish(), lost=_at_once)
         except TimeoutError:
             left = self._flights.under_way
             with contextlib.suppress(TimeoutError):  # a store that hangs may not even let go
-                await within(self._clock, policy.settle, self._flights.abort())
+                await within(self._clock, policy.settle, self._flights.abort(), lost=_at_once)
             await self._unsaved.try_all()
         lost = self.unsaved
         # Else nobody could refresh for as long as this object is about.
         with contextlib.suppress(TimeoutError):
-            await within(self._clock, policy.settle, self._unsaved.give_up())
+            await within(self._clock, policy.settle, self._unsaved.give_up(), lost=_at_once)
         if lost or left & self._flights.under_way:
             raise StoreUnavailable(
                 "What became of the last token request could not be stored before closing.",
@@ -293,3 +293,7 @@ class Refreshes:
 
     def __repr__(self) -> str:
         return f"<Refreshes of {self._renewal.key}, {len(self._flights.under_way)} under way>"
+
+
+async def _at_once(_nothing: None) -> None:
+    """Who closes is somebody's task, and no flight of ours: if he is cancelled he is told so at once."""

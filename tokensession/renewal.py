@@ -273,10 +273,20 @@ class Renewal:
         token, late = issued.token, False
         grant = Grant(seed=self._seed(), sign_in=token.fingerprint, token=token)
 
+        async def write(data: bytes) -> Record:
+            if late and expect is ANY:  # the damaged record had no version; what is there by now has one
+                with contextlib.suppress(StoreCorrupt):
+                    raise Superseded(
+                        "A look at what is stored comes first.", record=await self.storage.load()
+                    )
+            return await self.storage.replacing(expect)(data)
+
         def over(stored: Grant | None) -> bool:
+            if stored is None:  # deleted since, or never there
+                return not late or not isinstance(expect, str)
             return plan.gives_way(stored, before=before, late=late, earlier=earlier)
 
-        save = self.storage.saver(grant, self.storage.replacing(expect), over=over)
+        save = self.storage.saver(grant, write, over=over)
         try:
             return await self._keep(issued, grant, Unsaved(token, save, _nothing_to_give_up))
         except Superseded:

@@ -36,7 +36,7 @@ async def hang() -> None:
 
 
 class OddStore(MemoryStore):
-    """`steps["commit"] = down`: awaited before the store does it; also "put", "claim", "abandon".
+    """`steps["commit"] = down`: awaited before the store does it; also "load", "put", "claim", "abandon".
 
     "committed" and "stored" (for put) are awaited after it.
     """
@@ -48,6 +48,10 @@ class OddStore(MemoryStore):
     async def step(self, name: str) -> None:
         if name in self.steps:
             await self.steps[name]()
+
+    async def load(self, key: str) -> Record | None:
+        await self.step("load")
+        return await super().load(key)
 
     async def put(self, key: str, data: bytes, *, expect: Any = ANY) -> Record:
         await self.step("put")

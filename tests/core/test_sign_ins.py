@@ -11,7 +11,7 @@ import pytest
 from _odd import Gate, OddStore, down, hang
 from _rig import LIFE, Rig, invalid_grant, run, token_reply, turns
 
-from tokensession import SignedOut, StoreUnavailable
+from tokensession import SignedOut, StoreCorrupt, StoreUnavailable
 from tokensession.stores import FileStore, Record, SQLiteStore
 from tokensession.testing import FakeClock, Held
 
@@ -20,6 +20,11 @@ def odd(*script: Any, **options: Any) -> tuple[Rig, OddStore, FakeClock]:
     clock = FakeClock(jitter=1.0)
     store = OddStore(clock=clock)
     return Rig(*script, store=store, clock=clock, **options), store, clock
+
+
+async def corrupt() -> None:
+    """The record is."""
+    raise StoreCorrupt("The record is damaged.")
 
 
 async def stored(rig: Rig) -> str | None:
@@ -105,6 +110,45 @@ def test_f27_a_sign_in_that_is_stored_late_replaces_a_refresh_of_what_it_was_to_
         clock.advance(1)
         await turns()
         assert (await stored(rig), await rig.access()) == ("access-2", "access-2")
+
+    run(scene)
+
+
+@pytest.mark.parametrize("then", ["sign in", "sign out"])
+def test_f20_f27_a_sign_in_over_a_damaged_record_is_no_stronger_when_it_is_stored_late(then: str) -> None:
+    """What was damaged had no version to compare with; what somebody has stored since has one."""
+
+    async def scene() -> None:
+        rig, store, clock = odd(token_reply(1))
+        store.steps = {"load": corrupt, "put": down}
+        await rig.source.sign_in(refresh_token="one")
+        store.steps.clear()
+        other = Rig(token_reply(2), store=store, clock=clock)
+        await (other.source.sign_in(refresh_token="two") if then == "sign in" else other.source.sign_out())
+        clock.advance(1)
+        await turns()
+        grant = await rig.stored()
+        assert grant is not None
+        assert (await stored(rig), grant.signed_out) == (
+            ("access-2", False) if then == "sign in" else (None, True)
+        )
+
+    run(scene)
+
+
+def test_f27_a_sign_in_that_is_stored_late_does_not_bring_back_a_key_that_was_deleted() -> None:
+    """An operator has deleted what it was to replace. Where nothing was, it is stored."""
+
+    async def scene() -> None:
+        rig, store, clock = odd(token_reply(1), token_reply(2))
+        await rig.access()
+        store.steps["put"] = down
+        await rig.source.sign_in(refresh_token="new")
+        store.steps.clear()
+        await store.delete(rig.source.key)
+        clock.advance(1)
+        await turns()
+        assert (await rig.stored(), rig.source.snapshot().unsaved) == (None, False)
 
     run(scene)
 
@@ -287,6 +331,36 @@ def test_closing_reports_no_trouble_when_somebody_asks_for_a_token_meanwhile() -
         await turns()
         second.release()
         await asyncio.gather(asking, going_on, closing)
+
+    run(scene)
+
+
+def test_closing_that_is_cut_off_says_so_at_once_wherever_it_stands() -> None:
+    """It runs in the task of its caller, whose time-outs count cancellations: none is kept for later."""
+
+    async def scene() -> None:
+        cut_off: list[int] = []
+        for number in range(60):
+            held = Held(token_reply(1))
+            rig, _, _ = odd(held)
+            asking = asyncio.create_task(rig.source.token())
+            await held.arrived.wait()
+            closed = asyncio.Event()
+
+            async def close(rig: Rig = rig, closed: asyncio.Event = closed) -> None:
+                await rig.source.aclose()
+                closed.set()
+
+            closing = asyncio.create_task(close())
+            await asyncio.sleep(0)
+            held.release()
+            await turns(number)
+            if closing.cancel():
+                cut_off.append(number)
+                await asyncio.wait([closing])
+                assert (closed.is_set(), closing.cancelling()) == (False, 1)
+            await asking
+        assert len(cut_off) > 10
 
     run(scene)
 

@@ -25,7 +25,7 @@ from tokensession import (
     OutcomeUnknown,
     SignInRequired,
 )
-from tokensession.origins import parse_origins, resolve
+from tokensession.origins import origin_of, parse_origins, resolve
 from tokensession.providers import OAuth2, Oto, Priava
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
 from tokensession.testing import OtoServer, PriavaServer, Reset, ScriptedEndpoint, json_reply, reply
@@ -153,6 +153,21 @@ def test_other_spellings_of_the_origin_are_no_other_origin(home: str) -> None:
     """Upper case, the default port, a websocket."""
     url = resolve(priava().base_url, parse_origins(priava().origins), home)
     assert url.host == "api.priava.com"
+
+
+@pytest.mark.parametrize("relative", ["/x", URL("/x")])
+def test_a_base_is_the_same_however_its_host_is_spelt(relative: str | URL) -> None:
+    """Else the middleware would not know the origin again, and the request would go without its token."""
+    origins = parse_origins(["https://API.example.com"])
+    url = resolve("https://API.example.com/api", origins, relative)
+    assert origin_of(url) in origins
+    assert str(url) == "https://api.example.com/api/x"
+
+
+@pytest.mark.parametrize("nonsense", [None, 7, b"/x", "https://[", "https://x:y/"])
+def test_what_is_no_url_is_called_that(nonsense: Any) -> None:
+    with pytest.raises(aiohttp.InvalidURL):
+        resolve("https://api.example.com", parse_origins(["https://api.example.com"]), nonsense)
 
 
 def test_what_one_session_was_allowed_another_is_not() -> None:

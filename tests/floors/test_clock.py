@@ -154,3 +154,30 @@ def test_a_result_that_arrives_with_the_deadline_is_not_thrown_away() -> None:
         assert await task == "done"
 
     run(main())
+
+
+def test_a_caller_who_is_cancelled_when_the_result_is_there_gets_it_and_is_cancelled_once() -> None:
+    """The result may be the only copy of something; and a time-out around it counts one cancellation."""
+
+    async def scene() -> None:
+        results: list[str] = []
+        done = asyncio.get_running_loop().create_future()
+
+        async def work() -> str:
+            await done
+            caller.cancel("enough")  # in the very turn in which it ends
+            return "the only copy"
+
+        async def call() -> None:
+            results.append(await within(FakeClock(), 10, work()))
+            await asyncio.sleep(0)
+            raise AssertionError("the cancellation is lost")
+
+        caller = asyncio.ensure_future(call())
+        await asyncio.sleep(0)
+        done.set_result(None)
+        with pytest.raises(asyncio.CancelledError, match="enough"):
+            await caller
+        assert (results, caller.cancelling()) == (["the only copy"], 1)
+
+    asyncio.run(scene())
