@@ -110,8 +110,8 @@ class ManagedSource:
         `TokenUnavailable`, `ConfigurationError`, `StoreError` or `MalformedReply`.
         """
         held = self._held
-        if self._boot() < held.sure_until and (token := held.token) is not None:
-            return token
+        if self._boot() < held.sure_until:
+            return held.token  # type: ignore[return-value]  # there is one: else `sure_until` is long ago
         return await self._stale()
 
     async def refresh(self, rejected: Token | None = None) -> Token:
