@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from typing import Protocol, TypeAlias
 
 from ..clock import Clock
 from ..errors import Superseded
-from ._lock import Mark, SidecarLock, let_go_of_stranded, try_lock
+from ._lock import Mark, SidecarLock, glance, let_go_of_stranded, try_lock
 from ._places import Place, Places
 from ._private import translated
 from ._worker import Worker
@@ -74,19 +73,11 @@ class _Taken:
 
     @property
     def changed(self) -> bool:
-        return _state(self.path) != self.state
+        state = glance(self.path)
+        return state is not None and state != self.state
 
 
 _Found: TypeAlias = "LocalClaim | Record | Place | _Taken | None"
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    """What every release of the lock changes. None if there is no such file."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 class Claims:
@@ -158,7 +149,7 @@ class Claims:
             return record
         path = self._medium.prepare(key)
         with translated("locked", path):
-            taken = _Taken(path, _state(path))  # before: what is released from here on is noticed
+            taken = _Taken(path, glance(path))  # before: what is released from here on is noticed
             lock = try_lock(path)
             if lock is None:
                 return taken

@@ -39,7 +39,7 @@ try:
 except ImportError:  # no POSIX: the stores say so when they are made
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Mark", "SidecarLock", "exclusive", "let_go_of_stranded", "lock_name", "try_lock"]
+__all__ = ["Mark", "SidecarLock", "exclusive", "glance", "let_go_of_stranded", "lock_name", "try_lock"]
 
 _MARK_BYTES = 128
 _RESERVE = 64 * 1024  # bytes; a record is a few KiB, and SQLite writes it in whole pages, twice
@@ -192,6 +192,18 @@ def try_lock(path: Path) -> SidecarLock | None:
             os.close(fd)
             raise
         os.close(fd)  # somebody removed or replaced the file: ours locks nobody out
+
+
+def glance(path: Path) -> tuple[int, int] | None:
+    """Something that every release changes. None if there is no such file, or its holder is committing.
+
+    He has given back his reserve then, and wants the processor more than those do who wait for him.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return None if status.st_size == _MARK_BYTES else (status.st_size, status.st_mtime_ns)
 
 
 def let_go_of_stranded() -> None:
