@@ -124,6 +124,7 @@ def test_a_child_that_does_not_leave_is_killed(monkeypatch: pytest.MonkeyPatch) 
         child = await Child.start("server", "tokensession.cli.hosts")
         child.tell(lifetime=2)
         directory = Path((await child.hear())["directory"])
+        child._process.send_signal(signal.SIGSTOP)  # or it may have left before it is killed
         await child.stop()
         assert child._process.returncode == -signal.SIGKILL
         shutil.rmtree(directory)
