@@ -11,11 +11,11 @@ Series: {"x": [name, ...], "failed": [...], "token requests": [...], "lost": [bo
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .harness import command
 from .harness.results import Goal, Result, say
 from .harness.server import Server
 from .peers import Peer, Tokensession
@@ -62,7 +62,7 @@ async def scene(kind: type[Peer], server: Server, waiting: int = WAITING) -> Sce
 async def measure(rounds: int = 3, *, only: Sequence[str] = ()) -> Result:
     """All contestants, so many rounds each: it is a matter of order, not of chance."""
     able, excused = contestants("cancelled", only)
-    result = Result("cancelled", "python -m benchmarks cancelled")
+    result = Result("cancelled")
     async with Server(auth="post") as server:
         for kind in able:
             say(f"  cancelled: {kind.name}")
@@ -110,15 +110,9 @@ def _row(name: str, scenes: Sequence[Scene]) -> dict[str, object]:
 
 def main(arguments: list[str]) -> int:
     """Run it; 1 if tokensession failed a waiter, asked twice, or lost the grant."""
-    parser = argparse.ArgumentParser("python -m benchmarks cancelled", description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one round; nothing is saved")
+    parser = command.parser("cancelled", __doc__, only=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="contestants, by parts of names"
-    )
     options = parser.parse_args(arguments)
     result = asyncio.run(measure(1 if options.quick else options.rounds, only=options.only))
-    result.show()
-    if not options.quick:
-        result.save()
+    command.finish(result, arguments, quick=options.quick)
     return int(bool(result.missed))

@@ -20,7 +20,6 @@ Series: {"x": [N, ...], "lines": {name: [median ratio or None, ...]}, "spread": 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import time
@@ -29,6 +28,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from .harness import command
 from .harness.results import Goal, Result, say
 from .harness.rounds import interleaved, ratios, spread
 from .harness.server import Server
@@ -129,7 +129,7 @@ async def measure(
 ) -> Result:
     """All sizes. `limit` is the time limit of one contestant's turn, in seconds."""
     able, excused = contestants("contention", [*only, RawAiohttp.name] if only else ())
-    result = Result("contention", "python -m benchmarks contention")
+    result = Result("contention")
     slowness: dict[str, float] = {}  # seconds per task, at the last size
     async with Server(auth="post", delay=latency) as server:
         for tasks, rounds in sizes.items():
@@ -225,16 +225,10 @@ def _series(rows: list[dict[str, Any]], sizes: list[int]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Run it; 1 if tokensession needed other than one token request, or failed anybody."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks contention", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("--quick", action="store_true", help="10 and 50 tasks; nothing is saved")
+    parser = command.parser("contention", __doc__, only=True)
     parser.add_argument("--tasks", type=int, nargs="+", help="these numbers of tasks only")
     parser.add_argument("--rounds", type=int, help="at most so many rounds of each size")
     parser.add_argument("--limit", type=float, default=_LIMIT, help="seconds that one turn may take")
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="contestants, by parts of names"
-    )
     options = parser.parse_args(arguments)
     sizes = _QUICK if options.quick else ROUNDS
     if options.tasks:
@@ -242,7 +236,5 @@ def main(arguments: list[str]) -> int:
     if options.rounds:
         sizes = {tasks: min(rounds, options.rounds) for tasks, rounds in sizes.items()}
     result = asyncio.run(measure(sizes, limit=options.limit, only=options.only))
-    result.show()
-    if not options.quick:
-        result.save()
+    command.finish(result, arguments, quick=options.quick)
     return int(any(goal.must == "1, 0" for goal in result.missed))

@@ -23,7 +23,6 @@ measured by `overhead`.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import datetime
 import gc
@@ -38,6 +37,7 @@ from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
 from tokensession.testing import ScriptedEndpoint, reply
 
+from .harness import command
 from .harness.results import Goal, Result, progress, say
 from .harness.rounds import interleaved, ratios, spread
 
@@ -241,9 +241,9 @@ async def _under_uvloop(rounds: int, seconds: float) -> dict[str, list[float]]:
     return await _figures(_ours_and_the_floor(await _source()), rounds, seconds, "hot-path, uvloop")
 
 
-def measure(rounds: int, seconds: float, command: str) -> Result:
+def measure(rounds: int, seconds: float) -> Result:
     """Everything, under asyncio and then under uvloop."""
-    result = Result("hot-path", command)
+    result = Result("hot-path")
     does = {
         EMPTY: "nothing",
         OURS: "clock",
@@ -303,17 +303,13 @@ def _goal(loop: str, ratio: float) -> Goal:
 
 def main(arguments: list[str]) -> int:
     """Measure, show, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks hot-path", description=__doc__.split("\n")[0])
+    parser = command.parser("hot-path", __doc__)
     parser.add_argument("--rounds", type=int, default=61, help="default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="a smoke test; nothing is saved")
     options = parser.parse_args(arguments)
     say("hot-path: fresh tokens, no network")
     result = measure(
         5 if options.quick else options.rounds,
         0.004 if options.quick else 0.02,
-        " ".join(["python -m benchmarks hot-path", *arguments]),
     )
-    result.show()
-    if not options.quick:
-        result.save()
+    command.finish(result, arguments, quick=options.quick)
     return 0

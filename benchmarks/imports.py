@@ -13,7 +13,6 @@ is the making of dataclasses, whose methods the interpreter compiles anew at eac
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import statistics
@@ -21,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 
+from .harness import command
 from .harness.results import Goal, Result, progress, say
 from .harness.rounds import interleaved, ratios, spread
 
@@ -94,9 +94,9 @@ def _dataclasses(times: int) -> str:
     return f"Of {whole:.1f} ms after the base, {made:.1f} are the making of {runs[0][2]} dataclasses."
 
 
-async def measure(rounds: int, command: str) -> Result:
+async def measure(rounds: int) -> Result:
     """All of them in turn."""
-    result = Result("import", command)
+    result = Result("import")
     contestants = {name: _fresh(statement) for name, statement in _STATEMENTS.items()}
     figures = await interleaved(contestants, rounds, progress=progress("import"))
     series: dict[str, list[float]] = {"median": [], "q1": [], "q3": []}
@@ -130,14 +130,11 @@ async def measure(rounds: int, command: str) -> Result:
 
 def main(arguments: list[str]) -> int:
     """Measure, show, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks import", description=__doc__.split("\n")[0])
+    parser = command.parser("import", __doc__)
     parser.add_argument("--rounds", type=int, default=25, help="default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="a smoke test; nothing is saved")
     options = parser.parse_args(arguments)
     say("import: an interpreter for each")
     rounds = 2 if options.quick else options.rounds
-    result = asyncio.run(measure(rounds, " ".join(["python -m benchmarks import", *arguments])))
-    result.show()
-    if not options.quick:
-        result.save()
+    result = asyncio.run(measure(rounds))
+    command.finish(result, arguments, quick=options.quick)
     return 0

@@ -15,7 +15,6 @@ Needs valgrind; without it, nothing is measured.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import os
@@ -28,6 +27,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from .harness import command
 from .harness.results import Goal, Result, progress
 from .harness.server import Server
 from .overhead import CLOSE, GOAL
@@ -87,9 +87,9 @@ def _counted(name: str, tasks: int, gets: int) -> float:
     return int(found[1]) / gets
 
 
-def measure(gets: int, ways: tuple[str, ...], command: str) -> Result:
+def measure(gets: int, ways: tuple[str, ...]) -> Result:
     """All of them."""
-    result = Result("instructions", command)
+    result = Result("instructions")
     names = [peer.name for peer in CLOSE]
     result.series = {"unit": "instructions per GET", "names": names}
     tell, done = progress("instructions"), 0
@@ -115,21 +115,15 @@ def measure(gets: int, ways: tuple[str, ...], command: str) -> Result:
 
 def main(arguments: list[str]) -> int:
     """Count, show, save."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks instructions", description=__doc__.split("\n")[0]
-    )
+    parser = command.parser("instructions", __doc__)
     parser.add_argument("--gets", type=int, default=_GETS, help="of each (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a smoke test; nothing is saved")
     options = parser.parse_args(arguments)
-    command = " ".join(["python -m benchmarks instructions", *arguments])
     if shutil.which("valgrind") is None or shutil.which("callgrind_control") is None:
         print("instructions: valgrind is not installed, so nothing is counted.")
         return 0
     gets, ways = (20, ("sequential",)) if options.quick else (options.gets, tuple(_TASKS))
-    result = measure(gets, ways, command)
-    result.show()
-    if not options.quick:
-        result.save()
+    result = measure(gets, ways)
+    command.finish(result, arguments, quick=options.quick)
     return 0
 
 

@@ -21,7 +21,6 @@ Series: {"minute": {"x": [trouble, ...], "token requests": [[least, median, most
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import random
@@ -36,6 +35,7 @@ from tokensession.providers.base import TokenReply, TokenRequest
 from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, ScriptedEndpoint, reply
 
+from .harness import command
 from .harness.results import Goal, Result, say
 from .harness.rounds import interleaved, spread
 from .peers import Peer, Tokensession
@@ -219,7 +219,7 @@ async def measure(
 ) -> Result:
     """All three parts."""
     logging.getLogger("tokensession").addHandler(logging.NullHandler())  # it warns of each failure
-    result = Result("outage", "python -m benchmarks outage")
+    result = Result("outage")
     say("  outage: a simulated minute")
     result.series["minute"] = await _minutes(result, draws)
     say("  outage: the cool-down")
@@ -287,18 +287,10 @@ async def _minutes(result: Result, draws: int) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Run it; 1 if tokensession asked more often than its policy allows."""
-    parser = argparse.ArgumentParser("python -m benchmarks outage", description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="two draws, few calls, one wave; nothing is saved"
-    )
+    parser = command.parser("outage", __doc__, only=True)
     parser.add_argument("--draws", type=int, default=50, help="of the jitter, for the simulated minute")
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="contestants, by parts of names"
-    )
     options = parser.parse_args(arguments)
     sizes = {"calls": 2000, "rounds": 3, "waves": 1} if options.quick else {}
     result = asyncio.run(measure(2 if options.quick else options.draws, only=options.only, **sizes))
-    result.show()
-    if not options.quick:
-        result.save()
+    command.finish(result, arguments, quick=options.quick)
     return int(bool(result.missed))

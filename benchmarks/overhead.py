@@ -24,7 +24,6 @@ order of "names".
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -36,6 +35,7 @@ from tokensession import AuthedSession
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
 
+from .harness import command
 from .harness.results import Goal, Result, progress, say
 from .harness.rounds import interleaved, percentile, ratios, spread
 from .harness.server import Server
@@ -167,9 +167,9 @@ def _series(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return series
 
 
-async def measure(size: Size, command: str) -> Result:
+async def measure(size: Size) -> Result:
     """Both ways, all who can."""
-    result = Result("overhead", command)
+    result = Result("overhead")
     out = {peer.name: why for peer in PEERS if (why := excuse(peer, "overhead")) is not None}
     others = tuple(
         p for p in PEERS if p.name not in out and (p is RawAiohttp or p not in (Tokensession, *CLOSE))
@@ -205,14 +205,11 @@ async def measure(size: Size, command: str) -> Result:
 
 def main(arguments: list[str]) -> int:
     """Measure, show, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks overhead", description=__doc__.split("\n")[0])
+    parser = command.parser("overhead", __doc__)
     parser.add_argument("--rounds", type=int, default=400, help="of the close contest (default: %(default)s)")
     parser.add_argument("--others", type=int, default=45, help="rounds of the others (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a smoke test; nothing is saved")
     options = parser.parse_args(arguments)
     size = QUICK if options.quick else Size(options.rounds, options.others)
-    result = asyncio.run(measure(size, " ".join(["python -m benchmarks overhead", *arguments])))
-    result.show()
-    if not options.quick:
-        result.save()
+    result = asyncio.run(measure(size))
+    command.finish(result, arguments, quick=options.quick)
     return 0

@@ -23,7 +23,6 @@ share of one processor that one waiter takes while it waits, its start included.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
@@ -47,6 +46,7 @@ from tokensession.providers.base import TokenReply, TokenRequest
 from tokensession.stores import open_store
 from tokensession.testing.peer import nursery, rear
 
+from .harness import command
 from .harness.results import Goal, Result, progress
 from .harness.rounds import interleaved, spread
 from .harness.server import Server
@@ -267,7 +267,7 @@ async def _scene(most: int, directory: str) -> AsyncIterator[_Scene]:
         yield _Scene(server, workers)
 
 
-async def measure(sizes: list[int], rounds: int, command: str) -> Result:
+async def measure(sizes: list[int], rounds: int) -> Result:
     """All stores and sizes in turn, so many rounds."""
     books = {(who, size): _Book() for size in sizes for who in (*STORES, "floor")}
     with tempfile.TemporaryDirectory() as directory:
@@ -284,7 +284,7 @@ async def measure(sizes: list[int], rounds: int, command: str) -> Result:
             )
     for book in books.values():  # without the warm-up round, in which the first token was fetched
         del book.median[:-rounds], book.last[:-rounds]
-    result = Result("processes", command)
+    result = Result("processes")
     result.rows = [book.row(who, size) for (who, size), book in books.items()]
     result.series = {
         "x": sizes,
@@ -332,20 +332,14 @@ def _times(books: dict[tuple[str, int], _Book]) -> list[Goal]:
 
 def main(arguments: list[str]) -> int:
     """The exit status: 1 if a token was requested twice."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks processes", description=__doc__.splitlines()[0]
-    )
+    parser = command.parser("processes", __doc__)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 8, 32, 64], metavar="P")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--quick", action="store_true", help="a smoke test")
     options = parser.parse_args(arguments)
     if options.quick:
         options.processes, options.rounds = [4], 1
-    command = " ".join(["python -m benchmarks processes", *arguments])
-    result = asyncio.run(measure(options.processes, options.rounds, command))
-    result.show()
-    if not options.quick:
-        result.save()
+    result = asyncio.run(measure(options.processes, options.rounds))
+    command.finish(result, arguments, quick=options.quick)
     return 0 if result.goals[0].met else 1
 
 

@@ -10,10 +10,10 @@ Series: {"x": [name, ...], "served": [...], "token requests": [...]}.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections.abc import Sequence
 
+from .harness import command
 from .harness.results import Goal, Result, say
 from .harness.server import Server
 from .peers import Peer, Tokensession
@@ -37,7 +37,7 @@ async def scene(kind: type[Peer], server: Server, requests: int = REQUESTS) -> t
 async def measure(rounds: int = 3, *, only: Sequence[str] = ()) -> Result:
     """All contestants, so many rounds each."""
     able, excused = contestants("revoked", only)
-    result = Result("revoked", "python -m benchmarks revoked")
+    result = Result("revoked")
     async with Server(auth="post", delay=LATENCY) as server:
         for kind in able:
             say(f"  revoked: {kind.name}")
@@ -80,15 +80,9 @@ async def measure(rounds: int = 3, *, only: Sequence[str] = ()) -> Result:
 
 def main(arguments: list[str]) -> int:
     """Run it; 1 if tokensession asked other than once, or failed a request."""
-    parser = argparse.ArgumentParser("python -m benchmarks revoked", description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one round; nothing is saved")
+    parser = command.parser("revoked", __doc__, only=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="contestants, by parts of names"
-    )
     options = parser.parse_args(arguments)
     result = asyncio.run(measure(1 if options.quick else options.rounds, only=options.only))
-    result.show()
-    if not options.quick:
-        result.save()
+    command.finish(result, arguments, quick=options.quick)
     return int(bool(result.missed))

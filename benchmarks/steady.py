@@ -30,7 +30,6 @@ of the requests that were due within 20 ms of a refresh against the rest.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from collections.abc import Generator
@@ -43,6 +42,7 @@ from tokensession.events import RefreshFailed, RefreshStarted
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
 
+from .harness import command
 from .harness.results import Goal, Result, progress, say
 from .harness.rounds import percentile, ratios, spread
 from .harness.server import Server
@@ -177,7 +177,7 @@ async def _arm(stack: AsyncExitStack, lifetime: int) -> _Arm:
     return arm
 
 
-async def measure(load: Load, command: str) -> Result:
+async def measure(load: Load) -> Result:
     """Windows of both in turn, until there were as many refreshes under load as wanted."""
     async with AsyncExitStack() as stack:
         lives = {EXPIRING: _LIFE, LASTING: _FOREVER, AGAIN: _FOREVER}
@@ -191,7 +191,7 @@ async def measure(load: Load, command: str) -> Result:
                 await arm.window(load.window)
             pairs += 1
             tell(min(len(arms[EXPIRING].refreshes), wanted), wanted)
-    return _result(arms, load, command)
+    return _result(arms, load)
 
 
 def _near(arm: _Arm) -> tuple[list[float], list[float]]:
@@ -203,8 +203,8 @@ def _near(arm: _Arm) -> tuple[list[float], list[float]]:
     return near, far
 
 
-def _result(arms: dict[str, _Arm], load: Load, command: str) -> Result:
-    result = Result("steady", command)
+def _result(arms: dict[str, _Arm], load: Load) -> Result:
+    result = Result("steady")
     for name, arm in arms.items():
         result.rows.append(
             {
@@ -274,15 +274,12 @@ def _result(arms: dict[str, _Arm], load: Load, command: str) -> Result:
 
 def main(arguments: list[str]) -> int:
     """Measure, show, save; 1 if a request has waited for a token, or failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks steady", description=__doc__.split("\n")[0])
+    parser = command.parser("steady", __doc__)
     parser.add_argument("--refreshes", type=int, default=50, help="under load (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a smoke test; nothing is saved")
     options = parser.parse_args(arguments)
     load = Load(refreshes=2, window=0.8) if options.quick else Load(refreshes=options.refreshes)
     say(f"steady: {_RATE} requests a second, until there were {load.refreshes} refreshes under load")
-    result = asyncio.run(measure(load, " ".join(["python -m benchmarks steady", *arguments])))
-    result.show()
-    if not options.quick:
-        result.save()
+    result = asyncio.run(measure(load))
+    command.finish(result, arguments, quick=options.quick)
     waited = sum(row["waited for a token"] + row["failed"] for row in result.rows)
     return 1 if waited else 0

@@ -30,7 +30,6 @@ in memory, where fsync is nothing, what the code takes.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -49,6 +48,7 @@ from tokensession.stores._worker import Worker
 from tokensession.stores.base import Claim
 from tokensession.testing.peer import Peer
 
+from .harness import command
 from .harness.results import Goal, Result, progress
 from .harness.rounds import interleaved, ratios, spread
 
@@ -261,12 +261,12 @@ async def _contestants(directory: str, times: int) -> AsyncIterator[dict[str, Co
         yield contestants
 
 
-async def measure(rounds: int, times: int, directory: str | None, command: str) -> Result:
+async def measure(rounds: int, times: int, directory: str | None) -> Result:
     """So many rounds; in each, every operation but the hand-overs that many times in a row."""
     with tempfile.TemporaryDirectory(dir=directory) as place:
         async with _contestants(place, times) as contestants:
             figures = await interleaved(contestants, rounds, progress=progress("stores"))
-    result = Result("stores", command)
+    result = Result("stores")
     for name in NAMES:
         for what in ("load", "claim + commit"):
             result.rows.append(_bounded(name, what, figures, result.goals))
@@ -326,19 +326,15 @@ def _series(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """The exit status: 0, for this counts nothing."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks stores", description=__doc__.splitlines()[0])
+    parser = command.parser("stores", __doc__)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--times", type=int, default=20, help="operations in a row")
     parser.add_argument("--directory", help="where the files are made (default: the system's for such files)")
-    parser.add_argument("--quick", action="store_true", help="a smoke test")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.times = 2, 3
-    command = " ".join(["python -m benchmarks stores", *arguments])
-    result = asyncio.run(measure(options.rounds, options.times, options.directory, command))
-    result.show()
-    if not options.quick:
-        result.save()
+    result = asyncio.run(measure(options.rounds, options.times, options.directory))
+    command.finish(result, arguments, quick=options.quick)
     return 0
 
 

@@ -22,7 +22,6 @@ nothing": [...]}, "unit": "us", "bytes": {"with a token": [...], "without": [...
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import random
@@ -41,6 +40,7 @@ from tokensession.record import Grant, encode
 from tokensession.stores import SQLiteStore
 from tokensession.stores.base import new_version
 
+from .harness import command
 from .harness.results import Goal, Result, say
 from .harness.rounds import spread
 
@@ -190,9 +190,9 @@ def _us(seconds: list[float]) -> dict[str, float]:
     return spread([1e6 * second for second in seconds]).as_json()
 
 
-async def measure(sizes: list[int], samples: int, command: str) -> Result:
+async def measure(sizes: list[int], samples: int) -> Result:
     """One row for each number of keys."""
-    result = Result("tenants", command, rows=[await _row(keys, samples) for keys in sizes])
+    result = Result("tenants", rows=[await _row(keys, samples) for keys in sizes])
     timed = ("first token", "load", "look-up", "look-up, of nothing")
     result.series = {
         "x": sizes,
@@ -228,20 +228,16 @@ def _flat(what: str, medians: list[float]) -> Goal:
 
 def main(arguments: list[str]) -> int:
     """The exit status: 0, for this counts nothing."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks tenants", description=__doc__.splitlines()[0])
+    parser = command.parser("tenants", __doc__)
     parser.add_argument(
         "--keys", type=int, nargs="+", default=[1, 10, 100, 1000, 10_000, 100_000], metavar="N"
     )
     parser.add_argument("--samples", type=int, default=_SAMPLES, help="keys drawn for each time")
-    parser.add_argument("--quick", action="store_true", help="a smoke test")
     options = parser.parse_args(arguments)
     if options.quick:
         options.keys, options.samples = [1, 100], 20
-    command = " ".join(["python -m benchmarks tenants", *arguments])
-    result = asyncio.run(measure(options.keys, options.samples, command))
-    result.show()
-    if not options.quick:
-        result.save()
+    result = asyncio.run(measure(options.keys, options.samples))
+    command.finish(result, arguments, quick=options.quick)
     return 0
 
 

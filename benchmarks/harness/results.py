@@ -43,7 +43,7 @@ class Result:
     """
 
     name: str
-    command: str
+    command: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
     series: dict[str, Any] = field(default_factory=dict)
     goals: list[Goal] = field(default_factory=list)

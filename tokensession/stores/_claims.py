@@ -241,8 +241,7 @@ class LocalClaim:
         await self._worker.run(self.end)
 
     def _commit(self, record: Record) -> Record:
-        with translated("written", self._medium.prepare(self._key)):
-            self._lock.give_back()
+        self._lock.give_back()
         expect = None if self._current is None else self._current.version
         try:
             record = self._medium.write(self._key, record, expect)

@@ -114,8 +114,11 @@ class SidecarLock:
             raise
 
     def give_back(self) -> None:
-        """Free the reserved space, for the write that it was reserved for. The mark stays."""
-        with self._mutex:
+        """Free the reserved space, for the write that it was reserved for. The mark stays.
+
+        If this fails there may be room all the same, which the write will find out.
+        """
+        with self._mutex, contextlib.suppress(OSError):
             if self.held:
                 os.ftruncate(self._fd, min(_MARK_BYTES, os.fstat(self._fd).st_size))
 
