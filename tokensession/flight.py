@@ -19,8 +19,6 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Generic, TypeVar, cast
 
-import anyio
-
 from .errors import TokenSessionError, TokenUnavailable
 
 __all__ = ["Flight", "Flights"]
@@ -45,7 +43,7 @@ class Flight(Generic[T]):
     ) -> None:
         self._on_landing = on_landing
         self._loop = asyncio.get_running_loop()
-        self._event = anyio.Event()
+        self._event = asyncio.Event()
         self._result: T | None = None
         self._error: BaseException | None = None
         # An empty context: else the work would see the first caller's variables, and keep them alive.

@@ -13,7 +13,6 @@ __all__ = ["environment"]
 _LIBRARIES = (
     "tokensession",
     "aiohttp",
-    "anyio",
     "msgpack",
     "sqlite-utils",
     "uvloop",

@@ -53,7 +53,10 @@ def test_what_the_tests_and_benchmarks_import_is_declared() -> None:
     known = names("") | names("cli") | names("test")
     atheris = {"atheris"}  # for those who fuzz: its runner says how to get it
     assert imported("tests") <= known | names("bench") | atheris
-    assert names("test") - TOOLS - names("") - {"tokensession", "hypothesis", "pytest", "uvloop"} == set()
+    assert (
+        names("test") - TOOLS - names("") - {"tokensession", "anyio", "hypothesis", "pytest", "uvloop"}
+        == set()
+    )
     assert imported("benchmarks") <= names("") | names("cli") | names("bench")
 
 

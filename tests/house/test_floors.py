@@ -27,10 +27,10 @@ FOREIGN_BY_FLOOR: dict[int, set[str]] = {
     0: {"msgpack"},
     1: set(),
     2: set(),
-    3: {"anyio"},
+    3: set(),
     4: set(),
     5: {"aiohttp", "yarl", "multidict"},
-    6: {"aiohttp", "yarl", "multidict", "click", "rich", "pytest", "anyio", "msgpack"},
+    6: {"aiohttp", "yarl", "multidict", "click", "rich", "pytest", "msgpack"},
 }
 
 FOREIGN_BY_MODULE = {"stores.file": {"msgpack"}, "stores.sqlite": {"sqlite_utils"}}
