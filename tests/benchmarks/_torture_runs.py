@@ -1,9 +1,8 @@
-"""Runs of the torture command as real processes, and what becomes of their children."""
+"""Runs of the torture command as real processes."""
 
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 import threading
@@ -53,31 +52,3 @@ def until_said(process: subprocess.Popen[str], words: str) -> None:
         raise AssertionError(f"it never said {words!r}")
     finally:
         guard.cancel()
-
-
-def children(parent: int) -> list[int]:
-    """The process ids whose parent this is."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except OSError:
-                continue
-            if int(stat.rpartition(")")[2].split()[1]) == parent:
-                found.append(int(entry.name))
-    return found
-
-
-def all_gone(handles: list[int]) -> bool:
-    """Wait until the processes behind these pidfds have ended; False if one is there after the guard."""
-    try:
-        for handle in handles:
-            poll = select.poll()
-            poll.register(handle, select.POLLIN)
-            if not poll.poll(GUARD * 1000):
-                return False
-        return True
-    finally:
-        for handle in handles:
-            os.close(handle)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
 
 import pytest
-from _torture_runs import all_gone, children, finish, start, until_said
+from _children import Children
+from _torture_runs import GUARD, finish, start, until_said
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -74,15 +74,14 @@ def test_the_end_of_the_command_is_the_end_of_its_processes(end: signal.Signals,
     process = start("torture", "--minutes", "10", "--processes", "2", tmp=tmp_path)
     try:
         until_said(process, "at work")
-        workers = children(process.pid)
-        handles = [os.pidfd_open(worker) for worker in workers]
-        signal.pidfd_send_signal(handles[0], signal.SIGSTOP)
-        process.send_signal(end)
-        status, said = finish(process)
+        with Children(process.pid) as workers:
+            workers.send_signal(workers.pids[0], signal.SIGSTOP)
+            process.send_signal(end)
+            status, said = finish(process)
+            assert len(workers.pids) == 2
+            assert workers.all_gone(guard=GUARD)
     finally:
         process.kill()
-    assert len(workers) == 2
-    assert all_gone(handles)
     assert status == (130 if end is signal.SIGINT else -signal.SIGKILL), said
 
 

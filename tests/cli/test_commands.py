@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -14,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from _processes import Watch, children, finish, start
+from _children import Children
+from _processes import GUARD, finish, start
 
 from tokensession.cli import main
 
@@ -74,16 +74,15 @@ def test_a_demo_that_is_ended_leaves_no_process_and_no_file_behind(number: int, 
         assert process.stdout is not None
         while "requests," not in (line := process.stdout.readline()):
             assert line, "the demo ended before it began"
-        watch = Watch(children(process.pid))
-        assert len(watch._handles) == 3
-        assert len(list(tmp_path.iterdir())) == 1
-        assert next(tmp_path.iterdir()).stat().st_mode & 0o777 == 0o700
-        process.send_signal(number)
-        status, _, err = finish(process)
-        assert status == (-9 if number == signal.SIGKILL else 128 + number)
-        assert "Traceback" not in err
-        assert watch.all_gone()
-        watch.close()
+        with Children(process.pid) as children:
+            assert len(children.pids) == 3
+            assert len(list(tmp_path.iterdir())) == 1
+            assert next(tmp_path.iterdir()).stat().st_mode & 0o777 == 0o700
+            process.send_signal(number)
+            status, _, err = finish(process)
+            assert status == (-9 if number == signal.SIGKILL else 128 + number)
+            assert "Traceback" not in err
+            assert children.all_gone(guard=GUARD)
         assert list(tmp_path.iterdir()) == []
     finally:
         process.kill()
@@ -137,14 +136,12 @@ def test_a_demo_whose_client_dies_fails_and_says_which(tmp_path: Path) -> None:
         assert process.stdout is not None
         while "requests," not in (line := process.stdout.readline()):
             assert line, "the demo ended before it began"
-        others = children(process.pid)
-        watch = Watch(others)
-        os.kill(max(others), signal.SIGKILL)
-        status, _, err = finish(process)
-        assert status == 1
-        assert err.startswith("Error: The client 2 process ended early (status -9).")
-        assert watch.all_gone()
-        watch.close()
+        with Children(process.pid) as children:
+            children.send_signal(max(children.pids), signal.SIGKILL)
+            status, _, err = finish(process)
+            assert status == 1
+            assert err.startswith("Error: The client 2 process ended early (status -9).")
+            assert children.all_gone(guard=GUARD)
         assert list(tmp_path.iterdir()) == []
     finally:
         process.kill()
