@@ -179,9 +179,11 @@ class Provider(OAuth2Server):
                 await self._hands.kill(worker, aim)
                 return web.Response()
             case "kill late" as aim:
+                until = _boot() + (LATEST * act.much if act else 0)
                 await self._hands.kill(worker, aim)
-                await asyncio.sleep(LATEST * act.much if act else 0)
-                await redeem()
+                await asyncio.sleep(max(0.0, until - _boot()))
+                if _boot() < until + LATEST / 2:  # or this machine stood still: dropped, nothing spent
+                    await redeem()
                 return web.Response()
             case "kill rotated" as aim:
                 await redeem()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -38,6 +39,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
         return process.wait(), said
     finally:
         guard.cancel()
+
+
+def stand_still(process: subprocess.Popen[str]) -> None:
+    """SIGSTOP; it stands still when this returns."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
 
 
 def until_said(process: subprocess.Popen[str], words: str) -> None:

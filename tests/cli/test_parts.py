@@ -18,7 +18,7 @@ from tokensession.cli.until_signal import until_signal
 from tokensession.errors import GrantRejected
 from tokensession.testing import FakeClock, OtoServer, PriavaServer
 
-GUARD = 30.0  # seconds; an upper bound for a hang, never waited for
+GUARD = 60.0  # seconds; an upper bound for a hang, never waited for
 
 
 def test_one_naive_client_alone_does_well(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     """Run an async test, bounded in case it hangs."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await test()
 
     asyncio.run(bounded())

@@ -18,7 +18,7 @@ from tokensession.flight import Flight, Flights
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     async def guarded() -> None:
-        async with asyncio.timeout(20):  # an upper bound for a hang, never waited for
+        async with asyncio.timeout(60):  # an upper bound for a hang, never waited for
             await main
 
     asyncio.run(guarded())

@@ -256,7 +256,7 @@ async def bytes_after_the_record(scene: Scene) -> None:
 
 
 async def wrong_checksum(scene: Scene) -> None:
-    await _damaged_file(scene, lambda content: content[:-1] + b"\0")
+    await _damaged_file(scene, lambda content: content[:-1] + bytes([content[-1] ^ 1]))
 
 
 async def another_format(scene: Scene) -> None:

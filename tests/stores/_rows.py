@@ -19,7 +19,7 @@ Local = FileStore | SQLiteStore
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 30))
+    return asyncio.run(asyncio.wait_for(work, 60))
 
 
 def token_reply(number: int) -> Any:

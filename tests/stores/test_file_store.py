@@ -116,21 +116,25 @@ def test_a_writer_that_is_stuck_stops_neither_readers_nor_other_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And who writes the same key is told, in the end, that the store is unavailable."""
-    monkeypatch.setattr(_worker, "_TRIES", 20)
 
     async def main() -> None:
         store = FileStore(tmp_path / "tokens")
         before = await store.put("k", b"before")
+        monkeypatch.setattr(_worker, "_TRIES", 1_000_000)  # the end does not come while we look
         with named(tmp_path / "tokens", ".write").open("rb+") as stuck:
             fcntl.flock(stuck, fcntl.LOCK_EX)
-            put = asyncio.ensure_future(store.put("k", b"after"))
+            put = asyncio.ensure_future(store.put("k", b"between"))
             await ticks()
             assert await store.load("k") == before
             await store.put("other", b"data")
             assert not put.done()
+        between = await put
+        monkeypatch.setattr(_worker, "_TRIES", 20)
+        with named(tmp_path / "tokens", ".write").open("rb+") as stuck:
+            fcntl.flock(stuck, fcntl.LOCK_EX)
             with pytest.raises(StoreUnavailable, match="Another process is writing"):
-                await put
-            claim = await claimed(store, "k", before.version)
+                await store.put("k", b"after")
+            claim = await claimed(store, "k", between.version)
             with pytest.raises(StoreUnavailable):
                 await claim.commit(b"after")
         # The writer has gone. The claim was kept, and its commit can be made again.

@@ -112,7 +112,7 @@ def test_f15_times_that_lie_in_the_future_stop_nobody(backend: Backend, mark: st
                 asking = asyncio.ensure_future(work.token() if number == 1 else work.refresh())
                 if mark == "unreadable" and number == 1:
                     while 2.0 not in clock.sleepers:  # it counts as begun just now: the settling, and no more
-                        await asyncio.sleep(0)
+                        await asyncio.sleep(0.001)
                     clock.advance(2)
                 assert (await asking).access_token == f"access-{number}"
                 assert await work.token() == asking.result()
@@ -169,12 +169,12 @@ def test_f30_two_hundred_who_wait_hold_no_descriptor_and_no_connection(backend: 
                 waiters = [asyncio.ensure_future(newer(store, key)) for key in keys * 4]
                 for _ in range(3):
                     await ticks()
-                    assert await descriptors(store) == before
+                    assert await descriptors(store) <= before
                 assert not any(waiter.done() for waiter in waiters)
                 versions = holder.ask("commit_all")
                 found = await asyncio.gather(*waiters)
                 assert [record.version for record in found] == [versions[key] for key in keys * 4]
-                assert await descriptors(store) == before
+                assert await descriptors(store) <= before
 
         run(main())
 

@@ -14,7 +14,7 @@ import aiohttp
 from tokensession.providers import Credential, TokenReply, TokenRequest
 from tokensession.testing import TokenServer
 
-GUARD = 20.0  # seconds; an upper bound for a hang, never waited for
+GUARD = 60.0  # seconds; an upper bound for a hang, never waited for
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from _exchange import code, refresh, run, talking_to
 
 from tokensession.providers import OAuth2, Oto, Priava, TokenRequest
-from tokensession.testing import OAuth2Server, OtoServer, PriavaServer
+from tokensession.testing import FakeClock, OAuth2Server, OtoServer, PriavaServer
 from tokensession.wire import encode_form
 
 FORM = "application/x-www-form-urlencoded;charset=utf-8"
@@ -17,7 +17,7 @@ FORM = "application/x-www-form-urlencoded;charset=utf-8"
 
 def test_oto_answers_as_it_has_been_seen_to() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer(lifetime=3)) as client:
+        async with talking_to(OtoServer(lifetime=3, clock=FakeClock())) as client:
             provider = Oto(**client.server.credentials)
             assert provider.seed is not None
             reply = await client.send(provider.request(provider.seed))

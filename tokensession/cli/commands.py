@@ -41,14 +41,21 @@ def cli() -> None:
     show_default=True,
     help="How often each provider's token shall fall due, the first time included.",
 )
-def demo(json_: bool, processes: int, tasks: int, expiries: int) -> None:
+@click.option(
+    "--lifetime",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="How long the access tokens live, in seconds.",
+)
+def demo(json_: bool, processes: int, tasks: int, expiries: int, lifetime: int) -> None:
     """Prove it: many processes and tasks, one store, one token request per expiry.
 
-    Starts strict Oto and Priava servers on loopback whose tokens live two seconds, and drives them
+    Starts strict Oto and Priava servers on loopback whose tokens live that long, and drives them
     through one SQLite store; then once more with every task refreshing for itself. Exits with status 1
     if a request failed, or if an expiry needed more than one token request.
     """
-    plan = Plan(processes=processes, tasks=tasks, expiries=expiries)
+    plan = Plan(processes=processes, tasks=tasks, expiries=expiries, lifetime=lifetime)
     try:
         report = asyncio.run(until_signal(demo_.run(plan, _display(json_))))
     except demo_.ChildFailed as error:

@@ -20,7 +20,7 @@ __all__ = ["Child", "ChildFailed", "messages", "say"]
 _Stream = TypeVar("_Stream")
 
 _LINE = 1 << 20  # bytes
-_GRACE = 3.0  # seconds, from being asked to leave to being killed
+_GRACE = 20.0  # seconds, from being asked to leave to being killed: who is killed tidies nothing up
 
 
 class ChildFailed(Exception):

@@ -38,7 +38,7 @@ class Plan:
     @property
     def longest(self) -> float:
         """When to give up waiting for the expiries: more than their time, and something for a slow start."""
-        return 1.2 * self.lifetime * self.expiries + 8.0
+        return 1.2 * self.lifetime * self.expiries + 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ class _Claim(LocalClaim):
 
 
 class NoticesComeLater(BrokenFileStore):
-    """Who waits looks when he is told to, a moment after the commit: by a process that may be dead then."""
+    """Who waits looks when he is told to, a while after the commit: by a process that may be dead then."""
 
     patience = 1.5
 
@@ -71,7 +71,7 @@ class NoticesComeLater(BrokenFileStore):
         class Later(_Claim):
             async def commit(self, data: bytes) -> Record:
                 record = await super().commit(data)
-                asyncio.get_running_loop().call_later(0.5, notice.touch)
+                asyncio.get_running_loop().call_later(60, notice.touch)
                 return record
 
         notice = self._files.prepare(key).with_suffix(".notice")

@@ -105,8 +105,8 @@ class Peer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
-        self._socket.close()
+        with self._socket:
+            self.kill()
 
 
 @contextlib.contextmanager
