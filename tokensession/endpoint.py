@@ -17,7 +17,7 @@ import aiohttp
 from yarl import URL
 
 from .clock import Clock, SystemClock, within
-from .errors import MalformedReply, NotSent, OutcomeUnknown, TokenSessionError
+from .errors import ConfigurationError, MalformedReply, NotSent, OutcomeUnknown, TokenSessionError
 from .providers.base import TokenReply, TokenRequest
 
 __all__ = ["MAX_BODY", "AiohttpEndpoint"]
@@ -43,8 +43,20 @@ class AiohttpEndpoint:
     __slots__ = ("_clock", "_proxy", "_ssl")
 
     def __init__(
-        self, *, ssl: SSLContext | bool = True, proxy: str | None = None, clock: Clock | None = None
+        self,
+        *,
+        ssl: SSLContext | bool | aiohttp.Fingerprint = True,
+        proxy: str | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        if not isinstance(ssl, bool | SSLContext | aiohttp.Fingerprint):
+            raise ConfigurationError(
+                f"ssl is a {type(ssl).__name__}.", todo="Pass an ssl.SSLContext; True is the default."
+            )
+        if not _is_proxy(proxy):
+            raise ConfigurationError(  # not by its value: there may be a password in it
+                "proxy is not an http(s) URL.", todo='Pass one such as "http://proxy.example.com:3128".'
+            )
         self._clock = clock or _CLOCK
         self._ssl = ssl
         self._proxy = proxy
@@ -56,8 +68,8 @@ class AiohttpEndpoint:
             return await within(self._clock, total, self._post(request, connect))
         except _NOT_SENT as error:
             failure: TokenSessionError = NotSent(f"The token endpoint cannot be reached: {_describe(error)}.")
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            failure = NotSent("The token URL is none that aiohttp can request.")
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError):  # no host at all
+            failure = NotSent("The token URL, or the proxy's, is none that aiohttp can request.")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             failure = OutcomeUnknown(f"The token request got no whole answer: {_describe(error)}.")
         # Outside the handler, so that aiohttp's exception is no part of ours: some of them carry the
@@ -81,12 +93,26 @@ class AiohttpEndpoint:
                 proxy=self._proxy,
             ) as response,
         ):
-            body = await _read(response)
+            try:
+                body = await _read(response)
+            except MalformedReply as error:
+                error.granted = 200 <= response.status < 300  # what cannot be read may be a rotated token
+                raise
             headers = tuple((name.lower(), value) for name, value in response.headers.items())
             return TokenReply(response.status, headers, body)
 
     def __repr__(self) -> str:
         return "AiohttpEndpoint()"
+
+
+def _is_proxy(proxy: str | None) -> bool:
+    """Whether aiohttp can be told so; what it cannot would look like a request without an answer."""
+    if proxy is None:
+        return True
+    with contextlib.suppress(ValueError, TypeError):
+        url = URL(proxy)
+        return url.scheme in ("http", "https") and bool(url.host)
+    return False
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -5,6 +5,7 @@ Events carry keys, fingerprints, durations and error types. A secret has no way 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -135,10 +136,12 @@ def emit(observer: Observer | None, event: Event) -> None:
 
     An observer that raises is reported and otherwise ignored: watching a refresh cannot break it.
     """
-    if _log.isEnabledFor(event.level):
-        _log.log(event.level, "%s", event)
+    with contextlib.suppress(Exception):  # a handler or filter of the program's may raise anything, too
+        if _log.isEnabledFor(event.level):
+            _log.log(event.level, "%s", event)
     if observer is not None:
         try:
             observer(event)
         except Exception:  # noqa: BLE001 - a foreign callable may raise anything
-            _log.exception("observer %r raised on %s", observer, type(event).__name__)
+            with contextlib.suppress(Exception):
+                _log.exception("observer %r raised on %s", observer, type(event).__name__)

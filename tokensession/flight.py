@@ -15,6 +15,8 @@ joined: `landed` and the result change in the same step, so whoever sees `landed
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Generic, TypeVar, cast
@@ -32,7 +34,7 @@ class Flight(Generic[T]):
     `on_landing` is called when it is over, before any waiter runs. Keep a reference: see `Flights`.
     """
 
-    __slots__ = ("_error", "_event", "_loop", "_name", "_on_landing", "_result", "_task")
+    __slots__ = ("_error", "_event", "_loop", "_name", "_on_landing", "_pid", "_result", "_task")
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Flight(Generic[T]):
     ) -> None:
         self._on_landing = on_landing
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         self._event = asyncio.Event()
         self._result: T | None = None
         self._error: BaseException | None = None
@@ -78,7 +81,8 @@ class Flight(Generic[T]):
 
     def _land(self) -> None:
         self._task = None
-        self._event.set()
+        with contextlib.suppress(RuntimeError):  # its loop is closed, and so are those of its waiters
+            self._event.set()
         if self._on_landing is not None:
             self._on_landing(self)
 
@@ -89,8 +93,8 @@ class Flight(Generic[T]):
 
     @property
     def stranded(self) -> bool:
-        """Whether it can never land, because its event loop is closed."""
-        return self._loop.is_closed()
+        """Whether it can never land: its event loop is closed, or stayed in the parent of a fork."""
+        return self._loop.is_closed() or self._pid != os.getpid()
 
     @property
     def elsewhere(self) -> bool:

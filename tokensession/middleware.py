@@ -7,11 +7,13 @@ redirect to somewhere else is followed without the token.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 
 from .errors import ConfigurationError
 from .origins import origin_of, parse_origins
+from .protocols import keeps
 from .token import Token
 from .tokensource import RefreshableSource, TokenSource
 
@@ -55,7 +57,7 @@ class BearerAuth:
         self.origins = parse_origins([allowed] if isinstance(allowed, str) else allowed)
         """Where the token may go."""
         self._source = source
-        self._refreshable = source if isinstance(source, RefreshableSource) else None
+        self._refreshable = cast(RefreshableSource, source) if keeps(RefreshableSource, source) else None
         self._headers = tuple(headers)
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:

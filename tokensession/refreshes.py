@@ -147,7 +147,7 @@ class Refreshes:
         if flight.elsewhere:
             raise RuntimeError(
                 "This source is refreshing in another running event loop. A source serves one loop at a "
-                "time: make one per thread, over the same store."
+                "time: make one per thread, over a store that threads can share, such as a SQLiteStore."
             )
         return flight
 

@@ -60,6 +60,7 @@ from .token import Token
 
 __all__ = ["Outcome", "Renewal"]
 
+_REPLAYED = "An earlier request with it got no answer, or its process was killed: that one may have spent it."
 _ROUNDS = 8  # looks at the record; each further one means that somebody else has just written it
 
 
@@ -176,6 +177,8 @@ class Renewal:
         try:
             issued = await self.request(step.credential, sent_at)
         except GrantRejected as refusal:
+            if step.replay:
+                refusal.args = (f"{refusal.args[0]} {_REPLAYED}",)
             note = partial(plan.refused, credential=step.credential, code=refusal.code)
             await self._note(claim, step, note, refusal)
             raise

@@ -15,6 +15,7 @@ from .clock import Clock, SystemClock
 from .errors import ConfigurationError, TokenSessionError
 from .freshness import Policy, Verdict
 from .held import Held, Snapshot
+from .protocols import keeps
 from .providers import checks
 from .providers.base import Provider, TokenEndpoint
 from .refreshes import Refreshes
@@ -59,12 +60,12 @@ class ManagedSource:
         clock: Clock | None = None,
         observer: events.Observer | None = None,
     ) -> None:
-        if isinstance(provider, type) or not isinstance(provider, Provider):
+        if not keeps(Provider, provider):
             raise ConfigurationError(  # not by its repr: it may be the refresh token itself
                 f"A {type(provider).__name__} is no provider.",
                 todo="Pass an instance of one of tokensession.providers.",
             )
-        if isinstance(store, type) or not isinstance(store, Store):
+        if not keeps(Store, store):
             raise ConfigurationError(
                 f"A {type(store).__name__} is no store.",
                 todo='Pass one of tokensession.stores, or open_store("sqlite:///tokens.db").',
@@ -73,7 +74,7 @@ class ManagedSource:
         if not name:
             raise ConfigurationError(
                 "There is no key to keep the token under.",
-                todo='Give the provider a seed, or name the key: key="tenant-42".',
+                todo='Give the provider a refresh_token or a code, or name the key: key="tenant-42".',
             )
         self._clock = clock or _CLOCK
         self._boot = self._clock.boot

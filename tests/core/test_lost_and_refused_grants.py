@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from typing import Any
 
 import pytest
@@ -132,6 +133,23 @@ def test_f17_two_holders_killed_one_after_the_other_end_in_a_request_to_sign_in(
         with pytest.raises(GrantLost):
             await rig.access()
         assert rig.posts == 1
+
+    run(scene)
+
+
+def test_f17_a_refusal_after_a_killed_holder_says_what_may_have_happened() -> None:
+    """Else nobody would know why a refresh token that has never been answered is refused."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        await interrupted_claim(store)
+        rig = Rig(reply({"error": "invalid_grant"}, status=400), store=store, clock=clock)
+        caller = asyncio.create_task(rig.access())
+        await asleep(clock, 2)
+        clock.advance(2)
+        with pytest.raises(GrantRejected, match=r"invalid_grant.* its process was killed"):
+            await caller
 
     run(scene)
 
@@ -395,11 +413,22 @@ def test_a_refresh_that_is_asked_for_gives_a_new_token_although_the_old_one_is_g
     run(scene)
 
 
-def test_a_success_that_cannot_be_read_is_taken_for_a_lost_reply() -> None:
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        {"token_type": "Bearer"},
+        b'{"access_token": "a", "access_token": "b"}',
+        b'["access_token", "a"]',
+        b"access_token=a&expires_in=3600",
+        gzip.compress(b'{"access_token": "a"}'),
+    ],
+    ids=["no token", "a key twice", "a list", "a form", "compressed"],
+)
+def test_a_success_that_cannot_be_read_is_taken_for_a_lost_reply(unreadable: Any) -> None:
     """The provider has rotated: the refresh token is left alone while the access token lives."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1), reply({"token_type": "Bearer"}), token_reply(2))
+        rig = Rig(token_reply(1), reply(unreadable), token_reply(2))
         await rig.access()
         rig.clock.advance(LIFE - 299)
         await rig.access()
@@ -414,11 +443,12 @@ def test_a_success_that_cannot_be_read_is_taken_for_a_lost_reply() -> None:
     run(scene)
 
 
-def test_a_page_in_place_of_a_reply_spends_nothing() -> None:
+@pytest.mark.parametrize("page", [b"<html>Please log in</html>", b"\n<!-- portal --><HTML>", b"<?xml ?>"])
+def test_a_page_in_place_of_a_reply_spends_nothing(page: bytes) -> None:
     """A captive portal says 200 to everything; the provider has seen nothing."""
 
     async def scene() -> None:
-        rig = Rig(*(reply(b"<html>Please log in</html>") for _ in range(3)), token_reply(1))
+        rig = Rig(*(reply(page) for _ in range(3)), token_reply(1))
         for _ in range(3):
             with pytest.raises(MalformedReply):
                 await rig.access()

@@ -9,15 +9,17 @@ import socket
 import traceback
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from tokensession import AiohttpEndpoint, MalformedReply, NotSent, OutcomeUnknown
+from tokensession import AiohttpEndpoint, ConfigurationError, MalformedReply, NotSent, OutcomeUnknown
 from tokensession.endpoint import MAX_BODY
 from tokensession.providers import OAuth2, Priava
-from tokensession.providers.base import TokenReply
+from tokensession.providers.base import TokenReply, TokenRequest
 from tokensession.testing import (
     Drip,
     Hang,
@@ -33,7 +35,7 @@ from tokensession.testing import (
 
 def run(scene: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await scene()
 
     asyncio.run(bounded())
@@ -84,6 +86,41 @@ def test_a_closed_port_means_not_sent() -> None:
             await post(server)
 
     run(scene)
+
+
+def test_a_host_that_no_name_server_can_be_asked_for_means_not_sent() -> None:
+    """Two dots in a row are a typing error, and no lost reply: nothing can have been spent."""
+
+    async def scene() -> None:
+        request = TokenRequest("https://id..example/token", headers=(), body=b"")
+        with pytest.raises(NotSent, match="none that aiohttp can request"):
+            await AiohttpEndpoint().send(request, connect=5, total=20)
+        elsewhere, proxied = replace(request, url="http://127.0.0.1:9/"), "http://proxy..example:3128"
+        with pytest.raises(NotSent, match="proxy"):
+            await AiohttpEndpoint(proxy=proxied).send(elsewhere, connect=5, total=20)
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ssl": "no"},
+        {"ssl": None},
+        {"proxy": ""},
+        {"proxy": 3128},
+        {"proxy": "proxy.example:3128"},
+        {"proxy": "socks5://proxy.example"},
+        {"proxy": "http://me:hunter2@[::1"},
+    ],
+    ids=str,
+)
+def test_an_endpoint_that_could_send_nothing_is_refused_when_it_is_made(wrong: dict[str, Any]) -> None:
+    """Found out at the first token request, it would look like a reply that was lost."""
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))) as caught:
+        AiohttpEndpoint(**wrong)
+    assert "hunter2" not in repr(caught.value)
+    assert caught.value.__cause__ is None
 
 
 def test_a_connection_that_is_never_accepted_means_not_sent() -> None:
@@ -195,21 +232,26 @@ def test_token_requests_ask_for_a_reply_that_is_not_compressed() -> None:
     run(scene)
 
 
+@pytest.mark.parametrize("status", [200, 500])
 @pytest.mark.parametrize("what", ["long", "bomb", "garbage"])
-def test_too_much_is_refused_before_it_fills_the_memory(what: str) -> None:
-    """Row 35: a long body, a small one that inflates to a huge one, one that does not inflate."""
+def test_too_much_is_refused_before_it_fills_the_memory(what: str, status: int) -> None:
+    """Row 35: a long body, a small one that inflates to a huge one, one that does not inflate.
+
+    A success may have been a rotated token all the same, which is known to who must not send the old one.
+    """
     gzipped = (("Content-Encoding", "gzip"),)
     fault = {
-        "long": Reply(200, b"x" * (MAX_BODY + 1)),
-        "bomb": Reply(200, gzip.compress(b"x" * 64 * MAX_BODY), gzipped),
-        "garbage": Reply(200, b"no gzip at all", gzipped),
+        "long": Reply(status, b"x" * (MAX_BODY + 1)),
+        "bomb": Reply(status, gzip.compress(b"x" * 64 * MAX_BODY), gzipped),
+        "garbage": Reply(status, b"no gzip at all", gzipped),
     }[what]
 
     async def scene() -> None:
         async with PriavaServer() as server:
             server.script(fault)
-            with pytest.raises(MalformedReply):
+            with pytest.raises(MalformedReply) as caught:
                 await post(server)
+            assert caught.value.granted == (status == 200)
 
     run(scene)
 

@@ -84,6 +84,27 @@ def test_an_observer_that_raises_is_reported_and_not_propagated(caplog: pytest.L
     assert reports[0].exc_info[0] is LookupError
 
 
+def test_a_log_handler_that_raises_breaks_nothing() -> None:
+    """A refresh that has a new token in its hands tells of it: that must not be where it gets lost."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ConnectionError("the log server is away")
+
+    def raising(_event: Event, /) -> None:
+        raise LookupError("in the observer")
+
+    logger, handler, seen = logging.getLogger("tokensession"), Broken(), list[Event]()
+    logger.addHandler(handler)
+    try:
+        event = RefreshFailed("k", "NotSent", "x", 1.0, None)
+        emit(seen.append, event)
+        emit(raising, event)
+        assert seen == [event]
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_an_interrupt_is_not_swallowed() -> None:
     def interrupted(_event: Event, /) -> None:
         raise KeyboardInterrupt

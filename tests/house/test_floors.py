@@ -14,7 +14,7 @@ ROOT = Path(tokensession.__file__).parent
 
 # The drawing in docs/architecture.md. A name with a dot at the end stands for a package.
 FLOORS: list[tuple[str, ...]] = [
-    ("errors", "token", "record", "clock"),
+    ("errors", "token", "record", "clock", "protocols"),
     ("freshness", "held", "wire", "events"),
     ("stores.base", "providers.base", "tokensource"),
     ("flight", "stores.", "providers."),

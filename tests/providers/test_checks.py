@@ -26,6 +26,7 @@ from tokensession.providers import checks
         ("http://localhost:80", "http://localhost:80", "http://localhost"),
         ("http://127.0.0.1:8080/x", "http://127.0.0.1:8080/x", "http://127.0.0.1:8080"),
         ("http://127.255.0.9", "http://127.255.0.9", "http://127.255.0.9"),
+        ("https://x.example./a", "https://x.example./a", "https://x.example."),
         ("http://[::1]:9000", "http://[::1]:9000", "http://[::1]:9000"),
     ],
 )
@@ -49,6 +50,9 @@ def test_a_good_url_is_kept_and_has_an_origin(value: str, checked: str, origin: 
         ("https://", "absolute"),
         ("https:///path", "absolute"),
         ("https://x .example", "absolute"),
+        ("https://x..example", "absolute"),
+        ("https://.x.example", "absolute"),
+        (f"https://{'x' * 64}.example", "absolute"),
         ("https://x.example:port", "not a URL"),
         ("https://x.example:99999", "not a URL"),
         ("https://[::1", "not a URL"),

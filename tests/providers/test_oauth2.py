@@ -41,6 +41,14 @@ def test_it_is_a_provider_that_takes_the_careful_view_of_rotation() -> None:
     assert made(code=CODE).seed == BY_CODE
 
 
+def test_a_token_url_is_asked_as_it_is_given() -> None:
+    """With its slash at the end, where the server has one: without it some answer by a redirect."""
+    given = made(refresh_token=REFRESH, token_url="https://id.example.com/o/token/")
+    assert given.seed is not None
+    assert given.request(given.seed).url == "https://id.example.com/o/token/"
+    assert given.key == made(refresh_token=REFRESH, token_url="https://id.example.com/o/token").key
+
+
 def test_the_api_is_at_the_token_server_s_origin_unless_said_otherwise() -> None:
     assert made().base_url == "https://id.example.com"
     elsewhere = made(base_url="https://api.example.com:443/v1/")

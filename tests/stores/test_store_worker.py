@@ -172,6 +172,25 @@ asyncio.run(main())
 """
 
 
+def test_a_job_runs_once_although_its_thread_could_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a process may have no more threads it runs at once, and never again: it may be a write."""
+
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        worker, done = Worker("test"), list[str]()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            await worker.run(lambda: done.append("sign-out"))
+        await worker.run(lambda: done.append("sign-in"))
+        assert done == ["sign-out", "sign-in"]
+        assert repr(worker) == "<Worker test open, 0 pending>"
+        await worker.aclose(nothing)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
 def test_the_interpreter_ends_after_the_last_job() -> None:
     """Even a busy one: it may be writing a rotated refresh token."""
     done = subprocess.run([sys.executable, "-c", PROGRAM_ENDS], capture_output=True, text=True, timeout=60)

@@ -68,6 +68,8 @@ def url(name: str, value: str) -> str:
     with contextlib.suppress(ValueError):  # whose message repeats a part of the URL, password and all
         parts = urlsplit(value)
         host, _ = parts.hostname or "", parts.port
+        if not all(0 < len(label) < 64 for label in host.removesuffix(".").split(".")):
+            host = ""  # two dots in a row, say: no name is looked up for it
     if host is None:
         raise ConfigurationError(f"{name} is not a URL.", intact="Nothing was sent.")
     if parts.scheme not in _DEFAULT_PORTS or not host or " " in value:

@@ -32,7 +32,8 @@ class StrategyProvider:
     ) -> None:
         self.strategy = strategy
         self.base_url = checks.url("base_url", base_url)
-        self.token_url = checks.url("token_url", token_url)
+        checks.url("token_url", token_url)
+        self.token_url = token_url  # as it is: "/o/token/" and "/o/token" are two addresses
         self.origins: tuple[str, ...] = (checks.origin(self.base_url),)
         self.api_headers = api_headers
         self.seed = seed

@@ -71,7 +71,7 @@ class OAuth2(StrategyProvider):
             strategy if strategy.rotates == rotates else replace(strategy, rotates=rotates),
             identity=f"{endpoint}/{checks.text('client_id', client_id)}",
             base_url=checks.origin(endpoint) if base_url is None else base_url,
-            token_url=endpoint,
+            token_url=token_url,
             values={
                 "client_id": client_id,
                 "client_secret": client_secret,

@@ -43,11 +43,13 @@ class _Answer:
     def say(self, what: str) -> str:
         return f"{self.strategy.name}: the token endpoint answered {self.reply.status}{what}."
 
+    def is_page(self) -> bool:
+        """Whether it is a page of HTML (or XML): somebody else's on the way, and no token server's."""
+        return self.reply.body.lstrip().startswith(b"<")
+
     def excerpt(self) -> str:
         body = self.reply.body
-        if 200 <= self.reply.status < 300 and not body.lstrip()[:9].lower().startswith(
-            (b"<!doctype", b"<html")
-        ):
+        if 200 <= self.reply.status < 300 and not self.is_page():
             return ""  # it may be a token in a form that we cannot read, and so cannot redact
         text = wire.excerpt(body, self.secrets)
         if text or body.strip():
@@ -124,7 +126,9 @@ def _parsed(answer: _Answer, *, lenient: bool) -> _Answer:
     except MalformedReply as error:
         if lenient:
             return answer
-        raise MalformedReply(f"{answer.say(answer.excerpt())} {error.args[0]}") from None
+        raise MalformedReply(
+            f"{answer.say(answer.excerpt())} {error.args[0]}", granted=not answer.is_page()
+        ) from None
     return _Answer(
         answer.strategy, answer.reply, answer.secrets + _tokens(answer, document), answer.now, document
     )

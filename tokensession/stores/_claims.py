@@ -161,6 +161,8 @@ class Claims:
                     return place
                 return self._under(lock, key, seen)
             except BaseException:
+                if place is not None:
+                    lock.place = None  # `_settled` gives it back; a job that is made again (`Busy`) needs it
                 lock.let_go()
                 raise
 

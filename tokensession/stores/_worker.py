@@ -68,7 +68,7 @@ class Worker:
         self._before_fork = before_fork
         self._after_fork_in_child = after_fork_in_child
         self._reset()
-        _workers.add(self)
+        _workers[id(self)] = self
 
     def _reset(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
@@ -134,13 +134,16 @@ class Worker:
 
     def _queue(self, job: Callable[[], T], future: Future[T], tries: int) -> None:
         with self._state:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(1, thread_name_prefix=self._name)
+            executor = self._executor or ThreadPoolExecutor(1, thread_name_prefix=self._name)
             try:
-                self._executor.submit(self._try, job, future, tries)
-                return
-            except RuntimeError:  # the interpreter is ending: no thread will take it
+                executor.submit(self._try, job, future, tries)
+            except RuntimeError:
+                # The interpreter is ending, or no thread can be had. An executor that could not start its
+                # thread has the job in its queue all the same, and would run it once more: it is not kept.
                 pass
+            else:
+                self._executor = executor
+                return
         while not self._attempt(job, future, tries):
             tries -= 1
             time.sleep(_PAUSE)
@@ -188,12 +191,17 @@ def _wake(wake: asyncio.Future[None]) -> None:
 
 
 # A fork concerns the whole process, and its hooks cannot be taken back: the one module global here.
-_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+_workers: weakref.WeakValueDictionary[int, Worker] = weakref.WeakValueDictionary()
 _stopped: list[Worker] = []
 
 
+def _alive() -> list[Worker]:
+    # By the references, which are copied in one step: other threads make stores meanwhile.
+    return [worker for reference in _workers.valuerefs() if (worker := reference()) is not None]
+
+
 def _before_fork() -> None:
-    for worker in list(_workers):
+    for worker in _alive():
         if worker._running.acquire(timeout=_FORK_WAIT):
             _stopped.append(worker)
             worker._before_fork()
@@ -206,7 +214,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     _stopped.clear()
-    for worker in list(_workers):
+    for worker in _alive():
         worker._reset()  # the thread stayed in the parent, and so did whoever waits for its jobs
         worker._after_fork_in_child()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import ConfigurationError, TokenSessionError
+from ..protocols import keeps
 from .base import Store
 
 if TYPE_CHECKING:
@@ -131,9 +132,10 @@ def _open_foreign(scheme: str, url: str) -> Store:
             f"The store for {scheme!r} ({point.value}) could not be opened: {problem}.",
             todo="Check its URL, and that its package is installed completely.",
         ) from None
-    if not isinstance(store, Store):
+    if not keeps(Store, store):
         raise ConfigurationError(f"The entry point {point.value} for {scheme!r} returned no store.")
-    return store
+    opened: Store = store
+    return opened
 
 
 def _foreign() -> EntryPoints:

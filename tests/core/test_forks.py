@@ -1,0 +1,64 @@
+"""A process that forks while a token is being refreshed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import asyncio, os, sys, warnings
+from tokensession import ManagedSource
+from tokensession.providers import Oto
+from tokensession.stores import SQLiteStore
+from tokensession.testing import reply
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of 3.12, that a process with threads forks
+parent = os.getpid()
+
+class Endpoint:
+    def __init__(self):
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def send(self, request, *, connect, total):
+        assert os.getpid() == parent, "a second token request"
+        self.asked.set()
+        await self.answer.wait()
+        return reply({"access_token": "the-one-token", "expires_in": 3600})
+
+async def child(source):
+    print("child", (await source.token()).access_token, flush=True)
+    await source.aclose()
+
+async def main():
+    endpoint, store = Endpoint(), SQLiteStore(sys.argv[1])
+    source = ManagedSource(Oto(refresh_token="r"), endpoint, store=store)
+    caller = asyncio.create_task(source.token())
+    await endpoint.asked.wait()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            asyncio.run(child(source))
+        except BaseException as error:
+            print("child", repr(error), flush=True)
+        os._exit(0)
+    endpoint.answer.set()
+    token = await caller
+    await asyncio.to_thread(os.waitpid, pid, 0)
+    print("parent", token.access_token)
+    await source.aclose()
+    await store.aclose()
+
+asyncio.run(main())
+"""
+
+
+def test_a_child_forked_in_mid_refresh_waits_for_its_parents_token_and_can_close(tmp_path: Path) -> None:
+    """The flight that it has inherited cannot land there, and is not joined; the claim is its parent's."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "tokens.db")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == ["child the-one-token", "parent the-one-token"], done.stderr
