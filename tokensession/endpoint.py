@@ -109,7 +109,7 @@ def _is_proxy(proxy: str | None) -> bool:
     """Whether aiohttp can be told so; what it cannot would look like a request without an answer."""
     if proxy is None:
         return True
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, IndexError):  # yarl raises all of these
         url = URL(proxy)
         return url.scheme in ("http", "https") and bool(url.host)
     return False

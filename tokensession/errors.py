@@ -220,7 +220,7 @@ class Superseded(StoreError):
 class MalformedReply(TokenSessionError):
     """The provider answered something that is no token and no documented error.
 
-    `granted` is True if its status was that of a success: then the grant may be spent all the same.
+    `granted` is True if it was a success that may have carried a token: then the grant may be spent.
     """
 
     intact = "The stored credentials are unchanged."

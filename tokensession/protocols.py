@@ -12,4 +12,9 @@ def keeps(protocol: type, value: object) -> bool:
     and a store that wraps another, to log or to count, is often made so.
     """
     names = [name for name in dir(protocol) if not name.startswith("_")]
-    return not isinstance(value, type) and all(hasattr(value, name) for name in names)
+    return not isinstance(value, type) and all(_has(value, name, protocol) for name in names)
+
+
+def _has(value: object, name: str, protocol: type) -> bool:
+    """Whether it is there. `refresh = None` is how a class says that it has no such method."""
+    return callable(getattr(value, name, None)) if callable(getattr(protocol, name)) else hasattr(value, name)

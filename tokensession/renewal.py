@@ -60,7 +60,9 @@ from .token import Token
 
 __all__ = ["Outcome", "Renewal"]
 
-_REPLAYED = "An earlier request with it got no answer, or its process was killed: that one may have spent it."
+_REPLAYED = (
+    "An earlier request with it got no answer to be read, or its process was killed: that may have spent it."
+)
 _ROUNDS = 8  # looks at the record; each further one means that somebody else has just written it
 
 
@@ -178,7 +180,7 @@ class Renewal:
             issued = await self.request(step.credential, sent_at)
         except GrantRejected as refusal:
             if step.replay:
-                refusal.args = (f"{refusal.args[0]} {_REPLAYED}",)
+                refusal.args = (" ".join((*map(str, refusal.args[:1]), _REPLAYED)), *refusal.args[1:])
             note = partial(plan.refused, credential=step.credential, code=refusal.code)
             await self._note(claim, step, note, refusal)
             raise

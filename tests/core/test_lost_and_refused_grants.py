@@ -420,9 +420,10 @@ def test_a_refresh_that_is_asked_for_gives_a_new_token_although_the_old_one_is_g
         b'{"access_token": "a", "access_token": "b"}',
         b'["access_token", "a"]',
         b"access_token=a&expires_in=3600",
+        b"<OAuth><access_token>a</access_token></OAuth>",
         gzip.compress(b'{"access_token": "a"}'),
     ],
-    ids=["no token", "a key twice", "a list", "a form", "compressed"],
+    ids=["no token", "a key twice", "a list", "a form", "XML", "compressed"],
 )
 def test_a_success_that_cannot_be_read_is_taken_for_a_lost_reply(unreadable: Any) -> None:
     """The provider has rotated: the refresh token is left alone while the access token lives."""
@@ -443,7 +444,16 @@ def test_a_success_that_cannot_be_read_is_taken_for_a_lost_reply(unreadable: Any
     run(scene)
 
 
-@pytest.mark.parametrize("page", [b"<html>Please log in</html>", b"\n<!-- portal --><HTML>", b"<?xml ?>"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<html>Please log in</html>",
+        b"\n<!-- portal --><HTML>",
+        b'<?xml version="1.0"?><!DOCTYPE html>',
+        b"\xef\xbb\xbf<!doctype html>",
+        "<html>Please log in</html>".encode("utf-16"),
+    ],
+)
 def test_a_page_in_place_of_a_reply_spends_nothing(page: bytes) -> None:
     """A captive portal says 200 to everything; the provider has seen nothing."""
 
@@ -454,6 +464,33 @@ def test_a_page_in_place_of_a_reply_spends_nothing(page: bytes) -> None:
                 await rig.access()
             rig.clock.advance(60)
         assert await rig.access() == "access-1"
+
+    run(scene)
+
+
+def test_f21_a_refusal_without_words_is_remembered_as_well() -> None:
+    """A provider of somebody's own may raise a GrantRejected that says nothing, after a replay too."""
+
+    class Wordless(GrantRejected):
+        def __init__(self) -> None:
+            self.args, self.code = (), "gone"
+
+        def __str__(self) -> str:
+            return "no"
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        await interrupted_claim(store)
+        rig = Rig(Wordless(), store=store, clock=clock)
+        caller = asyncio.create_task(rig.access())
+        await asleep(clock, 2)
+        clock.advance(2)
+        with pytest.raises(GrantRejected):
+            await caller
+        grant = await rig.stored()
+        assert grant is not None
+        assert grant.rejection is not None
 
     run(scene)
 

@@ -34,6 +34,16 @@ def test_a_store_that_passes_everything_on_is_a_store() -> None:
     assert keeps(RefreshableSource, source)
 
 
+def test_a_method_that_is_none_is_no_method() -> None:
+    """That is how a class says that it has not got what its base has."""
+
+    class FixedSource(PassesOn):
+        refresh = None
+
+    source: Any = FixedSource(ManagedSource(Oto(refresh_token="r"), ScriptedEndpoint(), store=MemoryStore()))
+    assert not keeps(RefreshableSource, source)
+
+
 @pytest.mark.parametrize("no_store", [MemoryStore, object(), None, "sqlite:///tokens.db", PassesOn(7)])
 def test_what_lacks_a_part_of_it_or_is_a_class_is_none(no_store: Any) -> None:
     assert not keeps(Store, no_store)

@@ -302,6 +302,8 @@ def rows_14_to_20() -> Iterator[R]:
     yield R(19, "empty_201", b"", OutcomeUnknown, status=201)
     yield R(19, "204", b"", OutcomeUnknown, status=204)
     yield R(20, "html", HTML, MalformedReply, check=says("200; it begins: <!DOCTYPE html>", "Unavailable"))
+    tokens = b"<?xml version='1.0'?><OAuth><access_token>short</access_token></OAuth>"
+    yield R(20, "xml", tokens, MalformedReply, check=says_not("short", "OAuth>", "begins"))
     yield R(20, "not_json", b"OK", MalformedReply, check=says("not JSON"))
 
 

@@ -183,10 +183,12 @@ def test_a_job_runs_once_although_its_thread_could_not_start(monkeypatch: pytest
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", no_thread)
             await worker.run(lambda: done.append("sign-out"))
+            await worker.aclose(lambda: done.append("closed"))  # a connection, which the job has opened
         await worker.run(lambda: done.append("sign-in"))
-        assert done == ["sign-out", "sign-in"]
+        assert done == ["sign-out", "closed", "sign-in"]
         assert repr(worker) == "<Worker test open, 0 pending>"
         await worker.aclose(nothing)
+        assert not worker.open
 
     asyncio.run(asyncio.wait_for(main(), 30))
 

@@ -27,6 +27,7 @@ from .strategy import Meaning, Strategy
 __all__ = ["read"]
 
 _RATE_LIMIT_CODE_PAUSE = 60.0  # seconds, at least, after a rate limit that is told by a code only
+_BEFORE_TEXT = b"\xef\xbb\xbf\xff\xfe \t\r\n\f\v"  # byte order marks and white space
 _LONGEST_SECRET = 1024  # characters; of a longer one in a reply, no excerpt shows more than a run
 
 
@@ -44,8 +45,9 @@ class _Answer:
         return f"{self.strategy.name}: the token endpoint answered {self.reply.status}{what}."
 
     def is_page(self) -> bool:
-        """Whether it is a page of HTML (or XML): somebody else's on the way, and no token server's."""
-        return self.reply.body.lstrip().startswith(b"<")
+        """Whether it is a page of HTML: somebody else's on the way, and no token server's reply."""
+        text = self.reply.body[:4096].replace(b"\0", b"").lstrip(_BEFORE_TEXT)  # UTF-16 has a zero a letter
+        return text.startswith(b"<") and (b"<html" in text.lower() or b"<!doctype html" in text.lower())
 
     def excerpt(self) -> str:
         body = self.reply.body

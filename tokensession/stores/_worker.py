@@ -122,13 +122,13 @@ class Worker:
 
     async def aclose(self, last: Callable[[], None]) -> None:
         """Run what is queued, then `last`, then end the thread. A later job starts another."""
-        while self.open:
+        while self.open or self._latest not in (None, last):  # or a job ran although no thread could be had
             await self.run(last)
             with self._state:
                 # A busy job may have gone behind `last`, and opened again what that had closed.
                 if self._pending or self._latest is not last:
                     continue
-                executor, self._executor = self._executor, None
+                executor, self._executor, self._latest = self._executor, None, None
             if executor is not None:
                 executor.shutdown()  # its queue is empty: this joins an idle thread
 
