@@ -453,6 +453,7 @@ def test_a_success_that_cannot_be_read_is_taken_for_a_lost_reply(unreadable: Any
         b"\xef\xbb\xbf<!doctype html>",
         "<html>Please log in</html>".encode("utf-16"),
     ],
+    ids=["html", "a comment first", "XHTML", "a byte order mark first", "UTF-16"],
 )
 def test_a_page_in_place_of_a_reply_spends_nothing(page: bytes) -> None:
     """A captive portal says 200 to everything; the provider has seen nothing."""
