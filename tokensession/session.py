@@ -64,6 +64,7 @@ class AuthedSession:
 
     __slots__ = (
         "__weakref__",
+        "_alone",
         "_base",
         "_bearer",
         "_client",
@@ -108,6 +109,7 @@ class AuthedSession:
         self._bearer = BearerAuth(
             self._source, origins=(*provider.origins, *origins), headers=provider.api_headers
         )
+        self._alone = (self._bearer,)  # the middlewares of most requests, and not made anew for each
         self._base = provider.base_url
         self._client = client
         self._loop: asyncio.AbstractEventLoop | None = None  # that of a client of our own
@@ -235,7 +237,8 @@ class AuthedSession:
         aiohttp lets a request's middlewares replace the client's, and has no public way to ask for
         the client's. Not to ask would silently drop what the client's owner has put there.
         """
-        return (*(client._middlewares if wanted is None else wanted), self._bearer)
+        others = client._middlewares if wanted is None else wanted
+        return (*others, self._bearer) if others else self._alone
 
     # -- opening and closing ----------------------------------------------------------------------
 

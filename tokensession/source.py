@@ -131,7 +131,7 @@ class ManagedSource:
             if current is not None and not self._held.refused(self._renewal.policy, self._now()[1]):
                 return current
             try:
-                renewed = await self._renewed("refused")
+                renewed = await self._refreshes.joined("refused").wait()
             except TokenSessionError:
                 current = self._held.token
                 if current is None or current.access_token == rejected.access_token:
@@ -190,28 +190,23 @@ class ManagedSource:
         held = self._held
         verdict = held.look(wall, boot)
         if held.token is None or verdict is Verdict.EXPIRED:
-            return await self._renewed("expired")
+            try:
+                return await self._refreshes.joined("expired").wait()
+            except TokenSessionError:
+                # EXPIRED comes a little before the end. If no other token can be had, live until then.
+                if held.token is not None and held.deadlines.alive(*self._now()):
+                    return held.token
+                raise
         if verdict is Verdict.DUE and boot >= held.not_before:
             self._refreshes.ahead()
         return held.token
-
-    async def _renewed(self, reason: str) -> Token:
-        """The outcome of the flight under way, or of a new one, or the failure that is remembered."""
-        held = self._held
-        try:
-            return await self._refreshes.joined(reason).wait()
-        except TokenSessionError:
-            # EXPIRED comes a little before the end. If no other token can be had, live until then.
-            if reason == "expired" and held.token is not None and held.deadlines.alive(*self._now()):
-                return held.token
-            raise
 
     async def _asked(self) -> Token:
         if self._held.token is None:  # which token it is that should be replaced, the store may know
             requests, token = self._held.counts.token_requests, await self.token()
             if self._held.counts.token_requests > requests:
                 return token
-        return await self._renewed("asked")
+        return await self._refreshes.joined("asked").wait()
 
     def _report(self, event: events.Event) -> None:
         events.emit(self._observer, event)
