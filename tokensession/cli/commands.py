@@ -51,7 +51,7 @@ def cli() -> None:
 def demo(json_: bool, processes: int, tasks: int, expiries: int, lifetime: int) -> None:
     """Prove it: many processes and tasks, one store, one token request per expiry.
 
-    Starts strict Oto and Priava servers on loopback whose tokens live two seconds, and drives them
+    Starts strict Oto and Priava servers on loopback, whose tokens soon expire, and drives them
     through one SQLite store; then once more with every task refreshing for itself. Exits with status 1
     if a request failed, or if an expiry needed more than one token request.
     """
