@@ -179,8 +179,8 @@ class Renewal:
         try:
             issued = await self.request(step.credential, sent_at)
         except GrantRejected as refusal:
-            if step.replay:
-                refusal.args = (" ".join((*map(str, refusal.args[:1]), _REPLAYED)), *refusal.args[1:])
+            if step.replay and refusal.args:
+                refusal.args = (f"{refusal.args[0]} {_REPLAYED}", *refusal.args[1:])
             note = partial(plan.refused, credential=step.credential, code=refusal.code)
             await self._note(claim, step, note, refusal)
             raise

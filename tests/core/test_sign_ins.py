@@ -35,6 +35,13 @@ async def stored(rig: Rig) -> str | None:
 # -- a sign-in that is stored late ------------------------------------------------------------------
 
 
+async def signed_in_unsaved(rig: Rig, store: OddStore) -> None:
+    """Somebody has signed in while the store took nothing; now it does, and the next try will tell."""
+    store.steps["put"] = down
+    await rig.source.sign_in(refresh_token="new")
+    store.steps.clear()
+
+
 def test_f20_f27_a_sign_in_that_is_stored_late_does_not_replace_a_later_one() -> None:
     """Another process has signed in while ours waited for the store: the account is the other one's."""
 
@@ -101,9 +108,7 @@ def test_f27_a_sign_in_that_is_stored_late_replaces_a_refresh_of_what_it_was_to_
     async def scene() -> None:
         rig, store, clock = odd(token_reply(1), token_reply(2))
         await rig.access()
-        store.steps["put"] = down
-        await rig.source.sign_in(refresh_token="new")
-        store.steps.clear()
+        await signed_in_unsaved(rig, store)
         other = Rig(token_reply(3), store=store, clock=clock)
         await other.source.refresh()
         assert await stored(rig) == "access-3"
@@ -142,9 +147,7 @@ def test_f27_a_sign_in_that_is_stored_late_does_not_bring_back_a_key_that_was_de
     async def scene() -> None:
         rig, store, clock = odd(token_reply(1), token_reply(2))
         await rig.access()
-        store.steps["put"] = down
-        await rig.source.sign_in(refresh_token="new")
-        store.steps.clear()
+        await signed_in_unsaved(rig, store)
         await store.delete(rig.source.key)
         clock.advance(1)
         await turns()
