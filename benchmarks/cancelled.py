@@ -19,7 +19,7 @@ from .harness import command
 from .harness.results import Goal, Result, say
 from .harness.server import Server
 from .peers import Peer, Tokensession
-from .peers.scene import PATH, Tally, contestants, primed, settle, worst
+from .peers.common import PATH, Tally, contestants, primed, settle, worst
 
 WAITING = 20
 _LIMIT = 30.0  # seconds for one scene

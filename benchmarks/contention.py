@@ -33,7 +33,7 @@ from .harness.results import Goal, Result, say
 from .harness.rounds import interleaved, ratios, spread
 from .harness.server import Server
 from .peers import CONNECTIONS, AiohttpCookbook, AiohttpOAuth2Client, Peer, RawAiohttp, Tokensession
-from .peers.scene import at_once, contestants, primed, worst
+from .peers.common import at_once, contestants, primed, worst
 
 LATENCY = 0.05  # seconds that a token request takes at the server
 ROUNDS = {10: 10, 100: 6, 1000: 5, 5000: 5, 10_000: 3}

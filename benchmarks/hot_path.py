@@ -35,7 +35,7 @@ from typing import Any
 from tokensession import ManagedSource
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
-from tokensession.testing import ScriptedEndpoint, reply
+from tokensession.testing import ScriptedTransport, token_response
 
 from .harness import command
 from .harness.results import Goal, Result, progress, say
@@ -69,8 +69,8 @@ async def _source() -> ManagedSource:
     provider = OAuth2(
         token_url="https://id.example.com/token", client_id="c", client_secret="s", refresh_token="r"
     )
-    answer = reply({"access_token": "access", "expires_in": _LIFE, "token_type": "Bearer"})
-    source = ManagedSource(provider, ScriptedEndpoint(answer), store=MemoryStore())
+    answer = token_response({"access_token": "access", "expires_in": _LIFE, "token_type": "Bearer"})
+    source = ManagedSource(provider, ScriptedTransport(answer), store=MemoryStore())
     await source.token()
     return source
 

@@ -31,16 +31,16 @@ from typing import Any
 
 from tokensession import ManagedSource, NotSent, Policy, TokenUnavailable
 from tokensession.providers import OAuth2
-from tokensession.providers.base import TokenReply, TokenRequest
+from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, ScriptedEndpoint, reply
+from tokensession.testing import FakeClock, ScriptedTransport, token_response
 
 from .harness import command
 from .harness.results import Goal, Result, say
 from .harness.rounds import interleaved, spread
 from .peers import Peer, Tokensession
-from .peers.faltering import Faltering
-from .peers.scene import at_once, contestants
+from .peers.common import at_once, contestants
+from .peers.failing_server import FailingServer
 
 MINUTE = 60.0
 WAVES, EACH = 200, 50
@@ -49,14 +49,14 @@ PEER_WAVES, PEER_EACH = 2, 50
 _LIMIT = 20.0  # seconds for one contestant
 _TRIES = 25  # of being served again, a tenth of a second apart
 
-TROUBLES: dict[str, Callable[[], TokenReply]] = {
+TROUBLES: dict[str, Callable[[], TokenResponse]] = {
     "no connection": lambda: _no_connection(),
-    "500": lambda: reply({}, 500),
-    "503": lambda: reply(b"", 503),
+    "500": lambda: token_response({}, 500),
+    "503": lambda: token_response(b"", 503),
 }
 
 
-def _no_connection() -> TokenReply:
+def _no_connection() -> TokenResponse:
     raise NotSent("The token endpoint cannot be reached.")
 
 
@@ -69,11 +69,11 @@ def _provider() -> OAuth2:
     )
 
 
-def _source(answers: Callable[[TokenRequest], TokenReply], requests: int, **options: Any) -> Any:
+def _source(answers: Callable[[TokenRequest], TokenResponse], requests: int, **options: Any) -> Any:
     """A source, and the endpoint that it asks."""
-    endpoint = ScriptedEndpoint(*[answers] * requests)
+    transport = ScriptedTransport(*[answers] * requests)
     store = MemoryStore(clock=options.get("clock"))
-    return ManagedSource(_provider(), endpoint, store=store, **options), endpoint
+    return ManagedSource(_provider(), transport, store=store, **options), transport
 
 
 async def _told(source: ManagedSource) -> bool:
@@ -89,13 +89,13 @@ async def minute(trouble: str, seed: int, waves: int = WAVES, each: int = EACH) 
     """Token requests in a simulated minute, and the callers that were told."""
     chance = random.Random(seed)
     clock = FakeClock(jitter=iter(chance.random, None))
-    source, endpoint = _source(lambda _: TROUBLES[trouble](), waves, clock=clock)
+    source, transport = _source(lambda _: TROUBLES[trouble](), waves, clock=clock)
     told = 0
     for _ in range(waves):
         told += sum(await asyncio.gather(*(_told(source) for _ in range(each))))
         clock.advance(MINUTE / waves)
     await source.aclose()
-    return len(endpoint.requests), told
+    return len(transport.requests), told
 
 
 def bound(trouble: str, waves: int = WAVES) -> int:
@@ -105,23 +105,23 @@ def bound(trouble: str, waves: int = WAVES) -> int:
         return 1 + int((MINUTE - 0.001) // policy.retry_after_default)
     moment, requests = 0.0, 0
     while moment < MINUTE and requests < waves:
-        moment += 0.1 * min(policy.expired_back_off * 2**requests, policy.expired_back_off_max)
+        moment += 0.1 * min(policy.waiting_back_off * 2**requests, policy.waiting_back_off_max)
         requests += 1
     return requests
 
 
 async def naive(waves: int = WAVES, each: int = EACH) -> int:
     """Token requests of the same minute, if every caller whose token is spent asks for itself."""
-    endpoint = ScriptedEndpoint(*[lambda _: TROUBLES["500"]()] * (waves * each))
+    transport = ScriptedTransport(*[lambda _: TROUBLES["500"]()] * (waves * each))
     provider, expires_at = _provider(), 0.0
 
     async def token() -> None:
         if expires_at <= time.time():
-            await endpoint.send(provider.request(provider.seed), connect=5, total=20)
+            await transport.send(provider.request(provider.credential), connect=5, total=20)
 
     for _ in range(waves):
         await asyncio.gather(*(token() for _ in range(each)))
-    return len(endpoint.requests)
+    return len(transport.requests)
 
 
 # -- the cool-down ------------------------------------------------------------------------------
@@ -147,10 +147,10 @@ async def _timed(call: Callable[[], Awaitable[Any]], errors: type[Exception], ca
 async def cool_down(calls: int, rounds: int) -> dict[str, list[float]]:
     """What each of these costs, in nanoseconds per call."""
     # A pause of an hour at the least: none of the calls below may be the one that asks again.
-    patient = Policy(expired_back_off=36_000, expired_back_off_max=36_000)
-    down, endpoint = _source(lambda _: _no_connection(), 1, policy=patient)
+    patient = Policy(waiting_back_off=36_000, waiting_back_off_max=36_000)
+    down, transport = _source(lambda _: _no_connection(), 1, policy=patient)
     good = {"access_token": "access", "token_type": "Bearer", "expires_in": 36_000, "refresh_token": "next"}
-    up, _ = _source(lambda _: reply(good), 1)
+    up, _ = _source(lambda _: token_response(good), 1)
     await asyncio.gather(_told(down), _told(up))
     figures = await interleaved(
         {
@@ -161,7 +161,7 @@ async def cool_down(calls: int, rounds: int) -> dict[str, list[float]]:
         },
         rounds,
     )
-    assert len(endpoint.requests) == 1
+    assert len(transport.requests) == 1
     await asyncio.gather(up.aclose(), down.aclose())
     return figures
 
@@ -172,7 +172,7 @@ async def cool_down(calls: int, rounds: int) -> dict[str, list[float]]:
 async def scene(kind: type[Peer], waves: int = PEER_WAVES) -> dict[str, Any]:
     """One contestant whose token endpoint fails: a row."""
     callers, remark = 0, None
-    with Faltering() as server:
+    with FailingServer() as server:
         async with kind(server.credentials) as peer:
             await peer.prime()
             await peer.get("/ping")

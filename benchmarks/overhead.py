@@ -114,7 +114,7 @@ async def _contest(
     async with AsyncExitStack() as stack:
         entrants: dict[str, _Entrant] = {}
         for make in peers:
-            credentials = server.credentials | {"refresh_token": await server.new_seed()}
+            credentials = server.credentials | {"refresh_token": await server.new_credential()}
             peer = await stack.enter_async_context(make(credentials))
             await peer.prime()
             entrants[make.name] = _Entrant(peer)

@@ -39,12 +39,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tokensession import AiohttpEndpoint, ManagedSource, Policy
+from tokensession import AiohttpTransport, ManagedSource, Policy
 from tokensession.clock import SystemClock
 from tokensession.providers import OAuth2
-from tokensession.providers.base import TokenReply, TokenRequest
+from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import open_store
-from tokensession.testing.peer import nursery, rear
+from tokensession.testing.conformance.peer import nursery, rear
 
 from .harness import command
 from .harness.results import Goal, Result, progress
@@ -82,17 +82,17 @@ class _Ahead(SystemClock):
         return time.monotonic() + self.seconds
 
 
-class _Endpoint:
+class _Transport:
     """The usual one; it notes when its last reply was there."""
 
     def __init__(self) -> None:
-        self._endpoint = AiohttpEndpoint()
+        self._transport = AiohttpTransport()
         self.arrived: float | None = None
 
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenReply:
-        reply = await self._endpoint.send(request, connect=connect, total=total)
+    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
+        token_response = await self._transport.send(request, connect=connect, total=total)
         self.arrived = time.monotonic()
-        return reply
+        return token_response
 
 
 async def _ask(source: ManagedSource) -> dict[str, Any]:
@@ -109,14 +109,14 @@ async def _ask(source: ManagedSource) -> dict[str, Any]:
 async def _live(fd: int, setup: dict[str, Any]) -> None:
     """One process with one source per store, told what to do line by line."""
     lines, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
-    clock, endpoint = _Ahead(), _Endpoint()
+    clock, transport = _Ahead(), _Transport()
     stores = {name: open_store(url) for name, url in setup["stores"].items()}
     sources = {
         name: ManagedSource(
             OAuth2(**setup["credentials"][name]),
-            endpoint,
+            transport,
             store=store,
-            policy=Policy(claim_timeout=60, post_timeout=30),
+            policy=Policy(claim_timeout=60, request_timeout=30),
             clock=clock,
         )
         for name, store in stores.items()
@@ -127,14 +127,14 @@ async def _live(fd: int, setup: dict[str, Any]) -> None:
         now, order = time.monotonic(), json.loads(line)
         match order["do"]:
             case "expire":
-                clock.seconds, endpoint.arrived = order["ahead"], None
+                clock.seconds, transport.arrived = order["ahead"], None
                 work = asyncio.ensure_future(_ask(sources[order["store"]]))
                 answer = {}
             case "hear":  # and say nothing until the report
                 answer = {"served": now}
                 continue
             case "report" if work is not None:
-                answer = await work | {"arrived": endpoint.arrived}
+                answer = await work | {"arrived": transport.arrived}
                 work = None
         writer.write(json.dumps(answer).encode() + b"\n")
 
@@ -250,7 +250,7 @@ async def _scene(most: int, directory: str) -> AsyncIterator[_Scene]:
     urls = {"file": f"file://{directory}/tokens", "sqlite": f"sqlite:///{directory}/tokens.db"}
     async with Server(lifetime=LIFETIME) as server, contextlib.AsyncExitStack() as stack:
         credentials = {
-            name: server.credentials | {"refresh_token": await server.new_seed()} for name in STORES
+            name: server.credentials | {"refresh_token": await server.new_credential()} for name in STORES
         }
         home, workers = nursery("-c", _PROGRAM), []
         for _ in range(most):

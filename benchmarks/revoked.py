@@ -17,7 +17,7 @@ from .harness import command
 from .harness.results import Goal, Result, say
 from .harness.server import Server
 from .peers import Peer, Tokensession
-from .peers.scene import PATH, Tally, at_once, contestants, primed, worst
+from .peers.common import PATH, Tally, at_once, contestants, primed, worst
 
 REQUESTS = 100
 LATENCY = 0.05  # seconds that a token request takes at the server

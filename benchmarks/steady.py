@@ -37,7 +37,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokensession import AiohttpEndpoint, AuthedSession, Event, ManagedSource, Policy, Token
+from tokensession import AiohttpTransport, AuthedSession, Event, ManagedSource, Policy, Token
 from tokensession.events import RefreshFailed, RefreshStarted
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
@@ -71,7 +71,7 @@ class Load:
 
 
 class _WatchedSource(ManagedSource):
-    """Counts the calls of `token` that did not return at once."""
+    """Counters the calls of `token` that did not return at once."""
 
     __slots__ = ("waits",)
 
@@ -166,7 +166,7 @@ async def _arm(stack: AsyncExitStack, lifetime: int) -> _Arm:
     seen: list[_Arm] = []
     source = _WatchedSource(
         OAuth2(**server.credentials),
-        AiohttpEndpoint(),
+        AiohttpTransport(),
         store=MemoryStore(),
         policy=Policy(due_fraction=0.6),
         observer=lambda event: seen[0].observe(event) if seen else None,

@@ -44,9 +44,9 @@ from pathlib import Path
 from typing import Any
 
 from tokensession.stores import MemoryStore, Record, Store, open_store
-from tokensession.stores._worker import Worker
-from tokensession.stores.base import Claim
-from tokensession.testing.peer import Peer
+from tokensession.stores._local.worker import Worker
+from tokensession.stores.protocol import Claim
+from tokensession.testing.conformance.peer import Peer
 
 from .harness import command
 from .harness.results import Goal, Result, progress

@@ -34,11 +34,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tokensession import AiohttpEndpoint, ManagedSource, Token
+from tokensession import AiohttpTransport, ManagedSource, Token
+from tokensession._refresh.state import TokenState, encode
 from tokensession.providers import OAuth2
-from tokensession.record import Grant, encode
 from tokensession.stores import SQLiteStore
-from tokensession.stores.base import new_version
+from tokensession.stores.protocol import new_version
 
 from .harness import command
 from .harness.results import Goal, Result, say
@@ -55,7 +55,7 @@ def _key(number: int) -> str:
     return f"tenant-{number:06}"
 
 
-def _grant(number: int) -> Grant:
+def _grant(number: int) -> TokenState:
     """A grant whose tokens are as long as most providers' are."""
     token = Token(
         access_token=f"access-{number:06}-" + "a" * 40,
@@ -63,7 +63,7 @@ def _grant(number: int) -> Grant:
         lifetime=86_400.0,
         refresh_token=f"refresh-{number:06}-" + "r" * 40,
     )
-    return Grant(token=token)
+    return TokenState(token=token)
 
 
 async def _filled(path: Path, keys: int) -> SQLiteStore:
@@ -88,8 +88,8 @@ def _maker(store: SQLiteStore) -> Callable[[str], ManagedSource]:
         client_secret="not-a-secret",
         base_url="https://api.example",
     )
-    endpoint = AiohttpEndpoint()
-    return lambda key: ManagedSource(provider, endpoint, store=store, key=key)
+    transport = AiohttpTransport()
+    return lambda key: ManagedSource(provider, transport, store=store, key=key)
 
 
 async def _memory(make: Callable[[str], ManagedSource], keys: int) -> tuple[float, float]:

@@ -16,7 +16,7 @@ tokens are kept), `tokensession.errors` (the tree of what can go wrong), `tokens
 token servers, and the conformance suite for stores).
 """
 
-from .endpoint import AiohttpEndpoint
+from ._refresh.cache import Snapshot
 from .errors import (
     ClaimTimeout,
     ClientRejected,
@@ -24,7 +24,7 @@ from .errors import (
     ForeignOrigin,
     GrantLost,
     GrantRejected,
-    MalformedReply,
+    InvalidTokenResponse,
     NotSent,
     OutcomeUnknown,
     RateLimited,
@@ -38,17 +38,16 @@ from .errors import (
     TokenUnavailable,
 )
 from .events import Event, Observer
-from .freshness import Policy, Verdict
-from .held import Snapshot
 from .middleware import BearerAuth
-from .session import AuthedSession, EphemeralStoreWarning
-from .source import ManagedSource
+from .policy import Freshness, Policy
+from .session import AuthedSession
+from .source import EphemeralStoreWarning, ManagedSource, RefreshableSource, TokenSource
 from .stores import open_store
 from .token import Token
-from .tokensource import RefreshableSource, TokenSource
+from .transport import AiohttpTransport
 
 __all__ = [
-    "AiohttpEndpoint",
+    "AiohttpTransport",
     "AuthedSession",
     "BearerAuth",
     "ClaimTimeout",
@@ -57,9 +56,10 @@ __all__ = [
     "EphemeralStoreWarning",
     "Event",
     "ForeignOrigin",
+    "Freshness",
     "GrantLost",
     "GrantRejected",
-    "MalformedReply",
+    "InvalidTokenResponse",
     "ManagedSource",
     "NotSent",
     "Observer",
@@ -78,6 +78,5 @@ __all__ = [
     "TokenSessionError",
     "TokenSource",
     "TokenUnavailable",
-    "Verdict",
     "open_store",
 ]

@@ -75,7 +75,7 @@ async def within(
     seconds: float,
     work: Coroutine[Any, Any, T],
     *,
-    lost: Callable[[T], Awaitable[None]] | None = None,
+    on_abandoned: Callable[[T], Awaitable[None]] | None = None,
 ) -> T:
     """The result of the work, or TimeoutError after that many seconds of this clock.
 
@@ -106,8 +106,8 @@ async def within(
             await _until(clock, _TO_END, task)
         if not task.done() or task.cancelled() or task.exception() is not None:
             raise
-        if lost is not None:
-            await lost(task.result())
+        if on_abandoned is not None:
+            await on_abandoned(task.result())
             raise
         if not isinstance(stopped, asyncio.CancelledError) or (caller := asyncio.current_task()) is None:
             raise

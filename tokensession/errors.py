@@ -20,10 +20,10 @@
     │   ├── StoreCorrupt        what it holds cannot be understood
     │   ├── StoreInsecure       its files could be read or replaced by others
     │   └── Superseded          a newer record is stored: nothing was overwritten
-    └── MalformedReply          the provider answered something that is no answer
+    └── InvalidTokenResponse          the provider answered something that is no answer
 
 Each message has three parts: what happened, what is still intact, what to do next. None holds a
-secret: what a provider wrote is passed through `wire.redact` before it gets here.
+secret: what a provider wrote is passed through `redact` before it gets here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
     "ForeignOrigin",
     "GrantLost",
     "GrantRejected",
-    "MalformedReply",
+    "InvalidTokenResponse",
     "NotSent",
     "OutcomeUnknown",
     "RateLimited",
@@ -217,7 +217,7 @@ class Superseded(StoreError):
         self.record = record
 
 
-class MalformedReply(TokenSessionError):
+class InvalidTokenResponse(TokenSessionError):
     """The provider answered something that is no token and no documented error.
 
     `granted` is True if it was a success that may have carried a token: then the grant may be spent.

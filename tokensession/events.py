@@ -14,7 +14,6 @@ __all__ = [
     "Adopted",
     "Event",
     "Observer",
-    "OddReply",
     "RefreshFailed",
     "RefreshStarted",
     "Refreshed",
@@ -22,7 +21,8 @@ __all__ = [
     "Saved",
     "SignedIn",
     "SignedOut",
-    "TokenRefused",
+    "TokenUnauthorized",
+    "UnexpectedResponse",
     "emit",
 ]
 
@@ -72,7 +72,7 @@ class RefreshFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRefused(Event):
+class TokenUnauthorized(Event):
     """The API answered 401 to a token that looked valid."""
 
     token: str
@@ -80,7 +80,7 @@ class TokenRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class OddReply(Event):
+class UnexpectedResponse(Event):
     """A token reply was accepted although something in it was odd."""
 
     note: str
@@ -89,7 +89,7 @@ class OddReply(Event):
 
 @dataclass(frozen=True, slots=True)
 class SaveFailed(Event):
-    """A token, or what became of a request for one, could not be stored. Saving is retried.
+    """A token, or what became of a request for one, could not be stored. PendingWrite is retried.
 
     Until it is stored a new token is served from memory, and nothing is redeemed.
     """

@@ -11,11 +11,11 @@ from typing import cast
 
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 
+from ._validate import implements
 from .errors import ConfigurationError
 from .origins import origin_of, parse_origins
-from .protocols import keeps
+from .source import RefreshableSource, TokenSource
 from .token import Token
-from .tokensource import RefreshableSource, TokenSource
 
 __all__ = ["BearerAuth"]
 
@@ -46,7 +46,7 @@ class BearerAuth:
         if isinstance(source, type) or not callable(getattr(source, "token", None)):
             raise ConfigurationError(
                 f"A {type(source).__name__} has no token() to ask.",
-                todo="Wrap a provider: BearerAuth(ManagedSource(provider, AiohttpEndpoint(), store=store)).",
+                todo="Wrap a provider: BearerAuth(ManagedSource(provider, AiohttpTransport(), store=store)).",
             )
         allowed = getattr(source, "origins", None) if origins is None else origins
         if not allowed:
@@ -57,7 +57,7 @@ class BearerAuth:
         self.origins = parse_origins([allowed] if isinstance(allowed, str) else allowed)
         """Where the token may go."""
         self._source = source
-        self._refreshable = cast(RefreshableSource, source) if keeps(RefreshableSource, source) else None
+        self._refreshable = cast(RefreshableSource, source) if implements(RefreshableSource, source) else None
         self._headers = tuple(headers)
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:

@@ -9,8 +9,8 @@ from typing import TypeAlias
 from aiohttp import InvalidURL
 from yarl import URL
 
+from . import _validate
 from .errors import ConfigurationError, ForeignOrigin
-from .providers import checks
 
 __all__ = ["Origin", "origin_of", "parse_origins", "resolve"]
 
@@ -30,7 +30,7 @@ def parse_origins(values: Iterable[str]) -> frozenset[Origin]:
     """
     origins: set[Origin] = set()
     for value in values:
-        url = URL(checks.origin(checks.url("origins", value)))
+        url = URL(_validate.origin(_validate.url("origins", value)))
         if URL(value).path != "/":
             raise ConfigurationError(
                 f"origins has a URL with a path ({url}/…), and a token goes to a whole origin.",

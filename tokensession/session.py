@@ -1,35 +1,35 @@
-"""`AuthedSession`: aiohttp's ClientSession with a token that takes care of itself.
+"""`AuthedSession`: an aiohttp session that sends a valid bearer token with every request.
 
-A thin shell. The token is the source's business, the header the middleware's; this composes them with
-a ClientSession (and never subclasses it: aiohttp is making that class final), resolves relative URLs,
-and owns what it opens.
+A thin layer. The source manages the token and the middleware sets the header. This class combines them with
+a ClientSession, resolves relative URLs, and owns what it opens. It does not subclass ClientSession, because
+aiohttp is making that class final.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import warnings
 from collections.abc import Coroutine, Generator, Iterable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 from aiohttp import hdrs
+from anyio import CancelScope
 from multidict import CIMultiDict
 from yarl import URL
 
-from .endpoint import AiohttpEndpoint
+from .clock import Clock
 from .errors import ConfigurationError
 from .events import Observer
-from .freshness import Policy
 from .middleware import BearerAuth
 from .origins import resolve
-from .providers.base import Provider, TokenEndpoint
-from .source import ManagedSource
-from .stores import MemoryStore, open_store
-from .stores.base import Store
+from .policy import Policy
+from .providers.protocol import Provider, TokenTransport
+from .source import ManagedSource, choose_store
+from .stores.protocol import Store
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -37,39 +37,36 @@ if TYPE_CHECKING:
     # aiohttp keeps these names private; at run time nothing depends on them.
     from aiohttp.client import _RequestContextManager, _RequestOptions, _WSConnectOptions
 
-__all__ = ["AuthedSession", "EphemeralStoreWarning"]
-
-_ENDPOINT = AiohttpEndpoint()
-
-
-class EphemeralStoreWarning(UserWarning):
-    """Rotated refresh tokens are kept in memory only, and are lost at exit."""
+__all__ = ["AuthedSession"]
 
 
 class AuthedSession:
-    """An aiohttp session whose requests carry a valid bearer.
+    """An aiohttp session that sends a valid bearer token with every request.
 
-    Use it as a ClientSession: `async with session.get("/path") as response`. Relative URLs are appended
-    to the provider's base; absolute ones must be of its origins, or of `origins`.
+    Use it like a ClientSession: `async with session.get("/path") as response`. A relative URL is appended to
+    the provider's base URL. An absolute URL must be of the provider's origins, or of `origins`.
 
-    `auth` is a provider, or a `ManagedSource` that you keep. `store` is a store that you keep, or a URL
-    for `open_store`; without one, tokens live in memory. `client` is a ClientSession that you keep; its
-    own middlewares run before ours. What is opened here is closed here, what is handed in is not.
-    `endpoint` sends the token requests, for a proxy or certificate authority of their own:
-    `AiohttpEndpoint(ssl=..., proxy=...)`.
+    - `auth`: a provider, or a `ManagedSource` of your own.
+    - `store`: a store, a URL for `open_store` such as `"sqlite:///tokens.db"`, or the `pathlib.Path` of an
+      SQLite database. Without one, tokens live in memory.
+    - `client`: a ClientSession of your own. Its middlewares run before ours.
+    - `transport` sends the token requests. Pass `AiohttpTransport(ssl=..., proxy=...)` for a private
+      certificate authority or a proxy.
+    - `key`, `policy`, `clock` and `observer` go to the `ManagedSource`.
 
-    Making one does no I/O and needs no event loop; it may be opened in one task and closed in another,
-    and entered again after it was closed, in another event loop too.
+    What you pass in stays open; what is opened here is closed here. Making a session does no I/O and needs no
+    event loop. You may open it in one task and close it in another, and enter it again after it was closed,
+    also in another event loop. Raises `ConfigurationError` for arguments that cannot work.
     """
 
     __slots__ = (
         "__weakref__",
-        "_alone",
         "_base",
         "_bearer",
         "_client",
         "_closed",
         "_loop",
+        "_only_bearer",
         "_owned_source",
         "_owned_store",
         "_source",
@@ -79,29 +76,40 @@ class AuthedSession:
         self,
         auth: Provider | ManagedSource,
         *,
-        store: Store | str | None = None,
+        store: Store | str | Path | None = None,
         client: aiohttp.ClientSession | None = None,
         key: str | None = None,
         origins: Iterable[str] = (),
         policy: Policy | None = None,
+        clock: Clock | None = None,
         observer: Observer | None = None,
-        endpoint: TokenEndpoint | None = None,
+        transport: TokenTransport | None = None,
     ) -> None:
         if client is not None and not isinstance(client, aiohttp.ClientSession):
-            raise ConfigurationError(f"client is a {type(client).__name__}, not an aiohttp.ClientSession.")
+            raise ConfigurationError(
+                f"client must be an aiohttp.ClientSession, not a {type(client).__name__}."
+            )
         self._owned_store: Store | None = None
         self._owned_source = not isinstance(auth, ManagedSource)
         if isinstance(auth, ManagedSource):
-            if (store, key, policy, observer, endpoint) != (None,) * 5:
+            settings = {
+                "store": store,
+                "key": key,
+                "policy": policy,
+                "clock": clock,
+                "observer": observer,
+                "transport": transport,
+            }
+            if given := [name for name, value in settings.items() if value is not None]:
                 raise ConfigurationError(
-                    "store, key, policy, observer and endpoint belong to the source.",
-                    todo="Pass them to the ManagedSource, not to the session.",
+                    f"{', '.join(given)} cannot be set here, because the session uses your ManagedSource.",
+                    todo="Pass them to the ManagedSource.",
                 )
             self._source = auth
         else:
-            chosen = self._choose(store, auth)
+            chosen, self._owned_store = choose_store(store, auth)
             self._source = ManagedSource(
-                auth, endpoint or _ENDPOINT, store=chosen, key=key, policy=policy, observer=observer
+                auth, transport, store=chosen, key=key, policy=policy, clock=clock, observer=observer
             )
         provider = self._source.provider
         if isinstance(origins, str):
@@ -109,28 +117,11 @@ class AuthedSession:
         self._bearer = BearerAuth(
             self._source, origins=(*provider.origins, *origins), headers=provider.api_headers
         )
-        self._alone = (self._bearer,)  # the middlewares of most requests, and not made anew for each
+        self._only_bearer = (self._bearer,)  # the middlewares of most requests, built once
         self._base = provider.base_url
         self._client = client
-        self._loop: asyncio.AbstractEventLoop | None = None  # that of a client of our own
+        self._loop: asyncio.AbstractEventLoop | None = None  # the loop of a client that we opened
         self._closed = False
-
-    def _choose(self, store: Store | str | None, provider: Provider) -> Store:
-        if store is None:
-            self._owned_store = MemoryStore()
-            if getattr(provider, "rotates", False):
-                warnings.warn(
-                    f"{type(provider).__name__} rotates its refresh tokens, and without a store the new ones "
-                    'are lost when this program ends. Pass store="sqlite:///tokens.db", or '
-                    "store=MemoryStore() if that is what you want.",
-                    EphemeralStoreWarning,
-                    stacklevel=3,
-                )
-            return self._owned_store
-        if isinstance(store, str):
-            self._owned_store = open_store(store)
-            return self._owned_store
-        return store
 
     # -- state ------------------------------------------------------------------------------------
 
@@ -141,14 +132,16 @@ class AuthedSession:
 
     @property
     def client(self) -> aiohttp.ClientSession:
-        """The plain ClientSession, for requests that want no token. Opened if need be."""
+        """The plain ClientSession, for requests without the token. Opened on first use."""
         if self._closed:
             raise RuntimeError("Session is closed")
         loop = asyncio.get_running_loop()
         if self._loop is not None and self._loop is not loop:
             if not self._loop.is_closed():
-                raise RuntimeError("This session is open in another running event loop: make one per loop.")
-            self._client = None  # left behind unclosed by a loop that is gone; aiohttp warns of it
+                raise RuntimeError(
+                    "This session is open in another running event loop. Make one session per loop."
+                )
+            self._client = None  # left unclosed by a loop that is gone; aiohttp warns about it
         if self._client is None:
             self._client, self._loop = aiohttp.ClientSession(), loop
         return self._client
@@ -166,9 +159,9 @@ class AuthedSession:
     def request(
         self, method: str, url: str | URL, **kwargs: Unpack[_RequestOptions]
     ) -> _RequestContextManager:
-        """Any request, with aiohttp's parameters and its result: await it, or `async with` it.
+        """Any request, with aiohttp's parameters and result: await it, or use `async with`.
 
-        Raises `ForeignOrigin` or `ConfigurationError` before anything is sent; awaiting it raises what
+        Raises `ForeignOrigin` or `ConfigurationError` before anything is sent. Awaiting it raises what
         `source.token()` and aiohttp raise.
         """
         target, client = resolve(self._base, self._bearer.origins, url), self.client
@@ -186,7 +179,7 @@ class AuthedSession:
         return self.request(hdrs.METH_OPTIONS, url, **kwargs)
 
     def head(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
-        """A HEAD request. Follows no redirect unless told to, like aiohttp's."""
+        """A HEAD request. Like aiohttp's, it follows no redirect unless you pass `allow_redirects=True`."""
         kwargs.setdefault("allow_redirects", False)
         return self.request(hdrs.METH_HEAD, url, **kwargs)
 
@@ -207,7 +200,7 @@ class AuthedSession:
         return self.request(hdrs.METH_DELETE, url, **kwargs)
 
     def ws_connect(self, url: str | URL, **kwargs: Unpack[_WSConnectOptions]) -> _WebSocketOpening:
-        """A websocket whose handshake carries the bearer: await it, or `async with` it.
+        """A websocket whose handshake carries the token: await it, or use `async with`.
 
         Parameters, result and errors are those of aiohttp's `ws_connect`, and of `request`.
         """
@@ -218,9 +211,9 @@ class AuthedSession:
     async def _handshake(
         self, client: aiohttp.ClientSession, url: URL, options: _WSConnectOptions
     ) -> aiohttp.ClientWebSocketResponse:
-        # ws_connect takes no middlewares for one request. So the handshake goes through a shallow copy
-        # of the client, which shares its connector, cookies and settings whatever they are, and is let
-        # go of when the socket is open.
+        # ws_connect takes no middlewares for one request. So the handshake goes through a shallow copy of
+        # the client, which shares its connector, cookies and settings. The copy is detached as soon as the
+        # socket is open.
         twin = copy.copy(client)
         twin._middlewares = self._middlewares(client, None)
         try:
@@ -232,51 +225,51 @@ class AuthedSession:
     def _middlewares(
         self, client: aiohttp.ClientSession, wanted: Iterable[aiohttp.ClientMiddlewareType] | None
     ) -> tuple[aiohttp.ClientMiddlewareType, ...]:
-        """Those of the request or else of the client, and ours last: none of them sees the token.
+        """The request's middlewares, or else the client's, and ours last, so none of them sees the token.
 
-        aiohttp lets a request's middlewares replace the client's, and has no public way to ask for
-        the client's. Not to ask would silently drop what the client's owner has put there.
+        aiohttp lets a request's middlewares replace the client's, and has no public way to read the
+        client's. Without reading them, we would silently drop what the owner of the client has set.
         """
         others = client._middlewares if wanted is None else wanted
-        return (*others, self._bearer) if others else self._alone
+        return (*others, self._bearer) if others else self._only_bearer
 
     # -- opening and closing ----------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Let a refresh under way finish, then close what this session has opened.
+        """Let a running refresh finish, then close what this session has opened.
 
-        Safe to call twice. Raises `StoreUnavailable` if a new token could not be stored in time; all
-        is closed even so.
+        A cancelled anyio scope does not cut this short. If `task.cancel()` does, call it again: it
+        continues. Raises `StoreUnavailable` if a new token could not be stored in time; everything is closed
+        all the same. Safe to call twice.
         """
-        if self._closed:
-            return
         self._closed = True
-        async with AsyncExitStack() as stack:  # runs in reverse: source, store, client
-            stack.push_async_callback(self._close_client)
-            if self._owned_store is not None:
-                stack.push_async_callback(self._owned_store.aclose)
-            if self._owned_source:
-                stack.push_async_callback(self._source.aclose)
+        with CancelScope(shield=True):
+            async with AsyncExitStack() as stack:  # runs in reverse: source, store, client
+                stack.push_async_callback(self._close_client)
+                if self._owned_store is not None:
+                    stack.push_async_callback(self._owned_store.aclose)
+                if self._owned_source:
+                    stack.push_async_callback(self._source.aclose)
 
     async def _close_client(self) -> None:
-        if self._loop is not None and self._client is not None:  # it was opened here
+        if self._loop is not None and self._client is not None:  # we opened it
             client, self._client, self._loop = self._client, None, None
             await client.close()
 
     async def __aenter__(self) -> Self:
-        """Open, or open again."""
+        """Open it, or open it again."""
         self._closed = False
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close it: see `close`."""
         await self.close()
 
 
 class _WebSocketOpening:
-    """A websocket being opened: awaitable, and an async context manager that closes it."""
+    """A websocket that is being opened: awaitable, and an async context manager that closes it."""
 
     __slots__ = ("_opening", "_socket")
 
@@ -297,7 +290,7 @@ class _WebSocketOpening:
 
 
 def _refuse_other_credentials(options: _RequestOptions | _WSConnectOptions) -> None:
-    """One request, one Authorization header: ours."""
+    """One request has one Authorization header: ours."""
     headers = options.get("headers")
     if options.get("auth") is not None or (headers and hdrs.AUTHORIZATION in CIMultiDict(headers)):
         raise ConfigurationError(

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from tokensession.cli.pipes import messages, say
+from tokensession.cli.child_process import messages, say
 from tokensession.testing import OAuth2Server
 from tokensession.testing.servers import base
 
@@ -73,9 +73,9 @@ class Server:
         """The counters since the start: requests, unauthorized, token_requests, reuse_detections, ..."""
         return (await self._ask(do="stats"))["stats"]  # type: ignore[no-any-return]
 
-    async def new_seed(self) -> str:
+    async def new_credential(self) -> str:
         """A refresh token that opens a grant of its own."""
-        return str((await self._ask(do="new_seed"))["seed"])
+        return str((await self._ask(do="new_credential"))["seed"])
 
     async def revoke_access_tokens(self) -> None:
         """Every access token is refused from now on."""
@@ -111,7 +111,7 @@ class _Delayed(OAuth2Server):
 
     delay = 0.0
 
-    async def _redeem(self, credential: Any, noted: float) -> base.Reply:
+    async def _redeem(self, credential: Any, noted: float) -> base.Response:
         if self.delay:
             await asyncio.sleep(self.delay)
         return await super()._redeem(credential, noted)
@@ -139,8 +139,8 @@ async def _serve() -> None:
                 case "stats":
                     stats = server.stats
                     answer = {"stats": {name: getattr(stats, name) for name in stats.__dataclass_fields__}}
-                case "new_seed":
-                    answer = {"seed": server.new_seed()}
+                case "new_credential":
+                    answer = {"seed": server.new_credential()}
                 case "revoke_access_tokens":
                     server.revoke_access_tokens()
                 case "hold":

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import aiohttp
 
-from tokensession import AiohttpEndpoint, AuthedSession, ManagedSource, Policy
+from tokensession import AiohttpTransport, AuthedSession, ManagedSource, Policy
 from tokensession.clock import SystemClock
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
@@ -52,10 +52,10 @@ class Tokensession(Peer):
         self._clock = _MovableClock()
         store = MemoryStore(clock=self._clock)
         stack.push_async_callback(store.aclose)
-        margin = {} if self.margin is None else {"expired_lead": self.margin, "expired_fraction": 1.0}
+        margin = {} if self.margin is None else {"ending_lead": self.margin, "ending_fraction": 1.0}
         self._source = ManagedSource(
             OAuth2(**self.credentials),
-            AiohttpEndpoint(),
+            AiohttpTransport(),
             store=store,
             policy=Policy(**margin),
             clock=self._clock,
@@ -75,7 +75,7 @@ class Tokensession(Peer):
         self._clock.advance((self._source.snapshot().seconds_left or 0.0) + 1.0)
 
     def holds(self) -> str | None:
-        token = self._source._held.token  # what is stored too; and this need not be awaited
+        token = self._source._cache.token  # what is stored too; and this need not be awaited
         return token.refresh_token if token else self.credentials["refresh_token"]
 
 

@@ -27,12 +27,12 @@ def source(results: Path, name: str) -> str:
 
 def draw(results: Path = RESULTS, plots: Path = PLOTS) -> list[Path]:
     """One SVG for each benchmark that has figures and a picture."""
-    from . import pictures, style
+    from . import figures, style
 
     drawn = []
     with style.applied():
         for name, result in load(results).items():
-            if picture := pictures.PICTURES.get(name):
+            if picture := figures.FIGURES.get(name):
                 title = str(picture.__doc__).splitlines()[0].rstrip(".")
                 figure = picture(result)
                 drawn.append(style.save(figure, plots / f"{name}.svg", title, source(results, name)))

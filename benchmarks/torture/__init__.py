@@ -4,7 +4,7 @@
 
 | module | what it is |
 |---|---|
-| `plan` | how much of everything, and the policy |
+| `decide` | how much of everything, and the policy |
 | `worker` | one victim: a session that makes requests without pause |
 | `told` | its endpoint and its store, which tell what it does |
 | `clocks` | its clock, which is wrong |

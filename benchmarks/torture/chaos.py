@@ -17,7 +17,7 @@ from .plan import POLICY, Plan
 
 __all__ = ["AIMED", "FAULTS", "LATEST", "Act", "Ordeals", "timetable"]
 
-LATEST = POLICY.settle / 2
+LATEST = POLICY.orphan_wait / 2
 """How long the provider may go on with the request of a client that was killed, in seconds."""
 
 FAULTS = ("500", "429", "hang", "reset", "truncate")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tokensession import ConfigurationError, TokenSessionError
-from tokensession.cli.until_signal import until_signal
+from tokensession.cli.run_until_signal import until_signal
 from tokensession.stores import MemoryStore, Record, open_store
 
 from .plan import KEY, Plan

@@ -9,10 +9,10 @@ from typing import Protocol
 from aiohttp import web
 
 from tokensession.clock import SystemClock
-from tokensession.testing import Reply, ServerStats
+from tokensession.testing import Response, ServerStats
 from tokensession.testing.servers.faults import Genuine
 
-from .told import OFFSET
+from .instrumented import OFFSET
 
 __all__ = ["Books", "Redeem", "answered", "left", "truncated"]
 
@@ -27,7 +27,7 @@ class Books(Protocol):
         """Its counters."""
         ...
 
-    def enter_redeemed(self, redeem: Redeem, reply: Reply, *, before: float, withheld: bool) -> None:
+    def enter_redeemed(self, redeem: Redeem, answer: Response, *, before: float, withheld: bool) -> None:
         """A token pair was issued at `before` or a little later."""
         ...
 
@@ -55,15 +55,15 @@ class Redeem:
         self.credential = credential
         self.offset = float(request.headers.get(OFFSET, "0"))
 
-    async def __call__(self, *, withheld: bool = False) -> Reply:
+    async def __call__(self, *, withheld: bool = False) -> Response:
         # The server's own redeeming awaits nothing that waits, so nobody comes in between.
         before, reuses = _boot(), self._books.stats.reuse_detections
-        reply = await self._genuine()
-        if reply.status == 200:
-            self._books.enter_redeemed(self, reply, before=before, withheld=withheld)
+        answer = await self._genuine()
+        if answer.status == 200:
+            self._books.enter_redeemed(self, answer, before=before, withheld=withheld)
         elif self._books.stats.reuse_detections > reuses:
             self._books.enter_reused(self)
-        return reply
+        return answer
 
 
 def left(request: web.Request) -> bool:
@@ -71,9 +71,9 @@ def left(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-async def answered(request: web.Request, reply: Reply) -> web.StreamResponse:
+async def answered(request: web.Request, answer: Response) -> web.StreamResponse:
     """Written, as far as the client is still there; not only handed to aiohttp."""
-    response = reply.response()
+    response = answer.response()
     with contextlib.suppress(ConnectionError):
         await response.prepare(request)
         await response.write_eof()

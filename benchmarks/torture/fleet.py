@@ -21,7 +21,7 @@ from typing import Any
 
 from tokensession.clock import SystemClock
 
-from . import book
+from . import event_log
 from .plan import Plan
 
 __all__ = ["Fleet", "Worker"]
@@ -65,7 +65,7 @@ class Fleet:
         self,
         plan: Plan,
         credentials: dict[str, Any],
-        log: book.Book,
+        log: event_log.EventLog,
         *,
         rng: random.Random,
         reaped: Callable[[], Awaitable[str | None]],
@@ -134,9 +134,9 @@ class Fleet:
         await asyncio.gather(self._hear(worker), _mutter(process, words))
         status = await process.wait()
         if worker.killed:
-            self._log.enter(book.Reaped(worker.name, await self._reaped()))
+            self._log.enter(event_log.Reaped(worker.name, await self._reaped()))
         elif not worker.leaving:
-            self._log.enter(book.Died(worker.name, status, "\n".join(words)))
+            self._log.enter(event_log.Died(worker.name, status, "\n".join(words)))
         worker.ended.set()
         if not self._closing and self.workers[worker.place] is worker:
             self.workers[worker.place] = await self._spawn(worker.place)
@@ -154,17 +154,17 @@ class Fleet:
                 self.tallies[name] = requests, Counter(failures)
             case {"claimed": credential}:
                 worker.credential = credential
-                enter(book.Claimed(name, credential))
+                enter(event_log.Claimed(name, credential))
             case {"released": _}:
-                enter(book.Released(name))
+                enter(event_log.Released(name))
             case {"sent": _}:
-                enter(book.Sent(name, worker.credential))
+                enter(event_log.Sent(name, worker.credential))
             case {"heard": outcome}:
-                enter(book.Heard(name, worker.credential, outcome))
+                enter(event_log.Heard(name, worker.credential, outcome))
             case {"unsaved": _}:
-                enter(book.Unsaved(name))
+                enter(event_log.Unsaved(name))
             case {"told": error}:
-                enter(book.Told(name, error))
+                enter(event_log.Told(name, error))
                 self._told()
             case {"unauthorized": _}:
                 self._surfaced(worker, message)
@@ -180,7 +180,7 @@ class Fleet:
         if worker.alive:
             worker.killed = True
             self.killed.add(worker.name)
-            self._log.enter(book.Killed(worker.name, aim))
+            self._log.enter(event_log.Killed(worker.name, aim))
             worker.process.kill()
             await worker.ended.wait()
 
@@ -193,7 +193,7 @@ class Fleet:
         if worker.alive and not worker.stopped:
             worker.stopped = True
             worker.process.send_signal(signal.SIGSTOP)
-            self._log.enter(book.Stopped(worker.name, _boot(), aim))
+            self._log.enter(event_log.Stopped(worker.name, _boot(), aim))
             self._later(self._continue(worker, seconds))
 
     async def _continue(self, worker: Worker, seconds: float) -> None:
@@ -203,7 +203,7 @@ class Fleet:
 
     def _go_on(self, worker: Worker) -> None:
         if worker.stopped and worker.process.returncode is None:
-            self._log.enter(book.Continued(worker.name, _boot()))
+            self._log.enter(event_log.Continued(worker.name, _boot()))
             worker.process.send_signal(signal.SIGCONT)
         worker.stopped = False
 
@@ -212,7 +212,7 @@ class Fleet:
         if worker.alive:
             worker.offset, worker.stepped_at = offset, _boot()
             worker.tell(do="step", offset=offset)
-            self._log.enter(book.Stepped(worker.name))
+            self._log.enter(event_log.Stepped(worker.name))
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class Fleet:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(worker.ended.wait(), max(0.1, until - time.monotonic()))
             if not worker.ended.is_set():
-                self._log.enter(book.Died(worker.name, 0, f"It did not stop within {_GRACE:g} s."))
+                self._log.enter(event_log.Died(worker.name, 0, f"It did not stop within {_GRACE:g} s."))
                 worker.process.kill()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 

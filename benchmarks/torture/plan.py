@@ -10,7 +10,7 @@ __all__ = ["KEY", "POLICY", "Plan"]
 
 KEY = "torture"
 
-POLICY = Policy(post_timeout=2.5, connect_timeout=2.5, grace=8)
+POLICY = Policy(request_timeout=2.5, connect_timeout=2.5, close_timeout=8)
 """A hang shall not take twenty seconds. All else is the default, `settle` above all: that pause has to
 outlast what the provider may still do with the request of a client that was killed. Loopback ends such a
 request at once, so here it is the provider that takes its time, by `chaos.LATEST` at most, which is half of

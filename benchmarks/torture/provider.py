@@ -17,16 +17,16 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from tokensession.clock import SystemClock
-from tokensession.testing import OAuth2Server, Reply, Reset, Seen
+from tokensession.testing import OAuth2Server, Reset, Response, Seen
 from tokensession.testing.servers import api
 from tokensession.testing.servers.faults import Genuine
 from tokensession.token import fingerprint
 
-from . import book
+from . import event_log
 from .chaos import LATEST, Act, Ordeals
 from .exchange import Redeem, answered, left, truncated
+from .instrumented import WORKER
 from .plan import Plan
-from .told import WORKER
 
 __all__ = ["Hands", "Issue", "Provider"]
 
@@ -66,13 +66,13 @@ class Issue:
 class Provider(OAuth2Server):
     """The server. Nothing goes wrong with the supervisor's own requests, which bear no worker's name."""
 
-    def __init__(self, plan: Plan, log: book.Book, ordeals: Ordeals, hands: Hands) -> None:
+    def __init__(self, plan: Plan, log: event_log.EventLog, ordeals: Ordeals, hands: Hands) -> None:
         super().__init__(lifetime=plan.lifetime)
         self.log = _Seen(self._saw)
         self.unauthorized_by_reason: Counter[str] = Counter()
         self._refused_requests: OrderedDict[str, tuple[str, Issue | None]] = OrderedDict()
         self._plan = plan
-        self._book = log
+        self._event_log = log
         self._ordeals = ordeals
         self._hands = hands
         self._rng = random.Random(f"{plan.seed} latency")
@@ -93,9 +93,9 @@ class Provider(OAuth2Server):
         """How many access tokens there have been."""
         return len(self._issues)
 
-    def new_seed(self) -> str:
+    def new_credential(self) -> str:
         """A refresh token for a new sign-in, which gets the next number."""
-        seed = super().new_seed()
+        seed = super().new_credential()
         self._sign_ins[fingerprint(seed)] = max(self._sign_ins.values()) + 1
         return seed
 
@@ -103,7 +103,7 @@ class Provider(OAuth2Server):
         """All of them, early."""
         super().revoke_access_tokens()
         self._revoked_before = len(self._issues)
-        self._book.enter(book.Revoked())
+        self._event_log.enter(event_log.Revoked())
 
     def reason(self, request: str) -> tuple[str, Issue | None]:
         """Why the last API request of that name was refused, and what its token was."""
@@ -127,7 +127,7 @@ class Provider(OAuth2Server):
         elif issue is not None and seen.bearer is not None:
             if seen.bearer not in self._used:
                 self._used.add(seen.bearer)
-                self._book.enter(book.Used(seen.bearer))
+                self._event_log.enter(event_log.Used(seen.bearer))
             worker = name.rpartition("-")[0]
             self.latest[worker] = max(issue.number, self.latest.get(worker, 0))
 
@@ -158,9 +158,9 @@ class Provider(OAuth2Server):
             return await answered(request, await redeem())
         for other, earlier in list(self._open.items()):
             if left(earlier):
-                self._book.enter(book.Gone(other))
+                self._event_log.enter(event_log.Gone(other))
                 del self._open[other]
-        self._book.enter(book.Arrived(number, worker, credential))
+        self._event_log.enter(event_log.Arrived(number, worker, credential))
         self._open[number] = request
         try:
             return await self._perform(request, worker, redeem, self._ordeals.next())
@@ -169,7 +169,7 @@ class Provider(OAuth2Server):
 
     def _let_go(self, number: int) -> None:
         if self._open.pop(number, None) is not None:
-            self._book.enter(book.Answered(number))
+            self._event_log.enter(event_log.Answered(number))
 
     async def _perform(
         self, request: web.Request, worker: str, redeem: Redeem, act: Act | None
@@ -210,23 +210,23 @@ class Provider(OAuth2Server):
             await asyncio.sleep(self._rng.random() * self._plan.latency / 2)
         if left(request) and not self._hands.killed(worker):
             return web.Response()  # it ran into its own time-out, on a slow machine: dropped, nothing spent
-        reply = await redeem()
+        answer = await redeem()
         if held_up:
             await asyncio.sleep(self._rng.random() * self._plan.latency / 2)
         if left(request) and not self._hands.killed(worker):
-            self._book.enter(book.Unread(redeem.number))
+            self._event_log.enter(event_log.Unread(redeem.number))
         self._let_go(redeem.number)  # before it is written: the client may send the next at once
-        return await answered(request, reply)
+        return await answered(request, answer)
 
     async def _spoil(
         self, request: web.Request, redeem: Redeem, fault: str, *, lose: bool
     ) -> web.StreamResponse:
         """Before the grant is spent; where replies may be lost, sometimes after."""
-        self._book.enter(book.Fault(fault))
+        self._event_log.enter(event_log.Fault(fault))
         if fault == "500":
-            return Reply(500, b"<h1>Internal Server Error</h1>").response()
+            return Response(500, b"<h1>Internal Server Error</h1>").response()
         if fault == "429":
-            return Reply(429, b"", (("Retry-After", "1"),)).response()
+            return Response(429, b"", (("Retry-After", "1"),)).response()
         if lose and self._plan.lose_replies:
             await redeem(withheld=True)
         if fault == "hang":
@@ -237,22 +237,22 @@ class Provider(OAuth2Server):
             return await Reset(spent=False).perform(request, redeem)
         return await truncated(request)
 
-    def enter_redeemed(self, redeem: Redeem, reply: Reply, *, before: float, withheld: bool) -> None:
+    def enter_redeemed(self, redeem: Redeem, answer: Response, *, before: float, withheld: bool) -> None:
         """A token pair was issued at `before` or a little later."""
-        document: dict[str, Any] = json.loads(reply.body)
+        document: dict[str, Any] = json.loads(answer.body)
         access, successor = fingerprint(document["access_token"]), fingerprint(document["refresh_token"])
         signed_in = self._sign_ins[successor] = self._sign_ins[redeem.credential]
         self._issues[access] = Issue(
             len(self._issues) + 1, redeem.worker, before + self.lifetime, signed_in, redeem.offset
         )
-        self._book.enter(
-            book.Redeemed(redeem.number, redeem.worker, redeem.credential, successor, access, withheld)
+        self._event_log.enter(
+            event_log.Redeemed(redeem.number, redeem.worker, redeem.credential, successor, access, withheld)
         )
 
     def enter_reused(self, redeem: Redeem) -> None:
         """A spent refresh token has come again."""
         self._dead.add(self._sign_ins[redeem.credential])
-        self._book.enter(book.Reused(redeem.number, redeem.worker, redeem.credential))
+        self._event_log.enter(event_log.Reused(redeem.number, redeem.worker, redeem.credential))
 
 
 class _Ordeal:

@@ -15,7 +15,7 @@ from rich.table import Table
 import tokensession.errors
 from tokensession.testing import ServerStats
 
-from .book import Entry
+from .event_log import Entry
 from .plan import Plan
 from .verdict import Findings, examine
 
@@ -41,7 +41,7 @@ class Report:
     entries: list[Entry]
     lines: list[str]
     stats: ServerStats
-    refusals: list[str]
+    invalid_requests: list[str]
     requests: int
     failures: Counter[str]
     unauthorized: Counter[str]
@@ -61,7 +61,7 @@ class Report:
             **found.counts,
             "401s at the API": self.unauthorized.total(),
             "401s for a living token, a wrong one or none": wrong,
-            "token requests that were not in order": len(self.refusals),
+            "token requests that were not in order": len(self.invalid_requests),
             "looks at the record": self.looks,
             "looks that the store refused": self.troubles,
         }
@@ -69,7 +69,9 @@ class Report:
         found.must(self.requests > 0, "No request was made.")
         found.must(not strange, f"Callers got errors that chaos does not explain: {strange}.")
         found.must(wrong == 0, f"{wrong} requests were refused for a wrong bearer, none, or a living one.")
-        found.must(not self.refusals, f"{len(self.refusals)} token requests were not in order.")
+        found.must(
+            not self.invalid_requests, f"{len(self.invalid_requests)} token requests were not in order."
+        )
         return found
 
 

@@ -9,13 +9,13 @@ import time
 from collections import Counter
 from typing import Any
 
-from tokensession import AiohttpEndpoint, ManagedSource, TokenSessionError
+from tokensession import AiohttpTransport, ManagedSource, TokenSessionError
 from tokensession.clock import SystemClock
 from tokensession.providers import OAuth2
 from tokensession.stores import Store
 from tokensession.token import fingerprint
 
-from . import book
+from . import event_log
 from .chaos import AIMED, Act, Ordeals, timetable
 from .fleet import Fleet, Worker
 from .plan import KEY, POLICY, Plan
@@ -36,7 +36,7 @@ class Supervisor:
     def __init__(self, plan: Plan, store: Store) -> None:
         self._plan = plan
         self._store = store
-        self._log = book.Book()
+        self._log = event_log.EventLog()
         self._ordeals = Ordeals()
         self._watch = Watch(store, self._log)
         self._provider = Provider(plan, self._log, self._ordeals, self)
@@ -59,7 +59,7 @@ class Supervisor:
             )
             stack.push_async_callback(fleet.abort)
             keeper = ManagedSource(
-                OAuth2(**credentials), AiohttpEndpoint(), store=self._store, key=KEY, policy=POLICY
+                OAuth2(**credentials), AiohttpTransport(), store=self._store, key=KEY, policy=POLICY
             )
             stack.push_async_callback(keeper.aclose)
             errands = [
@@ -137,10 +137,10 @@ class Supervisor:
             if (credential := gone(await self._watch.look(), seed)) is None:
                 continue
             try:
-                await keeper.sign_in(refresh_token=self._provider.new_seed())
+                await keeper.sign_in(refresh_token=self._provider.new_credential())
             except TokenSessionError:
                 continue  # the workers will say it again
-            self._log.enter(book.SignedIn(credential))
+            self._log.enter(event_log.SignedIn(credential))
 
     # -- 401s that callers got --------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class Supervisor:
         reason, issue = self._provider.reason(message["unauthorized"])
         if reason == "expired" and issue is not None:
             reason = self._why_expired(worker, issue, message["began"], message["offset"])
-        self._log.enter(book.Surfaced(worker.name, reason))
+        self._log.enter(event_log.Surfaced(worker.name, reason))
 
     def _why_expired(self, worker: Worker, issue: Issue, began: float, offset: float) -> str:
         """Why a caller could not help sending a token that had expired. All by the clock since boot."""
@@ -168,9 +168,9 @@ class Supervisor:
         """From when to when it was stopped, each time."""
         stops: list[tuple[float, float]] = []
         for entry in self._log.entries:
-            if isinstance(entry, book.Stopped) and entry.worker == worker:
+            if isinstance(entry, event_log.Stopped) and entry.worker == worker:
                 stops.append((entry.at, float("inf")))
-            elif isinstance(entry, book.Continued) and entry.worker == worker:
+            elif isinstance(entry, event_log.Continued) and entry.worker == worker:
                 stops[-1] = (stops[-1][0], entry.at)
         return stops
 
@@ -184,7 +184,7 @@ class Supervisor:
         served = await self._all_served(since=since, seconds=self._plan.settling)
         for worker in self._living.workers:
             name = worker.name
-            self._log.enter(book.Proven(name) if name in served else book.Unproven(name))
+            self._log.enter(event_log.Proven(name) if name in served else event_log.Unproven(name))
 
     async def _all_served(self, *, since: int, seconds: float) -> set[str]:
         """Wait until every worker has had a 200 with that issue or a later one; those that have."""
@@ -204,7 +204,7 @@ class Supervisor:
             entries=self._log.entries,
             lines=self._log.lines,
             stats=self._provider.stats,
-            refusals=list(self._provider.refusals),
+            invalid_requests=list(self._provider.invalid_requests),
             requests=sum(requests for requests, _ in tallies),
             failures=sum((failures for _, failures in tallies), Counter[str]()),
             unauthorized=self._provider.unauthorized_by_reason,

@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import book
+from . import event_log
 
 __all__ = ["BY_DESIGN", "Findings", "examine"]
 
@@ -34,7 +34,7 @@ _CLEAR = ("GrantRejected", "GrantLost")
 
 @dataclass(slots=True)
 class Findings:
-    """Counts of everything, and the promises that were broken, a sentence each."""
+    """Counters of everything, and the promises that were broken, a sentence each."""
 
     counts: dict[str, int] = field(default_factory=dict)
     by_kind: dict[str, Counter[str]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Findings:
             self.broken.append(sentence)
 
 
-def examine(entries: list[book.Entry]) -> Findings:
+def examine(entries: list[event_log.Entry]) -> Findings:
     """Read the whole book."""
     found = Findings()
     _count(entries, found)
@@ -59,29 +59,29 @@ def examine(entries: list[book.Entry]) -> Findings:
     return found
 
 
-def _all(entries: list[book.Entry], kind: type[Any]) -> list[Any]:
+def _all(entries: list[event_log.Entry], kind: type[Any]) -> list[Any]:
     return [entry for entry in entries if type(entry) is kind]
 
 
-def _count(entries: list[book.Entry], found: Findings) -> None:
+def _count(entries: list[event_log.Entry], found: Findings) -> None:
     kinds = Counter(type(entry) for entry in entries)
     found.counts |= {
-        "token requests": kinds[book.Arrived],
-        "kills": kinds[book.Killed],
-        "stops": kinds[book.Stopped],
-        "faults": kinds[book.Fault],
-        "clock steps": kinds[book.Stepped],
-        "access tokens revoked early": kinds[book.Revoked],
-        "tokens the store would not take at first": kinds[book.Unsaved],
+        "token requests": kinds[event_log.Arrived],
+        "kills": kinds[event_log.Killed],
+        "stops": kinds[event_log.Stopped],
+        "faults": kinds[event_log.Fault],
+        "clock steps": kinds[event_log.Stepped],
+        "access tokens revoked early": kinds[event_log.Revoked],
+        "tokens the store would not take at first": kinds[event_log.Unsaved],
     }
     found.by_kind |= {
-        "kills": Counter(entry.aim for entry in _all(entries, book.Killed)),
-        "stops": Counter(entry.aim for entry in _all(entries, book.Stopped)),
-        "faults": Counter(entry.kind for entry in _all(entries, book.Fault)),
+        "kills": Counter(entry.aim for entry in _all(entries, event_log.Killed)),
+        "stops": Counter(entry.aim for entry in _all(entries, event_log.Stopped)),
+        "faults": Counter(entry.kind for entry in _all(entries, event_log.Fault)),
     }
 
 
-def _concurrency(entries: list[book.Entry], found: Findings) -> None:
+def _concurrency(entries: list[event_log.Entry], found: Findings) -> None:
     """How many token requests of the living were at the provider at once, and who met a dead one's.
 
     A request is over when its client has closed the connection, or when its answer is being written. That
@@ -92,13 +92,13 @@ def _concurrency(entries: list[book.Entry], found: Findings) -> None:
     most = met = 0
     for entry in entries:
         match entry:
-            case book.Killed(worker):
+            case event_log.Killed(worker):
                 dead.add(worker)
-            case book.Arrived(number, worker):
+            case event_log.Arrived(number, worker):
                 met += any(other in dead for other in at_once.values())
                 at_once[number] = worker
                 most = max(most, sum(other not in dead for other in at_once.values()))
-            case book.Gone(number) | book.Answered(number):
+            case event_log.Gone(number) | event_log.Answered(number):
                 at_once.pop(number, None)
     found.counts["concurrent token requests, at most"] = most
     found.counts["token requests that met a dead client's"] = met
@@ -113,22 +113,22 @@ class _Life:
     killed: set[str]
     unsaved: set[str]
     stored: set[str]
-    redeemed: dict[str, book.Redeemed]
+    redeemed: dict[str, event_log.Redeemed]
     used: set[str]
     reaped: dict[str, str | None]
     unread: set[int]
 
     @classmethod
-    def read(cls, entries: list[book.Entry]) -> _Life:
-        reaped = {entry.worker: entry.stored for entry in _all(entries, book.Reaped)}
+    def read(cls, entries: list[event_log.Entry]) -> _Life:
+        reaped = {entry.worker: entry.stored for entry in _all(entries, event_log.Reaped)}
         return cls(
-            killed={entry.worker for entry in _all(entries, book.Killed)},
-            unsaved={entry.worker for entry in _all(entries, book.Unsaved)},
-            stored={entry.credential for entry in _all(entries, book.Stored)},
-            redeemed={entry.credential: entry for entry in _all(entries, book.Redeemed)},
-            used={entry.access for entry in _all(entries, book.Used)},
+            killed={entry.worker for entry in _all(entries, event_log.Killed)},
+            unsaved={entry.worker for entry in _all(entries, event_log.Unsaved)},
+            stored={entry.credential for entry in _all(entries, event_log.Stored)},
+            redeemed={entry.credential: entry for entry in _all(entries, event_log.Redeemed)},
+            used={entry.access for entry in _all(entries, event_log.Used)},
             reaped=reaped,
-            unread={entry.number for entry in _all(entries, book.Unread)},
+            unread={entry.number for entry in _all(entries, event_log.Unread)},
         )
 
     def excuse(self, credential: str) -> str:
@@ -152,9 +152,9 @@ class _Life:
         return WINDOW if lost and first.access not in self.used else OTHER
 
 
-def _reuses(entries: list[book.Entry], found: Findings) -> None:
+def _reuses(entries: list[event_log.Entry], found: Findings) -> None:
     life = _Life.read(entries)
-    reuses = [(place, entry) for place, entry in enumerate(entries) if isinstance(entry, book.Reused)]
+    reuses = [(place, entry) for place, entry in enumerate(entries) if isinstance(entry, event_log.Reused)]
     excuses = Counter(life.excuse(entry.credential) for _, entry in reuses)
     found.by_kind["reuse detections"] = excuses
     found.counts["reuse detections, excused"] = excuses.total() - excuses[OTHER]
@@ -167,22 +167,22 @@ def _reuses(entries: list[book.Entry], found: Findings) -> None:
     found.must(silent == 0, f"{silent} reuse detections were not followed by a clear 'sign in again'.")
 
 
-def _told_after(entries: list[book.Entry], place: int) -> bool:
+def _told_after(entries: list[event_log.Entry], place: int) -> bool:
     """Whether callers were told to sign in again before that was done."""
     for entry in entries[place:]:
-        if isinstance(entry, book.Told) and entry.error in _CLEAR:
+        if isinstance(entry, event_log.Told) and entry.error in _CLEAR:
             return True
-        if isinstance(entry, book.SignedIn):
+        if isinstance(entry, event_log.SignedIn):
             return False
     return False
 
 
-def _sign_ins(entries: list[book.Entry], found: Findings) -> None:
+def _sign_ins(entries: list[event_log.Entry], found: Findings) -> None:
     """Why each sign-in was lost."""
     life, causes = _Life.read(entries), Counter[str]()
     lost = _lost_attempts(entries)
-    reused = {entry.credential for entry in _all(entries, book.Reused)}
-    for entry in _all(entries, book.SignedIn):
+    reused = {entry.credential for entry in _all(entries, event_log.Reused)}
+    for entry in _all(entries, event_log.SignedIn):
         if entry.credential in reused:
             causes[life.excuse(entry.credential)] += 1
         else:
@@ -193,39 +193,39 @@ def _sign_ins(entries: list[book.Entry], found: Findings) -> None:
     found.must(causes[OTHER] == 0, f"{causes[OTHER]} sign-ins were lost for no good reason.")
 
 
-def _lost_attempts(entries: list[book.Entry]) -> Counter[str]:
+def _lost_attempts(entries: list[event_log.Entry]) -> Counter[str]:
     """For each refresh token, the claims to redeem it that ended in a lost answer or in a kill."""
     lost: Counter[str] = Counter()
     holding: dict[str, str] = {}
     for entry in entries:
         match entry:
-            case book.Claimed(worker, credential):
+            case event_log.Claimed(worker, credential):
                 holding[worker] = credential
-            case book.Heard(worker, credential, "OutcomeUnknown"):
+            case event_log.Heard(worker, credential, "OutcomeUnknown"):
                 lost[credential] += 1
                 holding.pop(worker, None)
-            case book.Released(worker):
+            case event_log.Released(worker):
                 holding.pop(worker, None)
-            case book.Reaped(worker):
+            case event_log.Reaped(worker):
                 if worker in holding:
                     lost[holding.pop(worker)] += 1
     return lost
 
 
-def _attempts(entries: list[book.Entry], found: Findings) -> None:
+def _attempts(entries: list[event_log.Entry], found: Findings) -> None:
     """How often a refresh token was sent again after its answer had been lost, by whatever means."""
     open_: dict[str, str] = {}
     unknown: Counter[str] = Counter()
     replays = 0
     for entry in entries:
         match entry:
-            case book.Sent(worker, credential):
+            case event_log.Sent(worker, credential):
                 replays += unknown[credential] > 0
                 open_[worker] = credential
-            case book.Heard(worker, credential, outcome):
+            case event_log.Heard(worker, credential, outcome):
                 open_.pop(worker, None)
                 unknown[credential] += outcome == "OutcomeUnknown"
-            case book.Reaped(worker):
+            case event_log.Reaped(worker):
                 if worker in open_:
                     unknown[open_.pop(worker)] += 1
     worst = max(unknown.values(), default=0)
@@ -234,8 +234,8 @@ def _attempts(entries: list[book.Entry], found: Findings) -> None:
     found.must(worst <= 2, f"A refresh token was sent {worst} times into the unknown: one replay is allowed.")
 
 
-def _record_and_lock(entries: list[book.Entry], found: Findings) -> None:
-    corrupt, leaked = _all(entries, book.Corrupt), _all(entries, book.Leaked)
+def _record_and_lock(entries: list[event_log.Entry], found: Findings) -> None:
+    corrupt, leaked = _all(entries, event_log.Corrupt), _all(entries, event_log.Leaked)
     found.counts["corrupt records"] = len(corrupt)
     found.counts["leaked locks"] = len(leaked)
     found.must(not corrupt, f"The record could not be read {len(corrupt)} times: {_first(corrupt)}")
@@ -256,16 +256,16 @@ _EXPLAINED = (
 )
 
 
-def _ends(entries: list[book.Entry], found: Findings) -> None:
-    surfaced = Counter(entry.why for entry in _all(entries, book.Surfaced))
-    died, unproven = _all(entries, book.Died), _all(entries, book.Unproven)
+def _ends(entries: list[event_log.Entry], found: Findings) -> None:
+    surfaced = Counter(entry.why for entry in _all(entries, event_log.Surfaced))
+    died, unproven = _all(entries, event_log.Died), _all(entries, event_log.Unproven)
     odd = sum(count for why, count in surfaced.items() if why not in _EXPLAINED)
     found.by_kind["401s that callers got"] = surfaced
     found.counts |= {
         "401s that callers got, explained": surfaced.total() - odd,
         "401s that callers got otherwise": odd,
         "workers that ended by themselves": len(died),
-        "workers that recovered": len(_all(entries, book.Proven)),
+        "workers that recovered": len(_all(entries, event_log.Proven)),
         "workers that did not recover": len(unproven),
     }
     found.must(odd == 0, f"{odd} times a caller got a 401 that nothing explains.")

@@ -19,14 +19,14 @@ from collections import Counter
 from typing import Any
 
 from tokensession import AuthedSession, ManagedSource, SignInRequired
-from tokensession.cli.pipes import messages, say
+from tokensession.cli.child_process import messages, say
 from tokensession.events import Event, SaveFailed
 from tokensession.providers import OAuth2
 from tokensession.stores import open_store
 
 from .clocks import SkewedClock
+from .instrumented import MarkedTransport, ToldStore
 from .plan import KEY, POLICY
-from .told import MarkedEndpoint, ToldStore
 
 __all__ = ["main"]
 
@@ -57,7 +57,7 @@ class Victim:
         async with contextlib.aclosing(open_store(self._settings["store"])) as store:
             source = ManagedSource(
                 provider,
-                MarkedEndpoint(self._name, self._clock),
+                MarkedTransport(self._name, self._clock),
                 store=ToldStore(store, self._settings["credentials"]["refresh_token"]),
                 key=KEY,
                 policy=POLICY,

@@ -24,7 +24,7 @@ sys.modules["tokensession"] = package
 from tokensession.providers.oauth2 import OAuth2  # noqa: E402
 from tokensession.source import ManagedSource  # noqa: E402
 from tokensession.stores.memory import MemoryStore  # noqa: E402
-from tokensession.testing.endpoint import ScriptedEndpoint, reply  # noqa: E402
+from tokensession.testing.transport import ScriptedTransport, token_response  # noqa: E402
 
 TIMES = 1000
 
@@ -42,8 +42,8 @@ async def main() -> None:
     provider = OAuth2(
         token_url="https://id.example.com/token", client_id="c", client_secret="s", refresh_token="r"
     )
-    answer = reply({"access_token": "access", "expires_in": 36_000})
-    source = ManagedSource(provider, ScriptedEndpoint(answer), store=MemoryStore())
+    answer = token_response({"access_token": "access", "expires_in": 36_000})
+    source = ManagedSource(provider, ScriptedTransport(answer), store=MemoryStore())
     for call in (source.token, empty):
         await awaits(call)
     gc.disable()

@@ -28,12 +28,12 @@ from benchmarks.harness.server import Server
 from tokensession import AuthedSession, ManagedSource
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
-from tokensession.testing import Held, ScriptedEndpoint, reply
+from tokensession.testing import Paused, ScriptedTransport, token_response
 
 T = TypeVar("T")
 
 PACKAGE = Path(tokensession.__file__).parent
-TOKEN = reply({"access_token": "access", "token_type": "Bearer", "expires_in": 36_000})
+TOKEN = token_response({"access_token": "access", "token_type": "Bearer", "expires_in": 36_000})
 
 CALLS_OF_A_GET = 16
 """Python functions that a GET calls beyond raw aiohttp's; five are aiohttp's own, for any one middleware."""
@@ -65,7 +65,7 @@ def source_of(*script: Any) -> ManagedSource:
     provider = OAuth2(
         token_url="https://id.example.com/token", client_id="c", client_secret="s", refresh_token="r"
     )
-    return ManagedSource(provider, ScriptedEndpoint(*script), store=MemoryStore())
+    return ManagedSource(provider, ScriptedTransport(*script), store=MemoryStore())
 
 
 async def fresh() -> ManagedSource:
@@ -91,18 +91,18 @@ def test_a_burst_of_a_thousand_callers_makes_one_token_request() -> None:
     """All of them ask before the answer is there. One flight, too: the claim alone would queue a thousand."""
 
     async def scene() -> None:
-        held = Held(TOKEN)
-        endpoint = ScriptedEndpoint(held)
+        held = Paused(TOKEN)
+        transport = ScriptedTransport(held)
         provider = OAuth2(
             token_url="https://id.example.com/token", client_id="c", client_secret="s", refresh_token="r"
         )
-        source = ManagedSource(provider, endpoint, store=MemoryStore())
+        source = ManagedSource(provider, transport, store=MemoryStore())
         callers = [asyncio.create_task(source.token()) for _ in range(1000)]
         await held.arrived.wait()
         held.release()
         tokens = await asyncio.gather(*callers)
         assert {token.access_token for token in tokens} == {"access"}
-        assert (len(endpoint.requests), endpoint.overasked, source.snapshot().flights) == (1, 0, 1)
+        assert (len(transport.requests), transport.overasked, source.snapshot().refreshes) == (1, 0, 1)
 
     run(scene)
 

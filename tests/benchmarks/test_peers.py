@@ -21,8 +21,8 @@ from benchmarks import cancelled, contention, outage, revoked  # noqa: E402
 from benchmarks.harness import results  # noqa: E402
 from benchmarks.harness.server import Server  # noqa: E402
 from benchmarks.peers import PEERS, AiohttpCookbook, Peer, RawAiohttp, Tokensession, excuse  # noqa: E402
-from benchmarks.peers.faltering import Faltering  # noqa: E402
-from benchmarks.peers.scene import PATH, primed, worst  # noqa: E402
+from benchmarks.peers.common import PATH, primed, worst  # noqa: E402
+from benchmarks.peers.failing_server import FailingServer  # noqa: E402
 
 INSTALLED = [peer for peer in PEERS if excuse(peer, "import") is None]
 REFRESHING = [peer for peer in INSTALLED if peer is not RawAiohttp]
@@ -64,7 +64,7 @@ def test_a_contestant_gets_a_token_and_makes_a_request_with_it(kind: type[Peer])
                 assert await peer.get(PATH) == 200
                 assert peer.holds()
             stats = await server.stats()
-            assert (stats["token_requests"], stats["unauthorized"], stats["refusals"]) == (1, 0, 0)
+            assert (stats["token_requests"], stats["unauthorized"], stats["invalid_requests"]) == (1, 0, 0)
 
     run(scene)
 
@@ -128,7 +128,7 @@ def test_a_margin_counts_as_expired_what_is_within_it() -> None:
             for kind in (Tokensession, AiohttpCookbook):
                 for margin, requests in ((10.0, 1), (90.0, 3)):
                     before = (await server.stats())["token_requests"]
-                    seed = {"refresh_token": await server.new_seed()}
+                    seed = {"refresh_token": await server.new_credential()}
                     async with kind(server.credentials | seed, lifetime_margin=margin) as peer:
                         await peer.prime()
                         assert [await peer.get(PATH) for _ in range(2)] == [200, 200]
@@ -167,7 +167,7 @@ def test_the_faltering_server_counts_token_requests_and_takes_the_token_back_unt
     """Who goes on with the spent token must not look as if the outage had not touched it."""
 
     async def scene() -> None:
-        with Faltering() as server:
+        with FailingServer() as server:
             async with AiohttpCookbook(server.credentials) as peer:
                 await peer.prime()
                 assert await peer.get(PATH) == 200

@@ -20,7 +20,7 @@ if str(ROOT) not in sys.path:  # the benchmarks are no part of what is installed
 pytest.importorskip("matplotlib", reason="the plots need the extra `bench`")
 
 from benchmarks.page import RESULTS  # noqa: E402
-from benchmarks.plots import PLOTS, draw, pictures, style  # noqa: E402
+from benchmarks.plots import PLOTS, draw, figures, style  # noqa: E402
 
 SVG = "{http://www.w3.org/2000/svg}"
 PEERS = ("tokensession", "raw aiohttp", "a library", "another library")
@@ -142,7 +142,7 @@ def test_figures_are_written_as_people_write_them() -> None:
 
 
 def test_every_picture_has_a_title_of_its_own() -> None:
-    titles = [str(picture.__doc__).splitlines()[0] for picture in pictures.PICTURES.values()]
+    titles = [str(picture.__doc__).splitlines()[0] for picture in figures.FIGURES.values()]
     assert len(set(titles)) == len(titles)
     assert all(title.endswith(".") for title in titles)
 

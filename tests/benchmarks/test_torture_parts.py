@@ -8,17 +8,17 @@ from pathlib import Path
 
 import _torture_runs  # noqa: F401 - makes `benchmarks` importable
 
-from benchmarks.torture import book
+from benchmarks.torture import event_log
 from benchmarks.torture.chaos import AIMED, Ordeals, timetable
 from benchmarks.torture.plan import KEY, Plan
 from benchmarks.torture.watch import Watch, gone
 from tokensession import Token
-from tokensession.record import Attempt, Grant, Rejection, encode
+from tokensession._refresh.state import Attempt, Rejection, TokenState, encode
 from tokensession.stores import FileStore, Record
 from tokensession.token import fingerprint
 
 PLAN = Plan(store="memory:", seed=1, seconds=600)
-GRANT = Grant(token=Token("a1", obtained_at=0.0, lifetime=3.0, refresh_token="r1"))
+GRANT = TokenState(token=Token("a1", obtained_at=0.0, lifetime=3.0, refresh_token="r1"))
 
 
 def test_the_same_seed_does_the_same_at_the_same_moments() -> None:
@@ -46,8 +46,12 @@ def test_an_ordeal_meets_one_token_request() -> None:
 def test_a_key_that_is_still_claimed_is_a_leaked_lock(tmp_path: Path) -> None:
     """The watch does not wait for it, and a free key is none."""
 
-    async def scene() -> list[book.Entry]:
-        log, holder, own = book.Book(), FileStore(tmp_path / "tokens"), FileStore(tmp_path / "tokens")
+    async def scene() -> list[event_log.Entry]:
+        log, holder, own = (
+            event_log.EventLog(),
+            FileStore(tmp_path / "tokens"),
+            FileStore(tmp_path / "tokens"),
+        )
         watch = Watch(own, log)
         await watch.claim()
         assert log.entries == []
@@ -59,14 +63,14 @@ def test_a_key_that_is_still_claimed_is_a_leaked_lock(tmp_path: Path) -> None:
         await own.aclose()
         return log.entries
 
-    assert [type(entry) for entry in asyncio.run(scene())] == [book.Leaked]
+    assert [type(entry) for entry in asyncio.run(scene())] == [event_log.Leaked]
 
 
 def test_a_record_that_cannot_be_decoded_is_found(tmp_path: Path) -> None:
     """Whole bytes are a sound record to the store; what they mean is looked at too."""
 
-    async def scene() -> tuple[list[book.Entry], str | None]:
-        log, store = book.Book(), FileStore(tmp_path / "tokens")
+    async def scene() -> tuple[list[event_log.Entry], str | None]:
+        log, store = event_log.EventLog(), FileStore(tmp_path / "tokens")
         watch = Watch(store, log)
         await store.put(KEY, encode(GRANT))
         stored = await watch.stored()
@@ -77,7 +81,7 @@ def test_a_record_that_cannot_be_decoded_is_found(tmp_path: Path) -> None:
 
     entries, stored = asyncio.run(scene())
     assert stored == fingerprint("r1")
-    assert [type(entry) for entry in entries] == [book.Stored, book.Corrupt]
+    assert [type(entry) for entry in entries] == [event_log.Stored, event_log.Corrupt]
 
 
 def test_a_grant_is_gone_when_its_record_says_so() -> None:
@@ -89,4 +93,4 @@ def test_a_grant_is_gone_when_its_record_says_so() -> None:
     assert gone(replace(GRANT, rejection=Rejection("another", "invalid_grant")), "seed") is None
     assert gone(replace(GRANT, attempt=Attempt(name, 0.0)), "seed") is None
     assert gone(replace(GRANT, attempt=Attempt(name, 0.0, replays=1)), "seed") == name
-    assert gone(Grant(rejection=Rejection("seed", "invalid_grant")), "seed") == "seed"
+    assert gone(TokenState(rejection=Rejection("seed", "invalid_grant")), "seed") == "seed"

@@ -7,45 +7,45 @@ from collections import Counter
 import _torture_runs  # noqa: F401 - makes `benchmarks` importable
 import pytest
 
-from benchmarks.torture import book, verdict
-from benchmarks.torture.book import Entry
+from benchmarks.torture import event_log, verdict
+from benchmarks.torture.event_log import Entry
 from benchmarks.torture.plan import Plan
 from benchmarks.torture.report import Report
 from tokensession.testing import ServerStats
 
 REFRESH = [  # one refresh that goes well: r1 for r2
-    book.Claimed("1.1", "r1"),
-    book.Sent("1.1", "r1"),
-    book.Arrived(1, "1.1", "r1"),
-    book.Redeemed(1, "1.1", "r1", "r2", "a2"),
-    book.Answered(1),
-    book.Heard("1.1", "r1", 200),
-    book.Stored("r2"),
-    book.Released("1.1"),
-    book.Used("a2"),
-    book.Proven("1.1"),
+    event_log.Claimed("1.1", "r1"),
+    event_log.Sent("1.1", "r1"),
+    event_log.Arrived(1, "1.1", "r1"),
+    event_log.Redeemed(1, "1.1", "r1", "r2", "a2"),
+    event_log.Answered(1),
+    event_log.Heard("1.1", "r1", 200),
+    event_log.Stored("r2"),
+    event_log.Released("1.1"),
+    event_log.Used("a2"),
+    event_log.Proven("1.1"),
 ]
 
 KILLED_IN_THE_WINDOW = [
-    book.Claimed("1.1", "r1"),
-    book.Sent("1.1", "r1"),
-    book.Arrived(1, "1.1", "r1"),
-    book.Redeemed(1, "1.1", "r1", "r2", "a2"),
-    book.Killed("1.1", "kill rotated"),
-    book.Reaped("1.1", "r1"),
-    book.Answered(1),
+    event_log.Claimed("1.1", "r1"),
+    event_log.Sent("1.1", "r1"),
+    event_log.Arrived(1, "1.1", "r1"),
+    event_log.Redeemed(1, "1.1", "r1", "r2", "a2"),
+    event_log.Killed("1.1", "kill rotated"),
+    event_log.Reaped("1.1", "r1"),
+    event_log.Answered(1),
 ]
 
 REPLAYED = [
-    book.Claimed("2.1", "r1"),
-    book.Sent("2.1", "r1"),
-    book.Arrived(2, "2.1", "r1"),
-    book.Reused(2, "2.1", "r1"),
-    book.Answered(2),
-    book.Heard("2.1", "r1", 400),
+    event_log.Claimed("2.1", "r1"),
+    event_log.Sent("2.1", "r1"),
+    event_log.Arrived(2, "2.1", "r1"),
+    event_log.Reused(2, "2.1", "r1"),
+    event_log.Answered(2),
+    event_log.Heard("2.1", "r1", 400),
 ]
 
-SIGNED_IN = [book.Told("2.1", "GrantRejected"), book.SignedIn("r1")]
+SIGNED_IN = [event_log.Told("2.1", "GrantRejected"), event_log.SignedIn("r1")]
 
 
 def broken(*entries: Entry) -> str:
@@ -54,13 +54,13 @@ def broken(*entries: Entry) -> str:
 
 def lost(worker: str, number: int) -> list[Entry]:
     return [
-        book.Claimed(worker, "r1"),
-        book.Sent(worker, "r1"),
-        book.Arrived(number, worker, "r1"),
-        book.Fault("reset"),
-        book.Answered(number),
-        book.Heard(worker, "r1", "OutcomeUnknown"),
-        book.Released(worker),
+        event_log.Claimed(worker, "r1"),
+        event_log.Sent(worker, "r1"),
+        event_log.Arrived(number, worker, "r1"),
+        event_log.Fault("reset"),
+        event_log.Answered(number),
+        event_log.Heard(worker, "r1", "OutcomeUnknown"),
+        event_log.Released(worker),
     ]
 
 
@@ -85,26 +85,26 @@ def without(entries: list[Entry], kind: type[Entry]) -> list[Entry]:
     "story",
     [
         pytest.param([*REFRESH, *REPLAYED], id="nobody was killed"),
-        pytest.param([*without(KILLED_IN_THE_WINDOW, book.Killed), *REPLAYED], id="it ended by itself"),
-        pytest.param([*without(KILLED_IN_THE_WINDOW, book.Reaped), *REPLAYED], id="nobody looked"),
+        pytest.param([*without(KILLED_IN_THE_WINDOW, event_log.Killed), *REPLAYED], id="it ended by itself"),
+        pytest.param([*without(KILLED_IN_THE_WINDOW, event_log.Reaped), *REPLAYED], id="nobody looked"),
         pytest.param(
             [
-                *without(KILLED_IN_THE_WINDOW, book.Reaped),
-                book.Reaped("1.1", "r2"),
+                *without(KILLED_IN_THE_WINDOW, event_log.Reaped),
+                event_log.Reaped("1.1", "r2"),
                 *REPLAYED,
             ],
             id="the successor was in the record",
         ),
-        pytest.param([*KILLED_IN_THE_WINDOW, book.Stored("r2"), *REPLAYED], id="it was seen there"),
-        pytest.param([*KILLED_IN_THE_WINDOW, book.Used("a2"), *REPLAYED], id="its token was used"),
+        pytest.param([*KILLED_IN_THE_WINDOW, event_log.Stored("r2"), *REPLAYED], id="it was seen there"),
+        pytest.param([*KILLED_IN_THE_WINDOW, event_log.Used("a2"), *REPLAYED], id="its token was used"),
         pytest.param(
-            [*KILLED_IN_THE_WINDOW, book.Redeemed(3, "3.1", "r2", "r3", "a3"), *REPLAYED],
+            [*KILLED_IN_THE_WINDOW, event_log.Redeemed(3, "3.1", "r2", "r3", "a3"), *REPLAYED],
             id="it was redeemed",
         ),
         pytest.param(
             [
-                *without(KILLED_IN_THE_WINDOW, book.Killed),
-                book.Killed("9.1", "at random"),
+                *without(KILLED_IN_THE_WINDOW, event_log.Killed),
+                event_log.Killed("9.1", "at random"),
                 *REPLAYED,
             ],
             id="somebody else was killed",
@@ -121,50 +121,63 @@ def test_a_reuse_without_a_sound_excuse_is_found(story: list[Entry]) -> None:
 
 def test_a_token_that_was_served_unsaved_is_excused_only_if_its_process_said_so() -> None:
     """It was used, and then its process was killed while the store would not take it."""
-    story = [*KILLED_IN_THE_WINDOW, book.Used("a2"), *REPLAYED, *SIGNED_IN]
+    story = [*KILLED_IN_THE_WINDOW, event_log.Used("a2"), *REPLAYED, *SIGNED_IN]
     assert "without excuse" in broken(*story)
-    found = verdict.examine([book.Unsaved("1.1"), *story])
+    found = verdict.examine([event_log.Unsaved("1.1"), *story])
     assert (found.broken, found.by_kind["reuse detections"]) == ([], Counter({verdict.UNSAVED: 1}))
 
 
 def test_a_withheld_reply_excuses_the_reuse() -> None:
     """--lose-replies: the provider has rotated and said nothing."""
-    redeemed = book.Redeemed(1, "1.1", "r1", "r2", "a2", withheld=True)
-    story = [book.Arrived(1, "1.1", "r1"), redeemed, book.Answered(1), *REPLAYED, *SIGNED_IN]
+    redeemed = event_log.Redeemed(1, "1.1", "r1", "r2", "a2", withheld=True)
+    story = [event_log.Arrived(1, "1.1", "r1"), redeemed, event_log.Answered(1), *REPLAYED, *SIGNED_IN]
     assert verdict.examine(story).by_kind["sign-ins lost"] == Counter({verdict.WITHHELD: 1})
     assert broken(*story) == ""
 
 
 def test_a_time_out_excuses_the_reuse_of_what_the_provider_was_too_slow_with() -> None:
     """The client had left when the answer was there; of another request that says nothing."""
-    redeemed = book.Redeemed(1, "1.1", "r1", "r2", "a2")
-    story = [book.Arrived(1, "1.1", "r1"), redeemed, book.Answered(1), *REPLAYED, *SIGNED_IN]
-    assert broken(book.Unread(1), *story) == ""
-    assert "without excuse" in broken(book.Unread(2), *story)
+    redeemed = event_log.Redeemed(1, "1.1", "r1", "r2", "a2")
+    story = [event_log.Arrived(1, "1.1", "r1"), redeemed, event_log.Answered(1), *REPLAYED, *SIGNED_IN]
+    assert broken(event_log.Unread(1), *story) == ""
+    assert "without excuse" in broken(event_log.Unread(2), *story)
 
 
-@pytest.mark.parametrize("told", [[], [book.Told("2.1", "TokenUnavailable")]], ids=["nothing", "try later"])
+@pytest.mark.parametrize(
+    "told", [[], [event_log.Told("2.1", "TokenUnavailable")]], ids=["nothing", "try later"]
+)
 def test_a_reuse_that_nobody_was_clearly_told_of_is_found(told: list[Entry]) -> None:
     """An excused one must still end in "sign in again"."""
-    story = [*KILLED_IN_THE_WINDOW, *REPLAYED, *told, book.SignedIn("r1"), book.Told("2.1", "GrantRejected")]
+    story = [
+        *KILLED_IN_THE_WINDOW,
+        *REPLAYED,
+        *told,
+        event_log.SignedIn("r1"),
+        event_log.Told("2.1", "GrantRejected"),
+    ]
     assert "not followed by a clear" in broken(*story)
 
 
 def test_two_token_requests_at_once_are_found() -> None:
     """The second comes before the first is answered."""
-    both = [book.Arrived(1, "1.1", "r1"), book.Arrived(2, "2.1", "r1"), book.Answered(1), book.Answered(2)]
+    both = [
+        event_log.Arrived(1, "1.1", "r1"),
+        event_log.Arrived(2, "2.1", "r1"),
+        event_log.Answered(1),
+        event_log.Answered(2),
+    ]
     assert "2 token requests were under way at once." in broken(*both)
-    assert broken(both[0], book.Gone(1), *both[1:]) == ""
-    assert broken(both[0], book.Answered(1), both[1], book.Answered(2)) == ""
+    assert broken(both[0], event_log.Gone(1), *both[1:]) == ""
+    assert broken(both[0], event_log.Answered(1), both[1], event_log.Answered(2)) == ""
 
 
 def test_a_token_request_that_meets_a_killed_clients_is_found() -> None:
     """It is no second holder, but it came too early."""
     said = broken(
-        book.Arrived(1, "1.1", "r1"),
-        book.Killed("1.1", "kill late"),
-        book.Reaped("1.1", "r1"),
-        book.Arrived(2, "2.1", "r1"),
+        event_log.Arrived(1, "1.1", "r1"),
+        event_log.Killed("1.1", "kill late"),
+        event_log.Reaped("1.1", "r1"),
+        event_log.Arrived(2, "2.1", "r1"),
     )
     assert said == "1 token requests came while that of a killed client was still worked on."
 
@@ -172,11 +185,11 @@ def test_a_token_request_that_meets_a_killed_clients_is_found() -> None:
 @pytest.mark.parametrize(
     ("entry", "sentence"),
     [
-        (book.Corrupt("It is no msgpack."), "The record could not be read 1 times: It is no msgpack."),
-        (book.Leaked("Held."), "The key was still claimed when everybody had gone: Held."),
-        (book.Died("1.1", 1, "Traceback"), "1 workers ended by themselves: Traceback"),
-        (book.Unproven("1.1"), "1 workers had no new token after chaos had ended."),
-        (book.Surfaced("1.1", "expired"), "1 times a caller got a 401 that nothing explains."),
+        (event_log.Corrupt("It is no msgpack."), "The record could not be read 1 times: It is no msgpack."),
+        (event_log.Leaked("Held."), "The key was still claimed when everybody had gone: Held."),
+        (event_log.Died("1.1", 1, "Traceback"), "1 workers ended by themselves: Traceback"),
+        (event_log.Unproven("1.1"), "1 workers had no new token after chaos had ended."),
+        (event_log.Surfaced("1.1", "expired"), "1 times a caller got a 401 that nothing explains."),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Entry) else "",
 )
@@ -187,23 +200,27 @@ def test_each_other_broken_promise_is_found(entry: Entry, sentence: str) -> None
 
 def test_a_401_that_chaos_explains_breaks_no_promise() -> None:
     """The access tokens were revoked twice, say."""
-    found = verdict.examine([*REFRESH, book.Surfaced("1.1", "revoked early")])
+    found = verdict.examine([*REFRESH, event_log.Surfaced("1.1", "revoked early")])
     assert (found.broken, found.counts["401s that callers got, explained"]) == ([], 1)
 
 
 def test_a_sign_in_may_be_lost_to_two_lost_attempts_and_not_to_one() -> None:
     """By design a refresh token is sent once more after a lost answer, and never again."""
-    end = [book.Told("2.1", "GrantLost"), book.SignedIn("r1")]
+    end = [event_log.Told("2.1", "GrantLost"), event_log.SignedIn("r1")]
     assert broken(*lost("1.1", 1), *lost("2.1", 2), *end) == ""
     assert broken(*lost("1.1", 1), *end) == "1 sign-ins were lost for no good reason."
 
 
 def test_a_holder_that_was_killed_counts_as_a_lost_attempt() -> None:
     """Nobody knows whether it had sent anything."""
-    killed = [book.Claimed("2.1", "r1"), book.Killed("2.1", "at random"), book.Reaped("2.1", "r1")]
-    end = [book.Told("3.1", "GrantLost"), book.SignedIn("r1")]
+    killed = [
+        event_log.Claimed("2.1", "r1"),
+        event_log.Killed("2.1", "at random"),
+        event_log.Reaped("2.1", "r1"),
+    ]
+    end = [event_log.Told("3.1", "GrantLost"), event_log.SignedIn("r1")]
     assert broken(*lost("1.1", 1), *killed, *end) == ""
-    released = [killed[0], book.Released("2.1"), *killed[1:]]
+    released = [killed[0], event_log.Released("2.1"), *killed[1:]]
     assert broken(*lost("1.1", 1), *released, *end) == "1 sign-ins were lost for no good reason."
 
 
@@ -221,7 +238,7 @@ def report(**changes: object) -> Report:
         "entries": list(REFRESH),
         "lines": [],
         "stats": ServerStats(),
-        "refusals": [],
+        "invalid_requests": [],
         "requests": 10,
         "failures": Counter({"GrantRejected": 1, "RateLimited": 2, "status 401": 1}),
         "unauthorized": Counter({"expired": 3}),
@@ -247,7 +264,7 @@ def test_the_weather_breaks_no_promise() -> None:
         {"unauthorized": Counter({"no bearer": 1})},
         {"unauthorized": Counter({"unknown bearer": 1})},
         {"unauthorized": Counter({"none": 1})},
-        {"refusals": ["the URL has a query"]},
+        {"invalid_requests": ["the URL has a query"]},
     ],
     ids=str,
 )

@@ -11,10 +11,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tokensession.cli import pipes
-from tokensession.cli.naive import NaiveClient, provider_for, sign_in
-from tokensession.cli.pipes import Child, ChildFailed
-from tokensession.cli.until_signal import until_signal
+from tokensession.cli import child_process
+from tokensession.cli.baseline import BaselineClient, provider_for, sign_in
+from tokensession.cli.child_process import Child, ChildFailed
+from tokensession.cli.run_until_signal import until_signal
 from tokensession.errors import GrantRejected
 from tokensession.testing import FakeClock, OtoServer, PriavaServer
 
@@ -26,14 +26,14 @@ def test_one_naive_client_alone_does_well(tmp_path: Path) -> None:
         async with asyncio.timeout(GUARD), PriavaServer() as server, aiohttp.ClientSession() as http:
             provider = provider_for("priava", server.credentials)
             await sign_in(provider, http, tmp_path / "token.json")
-            client = NaiveClient(provider, http, tmp_path / "token.json")
+            client = BaselineClient(provider, http, tmp_path / "token.json")
             assert await client.get("/echo") == 200
             server.revoke_access_tokens()
             assert await client.get("/echo") == 200
             client._mine["renew_at"] = 0.0
             assert await client.get("/echo") == 200
             assert server.stats.token_requests == 3
-            assert server.stats.reuse_detections == server.stats.refusals == 0
+            assert server.stats.reuse_detections == server.stats.invalid_requests == 0
 
     asyncio.run(main())
 
@@ -43,7 +43,7 @@ def test_two_naive_clients_at_the_same_moment_sign_everybody_out(tmp_path: Path)
         async with asyncio.timeout(GUARD), PriavaServer() as server, aiohttp.ClientSession() as http:
             provider = provider_for("priava", server.credentials)
             await sign_in(provider, http, tmp_path / "token.json")
-            clients = [NaiveClient(provider, http, tmp_path / "token.json") for _ in range(2)]
+            clients = [BaselineClient(provider, http, tmp_path / "token.json") for _ in range(2)]
             for client in clients:
                 client._mine["renew_at"] = 0.0
             async with server.hold("before") as gate:
@@ -53,7 +53,7 @@ def test_two_naive_clients_at_the_same_moment_sign_everybody_out(tmp_path: Path)
             assert any(isinstance(result, GrantRejected) for result in results)
             assert server.stats.reuse_detections == 1
             with pytest.raises(GrantRejected):
-                await NaiveClient(provider, http, tmp_path / "token.json").get("/echo")
+                await BaselineClient(provider, http, tmp_path / "token.json").get("/echo")
 
     asyncio.run(main())
 
@@ -74,7 +74,7 @@ def test_naive_clients_of_a_permanent_refresh_token_only_waste_requests(tmp_path
         async with asyncio.timeout(GUARD), OtoServer(clock=clock) as server, aiohttp.ClientSession() as http:
             provider = provider_for("oto", server.credentials)
             await sign_in(provider, http, tmp_path / "token.json")
-            clients = [NaiveClient(provider, http, tmp_path / "token.json") for _ in range(5)]
+            clients = [BaselineClient(provider, http, tmp_path / "token.json") for _ in range(5)]
             clock.advance(3600)
             assert [await client.get("/echo") for client in clients] == [200] * 5
             assert (server.stats.expiries, server.stats.token_requests) == (2, 6)
@@ -121,7 +121,7 @@ def test_a_load_that_cannot_start_ends_its_process_and_says_why(tmp_path: Path) 
 
 def test_a_child_that_does_not_leave_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        child = await Child.start("server", "tokensession.cli.hosts")
+        child = await Child.start("server", "tokensession.cli.demo_servers")
         child.tell(lifetime=2)
         directory = Path((await child.hear())["directory"])
         child._process.send_signal(signal.SIGSTOP)  # or it may have left before it is killed
@@ -129,7 +129,7 @@ def test_a_child_that_does_not_leave_is_killed(monkeypatch: pytest.MonkeyPatch) 
         assert child._process.returncode == -signal.SIGKILL
         shutil.rmtree(directory)
 
-    monkeypatch.setattr(pipes, "_GRACE", 0.0)
+    monkeypatch.setattr(child_process, "_GRACE", 0.0)
     asyncio.run(main())
 
 

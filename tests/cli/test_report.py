@@ -43,7 +43,7 @@ def test_more_expiries_than_asked_for_are_no_problem() -> None:
             "priava: 3 requests failed (2 ClientError, 1 status 401).",
         ),
         (replace(GOOD, reuse_detections=1), "priava: a spent refresh token was sent again."),
-        (replace(GOOD, refusals=2), "priava: 2 token requests were not byte-exact."),
+        (replace(GOOD, invalid_requests=2), "priava: 2 token requests were not byte-exact."),
         (replace(GOOD, requests=0), "priava: no request was made."),
         (replace(GOOD, expiries=4, token_requests=4), "priava: 4 expiries of 6 were reached."),
     ],

@@ -7,18 +7,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tokensession import ManagedSource, Policy
+from tokensession._refresh.state import TokenState, decode
 from tokensession.events import Event
 from tokensession.providers import OAuth2
-from tokensession.providers.base import TokenReply
-from tokensession.record import Grant, decode
+from tokensession.providers.protocol import TokenResponse
 from tokensession.stores import MemoryStore
-from tokensession.stores.base import Store
-from tokensession.testing import FakeClock, ScriptedEndpoint, reply
+from tokensession.stores.protocol import Store
+from tokensession.testing import FakeClock, ScriptedTransport, token_response
 
 LIFE = 3600
 
 
-def token_reply(number: int, *, life: float | None = LIFE, refresh: str | None = "rotating") -> TokenReply:
+def success(number: int, *, life: float | None = LIFE, refresh: str | None = "rotating") -> TokenResponse:
     """The reply that brings `access-N`, and `refresh-N` unless told otherwise."""
     document: dict[str, Any] = {"access_token": f"access-{number}", "token_type": "Bearer"}
     if life is not None:
@@ -27,12 +27,12 @@ def token_reply(number: int, *, life: float | None = LIFE, refresh: str | None =
         document["refresh_token"] = f"refresh-{number}"
     elif refresh is not None:
         document["refresh_token"] = refresh
-    return reply(document)
+    return token_response(document)
 
 
-def invalid_grant() -> TokenReply:
+def invalid_grant() -> TokenResponse:
     """The provider's refusal of a refresh token."""
-    return reply({"error": "invalid_grant"}, status=400)
+    return token_response({"error": "invalid_grant"}, status=400)
 
 
 class Rig:
@@ -51,7 +51,7 @@ class Rig:
     ) -> None:
         self.clock = clock or FakeClock(jitter=0.0)
         self.store = store if store is not None else MemoryStore(clock=self.clock)
-        self.endpoint = ScriptedEndpoint(*script)
+        self.transport = ScriptedTransport(*script)
         self.events: list[Event] = []
         self.provider = OAuth2(
             token_url="https://id.example.com/token",
@@ -66,7 +66,7 @@ class Rig:
             self.provider.strategy = replace(self.provider.strategy, replay_leeway=leeway)
         self.source = ManagedSource(
             self.provider,
-            self.endpoint,
+            self.transport,
             store=self.store,
             key=key,
             policy=policy,
@@ -77,13 +77,13 @@ class Rig:
     @property
     def posts(self) -> int:
         """Token requests so far."""
-        return len(self.endpoint.requests)
+        return len(self.transport.requests)
 
     def sent(self, index: int = -1) -> str:
         """The body of a token request."""
-        return self.endpoint.requests[index].body.decode()
+        return self.transport.requests[index].body.decode()
 
-    async def stored(self) -> Grant | None:
+    async def stored(self) -> TokenState | None:
         """What the store has under the key."""
         record = await self.store.load(self.source.key)
         return decode(record.data) if record else None
@@ -94,7 +94,7 @@ class Rig:
 
     async def landed(self) -> None:
         """Wait until no refresh is under way."""
-        while self.source.snapshot().in_flight:
+        while self.source.snapshot().refreshing:
             await asyncio.sleep(0)
 
 

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Self
 from urllib.parse import parse_qs
 
-from _rig import token_reply
+from _rig import success
 
-from tokensession.providers.base import TokenReply, TokenRequest
-from tokensession.testing import reply
+from tokensession.providers.protocol import TokenRequest, TokenResponse
+from tokensession.testing import token_response
 
 REFRESH = "tokensession refresh"
 """How the task of a refresh is named."""
@@ -113,7 +113,7 @@ class _Stepped(Coroutine[Any, Any, Any]):
 class Provider:
     """The honest other side, without a network: refresh tokens rotate, and each is good once.
 
-    `answer` is a line for a `ScriptedEndpoint`. It gives up the processor before the refresh token is
+    `answer` is a line for a `ScriptedTransport`. It gives up the processor before the refresh token is
     spent and after, as a request on the wire does. `issued` is the number of the last token.
     """
 
@@ -127,18 +127,18 @@ class Provider:
         """How many requests came with a refresh token that had been sent before."""
         return len(self.sent) - len(set(self.sent))
 
-    def answer(self, request: TokenRequest) -> Awaitable[TokenReply]:
+    def answer(self, request: TokenRequest) -> Awaitable[TokenResponse]:
         """Redeem what the request brings."""
         return self._answer(parse_qs(request.body.decode())["refresh_token"][0])
 
-    async def _answer(self, refresh_token: str) -> TokenReply:
+    async def _answer(self, refresh_token: str) -> TokenResponse:
         self.sent.append(refresh_token)
         for _ in range(6):
             await asyncio.sleep(0)
         if refresh_token != self.good:
-            return reply({"error": "invalid_grant"}, status=400)
+            return token_response({"error": "invalid_grant"}, status=400)
         self.issued += 1
         self.good = f"refresh-{self.issued}"
-        answer = token_reply(self.issued)
+        answer = success(self.issued)
         await asyncio.sleep(0)
         return answer

@@ -6,14 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
-from _rig import LIFE, Rig, run, token_reply
+from _rig import LIFE, Rig, run, success
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokensession import NotSent, TokenUnavailable, Verdict
-from tokensession.freshness import Policy, deadlines
+from tokensession import Freshness, NotSent, TokenUnavailable
+from tokensession._refresh.schedule import deadlines
+from tokensession.policy import Policy
 from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, Held, reply
+from tokensession.testing import FakeClock, Paused, token_response
 from tokensession.token import Token
 
 DAY = 86_400.0
@@ -48,14 +49,14 @@ def test_f34_a_token_that_expired_while_the_machine_slept_is_not_served(noticed:
     async def scene() -> None:
         clock = FakeClock()
         store = MemoryStore(clock=clock)
-        one = Rig(token_reply(1), store=store, clock=clock)
+        one = Rig(success(1), store=store, clock=clock)
         await one.access()
-        rig = Rig(token_reply(2), store=store, clock=clock) if shared else one
-        one.endpoint.script(token_reply(2))
+        rig = Rig(success(2), store=store, clock=clock) if shared else one
+        one.transport.script(success(2))
         assert await rig.access() == "access-1"
         clock.advance(LIFE)  # the lid was closed for so long
         clock.step_wall(-LIFE * (1 - noticed))  # and so much of it the wall clock has noticed
-        assert rig.source.snapshot().verdict is Verdict.EXPIRED
+        assert rig.source.snapshot().freshness is Freshness.EXPIRED
         assert await rig.access() == "access-2"
 
     run(scene)
@@ -72,7 +73,7 @@ def test_f34_f35_a_clock_that_counts_sleep_is_read_alone_and_the_wall_clock_once
             looks.append("wall")
             return FakeClock.wall(clock)
 
-        rig = Rig(token_reply(1), token_reply(2), token_reply(3), clock=clock)
+        rig = Rig(success(1), success(2), success(3), clock=clock)
         await rig.access()
         clock.wall = wall  # type: ignore[method-assign]
         for _ in range(100):
@@ -94,10 +95,10 @@ def test_f34_a_boot_clock_that_stood_still_while_the_machine_slept_is_no_excuse_
     """Where the monotonic clock does not count sleep, the wall clock alone ends the token's life."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1), token_reply(2))
+        rig = Rig(success(1), success(2))
         await rig.access()
         rig.clock.step_wall(LIFE)
-        assert rig.source.snapshot().verdict is Verdict.EXPIRED
+        assert rig.source.snapshot().freshness is Freshness.EXPIRED
         assert await rig.access() == "access-2"
 
     run(scene)
@@ -110,18 +111,18 @@ def test_f35_the_wall_clock_may_step_at_any_moment(moment: str, step: float) -> 
 
     async def scene() -> None:
         clock = Watched(jitter=0.5)
-        held = Held(token_reply(2))
-        rig = Rig(token_reply(1), clock=clock)
+        held = Paused(success(2))
+        rig = Rig(success(1), clock=clock)
         await rig.access()
         if moment == "fresh":
-            rig.endpoint.script(token_reply(2))
+            rig.transport.script(success(2))
             clock.step_wall(step)
         elif moment == "due":
-            rig.endpoint.script(token_reply(2))
+            rig.transport.script(success(2))
             clock.advance(LIFE - 299)
             clock.step_wall(step)
         elif moment == "in the request":
-            rig.endpoint.script(held)
+            rig.transport.script(held)
             clock.advance(LIFE)
             caller = asyncio.create_task(rig.access())
             await held.arrived.wait()
@@ -129,7 +130,7 @@ def test_f35_the_wall_clock_may_step_at_any_moment(moment: str, step: float) -> 
             held.release()
             await caller
         elif moment == "in the cool-down":
-            rig.endpoint.script(NotSent("no route"), token_reply(2))
+            rig.transport.script(NotSent("no route"), success(2))
             clock.advance(LIFE)
             with pytest.raises(NotSent):
                 await rig.access()
@@ -139,12 +140,12 @@ def test_f35_the_wall_clock_may_step_at_any_moment(moment: str, step: float) -> 
             assert caught.value.retry_after == 0.5, "pauses do not depend on the wall clock"
             clock.advance(1)
         else:
-            rig.endpoint.script(token_reply(2))
+            rig.transport.script(success(2))
             clock.advance(LIFE - 299)
             await rig.access()
             clock.step_wall(step)
         before = rig.posts
-        rig.endpoint.script(token_reply(3))
+        rig.transport.script(success(3))
         for _ in range(20):
             await rig.access()
             await rig.landed()
@@ -164,7 +165,7 @@ def test_f35_a_clock_that_is_wrong_by_an_hour_changes_nothing(wrong: float) -> N
 
     async def moments(offset: float) -> list[float]:
         clock = FakeClock(wall=1_750_000_000.0 + offset, jitter=0.0)
-        rig = Rig(*(token_reply(number) for number in range(1, 20)), clock=clock)
+        rig = Rig(*(success(number) for number in range(1, 20)), clock=clock)
         asked = []
         for _ in range(360):
             posts = rig.posts
@@ -197,7 +198,7 @@ def test_f36_for_lives_from_1_s_to_30_days_no_window_becomes_a_refresh_loop(
 
     async def scene() -> None:
         clock = FakeClock(jitter=jitter)
-        rig = Rig(*(token_reply(number, life=life) for number in range(1, 9)), clock=clock)
+        rig = Rig(*(success(number, life=life) for number in range(1, 9)), clock=clock)
         await rig.access()
         began = clock.boot()
         while clock.boot() - began < 3 * life:
@@ -235,8 +236,11 @@ def test_f35_f36_a_life_that_the_provider_misstates_cannot_make_a_loop() -> None
 
     async def scene() -> None:
         lives: list[Any] = [1, 0, -5, 1, 0.5, 1]
-        replies = [reply({"access_token": f"access-{n}", "expires_in": life}) for n, life in enumerate(lives)]
-        rig = Rig(*replies)
+        responses = [
+            token_response({"access_token": f"access-{n}", "expires_in": life})
+            for n, life in enumerate(lives)
+        ]
+        rig = Rig(*responses)
         for number in range(len(lives)):
             assert await rig.access() == f"access-{number}"
             rig.clock.advance(1)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from _rig import Rig, run, token_reply, turns
+from _rig import Rig, run, success, turns
 
 from tokensession import OutcomeUnknown, StoreUnavailable, TokenSessionError
-from tokensession.providers.base import TokenReply, TokenRequest
+from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import MemoryStore
-from tokensession.stores.base import Record
+from tokensession.stores.protocol import Record
 from tokensession.testing import FakeClock
 
 LONGEST = 10 + 30 + 20 + 10 + 20
@@ -29,13 +29,13 @@ async def ended(rig: Rig, caller: asyncio.Task[str]) -> float:
     raise AssertionError(f"no end after {LONGEST} s")
 
 
-async def never(_request: TokenRequest) -> TokenReply:
+async def never(_request: TokenRequest) -> TokenResponse:
     """Hangs."""
     await asyncio.Event().wait()
     raise AssertionError
 
 
-async def tidies_up(_request: TokenRequest) -> TokenReply:
+async def tidies_up(_request: TokenRequest) -> TokenResponse:
     """Hangs, and when it is stopped takes a few turns to close its connection."""
     try:
         await asyncio.Event().wait()
@@ -45,16 +45,16 @@ async def tidies_up(_request: TokenRequest) -> TokenReply:
     raise AssertionError
 
 
-async def answers_when_stopped(_request: TokenRequest) -> TokenReply:
+async def answers_when_stopped(_request: TokenRequest) -> TokenResponse:
     """Takes its cancellation for a reason to hurry."""
     try:
         await asyncio.Event().wait()
     except asyncio.CancelledError:
-        return token_reply(1)
+        return success(1)
     raise AssertionError
 
 
-async def fails_when_stopped(_request: TokenRequest) -> TokenReply:
+async def fails_when_stopped(_request: TokenRequest) -> TokenResponse:
     """Raises something of its own when it is stopped."""
     try:
         await asyncio.Event().wait()
@@ -63,30 +63,30 @@ async def fails_when_stopped(_request: TokenRequest) -> TokenReply:
     raise AssertionError
 
 
-async def busy(_request: TokenRequest) -> TokenReply:
+async def busy(_request: TokenRequest) -> TokenResponse:
     """Does something all the time, and comes to nothing."""
     while True:
         await asyncio.sleep(0)
 
 
-ENDPOINTS: list[Any] = [never, tidies_up, answers_when_stopped, fails_when_stopped, busy]
+TRANSPORTS: list[Any] = [never, tidies_up, answers_when_stopped, fails_when_stopped, busy]
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.__name__)
+@pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda transport: transport.__name__)
 @pytest.mark.parametrize("rotates", [False, True], ids=["permanent", "rotating"])
 def test_f03_f10_the_token_request_is_over_by_its_deadline_whatever_the_endpoint_does(
-    endpoint: Callable[..., Any], rotates: bool
+    transport: Callable[..., Any], rotates: bool
 ) -> None:
-    """A request that never ends is ended after Policy.post_timeout, and the next caller starts afresh."""
+    """A request that never ends is ended after Policy.request_timeout, and the next caller starts afresh."""
 
     async def scene() -> None:
-        rig = Rig(endpoint, token_reply(2), rotates=rotates)
+        rig = Rig(transport, success(2), rotates=rotates)
         callers = [asyncio.create_task(rig.access()) for _ in range(10)]
-        assert await ended(rig, callers[0]) == rig.source._renewal.policy.post_timeout == 20
+        assert await ended(rig, callers[0]) == rig.source._transaction.policy.request_timeout == 20
         for caller in callers:
             with pytest.raises(OutcomeUnknown):
                 await caller
-        assert rig.endpoint.timeouts == [(5, 20)], "the endpoint is told of it, too"
+        assert rig.transport.timeouts == [(5, 20)], "the endpoint is told of it, too"
         stored = await rig.stored()
         assert (stored is not None and stored.attempt is not None) is rotates
         rig.clock.advance(1)
@@ -102,7 +102,7 @@ def test_f03_f10_an_endpoint_that_cannot_be_stopped_does_not_hold_up_the_flight(
     async def scene() -> None:
         stopped = asyncio.Event()
 
-        async def deaf(_request: TokenRequest) -> TokenReply:
+        async def deaf(_request: TokenRequest) -> TokenResponse:
             while not stopped.is_set():
                 try:
                     await stopped.wait()
@@ -110,7 +110,7 @@ def test_f03_f10_an_endpoint_that_cannot_be_stopped_does_not_hold_up_the_flight(
                     continue
             raise ConnectionError
 
-        rig = Rig(deaf, token_reply(2), rotates=False)
+        rig = Rig(deaf, success(2), rotates=False)
         caller = asyncio.create_task(rig.access())
         try:
             assert await ended(rig, caller) <= 22
@@ -167,8 +167,8 @@ def test_f03_a_store_that_hangs_anywhere_does_not_hold_up_the_flight(where: str)
     async def scene() -> None:
         clock = FakeClock(jitter=0.5)
         store = Stuck(where, clock=clock)
-        bad = RuntimeError("a reader that fails") if where == "abandon" else token_reply(1)
-        rig = Rig(bad, token_reply(2), store=store, clock=clock, rotates=False)
+        bad = RuntimeError("a reader that fails") if where == "abandon" else success(1)
+        rig = Rig(bad, success(2), store=store, clock=clock, rotates=False)
         caller = asyncio.create_task(rig.access())
         try:
             await ended(rig, caller)
@@ -177,7 +177,7 @@ def test_f03_a_store_that_hangs_anywhere_does_not_hold_up_the_flight(where: str)
             else:
                 with pytest.raises(StoreUnavailable if where != "abandon" else TokenSessionError):
                     await caller
-            assert not rig.source.snapshot().in_flight
+            assert not rig.source.snapshot().refreshing
         finally:
             store.mended.set()
             await asyncio.gather(caller, return_exceptions=True)

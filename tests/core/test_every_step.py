@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _rig import LIFE, Rig, run, token_reply, turns
-from _shelf import STORES, Shelf
+from _rig import LIFE, Rig, run, success, turns
+from _shared_store import STORES, Shelf
 from _steps import REFRESH, Provider, Steps
 
 from tokensession import ClaimTimeout, NotSent, Policy, SignInRequired
-from tokensession.providers.base import TokenReply, TokenRequest
+from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import MemoryStore
-from tokensession.stores.base import Record
+from tokensession.stores.protocol import Record
 from tokensession.testing import FakeClock
 
 LEAST = {"memory": 8, "file": 10, "sqlite": 10}
@@ -108,7 +108,7 @@ def test_f01_the_first_caller_may_be_cancelled_at_any_suspension_of_the_refresh(
             assert leader.cancelled() is steps.reached
             assert {await task for task in others + late} == {f"access-{number}"}
             assert (len(provider.sent), number) == (1 + earlier, 1 + earlier)
-            assert not life.rig.source.snapshot().in_flight
+            assert not life.rig.source.snapshot().refreshing
             assert strangers() == set()
             await life.end()
             stored = await shelf.stored()
@@ -136,7 +136,7 @@ def test_f02_a_waiter_may_be_cancelled_at_any_suspension_of_the_refresh(
         async def scene() -> None:
             shelf, provider = Shelf(kind, tmp_path / str(k), FakeClock()), Provider()
             life = await prepared(shelf, provider, earlier=earlier)
-            flights = life.rig.source.snapshot().flights
+            flights = life.rig.source.snapshot().refreshes
             with Steps(at=k, then=lambda: waiter.cancel()) as steps:
                 leader = asyncio.create_task(life.rig.access())
                 waiter = asyncio.create_task(life.rig.access())
@@ -144,7 +144,7 @@ def test_f02_a_waiter_may_be_cancelled_at_any_suspension_of_the_refresh(
             reached.append(steps.reached)
             assert waiter.cancelled() is steps.reached
             assert await leader == f"access-{provider.issued}"
-            assert life.rig.source.snapshot().flights == flights + 1
+            assert life.rig.source.snapshot().refreshes == flights + 1
             assert len(provider.sent) == 1 + earlier
             await life.end()
             assert await shelf.mark() is None
@@ -204,7 +204,7 @@ def test_f02_a_claim_that_is_cancelled_at_any_suspension_leaves_no_lock_behind(
     points(once, least[contended])
 
 
-async def unreachable(_request: TokenRequest) -> TokenReply:
+async def unreachable(_request: TokenRequest) -> TokenResponse:
     """Some turns of the loop, as a connection takes that is refused."""
     for _ in range(3):
         await asyncio.sleep(0)
@@ -220,12 +220,12 @@ def test_f04_a_caller_that_comes_at_any_suspension_of_a_dying_flight_gets_a_soun
         reached: list[bool] = []
 
         async def scene() -> None:
-            rig = Rig(unreachable, token_reply(1), policy=Policy(expired_back_off=0))
+            rig = Rig(unreachable, success(1), policy=Policy(waiting_back_off=0))
             late: list[asyncio.Task[str]] = []
             joined: list[bool] = []
 
             async def comes() -> str:
-                joined.append(rig.source.snapshot().in_flight)
+                joined.append(rig.source.snapshot().refreshing)
                 return await rig.access()
 
             def arrive() -> None:
@@ -265,12 +265,12 @@ def test_f04_in_no_turn_of_the_loop_is_a_caller_given_a_dead_flights_error() -> 
     """Callers come in every turn while a flight dies: each shares its error or starts anew; none hangs."""
 
     async def scene() -> None:
-        rig = Rig(unreachable, token_reply(1), policy=Policy(expired_back_off=0))
+        rig = Rig(unreachable, success(1), policy=Policy(waiting_back_off=0))
         callers: list[asyncio.Task[str]] = []
         in_time: list[bool] = []
 
         async def comes() -> str:
-            in_time.append(rig.source.snapshot().flights <= 1 and rig.posts <= 1 and not failed())
+            in_time.append(rig.source.snapshot().refreshes <= 1 and rig.posts <= 1 and not failed())
             return await rig.access()
 
         def failed() -> bool:
@@ -338,7 +338,7 @@ def test_f03_f04_a_flight_cancelled_before_its_first_step_is_not_joined_for_ever
     """A refresh that is cancelled before it has begun lands: nobody waits for it, the next one starts."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1))
+        rig = Rig(success(1))
         caller = asyncio.create_task(rig.access())
         await asyncio.sleep(0)
         (flight,) = (task for task in strangers() if task.get_name().startswith(REFRESH))

@@ -12,9 +12,9 @@ import pytest
 from _rig import run
 from _steps import REFRESH, Steps
 
-from tokensession import AiohttpEndpoint, AuthedSession, ManagedSource
+from tokensession import AiohttpTransport, AuthedSession, ManagedSource
+from tokensession._refresh.state import decode
 from tokensession.providers import Priava
-from tokensession.record import decode
 from tokensession.stores import FileStore
 from tokensession.testing import FakeClock, PriavaServer
 
@@ -30,8 +30,8 @@ class Desk:
         self.clock = clock
         self.directory = directory
         self.store = FileStore(directory, clock=clock)
-        provider = Priava(**(server.credentials | {"code": server.new_seed()}))
-        source = ManagedSource(provider, AiohttpEndpoint(), store=self.store, clock=clock)
+        provider = Priava(**(server.credentials | {"code": server.new_credential()}))
+        source = ManagedSource(provider, AiohttpTransport(), store=self.store, clock=clock)
         self.session = AuthedSession(source)
 
     async def get(self) -> int:
@@ -101,7 +101,7 @@ def test_f01_over_real_http_the_caller_may_be_cancelled_wherever_the_refresh_sta
     run(scene)
 
 
-@pytest.mark.parametrize("reason", ["expired", "refused"])
+@pytest.mark.parametrize("reason", ["expired", "error_response"])
 def test_f01_a_request_may_be_cancelled_at_each_of_its_own_suspensions(tmp_path: Path, reason: str) -> None:
     """Wherever session.get() is cancelled around a refresh: one POST, the other answered, nothing leaked."""
 

@@ -11,7 +11,7 @@ import asyncio, os, sys, warnings
 from tokensession import ManagedSource
 from tokensession.providers import Oto
 from tokensession.stores import SQLiteStore
-from tokensession.testing import reply
+from tokensession.testing import token_response
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of 3.12, that a process with threads forks
 parent = os.getpid()
@@ -24,7 +24,7 @@ class Endpoint:
         assert os.getpid() == parent, "a second token request"
         self.asked.set()
         await self.answer.wait()
-        return reply({"access_token": "the-one-token", "expires_in": 3600})
+        return token_response({"access_token": "the-one-token", "expires_in": 3600})
 
 async def child(source):
     print("child", (await source.token()).access_token, flush=True)

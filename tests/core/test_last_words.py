@@ -8,21 +8,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from _odd import Gate, OddStore, down, hang
-from _rig import Rig, asleep, run, token_reply, turns
+from _rig import Rig, asleep, run, success, turns
+from _scripted_store import Gate, OddStore, down, hang
 
-from tokensession import (
-    ConfigurationError,
-    SignedOut,
-    StoreUnavailable,
-    TokenUnavailable,
-)
+from tokensession import ConfigurationError, SignedOut, StoreUnavailable, TokenUnavailable
+from tokensession._refresh.single_flight import SharedTask
+from tokensession._refresh.state import TokenState, encode
 from tokensession.clock import within
 from tokensession.events import RefreshFailed, Saved
-from tokensession.flight import Flight
-from tokensession.record import Grant, encode
 from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, Held
+from tokensession.testing import FakeClock, Paused
 
 
 def odd(*script: Any, **options: Any) -> tuple[Rig, OddStore, FakeClock]:
@@ -31,9 +26,9 @@ def odd(*script: Any, **options: Any) -> tuple[Rig, OddStore, FakeClock]:
     return Rig(*script, store=store, clock=clock, **options), store, clock
 
 
-def flight_of(rig: Rig) -> Flight[Any]:
+def flight_of(rig: Rig) -> SharedTask[Any]:
     """The one that is under way."""
-    (flight,) = rig.source._refreshes._flights.under_way
+    (flight,) = rig.source._coordinator._tasks.running
     return flight
 
 
@@ -49,7 +44,7 @@ def test_f41_a_sign_out_while_a_sign_in_lets_go_of_an_old_claim_is_not_undone() 
     """A sign-out that comes while a sign-in tidies up wins, in the store and in memory."""
 
     async def scene() -> None:
-        rig, store, _ = odd(token_reply(1), token_reply(2))
+        rig, store, _ = odd(success(1), success(2))
         store.steps["commit"] = down
         assert await rig.access() == "access-1", "unsaved, and the claim is kept"
         gate = store.steps["abandon"] = Gate()
@@ -69,7 +64,7 @@ def test_f41_a_refresh_that_was_stored_before_a_sign_out_is_not_served_after_it(
     """A refresh that learns of its own success after a sign-out publishes nothing."""
 
     async def scene() -> None:
-        rig, store, _ = odd(token_reply(1))
+        rig, store, _ = odd(success(1))
         gate = store.steps["committed"] = Gate()
         asking = asyncio.create_task(rig.access())
         await gate.arrived.wait()
@@ -88,7 +83,7 @@ def test_f41_a_sign_out_during_the_first_refresh_from_the_seed_stays() -> None:
     """The seed's own first token does not outlive a sign-out that came while it was on its way."""
 
     async def scene() -> None:
-        held = Held(token_reply(1))
+        held = Paused(success(1))
         rig = Rig(held)
         asking = asyncio.create_task(rig.access())
         await held.arrived.wait()
@@ -109,7 +104,7 @@ def test_f27_a_sign_in_that_could_not_be_stored_is_not_forgotten_by_a_flight_tha
     """A sign-in while an older token is being saved: the sign-in is what is served and stored."""
 
     async def scene() -> None:
-        rig, store, _ = odd(token_reply(1), token_reply(2), token_reply(3))
+        rig, store, _ = odd(success(1), success(2), success(3))
         store.steps["commit"] = down
         await rig.access()
         gate = store.steps["commit"] = Gate()
@@ -121,7 +116,7 @@ def test_f27_a_sign_in_that_could_not_be_stored_is_not_forgotten_by_a_flight_tha
         gate.open.set()
         await asyncio.gather(asked, return_exceptions=True)
         await turns()
-        assert "refresh_token=refresh-1" not in "".join(r.body.decode() for r in rig.endpoint.requests)
+        assert "refresh_token=refresh-1" not in "".join(r.body.decode() for r in rig.transport.requests)
         assert await stored(rig) == await rig.access()
         await rig.source.aclose()
 
@@ -135,15 +130,15 @@ def test_f20_without_rotation_a_late_refresh_does_not_replace_a_newer_token(who:
     async def scene() -> None:
         clock = FakeClock()
         store = MemoryStore(clock=clock)
-        held = Held(token_reply(1, refresh=None))
-        rig = Rig(held, token_reply(2, refresh=None), rotates=False, store=store, clock=clock)
+        held = Paused(success(1, refresh=None))
+        rig = Rig(held, success(2, refresh=None), rotates=False, store=store, clock=clock)
         asking = asyncio.create_task(rig.access())
         await held.arrived.wait()
         if who == "a sign-in":
             await rig.source.sign_in(refresh_token="seed-token")
         else:
             store._holders.clear()  # a lease that has lapsed
-            other = Rig(token_reply(2, refresh=None), rotates=False, store=store, clock=clock)
+            other = Rig(success(2, refresh=None), rotates=False, store=store, clock=clock)
             assert await other.access() == "access-2"
         held.release()
         await asking
@@ -160,7 +155,7 @@ def test_f18_closing_saves_at_once_what_waits_for_its_next_try() -> None:
     """The pause before the next try may be longer than the grace period: the store may be well again."""
 
     async def scene() -> None:
-        rig, store, clock = odd(token_reply(1))
+        rig, store, clock = odd(success(1))
         store.steps["commit"] = down
         await rig.access()
         for pause in (1, 2, 4, 8, 16):
@@ -179,16 +174,16 @@ def test_f18_closing_that_could_not_save_lets_others_go_on() -> None:
     """The claim of what could not be stored ends with the closing, which says so."""
 
     async def scene() -> None:
-        rig, store, clock = odd(token_reply(1))
+        rig, store, clock = odd(success(1))
         store.steps["commit"] = down
         await rig.access()
         closing = asyncio.create_task(rig.source.aclose())
         await turns()
         clock.advance(25)
-        with pytest.raises(StoreUnavailable, match="before closing"):
+        with pytest.raises(StoreUnavailable, match="before the session closed"):
             await closing
         store.steps.clear()
-        assert await Rig(token_reply(2), store=store, clock=clock).access() == "access-2"
+        assert await Rig(success(2), store=store, clock=clock).access() == "access-2"
 
     run(scene)
 
@@ -197,7 +192,7 @@ def test_f18_closing_says_so_if_a_store_that_hangs_kept_a_new_token_from_being_s
     """A commit that never ends is not taken for an end in order."""
 
     async def scene() -> None:
-        held = Held(token_reply(1))
+        held = Paused(success(1))
         rig, store, clock = odd(held)
         store.steps["commit"] = hang
         asking = asyncio.create_task(rig.access())
@@ -210,7 +205,7 @@ def test_f18_closing_says_so_if_a_store_that_hangs_kept_a_new_token_from_being_s
         for _ in range(40):
             clock.advance(1)
             await turns()
-        with pytest.raises(StoreUnavailable, match="before closing"):
+        with pytest.raises(StoreUnavailable, match="before the session closed"):
             await closing
         with pytest.raises(TokenUnavailable):
             await asking
@@ -222,7 +217,7 @@ def test_f18_when_the_grace_period_is_over_every_flight_is_stopped() -> None:
     """One that cannot be stopped does not keep the others from it."""
 
     async def scene() -> None:
-        one, other = Held(token_reply(1)), Held(token_reply(2))
+        one, other = Paused(success(1)), Paused(success(2))
         rig, store, clock = odd(one, other)
         release = asyncio.Event()
 
@@ -239,14 +234,14 @@ def test_f18_when_the_grace_period_is_over_every_flight_is_stopped() -> None:
         one.release()
         other.release()
         await turns()
-        flights = rig.source._refreshes._flights.under_way
+        flights = rig.source._coordinator._tasks.running
         assert len(flights) == 2
         closing = asyncio.create_task(rig.source.aclose())
         await turns()
         clock.advance(25)
         await turns()
         for flight in flights:
-            assert flight.landed or (flight._task is not None and flight._task.cancelling())
+            assert flight.done or (flight._task is not None and flight._task.cancelling())
         release.set()
         for _ in range(30):
             clock.advance(1)
@@ -274,11 +269,11 @@ def test_f02_a_claim_that_is_granted_as_the_flight_is_cancelled_is_let_go() -> N
     async def scene(turn: int) -> None:
         clock = FakeClock()
         store = MemoryStore(clock=clock)
-        rig = Rig(token_reply(1), store=store, clock=clock)
+        rig = Rig(success(1), store=store, clock=clock)
         asking = asyncio.create_task(rig.access())
         for _ in range(turn + 1):
             await asyncio.sleep(0)
-        if rig.source._refreshes._flights.under_way:
+        if rig.source._coordinator._tasks.running:
             flight_of(rig).cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await turns()
@@ -295,7 +290,7 @@ def test_f02_a_claim_that_somebody_abandons_as_closing_gives_up_is_not_kept() ->
         store = MemoryStore(clock=clock)
         other = await store.claim("account", seen=None, timeout=0)
         assert not isinstance(other, MemoryStore)
-        rig = Rig(token_reply(1), store=store, clock=clock)
+        rig = Rig(success(1), store=store, clock=clock)
         asking = asyncio.create_task(rig.access())
         await turns()
         closing = asyncio.create_task(rig.source.aclose())
@@ -315,14 +310,14 @@ def test_f01_a_reply_that_has_arrived_is_stored_although_the_flight_is_cancelled
     """In whichever turn after its arrival: the token that was received is stored."""
 
     async def scene(turn: int) -> None:
-        held = Held(token_reply(1))
+        held = Paused(success(1))
         rig = Rig(held)
         asking = asyncio.create_task(rig.access())
         await held.arrived.wait()
         held.release()
         for _ in range(turn + 2):  # by then the endpoint has it
             await asyncio.sleep(0)
-        if rig.source._refreshes._flights.under_way:
+        if rig.source._coordinator._tasks.running:
             flight_of(rig).cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await turns()
@@ -335,7 +330,7 @@ def test_f01_a_write_that_is_cancelled_twice_leaves_word_of_the_request() -> Non
     """If a new token cannot be stored before the end, the claim's mark stays behind."""
 
     async def scene(turn: int) -> None:
-        rig, store, clock = odd(token_reply(1))
+        rig, store, clock = odd(success(1))
         gate = store.steps["commit"] = Gate()
         asking = asyncio.create_task(rig.access())
         await gate.arrived.wait()
@@ -357,12 +352,12 @@ def test_f01_a_cancelled_request_whose_note_is_superseded_makes_no_second_one() 
     """A flight that is stopped stops, whatever it finds in the store."""
 
     async def scene() -> None:
-        held = Held(token_reply(1))
-        rig = Rig(held, token_reply(2))
+        held = Paused(success(1))
+        rig = Rig(held, success(2))
         asking = asyncio.create_task(rig.access())
         await held.arrived.wait()
-        assert rig.provider.seed is not None
-        await rig.store.put("account", encode(Grant(seed=rig.provider.seed.fingerprint)))
+        assert rig.provider.credential is not None
+        await rig.store.put("account", encode(TokenState(configured=rig.provider.credential.fingerprint)))
         flight_of(rig).cancel()
         with pytest.raises(TokenUnavailable):
             await asking
@@ -375,7 +370,7 @@ def test_f43_a_sign_in_that_is_stopped_as_the_store_fails_is_not_forgotten() -> 
     """Its token is unsaved, which closing will say, and its caller hears that it was stopped."""
 
     async def scene() -> None:
-        rig, store, _ = odd(token_reply(1))
+        rig, store, _ = odd(success(1))
         gate = Gate()
 
         async def put() -> None:
@@ -440,7 +435,7 @@ def test_f27_whatever_a_foreign_store_raises_a_rotated_token_is_served_and_kept(
     """A commit that raises what it may not is one that has failed: the token is saved again."""
 
     async def scene() -> None:
-        rig, store, clock = odd(token_reply(1))
+        rig, store, clock = odd(success(1))
         store.steps["commit"] = trouble
         assert await rig.access() == "access-1"
         assert rig.source.snapshot().unsaved
@@ -470,7 +465,7 @@ def test_two_who_save_the_same_token_tell_it_once() -> None:
     """The next flight saves first; the try in the background was under way."""
 
     async def scene() -> None:
-        rig, store, clock = odd(token_reply(1), token_reply(2))
+        rig, store, clock = odd(success(1), success(2))
         store.steps["commit"] = down
         await rig.access()
         gate = store.steps["commit"] = Gate()

@@ -14,9 +14,9 @@ import pytest
 from _rig import Rig, run
 
 from tokensession import ManagedSource
-from tokensession.record import Grant, encode
+from tokensession._refresh.state import TokenState, encode
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
-from tokensession.stores.base import Record, Store, new_version
+from tokensession.stores.protocol import Record, Store, new_version
 from tokensession.testing import FakeClock
 from tokensession.token import Token
 
@@ -166,7 +166,7 @@ def test_f44_a_refresh_leaves_nothing_behind_in_the_store_but_its_record() -> No
         assert repr(store) == "<MemoryStore 10000 records, 0 claims>"
         assert not store._waiters
         assert not store._interrupted
-        assert store._places.taken == store._places.waiting == 0
+        assert store._slots.in_use == store._slots.waiting == 0
 
     run(scene)
 
@@ -183,9 +183,9 @@ def test_f44_a_source_costs_at_most_two_kibibytes_however_many_there_are(
         clock = FakeClock(jitter=0.5)
         store = MemoryStore(clock=clock)
         rig = Rig(store=store, clock=clock)
-        assert rig.provider.seed is not None
+        assert rig.provider.credential is not None
         token = Token("a" * 40, clock.wall(), 3600.0, "r" * 40)
-        data = encode(Grant(seed=rig.provider.seed.fingerprint, token=token))
+        data = encode(TokenState(configured=rig.provider.credential.fingerprint, token=token))
         keys = [f"tenant-{number}" for number in range(few + many)]
         for key in keys if serving else []:
             await store.put(key, data)
@@ -194,7 +194,7 @@ def test_f44_a_source_costs_at_most_two_kibibytes_however_many_there_are(
             gc.collect()
             tracemalloc.start()
             sources = [
-                ManagedSource(rig.provider, rig.endpoint, store=store, key=key, clock=clock) for key in names
+                ManagedSource(rig.provider, rig.transport, store=store, key=key, clock=clock) for key in names
             ]
             for source in sources if serving else []:
                 await source.token()

@@ -9,12 +9,12 @@ from typing import Any
 
 import anyio
 import pytest
-from _rig import LIFE, Rig, asleep, invalid_grant, run, token_reply, turns
+from _rig import LIFE, Rig, asleep, invalid_grant, run, success, turns
 
-from tokensession import ClaimTimeout, NotSent, OutcomeUnknown, SignInRequired, Verdict
+from tokensession import ClaimTimeout, Freshness, NotSent, OutcomeUnknown, SignInRequired
 from tokensession.events import Adopted, Refreshed, RefreshFailed, RefreshStarted
 from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, Held
+from tokensession.testing import FakeClock, Paused
 
 
 @pytest.mark.parametrize("expired", [False, True], ids=["no token", "expired token"])
@@ -22,7 +22,7 @@ def test_f05_ten_thousand_tasks_that_find_no_token_cause_one_request(expired: bo
     """Ten thousand tasks that find no token, or a spent one, cause one request, and all are served by it."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1), token_reply(2))
+        rig = Rig(success(1), success(2))
         if expired:
             await rig.access()
             rig.clock.advance(LIFE)
@@ -37,7 +37,7 @@ def test_a_fresh_token_is_served_without_looking_anywhere() -> None:
     """No flight, no store, no request, and not even a turn of the event loop."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1))
+        rig = Rig(success(1))
         await rig.access()
         coroutine = rig.source.token()
         with pytest.raises(StopIteration) as done:
@@ -52,7 +52,7 @@ def test_f01_a_cancelled_first_caller_disturbs_nobody(way: str) -> None:
     """However the first caller is cancelled: the flight goes on, its token is stored, the others get it."""
 
     async def scene() -> None:
-        held = Held(token_reply(1))
+        held = Paused(success(1))
         rig = Rig(held)
 
         async def first() -> None:
@@ -92,7 +92,7 @@ def test_f01_the_rotated_token_is_stored_although_every_caller_was_cancelled() -
     """Nobody waits any more, and still the token is stored, and the task that does it is not collected."""
 
     async def scene() -> None:
-        held = Held(token_reply(1))
+        held = Paused(success(1))
         rig = Rig(held)
         callers = [asyncio.create_task(rig.access()) for _ in range(3)]
         await held.arrived.wait()
@@ -103,7 +103,7 @@ def test_f01_the_rotated_token_is_stored_although_every_caller_was_cancelled() -
         held.release()
         await rig.landed()
         assert await rig.access() == "access-1"
-        assert (rig.posts, rig.source.snapshot().flights) == (1, 1)
+        assert (rig.posts, rig.source.snapshot().refreshes) == (1, 1)
 
     run(scene)
 
@@ -112,11 +112,11 @@ def test_a_token_that_is_due_is_served_while_one_refresh_runs() -> None:
     """Nobody waits for a refresh ahead."""
 
     async def scene() -> None:
-        held = Held(token_reply(2))
-        rig = Rig(token_reply(1), held)
+        held = Paused(success(2))
+        rig = Rig(success(1), held)
         await rig.access()
         rig.clock.advance(LIFE - 299)
-        assert rig.source.snapshot().verdict is Verdict.DUE
+        assert rig.source.snapshot().freshness is Freshness.DUE
         for _ in range(100):
             assert await rig.access() == "access-1"
         await held.arrived.wait()
@@ -134,8 +134,8 @@ def test_callers_that_come_when_it_is_spent_wait_for_the_refresh_under_way() -> 
     """A refresh ahead that takes too long becomes the one that everybody waits for."""
 
     async def scene() -> None:
-        held = Held(token_reply(2))
-        rig = Rig(token_reply(1), held)
+        held = Paused(success(2))
+        rig = Rig(success(1), held)
         await rig.access()
         rig.clock.advance(LIFE - 299)
         await rig.access()
@@ -154,7 +154,7 @@ def test_f04_a_caller_that_comes_after_a_flight_has_failed_gets_a_new_one_not_it
     """A flight that has landed is not joined: after its back-off the next caller starts a new one."""
 
     async def scene() -> None:
-        rig = Rig(NotSent("no route"), token_reply(1))
+        rig = Rig(NotSent("no route"), success(1))
         with pytest.raises(NotSent):
             await rig.access()
         rig.clock.advance(1)
@@ -181,7 +181,7 @@ def test_f03_f10_a_request_that_never_ends_is_ended_by_its_deadline() -> None:
     """If the endpoint keeps no time-out of its own, the flight does, and the next caller starts afresh."""
 
     async def scene() -> None:
-        rig = Rig(Held(token_reply(1)), token_reply(2), rotates=False)
+        rig = Rig(Paused(success(1)), success(2), rotates=False)
         caller = asyncio.create_task(rig.access())
         await asleep(rig.clock, 20)
         rig.clock.advance(20)
@@ -199,7 +199,7 @@ def test_two_processes_on_one_store_make_one_request() -> None:
     async def scene() -> None:
         clock = FakeClock()
         store = MemoryStore(clock=clock)
-        held = Held(token_reply(1))
+        held = Paused(success(1))
         one, other = Rig(held, store=store, clock=clock), Rig(store=store, clock=clock)
         first = asyncio.create_task(one.access())
         await held.arrived.wait()
@@ -219,7 +219,7 @@ def test_f08_when_a_shared_token_expires_the_second_process_adopts_the_first_one
     async def scene() -> None:
         clock = FakeClock()
         store = MemoryStore(clock=clock)
-        one = Rig(token_reply(1), token_reply(2), store=store, clock=clock)
+        one = Rig(success(1), success(2), store=store, clock=clock)
         other = Rig(store=store, clock=clock)
         await one.access()
         await other.access()
@@ -254,7 +254,7 @@ def test_f19_the_third_refresh_after_restarts_uses_the_third_refresh_token() -> 
         clock = FakeClock()
         store = MemoryStore(clock=clock)
         for number in (1, 2, 3):
-            rig = Rig(token_reply(number), store=store, clock=clock)
+            rig = Rig(success(number), store=store, clock=clock)
             assert await rig.access() == f"access-{number}"
             clock.advance(LIFE)
         assert "refresh_token=refresh-2" in rig.sent()
@@ -266,7 +266,7 @@ def test_a_life_of_zero_serves_those_who_waited_and_is_not_kept() -> None:
     """Used once: no loop, and the next caller asks again."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1, life=0), token_reply(2, life=0))
+        rig = Rig(success(1, life=0), success(2, life=0))
         assert await asyncio.gather(rig.access(), rig.access()) == ["access-1", "access-1"]
         assert await rig.access() == "access-2"
         assert rig.posts == 2
@@ -278,7 +278,7 @@ def test_a_token_without_a_stated_life_is_kept_until_it_is_refused() -> None:
     """No expires_in, no default: only a 401 tells."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1, life=None), token_reply(2, life=None))
+        rig = Rig(success(1, life=None), success(2, life=None))
         token = await rig.source.token()
         rig.clock.advance(10_000_000)
         assert await rig.access() == "access-1"
@@ -291,7 +291,7 @@ def test_f50_a_reply_without_a_refresh_token_keeps_the_old_one() -> None:
     """A reply without refresh_token, or with an empty one, leaves the old one in use (RFC 6749, 6)."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1, refresh=None), token_reply(2, refresh=""), token_reply(3))
+        rig = Rig(success(1, refresh=None), success(2, refresh=""), success(3))
         for _ in range(3):
             await rig.access()
             rig.clock.advance(LIFE)
@@ -307,7 +307,7 @@ def test_f50_a_rotated_refresh_token_is_kept_over_a_reply_that_brings_none() -> 
         clock = FakeClock()
         store = MemoryStore(clock=clock)
         for number, refresh in enumerate(("rotating", None, None, "rotating", None), 1):
-            rig = Rig(token_reply(number, refresh=refresh), store=store, clock=clock)
+            rig = Rig(success(number, refresh=refresh), store=store, clock=clock)
             assert await rig.access() == f"access-{number}"
             sent = ("seed-token", "refresh-1", "refresh-1", "refresh-1", "refresh-4")[number - 1]
             assert f"refresh_token={sent}" in rig.sent()
@@ -320,7 +320,7 @@ def test_f34_a_suspended_machine_does_not_serve_a_dead_token() -> None:
     """The boot clock counts while the machine sleeps, the wall clock may be wrong: the earlier end counts."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1), token_reply(2))
+        rig = Rig(success(1), success(2))
         await rig.access()
         rig.clock.advance(LIFE)
         rig.clock.step_wall(-LIFE)  # as if the wall clock had not noticed
@@ -334,7 +334,7 @@ def test_f35_a_step_of_the_wall_clock_costs_at_most_one_refresh(step: float) -> 
     """A wall clock that steps by an hour or by months: no exception, no refresh loop, no eternal token."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1), token_reply(2), token_reply(3))
+        rig = Rig(success(1), success(2), success(3))
         await rig.access()
         rig.clock.step_wall(step)
         for _ in range(5):
@@ -350,7 +350,7 @@ def test_f35_a_step_of_the_wall_clock_costs_at_most_one_refresh(step: float) -> 
 
 def test_f42_the_same_source_works_in_two_event_loops_one_after_the_other() -> None:
     """A source is bound to no event loop when it is made; a flight that a closed one left is dropped."""
-    rig = Rig(Held(token_reply(1)), token_reply(2), rotates=False)
+    rig = Rig(Paused(success(1)), success(2), rotates=False)
 
     async def leave_a_flight_behind() -> None:
         caller = asyncio.create_task(rig.access())
@@ -367,7 +367,7 @@ def test_f17_a_loop_that_closes_in_mid_request_leaves_word_of_it() -> None:
     """If an event loop ends while the request is on the wire, the record says so before it is closed."""
     clock = FakeClock()
     store = MemoryStore(clock=clock)
-    rig = Rig(Held(token_reply(1)), store=store, clock=clock)
+    rig = Rig(Paused(success(1)), store=store, clock=clock)
 
     async def die_in_mid_request() -> None:
         caller = asyncio.create_task(rig.access())
@@ -385,7 +385,7 @@ def test_f18_closing_waits_for_the_refresh_under_way() -> None:
     """Closing a source lets the refresh under way finish and store its token, which may be the only copy."""
 
     async def scene() -> None:
-        held = Held(token_reply(1))
+        held = Paused(success(1))
         rig = Rig(held)
         caller = asyncio.create_task(rig.access())
         await held.arrived.wait()
@@ -406,7 +406,7 @@ def test_closing_ends_after_its_grace_period() -> None:
     async def scene() -> None:
         from tokensession import Policy
 
-        rig = Rig(Held(token_reply(1)), policy=Policy(grace=5))
+        rig = Rig(Paused(success(1)), policy=Policy(close_timeout=5))
         caller = asyncio.create_task(rig.access())
         await asleep(rig.clock, 20)
         closing = asyncio.create_task(rig.source.aclose())
@@ -422,13 +422,13 @@ def test_closing_ends_after_its_grace_period() -> None:
     run(scene)
 
 
-@pytest.mark.parametrize("outcome", [token_reply(2), NotSent("no route")], ids=["token", "failure"])
+@pytest.mark.parametrize("outcome", [success(2), NotSent("no route")], ids=["token", "failure"])
 def test_f43_a_refresh_that_nobody_waits_for_ends_and_is_told_of(outcome: Any) -> None:
     """A refresh in the background survives every garbage collection, and its end is an event, good or bad."""
 
     async def scene() -> None:
-        held = Held(outcome)
-        rig = Rig(token_reply(1), held)
+        held = Paused(outcome)
+        rig = Rig(success(1), held)
         await rig.access()
         rig.clock.advance(LIFE - 299)
         assert await rig.access() == "access-1"
@@ -436,7 +436,7 @@ def test_f43_a_refresh_that_nobody_waits_for_ends_and_is_told_of(outcome: Any) -
         for _ in range(3):
             gc.collect()
             await turns(3)
-        assert rig.source.snapshot().in_flight
+        assert rig.source.snapshot().refreshing
         held.release()
         await rig.landed()
         ended = RefreshFailed if isinstance(outcome, NotSent) else Refreshed
@@ -449,7 +449,7 @@ def test_f45_what_happened_is_told_in_events_without_secrets() -> None:
     """Events, snapshots and reprs of source and store tell of a refresh with fingerprints only."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1))
+        rig = Rig(success(1))
         await rig.access()
         assert [type(event) for event in rig.events] == [RefreshStarted, Refreshed]
         shown = repr(rig.events) + repr(rig.source) + repr(rig.source.snapshot()) + repr(rig.store)
@@ -464,8 +464,8 @@ def test_f40_accounts_on_one_store_share_nothing() -> None:
     async def scene() -> None:
         clock = FakeClock()
         store = MemoryStore(clock=clock)
-        one = Rig(token_reply(1), store=store, clock=clock, seed="seed-one", key=None)
-        other = Rig(token_reply(2), store=store, clock=clock, seed="seed-other", key=None)
+        one = Rig(success(1), store=store, clock=clock, seed="seed-one", key=None)
+        other = Rig(success(2), store=store, clock=clock, seed="seed-other", key=None)
         assert [await one.access(), await other.access()] == ["access-1", "access-2"]
         assert len(await store.keys()) == 2
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _rig import LIFE, Rig, asleep, invalid_grant, run, token_reply, turns
+from _rig import LIFE, Rig, asleep, invalid_grant, run, success, turns
 
 from tokensession import (
     ClientRejected,
     GrantRejected,
-    MalformedReply,
+    InvalidTokenResponse,
     NotSent,
     OutcomeUnknown,
     RateLimited,
@@ -24,15 +24,15 @@ from tokensession import (
 )
 from tokensession.events import RefreshFailed, Saved, SaveFailed
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
-from tokensession.stores.base import ANY, Record
-from tokensession.testing import FakeClock, reply
+from tokensession.stores.protocol import ANY, Record
+from tokensession.testing import FakeClock, token_response
 
 
 def test_f25_an_early_refresh_that_fails_is_an_event_and_no_error() -> None:
     """A refresh ahead that fails while the token is valid is an event; the callers hear nothing of it."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1), NotSent("down"), clock=FakeClock(jitter=0.5))
+        rig = Rig(success(1), NotSent("down"), clock=FakeClock(jitter=0.5))
         await rig.access()
         rig.clock.advance(LIFE - 299)
         assert await rig.access() == "access-1"
@@ -65,7 +65,7 @@ def test_f24_a_5xx_changes_no_credentials() -> None:
     """After a 502 and a 503 the same refresh token works: a failure that passes signs nobody out."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1), reply(b"<html>", 502), reply(b"", 503), token_reply(2))
+        rig = Rig(success(1), token_response(b"<html>", 502), token_response(b"", 503), success(2))
         await rig.access()
         rig.clock.advance(LIFE)
         for _ in range(2):
@@ -85,8 +85,8 @@ def test_f24_no_passing_failure_touches_the_stored_credentials(trouble: Any, rot
 
     async def scene() -> None:
         failure = {"not sent": NotSent("no route"), "no answer": OutcomeUnknown("lost")}
-        answer = failure[trouble] if isinstance(trouble, str) else reply(b"", trouble)
-        rig = Rig(token_reply(1), answer, token_reply(2), rotates=rotates)
+        answer = failure[trouble] if isinstance(trouble, str) else token_response(b"", trouble)
+        rig = Rig(success(1), answer, success(2), rotates=rotates)
         await rig.access()
         before = await rig.store.load("account")
         kept = await rig.stored()
@@ -114,7 +114,7 @@ def test_f23_retry_after_is_honoured_within_bounds(header: str | None, pause: fl
 
     async def scene() -> None:
         headers = (("retry-after", header),) if header else ()
-        rig = Rig(reply({}, 429, headers), token_reply(1))
+        rig = Rig(token_response({}, 429, headers), success(1))
         with pytest.raises(RateLimited) as limited:
             await rig.access()
         assert limited.value.retry_after == pause
@@ -132,7 +132,7 @@ def test_a_configuration_that_is_refused_is_not_hammered() -> None:
     """One request a minute at most, and the error says what to look at."""
 
     async def scene() -> None:
-        rig = Rig(reply({"error": "invalid_client"}, 401), token_reply(1))
+        rig = Rig(token_response({"error": "invalid_client"}, 401), success(1))
         for _ in range(20):
             with pytest.raises(ClientRejected, match="credentials"):
                 await rig.access()
@@ -148,10 +148,10 @@ def test_nonsense_from_the_provider_leaves_the_token_alone() -> None:
     """A typed error, and the grant stays."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1), reply(["not", "a", "token"]), token_reply(2))
+        rig = Rig(success(1), token_response(["not", "a", "token"]), success(2))
         await rig.access()
         rig.clock.advance(LIFE)
-        with pytest.raises(MalformedReply):
+        with pytest.raises(InvalidTokenResponse):
             await rig.access()
         rig.clock.advance(60)
         assert await rig.access() == "access-2"
@@ -163,7 +163,7 @@ def test_f25_until_its_real_end_a_token_is_served_if_no_other_can_be_had() -> No
     """EXPIRED comes a minute early, for latency: in an outage the token is served to its real end."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1), NotSent("down"), NotSent("down"))
+        rig = Rig(success(1), NotSent("down"), NotSent("down"))
         await rig.access()
         rig.clock.advance(LIFE - 30)
         assert await rig.access() == "access-1"
@@ -211,7 +211,7 @@ def test_f26_a_store_that_cannot_be_read_does_not_take_the_token_from_memory() -
     async def scene() -> None:
         clock = FakeClock()
         store = FaultyStore(clock=clock)
-        rig = Rig(token_reply(1), token_reply(2), store=store, clock=clock)
+        rig = Rig(success(1), success(2), store=store, clock=clock)
         await rig.access()
         before = await store.load("account")
         store.broken = {"load"}
@@ -243,7 +243,7 @@ def test_f28_a_store_that_is_down_fails_at_once_and_is_not_taken_for_contention(
     async def scene() -> None:
         clock = FakeClock()
         store = Down(clock=clock)
-        rig = Rig(token_reply(1), store=store, clock=clock)
+        rig = Rig(success(1), store=store, clock=clock)
         store.broken = {where}
         caller = asyncio.create_task(rig.access())
         await turns()
@@ -268,7 +268,7 @@ def test_f28_a_store_on_a_disk_that_is_gone_fails_without_waiting(
     async def scene() -> None:
         clock = FakeClock()
         store = kind(tmp_path / "unmounted" / "tokens", clock=clock)
-        rig = Rig(token_reply(1), store=store, clock=clock)
+        rig = Rig(success(1), store=store, clock=clock)
         with pytest.raises(StoreUnavailable):
             await rig.access()
         assert rig.posts == 0
@@ -281,7 +281,7 @@ def test_f27_a_rotated_token_that_cannot_be_stored_is_served_and_stored_later() 
     """A rotated token that cannot be written is served from memory, and saved again, loudly, until it is."""
 
     async def scene() -> None:
-        rig, store, clock = faulty(token_reply(1))
+        rig, store, clock = faulty(success(1))
         store.broken = {"write"}
         assert await rig.access() == "access-1"
         assert rig.source.snapshot().unsaved
@@ -314,7 +314,7 @@ def test_f21_f27_what_became_of_a_request_is_not_forgotten_when_it_cannot_be_sto
     """A refusal or a lost reply that could not be noted is noted later; meanwhile nothing is sent."""
 
     async def scene() -> None:
-        rig, store, clock = faulty(token_reply(1), end, token_reply(3))
+        rig, store, clock = faulty(success(1), end, success(3))
         await rig.access()
         clock.advance(LIFE)
         store.broken = {"write"}
@@ -344,8 +344,8 @@ def test_a_token_that_could_not_be_stored_gives_way_to_a_newer_sign_in() -> None
     """The late save is superseded, and the newer token is served."""
 
     async def scene() -> None:
-        rig, store, clock = faulty(token_reply(1))
-        other = Rig(token_reply(9), store=store, clock=clock)
+        rig, store, clock = faulty(success(1))
+        other = Rig(success(9), store=store, clock=clock)
         store.broken = {"write"}
         await rig.access()
         store.broken = set()
@@ -363,14 +363,14 @@ def test_f27_closing_says_so_if_a_token_could_not_be_stored() -> None:
     """Closing with a token that is still not stored is an error: the old refresh token is spent."""
 
     async def scene() -> None:
-        rig, store, clock = faulty(token_reply(1))
+        rig, store, clock = faulty(success(1))
         store.broken = {"write"}
         await rig.access()
         closing = asyncio.create_task(rig.source.aclose())
         for _ in range(60):
             await turns(20)
             clock.advance(1)
-        with pytest.raises(StoreUnavailable, match="before closing"):
+        with pytest.raises(StoreUnavailable, match="before the session closed"):
             await closing
 
     run(scene)
@@ -395,7 +395,7 @@ def test_a_sign_in_that_cannot_be_stored_is_served_and_stored_later() -> None:
     """A code works once, so its token is kept."""
 
     async def scene() -> None:
-        rig, store, clock = faulty(token_reply(1))
+        rig, store, clock = faulty(success(1))
         store.broken = {"put"}
         await rig.source.sign_in(code="once")
         assert await rig.access() == "access-1"
@@ -414,7 +414,7 @@ def test_a_sign_out_that_cannot_be_stored_signs_nobody_out_and_says_so() -> None
     async def scene() -> None:
         clock = FakeClock()
         store = FaultyStore(clock=clock)
-        rig = Rig(token_reply(1), store=store, clock=clock)
+        rig = Rig(success(1), store=store, clock=clock)
         await rig.access()
         store.broken = {"put"}
         with pytest.raises(StoreUnavailable):
@@ -449,7 +449,7 @@ def test_a_corrupt_record_is_an_error_until_somebody_signs_in() -> None:
     """It is not overwritten by a refresh from the configured seed: it may be repaired."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1))
+        rig = Rig(success(1))
         await rig.store.put("account", b"\x00garbage")
         with pytest.raises(StoreError):
             await rig.access()
@@ -470,7 +470,7 @@ def test_a_corrupt_record_does_not_stand_in_the_way_of_a_store_that_says_so() ->
             return await super().load(key)
 
     async def scene() -> None:
-        rig = Rig(token_reply(1), store=Damaged())
+        rig = Rig(success(1), store=Damaged())
         with pytest.raises(StoreCorrupt):
             await rig.access()
         await rig.source.sign_in(refresh_token="new")
@@ -507,7 +507,7 @@ def test_f27_a_foreign_store_that_breaks_the_contract_on_commit_loses_no_rotated
     async def scene() -> None:
         clock = FakeClock(jitter=0.5)
         store = Rude(clock=clock)
-        rig = Rig(token_reply(1), store=store, clock=clock)
+        rig = Rig(success(1), store=store, clock=clock)
         caller = asyncio.create_task(rig.access())
         if what == "hangs":
             await hanging.wait()
@@ -542,7 +542,7 @@ def test_f03_a_store_that_never_answers_is_a_typed_error_in_time() -> None:
         caller = asyncio.create_task(rig.access())
         await asleep(rig.clock, 10)
         rig.clock.advance(10)
-        with pytest.raises(StoreUnavailable, match="No answer"):
+        with pytest.raises(StoreUnavailable, match="did not answer"):
             await caller
 
     run(scene)
@@ -552,7 +552,7 @@ def test_f27_f42_a_token_that_could_not_be_stored_is_stored_by_the_next_event_lo
     """An unsaved token outlives its event loop: the next flight, in whatever loop, saves it first."""
     clock = FakeClock(jitter=0.5)
     store = FaultyStore(clock=clock)
-    rig = Rig(token_reply(1), token_reply(2), store=store, clock=clock)
+    rig = Rig(success(1), success(2), store=store, clock=clock)
     store.broken = {"write"}
     assert asyncio.run(rig.access()) == "access-1"
     store.broken = set()
@@ -566,8 +566,8 @@ def test_the_same_access_token_with_a_new_life_is_not_asked_for_again_and_again(
     """Some servers hand out the token they have, and say how long it still lives."""
 
     async def scene() -> None:
-        again = reply({"access_token": "access-1", "expires_in": LIFE, "refresh_token": "refresh-1"})
-        rig = Rig(token_reply(1), again)
+        again = token_response({"access_token": "access-1", "expires_in": LIFE, "refresh_token": "refresh-1"})
+        rig = Rig(success(1), again)
         await rig.access()
         rig.clock.advance(LIFE)
         for _ in range(20):
@@ -581,7 +581,7 @@ def test_a_refresh_ahead_that_failed_does_not_keep_a_caller_who_needs_a_token_wa
     """Its long back-off is for refreshes that nobody waits for; a 401 or an order is tried sooner."""
 
     async def scene() -> None:
-        rig = Rig(token_reply(1, life=100_000), NotSent("down"), token_reply(2), clock=FakeClock(jitter=0.9))
+        rig = Rig(success(1, life=100_000), NotSent("down"), success(2), clock=FakeClock(jitter=0.9))
         token = await rig.source.token()
         rig.clock.advance(100_000 - 310)
         await rig.access()

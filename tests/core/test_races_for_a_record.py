@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _rig import LIFE, Rig, invalid_grant, run, token_reply, turns
-from _shelf import STORES, Shelf
+from _rig import LIFE, Rig, invalid_grant, run, success, turns
+from _shared_store import STORES, Shelf
 
 from tokensession import ClaimTimeout
+from tokensession._refresh.state import TokenState, decode, encode
 from tokensession.errors import Superseded
-from tokensession.record import Grant, decode, encode
-from tokensession.stores.base import Record, Store
-from tokensession.testing import FakeClock, Held
+from tokensession.stores.protocol import Record, Store
+from tokensession.testing import FakeClock, Paused
 
 
-class Paused:
+class GatedStore:
     """A store that stands still between the first look at the record and the claim, as a process may."""
 
     def __init__(self, store: Store) -> None:
@@ -43,9 +43,9 @@ def test_f08_a_refresh_token_that_was_read_before_the_claim_is_not_the_one_that_
     async def scene() -> None:
         clock = FakeClock()
         shelf = Shelf(kind, tmp_path, clock)
-        one = Rig(token_reply(1), token_reply(2, life=life), store=shelf.open(), clock=clock)
-        paused = Paused(shelf.open())
-        other = Rig(token_reply(3), store=paused, clock=clock)
+        one = Rig(success(1), success(2, life=life), store=shelf.open(), clock=clock)
+        paused = GatedStore(shelf.open())
+        other = Rig(success(3), store=paused, clock=clock)
         await one.access()
         clock.advance(LIFE)
         caller = asyncio.create_task(other.access())
@@ -74,8 +74,8 @@ def test_f09_the_claim_is_held_from_the_second_look_over_the_request_to_the_comm
     async def scene() -> None:
         clock = FakeClock()
         shelf = Shelf(kind, tmp_path, clock)
-        held = Held(token_reply(2))
-        rig = Rig(token_reply(1), held, store=shelf.open(), clock=clock)
+        held = Paused(success(2))
+        rig = Rig(success(1), held, store=shelf.open(), clock=clock)
         await rig.access()
         clock.advance(LIFE)
         other = shelf.open()
@@ -111,14 +111,14 @@ def test_f12_a_commit_counts_versions_and_not_who_owns_the_claim(tmp_path: Path,
         await late.abandon()  # as if its lease had run out
         between = await other.claim("account", seen=None, timeout=1)
         assert not isinstance(between, Record)
-        record = await late.commit(encode(Grant(seed="late")))
+        record = await late.commit(encode(TokenState(configured="late")))
         assert await other.load("account") == record
         with pytest.raises(Superseded):
-            await between.commit(encode(Grant(seed="between")))
+            await between.commit(encode(TokenState(configured="between")))
         assert await other.load("account") == record
         newer = await other.put("account", b"newer")
         with pytest.raises(Superseded):
-            await late.commit(encode(Grant(seed="later")))
+            await late.commit(encode(TokenState(configured="later")))
         assert await other.load("account") == newer
         await store.aclose()
         await other.aclose()
@@ -136,11 +136,11 @@ def test_f12_a_refresh_that_loses_its_claim_in_mid_request_keeps_its_token_or_ad
     async def scene() -> None:
         clock = FakeClock()
         shelf = Shelf(kind, tmp_path, clock)
-        held = Held(token_reply(2))
-        store = Paused(shelf.open())
+        held = Paused(success(2))
+        store = GatedStore(shelf.open())
         store.go_on.set()
-        rig = Rig(token_reply(1), held, store=store, clock=clock)
-        other = Rig(token_reply(7), store=shelf.open(), clock=clock)
+        rig = Rig(success(1), held, store=store, clock=clock)
+        other = Rig(success(7), store=shelf.open(), clock=clock)
         await rig.access()
         clock.advance(LIFE)
         caller = asyncio.create_task(rig.access())
@@ -168,9 +168,9 @@ def test_f20_the_loser_of_a_race_leaves_the_winners_record_as_it_is(tmp_path: Pa
     async def scene() -> None:
         clock = FakeClock()
         shelf = Shelf(kind, tmp_path, clock)
-        held = Held(invalid_grant())
-        loser = Rig(token_reply(1), held, store=shelf.open(), clock=clock)
-        winner = Rig(token_reply(7), store=shelf.open(), clock=clock)
+        held = Paused(invalid_grant())
+        loser = Rig(success(1), held, store=shelf.open(), clock=clock)
+        winner = Rig(success(7), store=shelf.open(), clock=clock)
         await loser.access()
         clock.advance(LIFE)
         caller = asyncio.create_task(loser.access())

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _odd import Gate, OddStore, down, hang
-from _rig import LIFE, Rig, invalid_grant, run, token_reply, turns
+from _rig import LIFE, Rig, invalid_grant, run, success, turns
+from _scripted_store import Gate, OddStore, down, hang
 
 from tokensession import SignedOut, StoreCorrupt, StoreUnavailable
 from tokensession.stores import FileStore, Record, SQLiteStore
-from tokensession.testing import FakeClock, Held
+from tokensession.testing import FakeClock, Paused
 
 
 def odd(*script: Any, **options: Any) -> tuple[Rig, OddStore, FakeClock]:
@@ -46,11 +46,11 @@ def test_f20_f27_a_sign_in_that_is_stored_late_does_not_replace_a_later_one() ->
     """Another process has signed in while ours waited for the store: the account is the other one's."""
 
     async def scene() -> None:
-        rig, store, clock = odd(token_reply(1))
+        rig, store, clock = odd(success(1))
         store.steps["put"] = down
         await rig.source.sign_in(refresh_token="one")
         store.steps.clear()
-        other = Rig(token_reply(2), store=store, clock=clock)
+        other = Rig(success(2), store=store, clock=clock)
         await other.source.sign_in(refresh_token="two")
         clock.advance(1)
         await turns()
@@ -64,7 +64,7 @@ def test_f20_f27_a_sign_in_that_is_stored_late_does_not_replace_a_later_one_of_i
     """Its save is on its way when the second sign-in is stored."""
 
     async def scene() -> None:
-        rig, store, _ = odd(token_reply(1), token_reply(2), token_reply(3))
+        rig, store, _ = odd(success(1), success(2), success(3))
         store.steps["put"] = down
         await rig.source.sign_in(refresh_token="one")
         gate = store.steps["put"] = Gate()
@@ -76,7 +76,7 @@ def test_f20_f27_a_sign_in_that_is_stored_late_does_not_replace_a_later_one_of_i
         gate.open.set()
         await asyncio.gather(asking, return_exceptions=True)
         await turns()
-        bodies = [request.body.decode() for request in rig.endpoint.requests]
+        bodies = [request.body.decode() for request in rig.transport.requests]
         assert not [body for body in bodies if "refresh_token=refresh-1" in body]
 
     run(scene)
@@ -86,12 +86,12 @@ def test_f20_f27_a_sign_in_whose_save_had_no_answer_does_not_replace_what_its_to
     """It was stored, another process has rotated it, and the spent refresh token is not put over that."""
 
     async def scene() -> None:
-        rig, store, clock = odd(token_reply(1))
+        rig, store, clock = odd(success(1))
         store.steps["stored"] = down
         await rig.source.sign_in(refresh_token="one")
         store.steps.clear()
         assert (await stored(rig), rig.source.snapshot().unsaved) == ("access-1", True)
-        other = Rig(token_reply(2), store=store, clock=clock)
+        other = Rig(success(2), store=store, clock=clock)
         await other.source.refresh()
         assert "refresh-1" in other.sent()
         clock.advance(1)
@@ -106,10 +106,10 @@ def test_f27_a_sign_in_that_is_stored_late_replaces_a_refresh_of_what_it_was_to_
     """Somebody has signed in anew: what another process still gets by the old grant is the older one."""
 
     async def scene() -> None:
-        rig, store, clock = odd(token_reply(1), token_reply(2))
+        rig, store, clock = odd(success(1), success(2))
         await rig.access()
         await signed_in_unsaved(rig, store)
-        other = Rig(token_reply(3), store=store, clock=clock)
+        other = Rig(success(3), store=store, clock=clock)
         await other.source.refresh()
         assert await stored(rig) == "access-3"
         clock.advance(1)
@@ -124,11 +124,11 @@ def test_f20_f27_a_sign_in_over_a_damaged_record_is_no_stronger_when_it_is_store
     """What was damaged had no version to compare with; what somebody has stored since has one."""
 
     async def scene() -> None:
-        rig, store, clock = odd(token_reply(1))
+        rig, store, clock = odd(success(1))
         store.steps = {"load": corrupt, "put": down}
         await rig.source.sign_in(refresh_token="one")
         store.steps.clear()
-        other = Rig(token_reply(2), store=store, clock=clock)
+        other = Rig(success(2), store=store, clock=clock)
         await (other.source.sign_in(refresh_token="two") if then == "sign in" else other.source.sign_out())
         clock.advance(1)
         await turns()
@@ -145,7 +145,7 @@ def test_f27_a_sign_in_that_is_stored_late_does_not_bring_back_a_key_that_was_de
     """An operator has deleted what it was to replace. Where nothing was, it is stored."""
 
     async def scene() -> None:
-        rig, store, clock = odd(token_reply(1), token_reply(2))
+        rig, store, clock = odd(success(1), success(2))
         await rig.access()
         await signed_in_unsaved(rig, store)
         await store.delete(rig.source.key)
@@ -160,7 +160,7 @@ def test_f27_of_two_sign_ins_that_are_stored_late_the_second_stays() -> None:
     """The first one's write may land at any time: the second knows of it, and goes over it."""
 
     async def scene() -> None:
-        rig, store, clock = odd(token_reply(1), token_reply(2))
+        rig, store, clock = odd(success(1), success(2))
         store.steps["put"] = down
         await rig.source.sign_in(refresh_token="one")
         await rig.source.sign_in(refresh_token="two")
@@ -181,8 +181,8 @@ def test_f27_an_unsaved_refresh_holds_its_claim_until_the_sign_in_after_it_is_st
     """Its refresh token is spent, and is what the store still has: nobody may send it."""
 
     async def scene() -> None:
-        held = Held(token_reply(2))
-        rig, store, clock = odd(token_reply(1), held, token_reply(3))
+        held = Paused(success(2))
+        rig, store, clock = odd(success(1), held, success(3))
         await rig.access()
         asking = asyncio.create_task(rig.source.refresh())
         await held.arrived.wait()
@@ -210,8 +210,8 @@ def test_f27_a_refresh_of_the_new_sign_in_that_is_unsaved_is_not_given_up() -> N
     """It began before the sign-in had returned, and found that one's record: its token is the only copy."""
 
     async def scene() -> None:
-        sending = Held(token_reply(2, life=1))
-        rig, store, clock = odd(token_reply(1), sending, token_reply(3))
+        sending = Paused(success(2, life=1))
+        rig, store, clock = odd(success(1), sending, success(3))
         await rig.access()
         clock.advance(LIFE)
         claiming = store.steps["claim"] = Gate()
@@ -253,7 +253,7 @@ def test_f41_a_sign_in_that_was_stored_before_a_sign_out_is_not_served_after_it(
     """The store answers the sign-out first: then its record says who was the last."""
 
     async def scene() -> None:
-        rig, store, _ = odd(token_reply(1))
+        rig, store, _ = odd(success(1))
         gate = store.steps["stored"] = Gate()
         signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
         await gate.arrived.wait()
@@ -272,21 +272,21 @@ def test_a_code_is_redeemed_once_whatever_other_code_comes_between(again: str) -
     """A server may revoke what a code has brought when it comes a second time (RFC 6749, 4.1.2)."""
 
     async def scene() -> None:
-        replies = {"A": Held(token_reply(1)), "B": Held(token_reply(2))}
-        rig, _, _ = odd(*replies.values(), invalid_grant())
+        responses = {"A": Paused(success(1)), "B": Paused(success(2))}
+        rig, _, _ = odd(*responses.values(), invalid_grant())
         calls = []
-        for code, reply in replies.items():
+        for code, token_response in responses.items():
             calls.append(asyncio.create_task(rig.source.sign_in(code=code)))
-            await reply.arrived.wait()
+            await token_response.arrived.wait()
         if again == "B":
-            replies.pop("A").release()
+            responses.pop("A").release()
             await calls[0]
         calls.append(asyncio.create_task(rig.source.sign_in(code=again)))
         await turns()
-        for reply in replies.values():
-            reply.release()
+        for token_response in responses.values():
+            token_response.release()
         await asyncio.gather(*calls)
-        assert sum(f"code={again}" in request.body.decode() for request in rig.endpoint.requests) == 1
+        assert sum(f"code={again}" in request.body.decode() for request in rig.transport.requests) == 1
 
     run(scene)
 
@@ -295,8 +295,8 @@ def test_f41_a_401_while_a_sign_in_waits_for_the_store_is_answered_by_its_token(
     """The refresh fails, for the sign-in must be stored first; but there is a newer token."""
 
     async def scene() -> None:
-        held = Held(token_reply(2))
-        rig, store, clock = odd(token_reply(1), held, token_reply(3))
+        held = Paused(success(2))
+        rig, store, clock = odd(success(1), held, success(3))
         rejected = await rig.source.token()
         clock.advance(1000)
         asking = asyncio.create_task(rig.source.refresh(rejected))
@@ -316,7 +316,7 @@ def test_closing_reports_no_trouble_when_somebody_asks_for_a_token_meanwhile() -
     """A refresh that starts after what was under way has ended is not what closing waits for."""
 
     async def scene() -> None:
-        first, second = Held(token_reply(1)), Held(token_reply(2))
+        first, second = Paused(success(1)), Paused(success(2))
         rig, _, _ = odd(first, second)
         asking = asyncio.create_task(rig.source.token())
         await first.arrived.wait()
@@ -344,7 +344,7 @@ def test_closing_that_is_cut_off_says_so_at_once_wherever_it_stands() -> None:
     async def scene() -> None:
         cut_off: list[int] = []
         for number in range(60):
-            held = Held(token_reply(1))
+            held = Paused(success(1))
             rig, _, _ = odd(held)
             asking = asyncio.create_task(rig.source.token())
             await held.arrived.wait()
@@ -372,12 +372,12 @@ def test_f18_a_sign_in_that_is_stopped_unsaved_lets_go_of_an_older_claim() -> No
     """Two things are unsaved at the end: the claim of the older one would be held by nobody."""
 
     async def scene() -> None:
-        held, tries = Held(token_reply(2)), iter((hang, down))
+        held, tries = Paused(success(2)), iter((hang, down))
 
         async def put() -> None:
             await next(tries, down)()
 
-        rig, store, clock = odd(token_reply(1), held)
+        rig, store, clock = odd(success(1), held)
         store.steps["commit"] = down
         await rig.access()
         signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
@@ -433,7 +433,7 @@ def test_f27_a_commit_that_fails_after_its_time_is_over_keeps_the_claim(
         clock = FakeClock(jitter=1.0)
         ours, theirs = (kind(tmp_path / "tokens", clock=clock) for _ in range(2))
         medium = ours._claims._medium = Stuck(ours._claims._medium)  # type: ignore[assignment]
-        rig = Rig(token_reply(1), store=ours, clock=clock)
+        rig = Rig(success(1), store=ours, clock=clock)
         asking = asyncio.create_task(rig.access())
         await asyncio.to_thread(medium.arrived.wait, 30)
         await turns()
@@ -444,7 +444,7 @@ def test_f27_a_commit_that_fails_after_its_time_is_over_keeps_the_claim(
         medium.go.set()
         await ours.load(rig.source.key)  # behind the write, and what comes of it
         await ours.load(rig.source.key)
-        other = Rig(token_reply(2), store=theirs, clock=clock)
+        other = Rig(success(2), store=theirs, clock=clock)
         waiting = asyncio.create_task(other.access())
         await theirs.load(rig.source.key)
         await theirs.load(rig.source.key)

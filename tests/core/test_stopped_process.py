@@ -9,7 +9,7 @@ import socket
 import pytest
 from _rig import run
 
-from tokensession import AiohttpEndpoint, ManagedSource, OutcomeUnknown
+from tokensession import AiohttpTransport, ManagedSource, OutcomeUnknown
 from tokensession.clock import within
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
@@ -30,8 +30,8 @@ def test_f11_a_token_reply_that_came_while_the_process_stood_still_is_kept() -> 
                 refresh_token="seed-token",
                 rotates=True,
             )
-            endpoint = AiohttpEndpoint(clock=clock)
-            source = ManagedSource(provider, endpoint, store=MemoryStore(clock=clock), clock=clock)
+            transport = AiohttpTransport(clock=clock)
+            source = ManagedSource(provider, transport, store=MemoryStore(clock=clock), clock=clock)
             caller = asyncio.create_task(source.token())
             loop = asyncio.get_running_loop()
             connection, _ = await loop.sock_accept(listener)
@@ -79,10 +79,10 @@ def test_f10_the_deadline_of_a_token_request_holds_for_the_body_too() -> None:
                 client_secret="client-secret",
                 refresh_token="seed-token",
             )
-            assert provider.seed is not None
-            request = provider.request(provider.seed)
-            endpoint = AiohttpEndpoint(clock=clock)
-            sending = asyncio.create_task(endpoint.send(request, connect=5, total=20))
+            assert provider.credential is not None
+            request = provider.request(provider.credential)
+            transport = AiohttpTransport(clock=clock)
+            sending = asyncio.create_task(transport.send(request, connect=5, total=20))
             loop = asyncio.get_running_loop()
             connection, _ = await loop.sock_accept(listener)
             with connection:

@@ -9,10 +9,10 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from _rig import LIFE, Rig, run, token_reply
+from _rig import LIFE, Rig, run, success
 
 from tokensession import (
-    AiohttpEndpoint,
+    AiohttpTransport,
     ManagedSource,
     NotSent,
     OutcomeUnknown,
@@ -21,7 +21,7 @@ from tokensession import (
 )
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, Fault, OAuth2Server, Reply, Reset, Truncate, reply
+from tokensession.testing import FakeClock, Fault, OAuth2Server, Reset, Response, Truncate, token_response
 
 MINUTE = 60.0
 WAVES, CALLERS = 200, 50  # ten thousand callers in one minute
@@ -29,8 +29,8 @@ USABLE = 239.0  # seconds until the token is EXPIRED, when it has been DUE for a
 
 TROUBLES: dict[str, Callable[[], Any]] = {
     "not sent": lambda: NotSent("no route"),
-    "500": lambda: reply({}, 500),
-    "503": lambda: reply(b"", 503),
+    "500": lambda: token_response({}, 500),
+    "503": lambda: token_response(b"", 503),
 }
 
 
@@ -86,7 +86,7 @@ def test_f22_ten_thousand_callers_with_a_spent_token_cause_the_requests_that_the
 
     async def scene() -> None:
         clock = FakeClock(jitter=jitter)
-        rig = Rig(token_reply(1), *(TROUBLES[trouble]() for _ in range(WAVES)), clock=clock, rotates=rotates)
+        rig = Rig(success(1), *(TROUBLES[trouble]() for _ in range(WAVES)), clock=clock, rotates=rotates)
         await rig.access()
         clock.advance(LIFE)
         answered = 0
@@ -109,8 +109,8 @@ def test_f22_ten_thousand_callers_with_a_spent_token_cause_the_requests_that_the
         assert 1 <= posts <= at_most(trouble, jitter, usable=False)
         assert answered == (WAVES - posts) * CALLERS
         clock.advance(MINUTE)
-        rig.endpoint._lines.clear()
-        rig.endpoint.script(token_reply(2))
+        rig.transport._lines.clear()
+        rig.transport.script(success(2))
         assert await rig.access() == "access-2", "and then it is over"
 
     run(scene)
@@ -124,7 +124,7 @@ def test_f22_f25_ten_thousand_callers_with_a_usable_token_hear_nothing_of_the_ou
 
     async def scene() -> None:
         clock = FakeClock(jitter=jitter)
-        rig = Rig(token_reply(1), *(TROUBLES[trouble]() for _ in range(WAVES)), clock=clock, rotates=rotates)
+        rig = Rig(success(1), *(TROUBLES[trouble]() for _ in range(WAVES)), clock=clock, rotates=rotates)
         await rig.access()
         clock.advance(LIFE - 299)
         for _ in range(WAVES):
@@ -171,10 +171,10 @@ def test_f23_no_request_is_sent_before_the_time_that_the_provider_asked_for(head
 
     async def scene() -> None:
         clock = FakeClock(jitter=0.0)
-        limited = reply(
+        limited = token_response(
             {}, status, (("retry-after", header), ("date", formatdate(clock.wall(), usegmt=True)))
         )
-        rig = Rig(token_reply(1), limited, token_reply(2), clock=clock)
+        rig = Rig(success(1), limited, success(2), clock=clock)
         token = await rig.source.token()
         clock.advance(LIFE)
         clock.step_wall(-LIFE)  # so that the date is 90 s from now
@@ -199,7 +199,7 @@ def test_f23_no_request_is_sent_before_the_time_that_the_provider_asked_for(head
 
 
 FAULTS: dict[str, Fault] = {
-    **{str(status): Reply(status, b"") for status in (408, 429, 500, 502, 503, 504)},
+    **{str(status): Response(status, b"") for status in (408, 429, 500, 502, 503, 504)},
     "reset": Reset(spent=False),
     "reset, spent": Reset(spent=True),
     "truncated": Truncate(),
@@ -215,7 +215,7 @@ def test_f23_f39_no_layer_below_repeats_a_token_request_that_failed(fault: str) 
             server.script(*[FAULTS[fault]] * 5)
             source = ManagedSource(
                 OAuth2(**server.credentials),
-                AiohttpEndpoint(),
+                AiohttpTransport(),
                 store=MemoryStore(),
                 clock=FakeClock(jitter=0.5),
             )

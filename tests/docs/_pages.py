@@ -1,4 +1,4 @@
-"""The pages that people read, taken apart into their fenced blocks."""
+"""The public pages, split into their fenced blocks and their headings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,20 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+def prose(page: Path) -> str:
+    """The page without its fenced blocks, comments and generated parts (figures, tables of tests)."""
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^<!-- [^>]*written by [^>]*-->$.*?^<!-- end of [^>]*-->$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What links into a page may end with: its headings, as code hosts spell them."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def named(path: Path) -> str:
-    """How a test calls a page."""
+    """The name of a page in test ids and messages."""
     return str(path.relative_to(ROOT))

@@ -1,4 +1,4 @@
-"""Writes the table in docs/life-of-a-token.md from the fields of `Policy`.
+"""Write the table in docs/concepts/life-of-a-token.md from the fields of `Policy`.
 
 python tests/docs/life_table.py
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokensession import Policy
 
-PAGE = Path(__file__).parents[2] / "docs" / "life-of-a-token.md"
+PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "life-of-a-token.md"
 BEGIN = "<!-- policy: written by tests/docs/life_table.py -->"
 END = "<!-- end of policy -->"
 

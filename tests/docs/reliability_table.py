@@ -85,7 +85,9 @@ Test = tuple[str, str, str]  # file, name, promise
 
 def every_test() -> Iterator[Test]:
     """Every test function of the project."""
-    for path in sorted([*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("tokensession/testing/promises_*.py")]):
+    for path in sorted(
+        [*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("tokensession/testing/conformance/*.py")]
+    ):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):

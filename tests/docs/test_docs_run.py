@@ -137,7 +137,7 @@ def test_every_python_block_of_the_readme_is_a_program_of_its_own(
     if prints is not None:
         assert promised(prints.text).fullmatch(done.stdout), f"{prints.where} should read:\n{done.stdout}"
     for server in servers:
-        assert server.refusals == []
+        assert server.invalid_requests == []
 
 
 def test_every_promise_of_the_readme_stands_below_a_program() -> None:
@@ -165,7 +165,7 @@ def test_every_python_block_runs(
         elif block.mark == "prints":
             assert promised(block.text).fullmatch(printed), f"{block.where} should read:\n{printed}"
     for server in servers:
-        assert server.refusals == []
+        assert server.invalid_requests == []
         assert server.stats.reuse_detections == 0
 
 

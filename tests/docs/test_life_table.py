@@ -8,4 +8,4 @@ from life_table import BEGIN, END, PAGE, written
 def test_the_table_in_the_docs_is_what_the_policy_says() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page.count(BEGIN) == page.count(END) == 1
-    assert page == written(page), "it is stale; write it anew: .venv/bin/python tests/docs/life_table.py"
+    assert page == written(page), "the table is stale; run: .venv/bin/python tests/docs/life_table.py"

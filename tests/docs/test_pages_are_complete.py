@@ -19,7 +19,7 @@ DOCS = ROOT / "docs"
 
 def floors() -> list[tuple[str, ...]]:
     """The list that the house test goes by."""
-    found: list[tuple[str, ...]] = runpy.run_path(str(ROOT / "tests/house/test_floors.py"))["FLOORS"]
+    found: list[tuple[str, ...]] = runpy.run_path(str(ROOT / "tests/project/test_layers.py"))["LAYERS"]
     return found
 
 

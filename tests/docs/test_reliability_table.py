@@ -1,4 +1,4 @@
-"""No failure is without a test or a reason, and what is printed is what is there."""
+"""Every failure has a test or a reason, and the page lists the tests that exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reliability_table import FAILURES, NOT_COVERED, PAGE, PROPERTIES, by_failur
 
 def test_the_tables_in_the_docs_are_those_of_the_tests() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page == written(page), "stale; write it anew: .venv/bin/python tests/docs/reliability_table.py"
+    assert page == written(page), "the tables are stale; run: .venv/bin/python tests/docs/reliability_table.py"
 
 
 def test_every_failure_has_a_test_or_a_reason_and_no_test_names_another() -> None:

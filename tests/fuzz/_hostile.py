@@ -14,7 +14,6 @@ import json
 from dataclasses import dataclass
 from urllib.parse import quote, quote_plus
 
-from tokensession import wire
 from tokensession.providers import (
     Credential,
     Fields,
@@ -23,7 +22,8 @@ from tokensession.providers import (
     Priava,
     Strategy,
     StrategyProvider,
-    TokenReply,
+    TokenResponse,
+    _wire,
     seconds,
     until,
 )
@@ -39,14 +39,14 @@ ROTATED = "nr~H2jP8gV5kC1wN9bX4zS7qF3mT6"
 SECRET, PIECE, PAD, NUMBER = 0xFF, 0xFE, 0xFD, 0xFC
 """Instructions. Each takes the byte behind it: which secret, which piece, how far, which number."""
 
-_ENDPOINT = "https://id.example.com/token"
+_TRANSPORT = "https://id.example.com/token"
 _REFRESH, _CODE = Credential("refresh_token", REFRESH), Credential("authorization_code", CODE)
 _SAFE = Credential("refresh_token", CODE)
 
 _FORM = Strategy(
     name="form",
     grants={"refresh_token": ("grant_type", "refresh_token", "client_secret")},
-    decode=wire.parse_form,
+    decode=_wire.parse_form,
 )
 _NESTED = Strategy(
     name="nested",
@@ -68,14 +68,14 @@ def _client(strategy: Strategy, secret: str, seed: Credential) -> StrategyProvid
         strategy,
         identity="client-7",
         base_url="https://api.example.com",
-        token_url=_ENDPOINT,
+        token_url=_TRANSPORT,
         values={"client_id": "client-7", "client_secret": secret},
-        seed=seed,
+        credential=seed,
     )
 
 
 def _oauth2(secret: str, **seed: str) -> OAuth2:
-    return OAuth2(token_url=_ENDPOINT, client_id="client-7", client_secret=secret, **seed)
+    return OAuth2(token_url=_TRANSPORT, client_id="client-7", client_secret=secret, **seed)
 
 
 def _priava(**seed: str) -> Priava:
@@ -227,7 +227,7 @@ class Hostile:
 
     provider: StrategyProvider
     credential: Credential
-    reply: TokenReply
+    response: TokenResponse
     planted: frozenset[str]
 
 
@@ -246,7 +246,7 @@ def hostile(data: bytes) -> Hostile:
     ]
     body = expanded(data[HEAD:], own | {ACCESS, ROTATED})
     kept = tuple(header for bit, header in enumerate(headers) if present >> bit & 1)
-    return Hostile(provider, credential, TokenReply(STATUSES[status % len(STATUSES)], kept, body), own)
+    return Hostile(provider, credential, TokenResponse(STATUSES[status % len(STATUSES)], kept, body), own)
 
 
 def _header(table: tuple[str, ...], number: int, data: bytes) -> str:

@@ -16,9 +16,9 @@ from random import Random
 import msgpack
 from _hostile import ACCESS, HEAD, NUMBER, NUMBERS, PAD, PIECE, PIECES, PLANTABLE, ROTATED, SECRET
 
-from tokensession.record import Attempt, Grant, Rejection, encode
-from tokensession.stores.base import Record
+from tokensession._refresh.state import Attempt, Rejection, TokenState, encode
 from tokensession.stores.file import _encode
+from tokensession.stores.protocol import Record
 from tokensession.token import Token
 
 Make = Callable[[Random], bytes]
@@ -67,15 +67,15 @@ _GRANTS = tuple(
     map(
         encode,
         (
-            Grant(),
-            Grant(seed="s", signed_out=True),
-            Grant(
-                seed="66a3b15af1d2e6f9",
+            TokenState(),
+            TokenState(configured="s", signed_out=True),
+            TokenState(
+                configured="66a3b15af1d2e6f9",
                 token=Token(ACCESS, 1_750_000_000.25, 3600.0, ROTATED, "read write"),
                 attempt=Attempt("credential-1", 1_750_003_000.5, 1),
                 rejection=Rejection("credential-2", "invalid_grant"),
             ),
-            Grant(token=Token(ACCESS, 7, None, None, None)),
+            TokenState(token=Token(ACCESS, 7, None, None, None)),
         ),
     )
 )
@@ -166,7 +166,7 @@ def _body(random: Random) -> bytes:
     return b"".join(_instruction(random) for _ in range(random.randrange(8)))
 
 
-def _reply(random: Random) -> bytes:
+def _response(random: Random) -> bytes:
     """Half of them by a server that at least means to answer its client."""
     head = bytearray(random.randbytes(HEAD))
     if random.random() < 0.5:
@@ -214,7 +214,7 @@ def _one_of(seeds: Sequence[bytes]) -> Make:
 
 
 MAKE: dict[str, Make] = {
-    "reply": _reply,
+    "reply": _response,
     "json": _body,
     "form": _body,
     "date": _one_of(_DATES),

@@ -13,32 +13,40 @@ from pathlib import Path
 
 from _hostile import ACCESS, CONFIGURED, expanded, hostile, shows_a_secret
 
-from tokensession import wire
-from tokensession.endpoint import MAX_BODY, _inflate
+from tokensession import _redact
+from tokensession._refresh.state import TokenState, decode, encode
 from tokensession.errors import (
     ClientRejected,
     ConfigurationError,
     GrantRejected,
-    MalformedReply,
+    InvalidTokenResponse,
     OutcomeUnknown,
     RateLimited,
     StoreCorrupt,
     TokenSessionError,
     TokenUnavailable,
 )
-from tokensession.providers import Credential, Issued, TokenReply
-from tokensession.record import Grant, decode, encode
+from tokensession.policy import MAX_LIFETIME
+from tokensession.providers import Credential, Issued, TokenResponse, _wire
 from tokensession.stores import Store, open_store
-from tokensession.stores._lock import Mark
-from tokensession.stores.base import Record
+from tokensession.stores._local.lock import Mark
 from tokensession.stores.file import _decode, _encode
+from tokensession.stores.protocol import Record
+from tokensession.transport import MAX_BODY, _inflate
 
 Read = Callable[..., Issued]
 Check = Callable[[bytes], str]
 
 SENT_AT = 1_750_000_000.0
 LONGEST_MESSAGE = 2_000  # characters
-_DOCUMENTED = (GrantRejected, ClientRejected, RateLimited, TokenUnavailable, OutcomeUnknown, MalformedReply)
+_DOCUMENTED = (
+    GrantRejected,
+    ClientRejected,
+    RateLimited,
+    TokenUnavailable,
+    OutcomeUnknown,
+    InvalidTokenResponse,
+)
 _PLACE = Path("/var/lib/tokens/0.token")
 
 
@@ -93,7 +101,7 @@ def check_reply(data: bytes, read: Read | None = None) -> str:
     """`Provider.read` returns a token that can be used, or raises what its docstring names."""
     case = hostile(data)
     try:
-        issued = (read or case.provider.read)(case.reply, case.credential, sent_at=SENT_AT)
+        issued = (read or case.provider.read)(case.response, case.credential, sent_at=SENT_AT)
     except _DOCUMENTED as error:
         assert_fit_to_be_shown(error, thorough=_thorough(data))
         pause = getattr(error, "retry_after", None)
@@ -101,22 +109,22 @@ def check_reply(data: bytes, read: Read | None = None) -> str:
         return type(error).__name__
     except Exception as error:
         raise AssertionError(f"no documented error: {type(error).__name__}") from error
-    _assert_sane(issued, case.reply, case.credential)
+    _assert_sane(issued, case.response, case.credential)
     return "Issued with a note" if issued.notes else "Issued"
 
 
-def _assert_sane(issued: Issued, reply: TokenReply, credential: Credential) -> None:
+def _assert_sane(issued: Issued, response: TokenResponse, credential: Credential) -> None:
     token = issued.token
-    assert 200 <= reply.status < 300
+    assert 200 <= response.status < 300
     assert token.access_token
     assert all("!" <= c <= "~" for c in token.access_token)
     if token.refresh_token not in (None, credential.secret):
         assert token.refresh_token
         assert all(" " <= c <= "~" for c in token.refresh_token)
     assert token.obtained_at == SENT_AT
-    assert token.lifetime is None or abs(token.lifetime) <= wire.LONGEST_LIFE
+    assert token.lifetime is None or abs(token.lifetime) <= MAX_LIFETIME
     assert token.scope is None or token.scope.isprintable()
-    assert decode(encode(Grant(token=token))).token == token
+    assert decode(encode(TokenState(token=token))).token == token
     for text in (repr(issued), *issued.notes):
         assert len(text) < LONGEST_MESSAGE
         assert text.isprintable()
@@ -127,26 +135,26 @@ def _assert_sane(issued: Issued, reply: TokenReply, credential: Credential) -> N
 
 
 def check_json(data: bytes) -> str:
-    """An object, or `MalformedReply`."""
-    return _document(wire.parse_json, expanded(data, frozenset()), data)
+    """An object, or `InvalidTokenResponse`."""
+    return _document(_wire.parse_json, expanded(data, frozenset()), data)
 
 
 def check_form(data: bytes) -> str:
-    """The fields, or `MalformedReply`."""
-    return _document(wire.parse_form, expanded(data, frozenset()), data)
+    """The fields, or `InvalidTokenResponse`."""
+    return _document(_wire.parse_form, expanded(data, frozenset()), data)
 
 
 def _document(parse: Callable[[bytes], dict[str, object]], body: bytes, data: bytes) -> str:
     try:
         document = parse(body)
-    except MalformedReply as error:
+    except InvalidTokenResponse as error:
         assert_fit_to_be_shown(error, thorough=_thorough(data))
         return type(error).__name__
     assert isinstance(document, dict)
     assert all(isinstance(name, str) for name in document)
     for value in document.values():
-        life, pause = wire.expires_in(value), wire.retry_after(value, SENT_AT)
-        assert life is None or abs(life) <= wire.LONGEST_LIFE
+        life, pause = _wire.lifetime_seconds(value), _wire.retry_after(value, SENT_AT)
+        assert life is None or abs(life) <= MAX_LIFETIME
         assert pause is None or math.isfinite(pause)
     return "an object"
 
@@ -154,7 +162,7 @@ def _document(parse: Callable[[bytes], dict[str, object]], body: bytes, data: by
 def check_date(data: bytes) -> str:
     """A moment, or None."""
     text = data.decode("utf-8", "surrogateescape")
-    moment, pause = wire.parse_http_date(text), wire.retry_after(text, SENT_AT)
+    moment, pause = _wire.parse_http_date(text), _wire.retry_after(text, SENT_AT)
     assert moment is None or math.isfinite(moment)
     assert pause is None or math.isfinite(pause)
     assert moment is None or pause is not None
@@ -164,10 +172,10 @@ def check_date(data: bytes) -> str:
 def check_text(data: bytes) -> str:
     """What is quoted of a body is one short line without a secret in it."""
     body = expanded(data, frozenset(CONFIGURED))
-    quoted = wire.excerpt(body, CONFIGURED)
+    quoted = _redact.excerpt(body, CONFIGURED)
     assert len(quoted) <= 121
     assert quoted.isprintable()
-    whole = wire.excerpt(body[:4096], CONFIGURED, longest=1_000_000)
+    whole = _redact.excerpt(body[:4096], CONFIGURED, longest=1_000_000)
     # The whole of what is looked at, of a body that is not cut: nothing hides behind the dots.
     for text in (quoted, whole if len(body) <= 4096 else ""):
         secret = shows_a_secret(text)
@@ -178,7 +186,7 @@ def check_text(data: bytes) -> str:
 # -- (c) and (d) what a store gives back --------------------------------------------------------------
 
 
-def check_record(data: bytes, decode: Callable[[bytes], Grant] = decode) -> str:
+def check_record(data: bytes, decode: Callable[[bytes], TokenState] = decode) -> str:
     """A grant that is written as it is read, or `StoreCorrupt`."""
     try:
         grant = decode(data)
@@ -241,12 +249,12 @@ def check_url(data: bytes) -> str:
 
 
 def check_inflate(data: bytes) -> str:
-    """At most MAX_BODY bytes, or `MalformedReply`."""
+    """At most MAX_BODY bytes, or `InvalidTokenResponse`."""
     try:
         plain = _inflate(data)
-    except MalformedReply as error:
+    except InvalidTokenResponse as error:
         assert_fit_to_be_shown(error, thorough=_thorough(data))
-        return "MalformedReply"
+        return "InvalidTokenResponse"
     assert len(plain) <= MAX_BODY
     return "inflated"
 

@@ -31,26 +31,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from run import Figures, fuzz, main, share
 
-from tokensession import wire
-from tokensession.errors import MalformedReply, StoreCorrupt, TokenSessionError
-from tokensession.providers import Credential, Issued, TokenReply
-from tokensession.record import Grant, decode, encode
+from tokensession import _redact
+from tokensession._refresh.state import TokenState, decode, encode
+from tokensession.errors import InvalidTokenResponse, StoreCorrupt, TokenSessionError
+from tokensession.providers import Credential, Issued, TokenResponse, _wire
 from tokensession.token import Token
 
 INPUTS = 16_000
 
 OUTCOMES = {
     "reply": "Issued, Issued with a note, GrantRejected, ClientRejected, RateLimited, TokenUnavailable, "
-    "OutcomeUnknown, MalformedReply",
-    "json": "an object, MalformedReply, TruncatedReply",
-    "form": "an object, MalformedReply",
+    "OutcomeUnknown, InvalidTokenResponse",
+    "json": "an object, InvalidTokenResponse, TruncatedResponse",
+    "form": "an object, InvalidTokenResponse",
     "date": "a moment, no moment",
     "text": "redacted, nothing to redact",
     "record": "a grant, StoreCorrupt",
     "file": "a record, StoreCorrupt",
     "mark": "a mark, no mark",
     "url": "FileStore, SQLiteStore, MemoryStore, ConfigurationError",
-    "inflate": "inflated, MalformedReply",
+    "inflate": "inflated, InvalidTokenResponse",
 }
 
 
@@ -123,20 +123,20 @@ def test_what_was_found_once_stays_mended(find: str) -> None:
 
 def test_two_secrets_that_overlap_are_both_hidden_whole() -> None:
     """One that begins inside another used to lose its beginning only."""
-    assert wire.redact("(ab cd ef)", ["ab cd", "cd ef"]) == "([redacted])"
-    assert wire.redact("(ab cd ef)", ["cd ef", "ab cd"]) == "([redacted])"
+    assert _redact.redact("(ab cd ef)", ["ab cd", "cd ef"]) == "([redacted])"
+    assert _redact.redact("(ab cd ef)", ["cd ef", "ab cd"]) == "([redacted])"
 
 
 def test_an_excerpt_of_a_body_shorter_than_its_secret_s_escapes_is_empty() -> None:
     """A long secret once made the cut count from the wrong end."""
-    assert wire.excerpt(b"\\u00e9" * 1000, ["é" * 700]) == ""
+    assert _redact.excerpt(b"\\u00e9" * 1000, ["é" * 700]) == ""
 
 
 def test_a_body_of_which_nothing_can_be_shown_is_not_called_empty() -> None:
     provider, credential, _ = ASKED[OAUTH2]
     body = json.dumps({"access_token": "é" * 1000, "x": "y" * 5000}).encode()
-    with pytest.raises(MalformedReply, match=r"answered 400\.") as caught:
-        provider.read(TokenReply(400, (), body), credential, sent_at=SENT_AT)
+    with pytest.raises(InvalidTokenResponse, match=r"answered 400\.") as caught:
+        provider.read(TokenResponse(400, (), body), credential, sent_at=SENT_AT)
     assert "empty" not in str(caught.value)
 
 
@@ -152,52 +152,52 @@ def deep(levels: int) -> Any:
     return [deep(levels - 1)] if levels else []
 
 
-def key_error(reply: TokenReply) -> Any:
-    return wire.parse_json(reply.body)["access_token"]
+def key_error(response: TokenResponse) -> Any:
+    return _wire.parse_json(response.body)["access_token"]
 
 
-def body_in_the_message(reply: TokenReply) -> Any:
-    raise MalformedReply(f"This is no answer: {reply.body.decode('utf-8', 'replace')[:200]!r}")
+def body_in_the_message(response: TokenResponse) -> Any:
+    raise InvalidTokenResponse(f"This is no answer: {response.body.decode('utf-8', 'replace')[:200]!r}")
 
 
-def body_in_the_context(reply: TokenReply) -> Any:
+def body_in_the_context(response: TokenResponse) -> Any:
     try:
-        json.loads(reply.body)
+        json.loads(response.body)
     except ValueError:
-        raise MalformedReply("This is no JSON.") from None
-    raise MalformedReply("This is no answer.")
+        raise InvalidTokenResponse("This is no JSON.") from None
+    raise InvalidTokenResponse("This is no answer.")
 
 
-def body_in_an_attribute(reply: TokenReply) -> Any:
-    error = MalformedReply("This is no answer.")
-    error.reply_body = reply.body  # type: ignore[attr-defined]
+def body_in_an_attribute(response: TokenResponse) -> Any:
+    error = InvalidTokenResponse("This is no answer.")
+    error.reply_body = response.body  # type: ignore[attr-defined]
     raise error
 
 
-def recursion(reply: TokenReply) -> Any:
-    if reply.body.count(b"[") > 60:
+def recursion(response: TokenResponse) -> Any:
+    if response.body.count(b"[") > 60:
         walk(deep(2000))
-    raise MalformedReply("This is no answer.")
+    raise InvalidTokenResponse("This is no answer.")
 
 
-def many_lines(reply: TokenReply) -> Any:
-    raise MalformedReply(f"This is no answer.\nStatus: {reply.status}")
+def many_lines(response: TokenResponse) -> Any:
+    raise InvalidTokenResponse(f"This is no answer.\nStatus: {response.status}")
 
 
-def a_long_message(reply: TokenReply) -> Any:
-    raise MalformedReply("This is no answer. " * (1 + len(reply.body)))
+def a_long_message(response: TokenResponse) -> Any:
+    raise InvalidTokenResponse("This is no answer. " * (1 + len(response.body)))
 
 
-def an_unusable_token(reply: TokenReply) -> Any:
-    return Issued(Token(str(wire.parse_json(reply.body).get("access_token")) + "\n", SENT_AT))
+def an_unusable_token(response: TokenResponse) -> Any:
+    return Issued(Token(str(_wire.parse_json(response.body).get("access_token")) + "\n", SENT_AT))
 
 
-def a_token_in_a_note(reply: TokenReply) -> Any:
-    access = wire.access_token(wire.parse_json(reply.body).get("access_token"))
+def a_token_in_a_note(response: TokenResponse) -> Any:
+    access = _wire.access_token(_wire.parse_json(response.body).get("access_token"))
     return Issued(Token(access, SENT_AT), notes=(f"an odd token: {access}",))
 
 
-def an_undocumented_error(reply: TokenReply) -> Any:
+def an_undocumented_error(response: TokenResponse) -> Any:
     raise TokenSessionError("This is no answer.")
 
 
@@ -216,23 +216,23 @@ def an_undocumented_error(reply: TokenReply) -> Any:
         an_undocumented_error,
     ],
 )
-def test_a_broken_reader_is_found_within_a_short_run(broken: Callable[[TokenReply], Any]) -> None:
+def test_a_broken_reader_is_found_within_a_short_run(broken: Callable[[TokenResponse], Any]) -> None:
     """A fuzzer that finds nothing here would find nothing anywhere."""
 
-    def read(reply: TokenReply, _credential: Credential, *, sent_at: float) -> Any:
+    def read(response: TokenResponse, _credential: Credential, *, sent_at: float) -> Any:
         assert sent_at == SENT_AT
-        return broken(reply)
+        return broken(response)
 
     figures = fuzz("reply", share("reply", INPUTS), seed=20, check=lambda data: check_reply(data, read))
     assert figures.failures
 
 
-def grants_of_anything(data: bytes) -> Grant:
+def grants_of_anything(data: bytes) -> TokenState:
     document = msgpack.unpackb(data)
-    return Grant(seed=document["seed"])
+    return TokenState(configured=document["seed"])
 
 
-def tokens_in_the_message(data: bytes) -> Grant:
+def tokens_in_the_message(data: bytes) -> TokenState:
     try:
         return decode(data)
     except StoreCorrupt:
@@ -240,7 +240,7 @@ def tokens_in_the_message(data: bytes) -> Grant:
 
 
 @pytest.mark.parametrize("broken", [grants_of_anything, tokens_in_the_message])
-def test_a_broken_decoder_is_found_within_a_short_run(broken: Callable[[bytes], Grant]) -> None:
+def test_a_broken_decoder_is_found_within_a_short_run(broken: Callable[[bytes], TokenState]) -> None:
     check = lambda data: check_record(data, broken)  # noqa: E731 - as short as it is
     assert fuzz("record", share("record", INPUTS), seed=20, check=check).failures
 
@@ -294,11 +294,11 @@ def test_a_reply_of_twice_the_size_takes_at_most_twice_the_work(shape: str, stat
     for provider, credential, _ in ASKED:
 
         def work(size: int, provider: Any = provider, credential: Credential = credential) -> int:
-            reply = TokenReply(status, (), SHAPES[shape](size))
+            response = TokenResponse(status, (), SHAPES[shape](size))
 
             def read() -> None:
                 with contextlib.suppress(TokenSessionError):
-                    provider.read(reply, credential, sent_at=SENT_AT)
+                    provider.read(response, credential, sent_at=SENT_AT)
 
             read()  # patterns are compiled once
             return calls(read)
@@ -310,8 +310,8 @@ def test_a_reply_of_twice_the_size_takes_at_most_twice_the_work(shape: str, stat
 @pytest.mark.parametrize(
     "make",
     [
-        lambda size: encode(Grant(token=Token("a" * size, 0.0, None, "r" * size, "s" * size))),
-        lambda size: msgpack.packb(msgpack.unpackb(encode(Grant())) | {str(i): i for i in range(size)}),
+        lambda size: encode(TokenState(token=Token("a" * size, 0.0, None, "r" * size, "s" * size))),
+        lambda size: msgpack.packb(msgpack.unpackb(encode(TokenState())) | {str(i): i for i in range(size)}),
         lambda size: msgpack.packb([{"a": 1}] * size),
         lambda size: b"\x91" * size,
     ],

@@ -20,12 +20,12 @@ from _hostile import CODE
 from _raw_server import Answer, RawServer, chunked, http
 from _targets import assert_fit_to_be_shown
 
-from tokensession import AiohttpEndpoint, ManagedSource, NotSent
-from tokensession.endpoint import MAX_BODY
-from tokensession.errors import MalformedReply, OutcomeUnknown, TokenSessionError, TokenUnavailable
+from tokensession import AiohttpTransport, ManagedSource, NotSent
+from tokensession.errors import InvalidTokenResponse, OutcomeUnknown, TokenSessionError, TokenUnavailable
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock
+from tokensession.transport import MAX_BODY
 
 TOTAL = 30.0
 MIB = 1024 * 1024
@@ -89,7 +89,7 @@ def lost(name: str, answer: bytes) -> Case:
 
 def nonsense(name: str, answer: bytes) -> Case:
     """A whole reply without a meaning."""
-    return Case(name, lambda: answer, MalformedReply)
+    return Case(name, lambda: answer, InvalidTokenResponse)
 
 
 BROKEN = (
@@ -138,16 +138,18 @@ BROKEN = (
 
 BLOCK = b"x" * 65_536
 ENDLESS = (
-    Case("2 GiB by their length", endless(sized(b"", str(2 << 30)), BLOCK), MalformedReply),
-    Case("chunks for ever", lambda: chunked(itertools.repeat(BLOCK)), MalformedReply),
+    Case("2 GiB by their length", endless(sized(b"", str(2 << 30)), BLOCK), InvalidTokenResponse),
+    Case("chunks for ever", lambda: chunked(itertools.repeat(BLOCK)), InvalidTokenResponse),
     Case(
-        "a body until the connection ends, which it never does", endless(OK + b"\r\n", BLOCK), MalformedReply
+        "a body until the connection ends, which it never does",
+        endless(OK + b"\r\n", BLOCK),
+        InvalidTokenResponse,
     ),
-    Case("zeros in gzip for ever", lambda: chunked(itertools.repeat(bomb(31)), GZIP), MalformedReply),
+    Case("zeros in gzip for ever", lambda: chunked(itertools.repeat(bomb(31)), GZIP), InvalidTokenResponse),
     Case(
         "another protocol, after a 101",
         endless(b"HTTP/1.1 101 Up\r\nUpgrade: x\r\n\r\n", BLOCK),
-        MalformedReply,
+        InvalidTokenResponse,
     ),
     Case("headers for ever", endless(OK, b"A: b\r\n" * 10_000), OutcomeUnknown),
     Case("one header for ever", endless(OK + b"A: ", BLOCK), OutcomeUnknown),
@@ -179,12 +181,12 @@ async def moved_on(case: Case, server: RawServer, clock: FakeClock) -> None:
 async def asked(case: Case, server: RawServer) -> BaseException | None:
     """The error of one token request."""
     provider, clock = oauth2(server.url), FakeClock()
-    assert provider.seed is not None
+    assert provider.credential is not None
 
     async def ask() -> None:
-        request = provider.request(provider.seed)
-        reply = await AiohttpEndpoint(clock=clock).send(request, connect=30, total=TOTAL)
-        provider.read(reply, provider.seed, sent_at=0)
+        request = provider.request(provider.credential)
+        response = await AiohttpTransport(clock=clock).send(request, connect=30, total=TOTAL)
+        provider.read(response, provider.credential, sent_at=0)
 
     task = asyncio.create_task(ask())
     await moved_on(case, server, clock)
@@ -234,7 +236,7 @@ def test_a_bomb_is_inflated_to_the_limit_and_no_further(wbits: int) -> None:
         async with RawServer(packed) as server:
             tracemalloc.start()
             try:
-                error = await asked(Case("", lambda: packed, MalformedReply), server)
+                error = await asked(Case("", lambda: packed, InvalidTokenResponse), server)
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
@@ -255,9 +257,9 @@ def test_an_https_request_that_meets_a_plain_port_was_not_sent() -> None:
     async def scene() -> None:
         async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
             provider = oauth2(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/token")
-            assert provider.seed is not None
+            assert provider.credential is not None
             with pytest.raises(NotSent) as caught:
-                await AiohttpEndpoint().send(provider.request(provider.seed), connect=30, total=60)
+                await AiohttpTransport().send(provider.request(provider.credential), connect=30, total=60)
             assert_fit_to_be_shown(caught.value, thorough=True)
 
     run(scene)
@@ -272,7 +274,7 @@ def test_after_a_hostile_reply_the_source_still_works(case: Case) -> None:
         async with RawServer(case.make(), http(GRANTED)) as server:
             provider = oauth2(server.url)
             store = MemoryStore(clock=clock)
-            source = ManagedSource(provider, AiohttpEndpoint(clock=clock), store=store, clock=clock)
+            source = ManagedSource(provider, AiohttpTransport(clock=clock), store=store, clock=clock)
             task = asyncio.create_task(source.token())
             await moved_on(case, server, clock)
             with pytest.raises(case.want) as caught:

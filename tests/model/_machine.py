@@ -20,7 +20,7 @@ PLACES = ["claim", "send", "reply", "commit", "abandon"]
 WHICH = st.integers(0, 11)
 
 
-class Refreshes(RuleBasedStateMachine):
+class RefreshMachine(RuleBasedStateMachine):
     """What may happen, and what must hold.
 
     `flaws` are what is wrong on purpose, to see that it is noticed. `reached` counts what came up.
@@ -57,7 +57,7 @@ class Refreshes(RuleBasedStateMachine):
     @rule(which=WHICH)
     def the_api_refuses_the_token(self, which: int) -> None:
         process = self._process(which)
-        token = process.source._refreshes.held.token
+        token = process.source._coordinator.cache.token
         if token is not None:
             self._do(lambda: process.call(process.source.refresh(token)))
 
@@ -212,7 +212,7 @@ class Refreshes(RuleBasedStateMachine):
 
     def a_refused_refresh_token_is_never_sent_again(self) -> None:
         for credential, sends in self._sends().items():
-            heard = [n for n, sent in enumerate(sends) if sent.refused and sent.delivered]
+            heard = [n for n, sent in enumerate(sends) if sent.rejected and sent.delivered]
             if heard and sends[heard[0]].process.alive and not sends[heard[0]].lapsed:
                 later = [sent for sent in sends[heard[0] + 1 :] if sent.process is not None]
                 assert not later, f"{credential} was refused, and sent again"
@@ -281,7 +281,7 @@ class Refreshes(RuleBasedStateMachine):
             {
                 "token requests": len(sent),
                 "replays": sum(each.recorded for each in sent),
-                "refusals": sum(each.refused and each.delivered for each in sent),
+                "rejections": sum(each.rejected and each.delivered for each in sent),
                 "reuse detected": len(self.world.provider.reused),
                 "claims that ended without a word": self.world.interruptions,
                 "claims that lapsed in mid-request": sum(each.lapsed for each in sent),
@@ -326,7 +326,7 @@ class Refreshes(RuleBasedStateMachine):
             assert len(unknown) + world.interruptions >= 2, "two attempts were lost, it says"
         else:
             assert isinstance(error, GrantRejected), repr(error)
-            assert any(sent.refused for sent in provider.sent), "it was refused, it says"
+            assert any(sent.rejected for sent in provider.sent), "it was refused, it says"
 
     async def _answer(self, process: Process) -> Token | BaseException:
         """What a caller gets who goes on trying: the API accepts the token, or it is an error."""
@@ -362,9 +362,7 @@ class Refreshes(RuleBasedStateMachine):
             moved = [op.meet(next(iter(op.fates))) for op in world.ops]
             if any(moved):
                 continue
-            busy = [
-                each for each in world.processes if each.tasks or each.source._refreshes._flights.under_way
-            ]
+            busy = [each for each in world.processes if each.tasks or each.source._coordinator._tasks.running]
             if not busy and not world.ops:
                 return
             world.advance(1.0)

@@ -1,6 +1,6 @@
 """A world in which a refresh can go wrong in every way: a provider, a store, processes, and time.
 
-The processes are real sources (`ManagedSource`, with the real `renewal.py` and all that is around it). The
+The processes are real sources (`ManagedSource`, with the real `transaction.py` and all that is around it). The
 provider and the store are models: each thing that is asked of them waits, as an `Op`, until the test says
 what becomes of it. So the test decides the order of everything, and may kill a process between any two
 steps. Nothing runs by itself; `World.settle` lets everybody go on until all of them wait.
@@ -17,13 +17,13 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from tokensession import ClaimTimeout, ManagedSource, NotSent, OutcomeUnknown, Policy, StoreUnavailable
+from tokensession._refresh.state import TokenState, decode
+from tokensession._refresh.transaction import RefreshTransaction
 from tokensession.errors import Superseded
 from tokensession.events import Event, SaveFailed
 from tokensession.providers import OAuth2
-from tokensession.providers.base import TokenReply, TokenRequest
-from tokensession.record import Grant, decode
-from tokensession.renewal import Renewal
-from tokensession.stores.base import ANY, AnyVersion, Claim, Record, new_version
+from tokensession.providers.protocol import TokenRequest, TokenResponse
+from tokensession.stores.protocol import ANY, AnyVersion, Claim, Record, new_version
 from tokensession.testing import FakeClock
 from tokensession.token import Token, fingerprint
 
@@ -80,7 +80,7 @@ class Sent:
     arrived: bool = False
     generation: int = 0
     """Of the token that was issued for it, or 0."""
-    refused: bool = False
+    rejected: bool = False
     delivered: bool = False
     """Whether the answer reached a process that was alive."""
     harmless: bool = False
@@ -101,13 +101,13 @@ class Provider:
         self.sent: list[Sent] = []
         self._next = 0
 
-    def new_seed(self) -> str:
+    def new_credential(self) -> str:
         self._next += 1
         seed = f"seed-{self._next}"
         self.grants[seed] = self._next
         return seed
 
-    def redeem(self, sent: Sent) -> TokenReply:
+    def redeem(self, sent: Sent) -> TokenResponse:
         """Act on a token request that has arrived."""
         sent.arrived = True
         grant = self.grants.get(sent.credential)
@@ -116,14 +116,14 @@ class Provider:
             self.reused.append((earlier, sent))
             self.revoked.add(grant)
         if grant is None or grant in self.revoked:
-            sent.refused = True
-            return _reply(400, {"error": "invalid_grant"})
+            sent.rejected = True
+            return _response(400, {"error": "invalid_grant"})
         self.spent[sent.credential] = sent
         self.generation += 1
         sent.generation = self.generation
         refresh = f"refresh-{self.generation}"
         self.grants[refresh] = grant
-        return _reply(
+        return _response(
             200,
             {"access_token": f"access-{self.generation}", "refresh_token": refresh, "expires_in": LIFE},
         )
@@ -133,8 +133,8 @@ class Provider:
         return self.grants[f"refresh-{generation}"]
 
 
-def _reply(status: int, document: object) -> TokenReply:
-    return TokenReply(status, (), json.dumps(document).encode())
+def _response(status: int, document: object) -> TokenResponse:
+    return TokenResponse(status, (), json.dumps(document).encode())
 
 
 def generation(token: Token | None) -> int:
@@ -166,7 +166,7 @@ class World:
         self.over = False
         self._timers = False
         self.story: list[str] = []
-        self.seed = self.provider.new_seed()
+        self.seed = self.provider.new_credential()
         self.signed_in.add(self.provider.grants[self.seed])
         self.flaws = flaws
         self.processes = [self._started(number) for number in range(count)]
@@ -188,7 +188,7 @@ class World:
         for op in [op for op in self.ops if op.process is process]:
             self.ops.remove(op)
             if op.what == "send":
-                self.wire.append((self.clock.boot() + POLICY.settle, op.fates["arrives"]))
+                self.wire.append((self.clock.boot() + POLICY.orphan_wait, op.fates["arrives"]))
             elif op.what in ("commit", "put"):
                 self.orphans.append(op.fates["works"])
         self.processes[number] = self._started(number, process.clock.offset)
@@ -240,7 +240,7 @@ class World:
                 self.ops.remove(op)
 
     @property
-    def grant(self) -> Grant | None:
+    def grant(self) -> TokenState | None:
         return decode(self.record.data) if self.record is not None else None
 
     def write(self, data: bytes) -> Record:
@@ -256,7 +256,7 @@ class World:
 
     async def sign_in(self, process: Process) -> Token:
         """Somebody signs in anew."""
-        seed = self.provider.new_seed()
+        seed = self.provider.new_credential()
         grant = self.provider.grants[seed]
         process.signing_in.add(seed)
         self.earlier[grant] = frozenset(self.signed_in)
@@ -298,8 +298,8 @@ class Process:
             observer=self.note,
         )
         for flaw in self.world.flaws & FLAWED.keys():
-            kept = {each.name: getattr(source._renewal, each.name) for each in fields(Renewal)}
-            source._refreshes._renewal = FLAWED[flaw](**kept)
+            kept = {each.name: getattr(source._transaction, each.name) for each in fields(RefreshTransaction)}
+            source._coordinator._transaction = FLAWED[flaw](**kept)
         return source
 
     def note(self, event: Event) -> None:
@@ -310,7 +310,7 @@ class Process:
         """At the end of the world: nobody is left waiting."""
         for task in tuple(self.tasks):
             task.cancel()
-        await self.source._refreshes._flights.abort()
+        await self.source._coordinator._tasks.cancel()
 
     def call(self, work: Coroutine[Any, Any, Token | None]) -> None:
         """Start a caller; what it gets is kept."""
@@ -362,7 +362,7 @@ class ModelEndpoint:
         self._process = process
         self._provider = process.world.provider
 
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenReply:
+    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
         process, world = self._process, self._process.world
         credential = parse_qs(request.body.decode())["refresh_token"][0]
         grant = world.grant
@@ -379,17 +379,17 @@ class ModelEndpoint:
             sent.harmless = True
             raise NotSent("no route")
 
-        def fails(status: int) -> Callable[[], TokenReply]:
-            def answer() -> TokenReply:
+        def fails(status: int) -> Callable[[], TokenResponse]:
+            def answer() -> TokenResponse:
                 sent.harmless = True
-                return _reply(status, {})
+                return _response(status, {})
 
             return answer
 
         def lost_on_the_way() -> None:
             raise OutcomeUnknown("reset")
 
-        reply: TokenReply = await world.ask(
+        response: TokenResponse = await world.ask(
             process,
             "send",
             arrives=lambda: self._provider.redeem(sent),
@@ -399,13 +399,13 @@ class ModelEndpoint:
             lost=lost_on_the_way,
         )
         if not sent.arrived:
-            return reply
+            return response
 
-        def delivered() -> TokenReply:
+        def delivered() -> TokenResponse:
             sent.delivered = True
-            return reply
+            return response
 
-        answer: TokenReply = await world.ask(process, "reply", delivered=delivered, lost=lost_on_the_way)
+        answer: TokenResponse = await world.ask(process, "reply", delivered=delivered, lost=lost_on_the_way)
         return answer
 
 
@@ -539,7 +539,7 @@ class ModelClaim:
             world.holder, world.mark = None, mark
 
 
-class Forgetful(Renewal):
+class Forgetful(RefreshTransaction):
     """Does not write down what became of a token request."""
 
     async def _note(self, claim: Claim, step: Any, note: Any, error: BaseException) -> Record:
@@ -547,21 +547,21 @@ class Forgetful(Renewal):
         raise error
 
 
-class Yielding(Renewal):
+class Yielding(RefreshTransaction):
     """Takes any newer record for a newer generation."""
 
-    def _before(self, step: Any) -> Callable[[Grant | None], bool]:
+    def _before(self, step: Any) -> Callable[[TokenState | None], bool]:
         return lambda _stored: False
 
 
-class Hasty(Renewal):
+class Hasty(RefreshTransaction):
     """Does not wait for what a dead holder may have sent."""
 
-    def _settling(self, began: float) -> float:
+    def _orphan_wait(self, began: float) -> float:
         return 0.0
 
 
-FLAWED: dict[str, type[Renewal]] = {
+FLAWED: dict[str, type[RefreshTransaction]] = {
     "a note is not stored": Forgetful,
     "a late token gives way to a note": Yielding,
     "nobody waits for the requests of the dead": Hasty,

@@ -4,7 +4,7 @@ Several processes share one grant. Each step of each of them waits until the mac
 of it: it works, it fails, it works and the answer is lost, or the process is killed there. Leases lapse,
 clocks are wrong, people sign in and out. After every step the invariants are checked against the
 provider's own books; at the end the faults stop, and everybody must get a token, or a clear request to
-sign in. The real `ManagedSource` and `renewal.py` run in it.
+sign in. The real `ManagedSource` and `transaction.py` run in it.
 
     MODEL_EXAMPLES=5000 .venv/bin/pytest tests/model       # so many histories, other ones each time
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from _machine import Refreshes
+from _machine import RefreshMachine
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test as play
 
@@ -42,26 +42,26 @@ def no_log(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_f01_f08_f12_f17_f20_f21_f41_no_order_of_events_loses_a_sign_in() -> None:
     """Killed, cut off, signed out or unlucky: no token is lost, none is sent twice, and all ends well."""
-    Refreshes.reached.clear()
-    play(Refreshes, settings=HISTORIES)
-    print(dict(Refreshes.reached))
-    assert all(Refreshes.reached.values()), "the model does not get to where it hurts"
+    RefreshMachine.reached.clear()
+    play(RefreshMachine, settings=HISTORIES)
+    print(dict(RefreshMachine.reached))
+    assert all(RefreshMachine.reached.values()), "the model does not get to where it hurts"
 
 
-def both_refresh_at_once(m: Refreshes) -> None:
+def both_refresh_at_once(m: RefreshMachine) -> None:
     m.gets_as_far_as(0, "send")
     m.gets_as_far_as(1, "send")
     m.everybody_goes_on(6)
 
 
-def somebody_signs_out_as_a_refresh_is_saved(m: Refreshes) -> None:
+def somebody_signs_out_as_a_refresh_is_saved(m: RefreshMachine) -> None:
     m.gets_as_far_as(0, "commit")
     m.somebody_signs("out", 1)
     m.a_process_goes_on(1, 2)
     m.a_process_goes_on(0, 2)
 
 
-def a_holder_is_killed_with_the_new_token_in_its_hands(m: Refreshes) -> None:
+def a_holder_is_killed_with_the_new_token_in_its_hands(m: RefreshMachine) -> None:
     m.trouble_comes_in_mid_refresh(0, "commit", 6, True)
     m.gets_as_far_as(1, "claim")
     m.everybody_goes_on(2)
@@ -69,13 +69,13 @@ def a_holder_is_killed_with_the_new_token_in_its_hands(m: Refreshes) -> None:
     m.everybody_goes_on(6)
 
 
-def an_answer_is_lost(m: Refreshes) -> None:
+def an_answer_is_lost(m: RefreshMachine) -> None:
     m.trouble_comes_in_mid_refresh(0, "reply", 0, True)
     m.everybody_goes_on(2)
     m.gets_as_far_as(1, "reply")
 
 
-def a_holder_is_taken_for_dead_before_it_saves(m: Refreshes) -> None:
+def a_holder_is_taken_for_dead_before_it_saves(m: RefreshMachine) -> None:
     m.gets_as_far_as(0, "commit")
     m.everybody_goes_on(3)
     m.gets_as_far_as(0, "commit", spent=True)
@@ -87,7 +87,7 @@ def a_holder_is_taken_for_dead_before_it_saves(m: Refreshes) -> None:
     m.a_process_goes_on(0, 3)
 
 
-def a_request_of_the_dead_arrives_late(m: Refreshes) -> None:
+def a_request_of_the_dead_arrives_late(m: RefreshMachine) -> None:
     m.trouble_comes_in_mid_refresh(0, "send", 6, True)
     m.gets_as_far_as(1, "claim")
     m.a_process_goes_on(1, 8)
@@ -107,10 +107,10 @@ STORIES = {
 }
 
 
-def told(story: Callable[[Refreshes], None], wrong: frozenset[str]) -> None:
+def told(story: Callable[[RefreshMachine], None], wrong: frozenset[str]) -> None:
     """Play a story to its end, and look at it after each of its steps."""
 
-    class Watched(Refreshes):
+    class Watched(RefreshMachine):
         flaws = wrong
 
         def _do(self, act: Callable[[], Any]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from tokensession.testing.peer import Nursery, nursery
+from tokensession.testing.conformance.peer import Nursery, nursery
 
 PROGRAM = str(Path(__file__).with_name("_worker.py"))
 
@@ -21,7 +21,7 @@ PROGRAM = str(Path(__file__).with_name("_worker.py"))
 class Worker:
     """One process. `await worker.ask("token")` gives the set of answers its tasks got.
 
-    `stop`, `watch` and `at` take the stages of `_worker`.
+    `stop`, `watch` and `at` take the stages of `worker`.
     """
 
     def __init__(self, home: Nursery, pid: int, connection: socket.socket) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from tokensession import open_store
-from tokensession.record import Grant, decode, encode
+from tokensession._refresh.state import TokenState, decode, encode
 from tokensession.stores import Record, Store
 
 
@@ -29,7 +29,7 @@ async def the_record(store: Store) -> tuple[str, Record]:
     return key, record
 
 
-async def the_grant(where: str) -> Grant:
+async def the_grant(where: str) -> TokenState:
     """What is stored under the only key."""
     async with opened(where) as store:
         return decode((await the_record(store))[1].data)

@@ -21,16 +21,16 @@ import socket
 import sys
 from typing import Any
 
-from tokensession import AiohttpEndpoint, AuthedSession, Policy, TokenSessionError
+from tokensession import AiohttpTransport, AuthedSession, Policy, TokenSessionError
 from tokensession.providers import Priava
-from tokensession.providers.base import TokenReply, TokenRequest
+from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import Record, Store, open_store
-from tokensession.stores.base import Claim
-from tokensession.testing.peer import rear
+from tokensession.stores.protocol import Claim
+from tokensession.testing.conformance.peer import rear
 
 # The pause after a killed holder is proven with a hand-moved clock; here it would only take time, and
 # so would the one between two looks at the store. What is held by a gate must not run into a time-out.
-POLICY = Policy(settle=0, rejected_pause=0, post_timeout=60, claim_timeout=60, store_timeout=60)
+POLICY = Policy(orphan_wait=0, rejected_pause=0, request_timeout=60, claim_timeout=60, store_timeout=60)
 
 
 class Stages:
@@ -106,18 +106,18 @@ class StagedStore:
         return StagedClaim(found, self._stages)
 
 
-class StagedEndpoint:
+class StagedTransport:
     """An endpoint that passes by the stages."""
 
     def __init__(self, stages: Stages) -> None:
-        self._endpoint = AiohttpEndpoint()
+        self._transport = AiohttpTransport()
         self._stages = stages
 
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenReply:
+    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
         await self._stages.at("send")
-        reply = await self._endpoint.send(request, connect=connect, total=total)
+        answer = await self._transport.send(request, connect=connect, total=total)
         await self._stages.at("received")
-        return reply
+        return answer
 
 
 class Life:
@@ -168,7 +168,7 @@ async def live(fd: int, setup: dict[str, Any]) -> None:
     store = StagedStore(open_store(setup["store"]), stages)
     provider = Priava(**setup["provider"])
     async with AuthedSession(
-        provider, store=store, policy=POLICY, endpoint=StagedEndpoint(stages)
+        provider, store=store, policy=POLICY, transport=StagedTransport(stages)
     ) as session:
         life, orders = Life(session, stages), set()
         await stages.say("ready")

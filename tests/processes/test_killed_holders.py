@@ -32,7 +32,7 @@ async def killed_at(place: str, victim: Worker, server: PriavaServer) -> None:
 
 async def all_works_again(server: PriavaServer, *workers: Worker) -> None:
     """Somebody signs in; then every process has a good token, with no further request."""
-    assert len(await workers[0].ask("sign_in", code=server.new_seed())) == 1
+    assert len(await workers[0].ask("sign_in", code=server.new_credential())) == 1
     requests = server.stats.token_requests
     for worker in workers:
         assert await worker.ask("get", 5) == ["200"]

@@ -9,8 +9,8 @@ from _fleet import Worker, fleet, run, url
 from _ledger import opened, the_grant
 
 from tokensession.stores import Record
-from tokensession.testing import PriavaServer, json_reply
-from tokensession.testing.backend import claimed
+from tokensession.testing import PriavaServer, json_response
+from tokensession.testing.conformance.backend import claimed
 
 pytestmark = pytest.mark.parametrize("scheme", ["file", "sqlite"])
 
@@ -31,7 +31,7 @@ def test_f11_a_paused_holder_gives_way_to_a_newer_generation(tmp_path: Path, sch
                 await sleeper.tell("refresh")
                 await gate.reached()  # the grant is spent; its successor is on the way
                 sleeper.freeze()
-            signed_in = await other.ask("sign_in", code=server.new_seed())
+            signed_in = await other.ask("sign_in", code=server.new_credential())
             sleeper.thaw()
             assert await sleeper.answer() == signed_in
             assert await sleeper.ask("token") == await other.ask("token") == signed_in
@@ -109,11 +109,11 @@ def test_f20_the_loser_of_a_race_deletes_nothing_of_the_winners(tmp_path: Path, 
         async with PriavaServer() as server, fleet(3, server.credentials, where) as (loser, winner, third):
             await ready(loser, winner, third)
             server.revoke_access_tokens()
-            server.script(json_reply(400, {"error": "invalid_grant"}))
+            server.script(json_response(400, {"error": "invalid_grant"}))
             await loser.stop("commit")
             await loser.tell("get", 10)
             await loser.at("commit")  # it knows of the refusal, and is about to write it down
-            signed_in = await winner.ask("sign_in", code=server.new_seed())
+            signed_in = await winner.ask("sign_in", code=server.new_credential())
             stored = await the_grant(where)
             await loser.go("commit")
             assert await loser.answer() == ["200"]
@@ -140,7 +140,7 @@ def test_f21_a_refused_refresh_token_is_never_sent_again_by_any_process(tmp_path
                 assert await later.ask("get", 10) == ["GrantRejected"]
                 assert "Sign in again" in (await later.ask("why"))[0]
                 assert server.stats.token_requests == 2
-                signed_in = await later.ask("sign_in", code=server.new_seed())
+                signed_in = await later.ask("sign_in", code=server.new_credential())
             await ready(*workers)
             assert [await worker.ask("token") for worker in workers] == [signed_in] * 3
             assert server.stats.token_requests == 3
@@ -180,7 +180,7 @@ def test_f41_a_late_refresh_does_not_undo_a_sign_out_in_another_process(
             async with fleet(1, server.credentials, where) as [later]:
                 assert await later.ask("get", 5) == ["SignedOut"]
             assert server.stats.token_requests == requests
-            signed_in = await third.ask("sign_in", code=server.new_seed())
+            signed_in = await third.ask("sign_in", code=server.new_credential())
             await ready(late, other, third)
             assert await late.ask("token") == signed_in
 

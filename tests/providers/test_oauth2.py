@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _planted import (
+from _known_secrets import (
     BY_CODE,
     BY_REFRESH,
     CLIENT_SECRET,
@@ -16,7 +16,7 @@ from _planted import (
     granted,
     oauth2,
     read,
-    reply,
+    token_response,
 )
 
 from tokensession import ConfigurationError
@@ -37,15 +37,15 @@ def test_it_is_a_provider_that_takes_the_careful_view_of_rotation() -> None:
     assert isinstance(provider, Provider)
     assert provider.rotates is True
     assert made(rotates=False).rotates is False
-    assert provider.seed == BY_REFRESH
-    assert made(code=CODE).seed == BY_CODE
+    assert provider.credential == BY_REFRESH
+    assert made(code=CODE).credential == BY_CODE
 
 
 def test_a_token_url_is_asked_as_it_is_given() -> None:
     """With its slash at the end, where the server has one: without it some answer by a redirect."""
     given = made(refresh_token=REFRESH, token_url="https://id.example.com/o/token/")
-    assert given.seed is not None
-    assert given.request(given.seed).url == "https://id.example.com/o/token/"
+    assert given.credential is not None
+    assert given.request(given.credential).url == "https://id.example.com/o/token/"
     assert given.key == made(refresh_token=REFRESH, token_url="https://id.example.com/o/token").key
 
 
@@ -57,12 +57,12 @@ def test_the_api_is_at_the_token_server_s_origin_unless_said_otherwise() -> None
 
 
 def test_a_reply_without_a_life_is_refreshed_on_401_only() -> None:
-    assert read(oauth2(), reply(granted(expires_in=None))).token.lifetime is None
+    assert read(oauth2(), token_response(granted(expires_in=None))).token.lifetime is None
 
 
 def test_a_scope_is_kept_as_the_server_granted_it() -> None:
-    assert read(oauth2(), reply(granted(scope="read write"))).token.scope == "read write"
-    assert read(oauth2(), reply(granted())).token.scope is None
+    assert read(oauth2(), token_response(granted(scope="read write"))).token.scope == "read write"
+    assert read(oauth2(), token_response(granted())).token.scope is None
 
 
 def test_f40_the_key_tells_servers_clients_and_seeds_apart() -> None:
@@ -116,4 +116,4 @@ def test_a_token_url_that_would_leak_is_refused(token_url: str) -> None:
 
 
 def test_the_token_goes_out_as_a_bearer() -> None:
-    assert read(oauth2(), reply(granted())).token.authorization == f"Bearer {NEW_ACCESS}"
+    assert read(oauth2(), token_response(granted())).token.authorization == f"Bearer {NEW_ACCESS}"

@@ -9,7 +9,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from _planted import BY_REFRESH, NEW_ACCESS, REFRESH, assert_keeps_secrets, granted, oto, read, reply
+from _known_secrets import (
+    BY_REFRESH,
+    NEW_ACCESS,
+    REFRESH,
+    assert_keeps_secrets,
+    granted,
+    oto,
+    read,
+    token_response,
+)
 
 from tokensession import ConfigurationError
 from tokensession.providers import Health, Oto, Provider
@@ -20,7 +29,7 @@ def test_it_is_a_provider_whose_permanent_refresh_token_does_not_rotate() -> Non
     assert isinstance(provider, Provider)
     assert provider.rotates is False
     assert provider.replay_leeway == 0
-    assert provider.seed == BY_REFRESH
+    assert provider.credential == BY_REFRESH
     assert provider.api_headers == ()
 
 
@@ -125,9 +134,9 @@ def test_from_env_refuses_a_value_that_is_not_utf_8_without_showing_it(
 
 
 def test_the_life_is_what_the_reply_says_and_never_a_constant() -> None:
-    assert read(oto(), reply(granted(expires_in="1800"))).token.lifetime == 1800
-    assert read(oto(), reply(granted(expires_in="60"))).token.lifetime == 60
-    assert read(oto(), reply(granted(expires_in=None))).token.lifetime == 1800
+    assert read(oto(), token_response(granted(expires_in="1800"))).token.lifetime == 1800
+    assert read(oto(), token_response(granted(expires_in="60"))).token.lifetime == 60
+    assert read(oto(), token_response(granted(expires_in=None))).token.lifetime == 1800
 
 
 def test_the_documented_reply_is_read() -> None:
@@ -138,7 +147,7 @@ def test_the_documented_reply_is_read() -> None:
         "token_type": "Bearer",
         "expires_in": "3600",
     }
-    issued = read(oto(), reply(body, content_type="text/plain;charset=iso-8859-1"))
+    issued = read(oto(), token_response(body, content_type="text/plain;charset=iso-8859-1"))
     assert issued.notes == ()
     assert issued.token.authorization == f"Bearer {NEW_ACCESS}"
     assert issued.token.refresh_token == REFRESH_REPEATED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from _planted import (
+from _known_secrets import (
     BY_CODE,
     BY_REFRESH,
     CLIENT_SECRET,
@@ -16,7 +16,7 @@ from _planted import (
     assert_keeps_secrets,
     priava,
     read,
-    reply,
+    token_response,
 )
 
 from tokensession import ConfigurationError, GrantRejected
@@ -39,9 +39,9 @@ def test_it_is_a_provider_whose_refresh_tokens_rotate() -> None:
     assert isinstance(provider, Provider)
     assert provider.rotates is True
     assert provider.replay_leeway == 0
-    assert provider.seed == BY_REFRESH
-    assert made(code=CODE).seed == BY_CODE
-    assert made().seed is None
+    assert provider.credential == BY_REFRESH
+    assert made(code=CODE).credential == BY_CODE
+    assert made().credential is None
 
 
 def test_the_documented_reply_is_read_whatever_the_scheme_s_case() -> None:
@@ -51,7 +51,7 @@ def test_the_documented_reply_is_read_whatever_the_scheme_s_case() -> None:
         "token_type": "BEARER",
         "expires_in": 21600,
     }
-    token = read(priava(), reply(body), BY_CODE).token
+    token = read(priava(), token_response(body), BY_CODE).token
     assert token.authorization == f"Bearer {NEW_ACCESS}"
     assert (token.refresh_token, token.lifetime) == (NEW_REFRESH, 21600)
 
@@ -100,7 +100,7 @@ def test_f40_without_a_seed_there_is_no_key_since_it_would_be_shared() -> None:
 
 def test_neither_key_nor_repr_holds_a_secret() -> None:
     for provider in (made(), made(code=CODE), made(refresh_token=REFRESH)):
-        assert_keeps_secrets(provider.key + repr(provider) + repr(provider.seed))
+        assert_keeps_secrets(provider.key + repr(provider) + repr(provider.credential))
 
 
 @pytest.mark.parametrize("field", ["client_id", "client_secret", "redirect_uri", "code", "refresh_token"])
@@ -146,13 +146,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_from_env_takes_what_is_set(environment: pytest.MonkeyPatch) -> None:
-    assert Priava.from_env().seed is None
+    assert Priava.from_env().credential is None
     environment.setenv("PRIAVA_CODE", CODE)
     assert Priava.from_env().key == made(code=CODE).key
     environment.setenv("PRIAVA_CODE", "")
     environment.setenv("PRIAVA_REFRESH_TOKEN", REFRESH)
     environment.setenv("PRIAVA_BASE_URL", "http://127.0.0.1:1234/api")
-    assert Priava.from_env().seed == BY_REFRESH
+    assert Priava.from_env().credential == BY_REFRESH
     assert Priava.from_env().base_url == "http://127.0.0.1:1234/api"
 
 
@@ -167,5 +167,5 @@ def test_from_env_names_all_that_is_missing_at_once(environment: pytest.MonkeyPa
 def test_a_refused_code_says_so_and_asks_for_a_new_one() -> None:
     body = {"error": "invalid_grant", "error_description": "The authorization code is used"}
     with pytest.raises(GrantRejected, match="The authorization code is used") as caught:
-        read(made(code=CODE), reply(body, 400), BY_CODE)
+        read(made(code=CODE), token_response(body, 400), BY_CODE)
     assert str(caught.value).endswith("call source.sign_in(...).")

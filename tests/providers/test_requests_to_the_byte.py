@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from _planted import CODE, PROVIDERS, REFRESH, assert_keeps_secrets
+from _known_secrets import CODE, PROVIDERS, REFRESH, assert_keeps_secrets
 
 from tokensession import ConfigurationError
 from tokensession.providers import Credential, OAuth2, Oto, Priava, StrategyProvider, TokenRequest
@@ -19,7 +19,7 @@ CALLBACK = "https://my.app.com/oauth2callback"
 
 
 def sent(provider: StrategyProvider, credential: Credential | None = None) -> TokenRequest:
-    credential = credential or provider.seed
+    credential = credential or provider.credential
     assert credential is not None
     return provider.request(credential)
 
@@ -69,7 +69,7 @@ def test_oto_takes_a_refresh_token_with_any_character() -> None:
 
 @pytest.mark.parametrize("region", ["APAC", "EU", "US"])
 @pytest.mark.parametrize(
-    ("seed", "body"),
+    ("credential", "body"),
     [
         (
             {"code": "co-1"},
@@ -85,9 +85,9 @@ def test_oto_takes_a_refresh_token_with_any_character() -> None:
     ids=["code", "refresh"],
 )
 def test_priava_is_sent_both_documented_bodies_for_every_region(
-    region: str, seed: dict[str, str], body: bytes
+    region: str, credential: dict[str, str], body: bytes
 ) -> None:
-    request = sent(priava(region=region, **seed))
+    request = sent(priava(region=region, **credential))
     assert request.url == "https://api.priava.com/api/rest/oauth/token"
     assert request.headers == (
         ("Content-Type", "application/x-www-form-urlencoded;charset=utf-8"),
@@ -111,9 +111,9 @@ def test_a_base_path_is_kept_in_the_token_url(base_url: str, url: str) -> None:
 
 @pytest.mark.parametrize("field", ["client_id", "client_secret", "code", "refresh_token", "redirect_uri"])
 def test_priava_encodes_the_awkward_vector_as_printed(field: str) -> None:
-    seed = {} if field in ("code", "refresh_token") else {"refresh_token": "rt-1"}
+    credential = {} if field in ("code", "refresh_token") else {"refresh_token": "rt-1"}
     value = f"a{VECTOR}z"
-    request = sent(priava(**{**seed, field: value}))
+    request = sent(priava(**{**credential, field: value}))
     assert b"=a" + ENCODED + b"z" in request.body
     assert dict(parse_qsl(request.body.decode()))[field] == value
 

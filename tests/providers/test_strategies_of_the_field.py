@@ -11,20 +11,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from _planted import BY_REFRESH, CODE, NEW_ACCESS, NEW_REFRESH, REFRESH, SENT_AT, reply
+from _known_secrets import BY_REFRESH, CODE, NEW_ACCESS, NEW_REFRESH, REFRESH, SENT_AT, token_response
 
-from tokensession import ClientRejected, GrantRejected, MalformedReply, RateLimited, TokenUnavailable, wire
+from tokensession import ClientRejected, GrantRejected, InvalidTokenResponse, RateLimited, TokenUnavailable
 from tokensession.providers import (
     RFC6749_ERRORS,
     Credential,
+    ErrorKind,
     Fields,
     Issued,
-    Meaning,
     Provider,
     Strategy,
     StrategyProvider,
-    TokenReply,
     TokenRequest,
+    TokenResponse,
+    _wire,
     seconds,
     until,
 )
@@ -40,7 +41,7 @@ def client(strategy: Strategy, base_url: str = "https://api.example.com", **valu
         base_url=base_url,
         token_url=f"{base_url}/token",
         values={"client_id": "id-1", "client_secret": "se-1", **values},
-        seed=BY_REFRESH,
+        credential=BY_REFRESH,
     )
     assert isinstance(made, Provider)
     return made
@@ -50,7 +51,7 @@ def asked(strategy: Strategy, **values: str) -> TokenRequest:
     return client(strategy, **values).request(SIMPLE)
 
 
-def answered(strategy: Strategy, answer: TokenReply) -> Issued:
+def answered(strategy: Strategy, answer: TokenResponse) -> Issued:
     return client(strategy).read(answer, BY_REFRESH, sent_at=SENT_AT)
 
 
@@ -63,10 +64,10 @@ def accept_json(_values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 JSON_BASIC = Strategy(
     name="json-basic",
     grants={"refresh_token": ("grant_type", "refresh_token")},
-    encode=wire.encode_json,
+    encode=_wire.encode_json,
     content_type="application/json",
     headers=lambda values: (
-        ("Authorization", wire.basic_auth(values["client_id"], values["client_secret"])),
+        ("Authorization", _wire.basic_auth(values["client_id"], values["client_secret"])),
     ),
     default_lifetime=900,
     rotates=True,
@@ -81,7 +82,9 @@ def test_json_with_basic_auth_that_rotates_and_has_no_expires_in() -> None:
         ("Content-Type", "application/json"),
         ("Authorization", "Basic aWQtMTpzZS0x"),
     )
-    token = answered(JSON_BASIC, reply({"access_token": NEW_ACCESS, "refresh_token": NEW_REFRESH})).token
+    token = answered(
+        JSON_BASIC, token_response({"access_token": NEW_ACCESS, "refresh_token": NEW_REFRESH})
+    ).token
     assert (token.lifetime, token.refresh_token) == (900, NEW_REFRESH)
     provider = client(JSON_BASIC)
     assert (provider.rotates, provider.replay_leeway) == (True, 30)
@@ -93,7 +96,7 @@ CAMEL = Strategy(
     name="camel",
     grants={"refresh_token": ("client_id", "refresh_token")},
     rename={"client_id": "clientId", "refresh_token": "refreshToken"},
-    encode=wire.encode_json,
+    encode=_wire.encode_json,
     content_type="application/json",
     fields=Fields(access_token="accessToken", refresh_token="refreshToken", token_type="tokenType"),
     lifetime=seconds("expiresIn"),
@@ -103,10 +106,10 @@ CAMEL = Strategy(
 def test_camel_case_fields_and_success_201() -> None:
     assert json.loads(asked(CAMEL).body) == {"clientId": "id-1", "refreshToken": "rt-1"}
     body = {"accessToken": NEW_ACCESS, "refreshToken": NEW_REFRESH, "tokenType": "bearer", "expiresIn": 600}
-    token = answered(CAMEL, reply(body, 201)).token
+    token = answered(CAMEL, token_response(body, 201)).token
     assert (token.access_token, token.refresh_token, token.lifetime) == (NEW_ACCESS, NEW_REFRESH, 600)
-    with pytest.raises(MalformedReply, match="no bearer token"):
-        answered(CAMEL, reply(body | {"tokenType": "mac"}, 201))
+    with pytest.raises(InvalidTokenResponse, match="no bearer token"):
+        answered(CAMEL, token_response(body | {"tokenType": "mac"}, 201))
 
 
 # 3. an absolute validUntil ------------------------------------------------------------------------
@@ -131,14 +134,14 @@ ABSOLUTE = Strategy(
     ],
 )
 def test_an_absolute_valid_until_in_any_of_its_spellings(moment: str | float) -> None:
-    answer = reply({"access_token": NEW_ACCESS, "validUntil": moment}, date=DATE)
+    answer = token_response({"access_token": NEW_ACCESS, "validUntil": moment}, date=DATE)
     issued = answered(ABSOLUTE, answer)
     assert issued.token.lifetime == 600
     assert issued.notes == ()
 
 
 def test_an_absolute_moment_is_read_off_the_server_s_clock_and_not_off_ours() -> None:
-    an_hour_slow = reply(
+    an_hour_slow = token_response(
         {"access_token": NEW_ACCESS, "validUntil": "2025-06-15T16:16:40Z"},
         date="Sun, 15 Jun 2025 16:06:40 GMT",
     )
@@ -148,7 +151,7 @@ def test_an_absolute_moment_is_read_off_the_server_s_clock_and_not_off_ours() ->
 
 @pytest.mark.parametrize("moment", ["soon", "", True, [], {}, 10**399, 10**16, -(10**300)])
 def test_a_moment_that_is_none_is_odd_and_the_default_life_counts(moment: Any) -> None:
-    issued = answered(ABSOLUTE, reply({"access_token": NEW_ACCESS, "validUntil": moment}))
+    issued = answered(ABSOLUTE, token_response({"access_token": NEW_ACCESS, "validUntil": moment}))
     assert issued.token.lifetime == 60
     assert len(issued.notes) == 1
 
@@ -156,18 +159,18 @@ def test_a_moment_that_is_none_is_odd_and_the_default_life_counts(moment: Any) -
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e400"])
 def test_a_moment_beyond_numbers_is_odd_too(number: bytes) -> None:
     body = b'{"access_token": "at", "validUntil": ' + number + b"}"
-    issued = answered(ABSOLUTE, reply(body))
+    issued = answered(ABSOLUTE, token_response(body))
     assert issued.token.lifetime == 60
     assert len(issued.notes) == 1
 
 
 def test_no_moment_at_all_is_not_odd() -> None:
-    issued = answered(ABSOLUTE, reply({"access_token": NEW_ACCESS, "validUntil": None}))
+    issued = answered(ABSOLUTE, token_response({"access_token": NEW_ACCESS, "validUntil": None}))
     assert (issued.token.lifetime, issued.notes) == (60, ())
 
 
 def test_a_moment_in_the_past_makes_a_token_for_one_use() -> None:
-    past = reply({"access_token": NEW_ACCESS, "validUntil": "2025-06-15T15:06:00Z"}, date=DATE)
+    past = token_response({"access_token": NEW_ACCESS, "validUntil": "2025-06-15T15:06:00Z"}, date=DATE)
     assert answered(ABSOLUTE, past).token.lifetime == -40
 
 
@@ -177,16 +180,18 @@ ERROR_200 = Strategy(
     name="error-200",
     grants={"refresh_token": ("grant_type", "refresh_token")},
     headers=accept_json,
-    errors={**RFC6749_ERRORS, "bad_refresh_token": Meaning.REJECTED},
+    errors={**RFC6749_ERRORS, "bad_refresh_token": ErrorKind.REJECTED},
 )
 
 
 def test_a_200_that_carries_an_error() -> None:
     assert asked(ERROR_200).headers[1] == ("Accept", "application/json")
     with pytest.raises(GrantRejected, match=r"200: bad_refresh_token \(It is expired\)") as caught:
-        answered(ERROR_200, reply({"error": "bad_refresh_token", "error_description": "It is expired"}))
+        answered(
+            ERROR_200, token_response({"error": "bad_refresh_token", "error_description": "It is expired"})
+        )
     assert caught.value.code == "bad_refresh_token"
-    assert answered(ERROR_200, reply({"access_token": NEW_ACCESS})).token.access_token == NEW_ACCESS
+    assert answered(ERROR_200, token_response({"access_token": NEW_ACCESS})).token.access_token == NEW_ACCESS
 
 
 # 5. 200 with ok: false ------------------------------------------------------------------------------
@@ -195,10 +200,10 @@ OK_FALSE = Strategy(
     name="ok-false",
     grants={"refresh_token": ("grant_type", "refresh_token", "client_id", "client_secret")},
     errors={
-        "invalid_refresh_token": Meaning.REJECTED,
-        "bad_client_secret": Meaning.CLIENT,
-        "ratelimited": Meaning.RATE_LIMITED,
-        "fatal_error": Meaning.TRANSIENT,
+        "invalid_refresh_token": ErrorKind.REJECTED,
+        "bad_client_secret": ErrorKind.CLIENT,
+        "ratelimited": ErrorKind.RATE_LIMITED,
+        "fatal_error": ErrorKind.TRANSIENT,
     },
     hints={"bad_client_secret": "Copy the client secret from the app's page again."},
 )
@@ -214,13 +219,13 @@ def test_a_200_that_carries_ok_false() -> None:
         ("bad_client_secret", ClientRejected),
         ("ratelimited", RateLimited),
         ("fatal_error", TokenUnavailable),
-        ("teapot", MalformedReply),
+        ("teapot", InvalidTokenResponse),
     ):
         with pytest.raises(kind, match=code):
-            answered(OK_FALSE, reply({"ok": False, "error": code}))
+            answered(OK_FALSE, token_response({"ok": False, "error": code}))
     with pytest.raises(ClientRejected, match=r"Copy the client secret from the app's page again\.$"):
-        answered(OK_FALSE, reply({"ok": False, "error": "bad_client_secret"}))
-    assert answered(OK_FALSE, reply({"ok": True, "access_token": NEW_ACCESS})).token.lifetime is None
+        answered(OK_FALSE, token_response({"ok": False, "error": "bad_client_secret"}))
+    assert answered(OK_FALSE, token_response({"ok": True, "access_token": NEW_ACCESS})).token.lifetime is None
 
 
 # 6. form-encoded unless JSON is asked for -----------------------------------------------------------
@@ -231,28 +236,28 @@ FORM_REPLY = Strategy(
         "authorization_code": ("client_id", "client_secret", "code"),
         "refresh_token": ("grant_type", "refresh_token"),
     },
-    decode=wire.parse_form,
+    decode=_wire.parse_form,
 )
 JSON_IF_ASKED = Strategy(name="json-if-asked", grants=FORM_REPLY.grants, headers=accept_json)
 
 
 def test_a_form_encoded_reply_unless_json_is_asked_for() -> None:
     body = b"access_token=at-1&expires_in=28800&refresh_token=rt-2&scope=&token_type=bearer"
-    token = answered(FORM_REPLY, reply(body)).token
+    token = answered(FORM_REPLY, token_response(body)).token
     assert (token.access_token, token.lifetime, token.refresh_token, token.scope) == (
         "at-1",
         28800,
         "rt-2",
         "",
     )
-    with pytest.raises(MalformedReply, match="is not JSON"):
-        answered(JSON_IF_ASKED, reply(body))
-    assert answered(JSON_IF_ASKED, reply({"access_token": "at-1"})).token.access_token == "at-1"
+    with pytest.raises(InvalidTokenResponse, match="is not JSON"):
+        answered(JSON_IF_ASKED, token_response(body))
+    assert answered(JSON_IF_ASKED, token_response({"access_token": "at-1"})).token.access_token == "at-1"
     assert asked(FORM_REPLY).headers == (("Content-Type", "application/x-www-form-urlencoded"),)
-    with pytest.raises(MalformedReply, match="bad_verification_code"):
-        answered(FORM_REPLY, reply(b"error=bad_verification_code&error_description=expired"))
-    with pytest.raises(MalformedReply, match="not form-encoded"):
-        answered(FORM_REPLY, reply(b"<html>"))
+    with pytest.raises(InvalidTokenResponse, match="bad_verification_code"):
+        answered(FORM_REPLY, token_response(b"error=bad_verification_code&error_description=expired"))
+    with pytest.raises(InvalidTokenResponse, match="not form-encoded"):
+        answered(FORM_REPLY, token_response(b"<html>"))
 
 
 # 7. no expires_in at all ----------------------------------------------------------------------------
@@ -261,7 +266,7 @@ NO_EXPIRY = Strategy(name="no-expiry", grants={"refresh_token": ("refresh_token"
 
 
 def test_no_expires_in_at_all_means_refresh_on_401_only() -> None:
-    token = answered(NO_EXPIRY, reply({"access_token": NEW_ACCESS})).token
+    token = answered(NO_EXPIRY, token_response({"access_token": NEW_ACCESS})).token
     assert (token.lifetime, token.expires_at, token.refresh_token) == (None, None, REFRESH)
 
 
@@ -271,15 +276,20 @@ STATUS_WORD = Strategy(
     name="status-word",
     grants={"refresh_token": ("refresh_token",)},
     fields=Fields(codes=("status",), description=("message",)),
-    errors={"BAD_REFRESH_TOKEN": Meaning.REJECTED},
+    errors={"BAD_REFRESH_TOKEN": ErrorKind.REJECTED},
 )
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 500])
 def test_a_status_word_without_an_error(status: int) -> None:
     with pytest.raises(GrantRejected, match=r"BAD_REFRESH_TOKEN \(token not found\)"):
-        answered(STATUS_WORD, reply({"status": "BAD_REFRESH_TOKEN", "message": "token not found"}, status))
-    assert answered(STATUS_WORD, reply({"status": "OK", "access_token": "at-1"})).token.access_token == "at-1"
+        answered(
+            STATUS_WORD, token_response({"status": "BAD_REFRESH_TOKEN", "message": "token not found"}, status)
+        )
+    assert (
+        answered(STATUS_WORD, token_response({"status": "OK", "access_token": "at-1"})).token.access_token
+        == "at-1"
+    )
 
 
 # 9. regional hosts ----------------------------------------------------------------------------------
@@ -313,25 +323,25 @@ NESTED = Strategy(
         codes=("meta.code",),
     ),
     lifetime=seconds("data.ttl"),
-    errors={"41": Meaning.REJECTED, "1": Meaning.TRANSIENT},
+    errors={"41": ErrorKind.REJECTED, "1": ErrorKind.TRANSIENT},
 )
 
 
 def test_everything_one_level_further_down() -> None:
     body = {"data": {"token": NEW_ACCESS, "refresh": NEW_REFRESH, "ttl": "60"}, "meta": {"success": True}}
-    token = answered(NESTED, reply(body)).token
+    token = answered(NESTED, token_response(body)).token
     assert (token.access_token, token.refresh_token, token.lifetime) == (NEW_ACCESS, NEW_REFRESH, 60)
-    with pytest.raises(MalformedReply, match="answered 200"):
-        answered(NESTED, reply(body | {"meta": {"success": False}}))
+    with pytest.raises(InvalidTokenResponse, match="answered 200"):
+        answered(NESTED, token_response(body | {"meta": {"success": False}}))
 
 
 def test_codes_that_are_numbers() -> None:
     with pytest.raises(GrantRejected):
-        answered(NESTED, reply({"meta": {"code": 41}}))
+        answered(NESTED, token_response({"meta": {"code": 41}}))
     with pytest.raises(TokenUnavailable):
-        answered(NESTED, reply({"meta": {"code": 1}}, 400))
-    with pytest.raises(MalformedReply, match="400; it begins"):
-        answered(NESTED, reply({"meta": {"code": True}}, 400))
+        answered(NESTED, token_response({"meta": {"code": 1}}, 400))
+    with pytest.raises(InvalidTokenResponse, match="400; it begins"):
+        answered(NESTED, token_response({"meta": {"code": True}}, 400))
 
 
 def test_a_field_whose_value_is_not_configured_is_left_out_of_the_body() -> None:

@@ -9,14 +9,15 @@ from _secret_situations import KEY, cut_short, issued, oauth2, token
 from _secret_vault import CLIENT_ID, CLIENT_SECRET, CODE, PROXY_PASSWORD, SEED, access
 
 import tokensession
-from tokensession import AiohttpEndpoint, AuthedSession, BearerAuth, ManagedSource, Policy, errors
+from tokensession import AiohttpTransport, AuthedSession, BearerAuth, ManagedSource, Policy, errors
+from tokensession._refresh.state import TokenState, encode
 from tokensession.events import Event
 from tokensession.providers import (
     Credential,
+    ErrorKind,
     Fields,
     Health,
     Issued,
-    Meaning,
     Oto,
     Priava,
     Strategy,
@@ -24,7 +25,6 @@ from tokensession.providers import (
     TokenRequest,
     encode_form,
 )
-from tokensession.record import Grant, encode
 from tokensession.stores import AnyVersion, FileStore, MemoryStore, Record, SQLiteStore
 from tokensession.testing import (
     Backend,
@@ -33,21 +33,21 @@ from tokensession.testing import (
     FakeClock,
     Gate,
     Hang,
-    Held,
     OAuth2Server,
     OtoServer,
+    Paused,
     PriavaServer,
-    Reply,
     Reset,
-    ScriptedEndpoint,
+    Response,
+    ScriptedTransport,
     Seen,
     ServerStats,
     StoreConformance,
     Truncate,
-    json_reply,
+    json_response,
 )
 
-BY_NAME: dict[str, Any] = {"record": Record("v", encode(Grant(token=token()))), "code": "invalid_grant"}
+BY_NAME: dict[str, Any] = {"record": Record("v", encode(TokenState(token=token()))), "code": "invalid_grant"}
 
 
 def error_objects() -> list[Exception]:
@@ -71,7 +71,7 @@ def exhibits(directory: Path) -> list[object]:
         base_url="https://api.example.com",
         token_url="https://api.example.com/token",
         values={"client_secret": CLIENT_SECRET, "client_id": CLIENT_ID},
-        seed=Credential("refresh_token", SEED),
+        credential=Credential("refresh_token", SEED),
         api_headers=(("X-Client", CLIENT_ID),),
     )
     priava = Priava(
@@ -83,36 +83,42 @@ def exhibits(directory: Path) -> list[object]:
     )
     store, memory = MemoryStore(), MemoryStore()
     memory._records[KEY] = BY_NAME["record"]
-    source = ManagedSource(oauth2(), ScriptedEndpoint(issued(1)), store=store)
+    source = ManagedSource(oauth2(), ScriptedTransport(issued(1)), store=store)
     request = TokenRequest(
         "https://id.example.com/token",
         (("Authorization", f"Basic {CLIENT_SECRET}"),),
         encode_form([("refresh_token", SEED)]),
         (SEED, CLIENT_SECRET),
     )
-    asked = ScriptedEndpoint(issued(1), cut_short())
+    asked = ScriptedTransport(issued(1), cut_short())
     asked.requests.append(request)
     servers = [
         OtoServer(refresh_token=SEED),
         PriavaServer(code=CODE, client_secret=CLIENT_SECRET),
         OAuth2Server(refresh_token=SEED, client_secret=CLIENT_SECRET),
     ]
-    servers[0].script(json_reply(200, {"access_token": access(1)}))
+    servers[0].script(json_response(200, {"access_token": access(1)}))
     return [
-        AiohttpEndpoint(proxy=f"http://user:{PROXY_PASSWORD}@proxy.example:3128"),
+        AiohttpTransport(proxy=f"http://user:{PROXY_PASSWORD}@proxy.example:3128"),
         AuthedSession(oauth2(), store=store),
         AuthedSession(own, store=memory),
         BearerAuth(source),
         source,
         source.snapshot(),
         token(),
-        *(Policy(), *tokensession.Verdict, Event(KEY)),
+        *(Policy(), *tokensession.Freshness, Event(KEY)),
         *(own, priava, Oto(refresh_token=SEED), oauth2(), oauth2(auth="post"), oauth2(None)),
         *(Credential("refresh_token", SEED), Credential("authorization_code", CODE)),
-        *(Fields(), *Meaning, strategy, own.strategy, priava.strategy, oauth2().strategy),
-        *(Health(True, 200, "ok"), Issued(token(), ("odd",)), request, issued(1), own.request(own.seed)),
+        *(Fields(), *ErrorKind, strategy, own.strategy, priava.strategy, oauth2().strategy),
+        *(
+            Health(True, 200, "ok"),
+            Issued(token(), ("odd",)),
+            request,
+            issued(1),
+            own.request(own.credential),
+        ),
         *(memory, FileStore(directory / "files"), SQLiteStore(directory / "tokens.db"), *AnyVersion),
-        *(BY_NAME["record"], asked, Held(issued(1)), FakeClock(), Gate()),
+        *(BY_NAME["record"], asked, Paused(issued(1)), FakeClock(), Gate()),
         Backend(open=lambda: memory, url="memory:"),
         StoreConformance(),
         *(
@@ -121,7 +127,7 @@ def exhibits(directory: Path) -> list[object]:
             Reset(),
             Truncate(),
             Edit(dict),
-            Reply(200, access(1).encode(), (("a", access(1)),)),
+            Response(200, access(1).encode(), (("a", access(1)),)),
         ),
         *(Seen("GET", "/", 200, token().fingerprint), ServerStats(*range(8)), *servers),
         *error_objects(),

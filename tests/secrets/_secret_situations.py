@@ -24,24 +24,31 @@ from _secret_vault import (
     spellings,
 )
 
-from tokensession import AiohttpEndpoint, AuthedSession, ManagedSource, Policy, TokenSessionError, open_store
-from tokensession.providers import OAuth2, Oto, Priava, TokenEndpoint, TokenReply, TokenRequest
-from tokensession.providers.base import Credential
-from tokensession.record import Grant, encode
+from tokensession import (
+    AiohttpTransport,
+    AuthedSession,
+    ManagedSource,
+    Policy,
+    TokenSessionError,
+    open_store,
+)
+from tokensession._refresh.state import TokenState, encode
+from tokensession.providers import OAuth2, Oto, Priava, TokenRequest, TokenResponse, TokenTransport
+from tokensession.providers.protocol import Credential
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
-from tokensession.stores.base import Store
-from tokensession.testing import FakeClock, ScriptedEndpoint, reply
+from tokensession.stores.protocol import Store
+from tokensession.testing import FakeClock, ScriptedTransport, token_response
 from tokensession.token import Token
 
 KEY = "account"
 
 
-def oauth2(seed: str | None = SEED, **options: Any) -> OAuth2:
+def oauth2(credential: str | None = SEED, **options: Any) -> OAuth2:
     known: dict[str, Any] = {
         "token_url": "https://id.example.com/token",
         "client_id": CLIENT_ID,
         "client_secret": CLIENT_SECRET,
-        "refresh_token": seed,
+        "refresh_token": credential,
     }
     return OAuth2(**(known | options))
 
@@ -50,13 +57,13 @@ def token(generation: int = 1, obtained_at: float = FakeClock().wall()) -> Token
     return Token(access(generation), obtained_at, 3600, refresh(generation))
 
 
-def issued(generation: int) -> TokenReply:
-    return reply(
+def issued(generation: int) -> TokenResponse:
+    return token_response(
         {"access_token": access(generation), "refresh_token": refresh(generation), "expires_in": 3600}
     )
 
 
-def echoing(error: str, status: int = 400) -> TokenReply:
+def echoing(error: str, status: int = 400) -> TokenResponse:
     """A hostile refusal: it repeats every secret it was sent, in every spelling, and brings new ones."""
     spelled = [
         spelling for secret in (SEED, CLIENT_SECRET, refresh(1)) for spelling in sorted(spellings(secret))
@@ -68,15 +75,17 @@ def echoing(error: str, status: int = 400) -> TokenReply:
         "refresh_token": refresh(4),
         "said": spelled,
     }
-    return reply(document, status, (("www-authenticate", f"Basic {SEED}"), ("date", f"today {SEED}")))
+    return token_response(
+        document, status, (("www-authenticate", f"Basic {SEED}"), ("date", f"today {SEED}"))
+    )
 
 
-def page(status: int) -> TokenReply:
-    return reply(f"<html><p>We got {SEED} and {CLIENT_SECRET} and {access(4)}".encode(), status)
+def page(status: int) -> TokenResponse:
+    return token_response(f"<html><p>We got {SEED} and {CLIENT_SECRET} and {access(4)}".encode(), status)
 
 
-def cut_short() -> TokenReply:
-    return reply(issued(1).body[:-20])
+def cut_short() -> TokenResponse:
+    return token_response(issued(1).body[:-20])
 
 
 class Scene:
@@ -88,11 +97,11 @@ class Scene:
         self.clock = FakeClock()
 
     def source(self, *lines: Any, store: Store | None = None, **options: Any) -> ManagedSource:
-        endpoint: TokenEndpoint = options.pop("endpoint", None) or ScriptedEndpoint(*lines)
+        transport: TokenTransport = options.pop("transport", None) or ScriptedTransport(*lines)
         provider = options.pop("provider", None) or oauth2()
         store = store or MemoryStore(clock=self.clock)
         options = {"key": KEY, "clock": self.clock, "observer": self.sink.event} | options
-        made = ManagedSource(provider, endpoint, store=store, **options)
+        made = ManagedSource(provider, transport, store=store, **options)
         self.sink.show(made)
         return made
 
@@ -139,16 +148,16 @@ async def page_of_html(scene: Scene) -> None:
 
 async def no_usable_token(scene: Scene) -> None:
     document = {"access_token": access(1) + "\n", "refresh_token": refresh(1), "id": SEED}
-    await scene.source(reply(document)).token()
+    await scene.source(token_response(document)).token()
 
 
 async def twice_the_same_key(scene: Scene) -> None:
     body = json.dumps({"access_token": access(1)}).encode()[:-1]
-    await scene.source(reply(body + b", " + body[1:] + b"}")).token()
+    await scene.source(token_response(body + b", " + body[1:] + b"}")).token()
 
 
 async def redirected(scene: Scene) -> None:
-    await scene.source(reply(b"", 307, (("location", f"https://x.example/?{SEED}"),))).token()
+    await scene.source(token_response(b"", 307, (("location", f"https://x.example/?{SEED}"),))).token()
 
 
 async def outcome_unknown(scene: Scene) -> None:
@@ -171,9 +180,9 @@ async def not_sent(scene: Scene) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and never listens
         port = nobody.getsockname()[1]
-        endpoint = AiohttpEndpoint(proxy=f"http://user:{PROXY_PASSWORD}@127.0.0.1:{port}")
-        scene.sink.show(endpoint)
-        await scene.source(endpoint=endpoint).token()
+        transport = AiohttpTransport(proxy=f"http://user:{PROXY_PASSWORD}@127.0.0.1:{port}")
+        scene.sink.show(transport)
+        await scene.source(transport=transport).token()
 
 
 async def signed_out(scene: Scene) -> None:
@@ -189,7 +198,7 @@ async def no_seed(scene: Scene) -> None:
 
 async def claim_timeout(scene: Scene) -> None:
     store = MemoryStore(clock=scene.clock)
-    await store.put(KEY, encode(Grant(token=token(obtained_at=0.0))))
+    await store.put(KEY, encode(TokenState(token=token(obtained_at=0.0))))
     record = await store.load(KEY)
     assert record
     scene.sink.show(await store.claim(KEY, seen=record.version, timeout=1))
@@ -202,8 +211,8 @@ async def claim_timeout(scene: Scene) -> None:
 
 async def superseded(scene: Scene) -> None:
     store = MemoryStore()
-    await store.put(KEY, encode(Grant(token=token())))
-    await store.put(KEY, encode(Grant(token=token(2))), expect="an older version")
+    await store.put(KEY, encode(TokenState(token=token())))
+    await store.put(KEY, encode(TokenState(token=token(2))), expect="an older version")
 
 
 async def cannot_be_saved(scene: Scene) -> None:
@@ -218,7 +227,7 @@ async def cannot_be_saved(scene: Scene) -> None:
     try:
         await source.refresh()
     finally:
-        scene.sink.show(source._refreshes._unsaved)
+        scene.sink.show(source._coordinator._unsaved)
         record.with_suffix(".tmp").rmdir()
         scene.clock.advance(60)
         while source.snapshot().unsaved:
@@ -286,14 +295,14 @@ async def text_in_the_database(scene: Scene) -> None:
 async def another_record(scene: Scene) -> None:
     """Bytes of another program under our key."""
     store = MemoryStore(clock=scene.clock)
-    content = msgpack.unpackb(encode(Grant(token=token())))
+    content = msgpack.unpackb(encode(TokenState(token=token())))
     await store.put(KEY, msgpack.packb(content | {"seed": 7, "attempt": SEED}))
     await scene.source(store=store).token()
 
 
 async def bytes_after_the_grant(scene: Scene) -> None:
     store = MemoryStore(clock=scene.clock)
-    await store.put(KEY, encode(Grant(token=token())) + b"\0")
+    await store.put(KEY, encode(TokenState(token=token())) + b"\0")
     await scene.source(store=store).token()
 
 
@@ -335,7 +344,7 @@ SITUATIONS: dict[str, list[Situation]] = {
     "ClientRejected": [client_rejected, unknown_error],
     "RateLimited": [rate_limited],
     "TokenUnavailable": [unavailable],
-    "MalformedReply": [page_of_html, no_usable_token, twice_the_same_key, redirected],
+    "InvalidTokenResponse": [page_of_html, no_usable_token, twice_the_same_key, redirected],
     "OutcomeUnknown": [outcome_unknown, broken_endpoint],
     "GrantLost": [grant_lost],
     "NotSent": [not_sent],
@@ -370,7 +379,7 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "two seeds": lambda: oauth2(SEED, code=CODE),
     "a refresh token for a provider": lambda: AuthedSession(SEED),  # type: ignore[arg-type]
     "a dictionary for a provider": lambda: AuthedSession({"refresh_token": SEED}),  # type: ignore[arg-type]
-    "a token for a source": lambda: ManagedSource(SEED, AiohttpEndpoint(), store=MemoryStore()),  # type: ignore[arg-type]
+    "a token for a source": lambda: ManagedSource(SEED, AiohttpTransport(), store=MemoryStore()),  # type: ignore[arg-type]
     "a path with a secret for a store": lambda: AuthedSession(oauth2(), store=SEED.encode()),  # type: ignore[arg-type]
     "a secret for a client": lambda: AuthedSession(oauth2(), client=SEED),  # type: ignore[arg-type]
     "credentials in a URL": lambda: oauth2(token_url=f"https://user:{SECOND_SEED}@id.example.com/token"),

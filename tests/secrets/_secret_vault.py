@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus
 
-from tokensession.providers import TokenEndpoint, TokenReply, TokenRequest, basic_auth
+from tokensession.providers import TokenRequest, TokenResponse, TokenTransport, basic_auth
 
 CORE = "zqxv"
 """In every planted secret and in no other word: half a secret is found by it."""
@@ -85,15 +85,17 @@ class Vault:
 class Listening:
     """An endpoint that puts every token it sees come by into the vault."""
 
-    def __init__(self, inner: TokenEndpoint, vault: Vault) -> None:
+    def __init__(self, inner: TokenTransport, vault: Vault) -> None:
         self._inner = inner
         self._vault = vault
 
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenReply:
-        reply = await self._inner.send(request, connect=connect, total=total)
-        for found in re.findall(r'"(?:access|refresh)_token": ?("(?:[^"\\]|\\.)*")', reply.body.decode()):
+    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
+        token_response = await self._inner.send(request, connect=connect, total=total)
+        for found in re.findall(
+            r'"(?:access|refresh)_token": ?("(?:[^"\\]|\\.)*")', token_response.body.decode()
+        ):
             self._vault.add(json.loads(found))
-        return reply
+        return token_response
 
     def __repr__(self) -> str:
         return "<Listening>"

@@ -41,12 +41,20 @@ from _secret_vault import (
 )
 
 import tokensession
-from tokensession import AiohttpEndpoint, AuthedSession, BearerAuth, ManagedSource, errors, events, open_store
+from tokensession import (
+    AiohttpTransport,
+    AuthedSession,
+    BearerAuth,
+    ManagedSource,
+    errors,
+    events,
+    open_store,
+)
 from tokensession.errors import TokenSessionError
 from tokensession.providers import OAuth2, Priava, basic_auth
 from tokensession.stores import FileStore, SQLiteStore
-from tokensession.stores.base import Store
-from tokensession.testing import OAuth2Server, OtoServer, PriavaServer, Reply, Reset, Truncate, redirect
+from tokensession.stores.protocol import Store
+from tokensession.testing import OAuth2Server, OtoServer, PriavaServer, Reset, Response, Truncate, redirect
 from tokensession.token import fingerprint
 
 DOORS = (
@@ -191,13 +199,13 @@ def test_f45_events_of_every_kind_and_the_whole_life_of_a_token_show_fingerprint
         other = stage.source(store=store)
         await source.sign_in(code=CODE)  # SignedIn, RefreshStarted
         assert (await other.token()).access_token == access(1)  # Adopted
-        assert (await source.refresh(token(1))).access_token == access(2)  # TokenRefused, Refreshed
+        assert (await source.refresh(token(1))).access_token == access(2)  # TokenUnauthorized, Refreshed
         stage.clock.advance(3600)
-        await source.token()  # OddReply
+        await source.token()  # UnexpectedResponse
         store.failures = 1
         await source.sign_in(refresh_token=SECOND_SEED)  # SaveFailed
         assert source.snapshot().unsaved
-        sink.show(source._refreshes._unsaved)
+        sink.show(source._coordinator._unsaved)
         stage.clock.advance(60)
         while source.snapshot().unsaved:  # Saved
             await asyncio.sleep(0)
@@ -249,7 +257,7 @@ def test_requests_that_fail_in_every_way_show_no_bearer(sink: Sink, tmp_path: Pa
             sink.show([request, request.headers])
 
     async def scene() -> None:
-        endpoint = Listening(AiohttpEndpoint(), sink.vault)
+        transport = Listening(AiohttpTransport(), sink.vault)
         async with (
             OAuth2Server(refresh_token=SEED, client_secret=CLIENT_SECRET, client_id=CLIENT_ID) as server,
             OtoServer(refresh_token=SECOND_SEED) as other,
@@ -258,15 +266,15 @@ def test_requests_that_fail_in_every_way_show_no_bearer(sink: Sink, tmp_path: Pa
                 OAuth2(**server.credentials),
                 store=f"sqlite:///{tmp_path}/tokens.db",
                 client=client,
-                endpoint=endpoint,
+                transport=transport,
                 observer=sink.event,
             ) as session,
         ):
 
-            def new_seed() -> str:
-                seed = server.new_seed()
-                sink.vault.add(seed)
-                return seed
+            def new_credential() -> str:
+                credential = server.new_credential()
+                sink.vault.add(credential)
+                return credential
 
             for path in ("/status/401", "/status/403", "/status/500"):
                 server.revoke_access_tokens()
@@ -287,16 +295,16 @@ def test_requests_that_fail_in_every_way_show_no_bearer(sink: Sink, tmp_path: Pa
                 Reset(),
                 Truncate(),
                 redirect(f"{other.base_url}/?secret={STORE_PASSWORD}"),
-                Reply(
+                Response(
                     401, json.dumps({"error": "invalid_client", "error_description": CLIENT_SECRET}).encode()
                 ),
-                Reply(500, f"<html>{CLIENT_SECRET}".encode()),
+                Response(500, f"<html>{CLIENT_SECRET}".encode()),
             )
             await _failed(sink, session.get("/echo"))  # the 401 itself: the last ones were in vain
             for _ in range(5):
-                await _failed(sink, session.source.sign_in(refresh_token=new_seed()))
+                await _failed(sink, session.source.sign_in(refresh_token=new_credential()))
                 sink.show([session, session.source, session.source.snapshot()])
-            await session.source.sign_in(refresh_token=new_seed())
+            await session.source.sign_in(refresh_token=new_credential())
             async with session.get("/echo") as response:
                 assert (await response.json())["authorized"]
                 sink.show([response, response.request_info])
@@ -317,8 +325,8 @@ def test_tasks_that_are_cut_off_are_reported_without_secrets(sink: Sink, tmp_pat
         async with OAuth2Server(refresh_token=SEED, client_secret=CLIENT_SECRET) as server:
             code = server.new_code()
             sink.vault.add(code)
-            endpoint = Listening(AiohttpEndpoint(), sink.vault)
-            source = stage.source(endpoint=endpoint, provider=OAuth2(**server.credentials))
+            transport = Listening(AiohttpTransport(), sink.vault)
+            source = stage.source(transport=transport, provider=OAuth2(**server.credentials))
             async with server.hold("after") as gate:
                 waiting = [asyncio.ensure_future(w) for w in (source.token(), source.sign_in(code=code))]
                 await gate.reached(2)
@@ -343,7 +351,7 @@ REPLY = "the token reply being read"
 RECORD = "the record being read or written"
 EXPOSED = {
     "origins.py": CALLER,
-    "providers/checks.py": CALLER,
+    "_validate.py": CALLER,
     "providers/oauth2.py": CALLER,
     "providers/oto.py": CALLER,
     "providers/priava.py": CALLER,
@@ -351,10 +359,11 @@ EXPOSED = {
     "source.py": CALLER,
     "stores/memory.py": CALLER,
     "stores/urls.py": CALLER,
-    "providers/replies.py": REPLY,
-    "wire.py": REPLY,
-    "record.py": RECORD,
-    "renewal.py": RECORD,
+    "providers/response.py": REPLY,
+    "_redact.py": REPLY,
+    "providers/_wire.py": REPLY,
+    "_refresh/state.py": RECORD,
+    "_refresh/transaction.py": RECORD,
 }
 """Modules whose frames, in the traceback of an error, may have secrets among their locals, and which."""
 
@@ -426,9 +435,9 @@ def test_names_of_files_lock_files_and_keys_hold_no_secret(
     async def scene() -> None:
         async with PriavaServer(code=CODE, client_secret=CLIENT_SECRET, client_id=CLIENT_ID) as server:
             store = kind(tmp_path / "tokens")
-            endpoint = Listening(AiohttpEndpoint(), sink.vault)
+            transport = Listening(AiohttpTransport(), sink.vault)
             provider = Priava(**server.credentials)
-            source = ManagedSource(provider, endpoint, store=store, observer=sink.event)
+            source = ManagedSource(provider, transport, store=store, observer=sink.event)
             async with server.hold("before") as gate:
                 waiting = asyncio.ensure_future(source.token())
                 await gate.reached()
@@ -499,8 +508,10 @@ async def _logged() -> None:
 LEAKS: dict[str, Callable[[Sink], object]] = {
     "repr of an object": lambda sink: sink.show(Leaky(SEED)),
     "an object within a container": lambda sink: sink.show({"it": [Leaky(CODE)]}),
-    "an event": lambda sink: sink.event(events.OddReply("key", f"odd: {access(1)}")),
-    "an event, percent-encoded": lambda sink: sink.event(events.OddReply(f"key/{quote(SEED, safe='')}", "")),
+    "an event": lambda sink: sink.event(events.UnexpectedResponse("key", f"odd: {access(1)}")),
+    "an event, percent-encoded": lambda sink: sink.event(
+        events.UnexpectedResponse(f"key/{quote(SEED, safe='')}", "")
+    ),
     "an error's suppressed context": lambda sink: sink.error(_suppressed()),
     "an error's note": lambda sink: sink.error(_noted()),
     "an error's member": lambda sink: sink.error(ExceptionGroup("several", [ValueError(SECOND_SEED)])),

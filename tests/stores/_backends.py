@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
-from tokensession.testing.backend import Backend
+from tokensession.testing.conformance.backend import Backend
 
 
 def memory(directory: Path) -> Backend:

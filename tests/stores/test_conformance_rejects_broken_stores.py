@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tokensession.errors import TokenSessionError
-from tokensession.testing.backend import Backend
-from tokensession.testing.broken import BROKEN_RECORDS, Broken
-from tokensession.testing.broken_claims import BROKEN_CLAIMS
-from tokensession.testing.broken_files import BROKEN_IN_FILES
-from tokensession.testing.broken_processes import BROKEN_BETWEEN_PROCESSES
+from tokensession.testing.conformance.backend import Backend
+from broken import BROKEN_RECORDS, Broken
+from broken.claims import BROKEN_CLAIMS
+from broken.files import BROKEN_IN_FILES
+from broken.processes import BROKEN_BETWEEN_PROCESSES
 from tokensession.testing.conformance import StoreConformance
 
 BROKEN = [*BROKEN_RECORDS, *BROKEN_CLAIMS, *BROKEN_IN_FILES, *BROKEN_BETWEEN_PROCESSES]

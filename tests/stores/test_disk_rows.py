@@ -11,12 +11,12 @@ from pathlib import Path
 
 import _backends
 import pytest
-from _rows import opened, run, source, token_reply
+from _store_helpers import opened, run, source, success
 
 from tokensession.errors import StoreUnavailable
-from tokensession.testing import ScriptedEndpoint
-from tokensession.testing.backend import Backend
-from tokensession.testing.promises_files import filled, read_only, small_disk
+from tokensession.testing import ScriptedTransport
+from tokensession.testing.conformance.backend import Backend
+from tokensession.testing.conformance.files import filled, read_only, small_disk
 
 # Each child stores one record, and is killed before its n-th call to the system; the first one that
 # comes through ends the series. Each is a process of its own: what it had open, the kernel closes.
@@ -110,24 +110,24 @@ def test_f29_a_file_is_synced_before_it_gets_its_name_and_its_name_after(tmp_pat
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_f29_a_disk_that_cannot_be_written_costs_no_grant(kind: str, trouble: str, tmp_path: Path) -> None:
     """A full or read-only disk is noticed before the token request, and harms no record; then all goes on."""
-    place: contextlib.AbstractContextManager[Path]
+    slot: contextlib.AbstractContextManager[Path]
     needs_mount = trouble == "full" or os.geteuid() == 0
-    place = small_disk(tmp_path) if needs_mount else contextlib.nullcontext(tmp_path)
-    with place as disk:
+    slot = small_disk(tmp_path) if needs_mount else contextlib.nullcontext(tmp_path)
+    with slot as disk:
         backend = getattr(_backends, kind)(disk)
 
         async def main() -> None:
-            endpoint = ScriptedEndpoint(token_reply(1), token_reply(2))
+            transport = ScriptedTransport(success(1), success(2))
             async with opened(backend) as store:
-                assert (await source(store, endpoint).token()).access_token == "access-1"
+                assert (await source(store, transport).token()).access_token == "access-1"
                 stored = await store.load("k")
                 await store.aclose()
                 with filled(disk) if trouble == "full" else read_only(disk, backend.root):
                     with pytest.raises(StoreUnavailable):
-                        await source(store, endpoint).refresh()
-                    assert len(endpoint.requests) == 1
+                        await source(store, transport).refresh()
+                    assert len(transport.requests) == 1
                     await store.aclose()
                 assert await store.load("k") == stored
-                assert (await source(store, endpoint).refresh()).access_token == "access-2"
+                assert (await source(store, transport).refresh()).access_token == "access-2"
 
         run(main())

@@ -16,11 +16,18 @@ from typing import Any
 import msgpack
 import pytest
 
-from tokensession.errors import ConfigurationError, StoreCorrupt, StoreInsecure, StoreUnavailable, Superseded
-from tokensession.stores import FileStore, Record, _lock, _private, _worker, file
-from tokensession.stores._lock import Mark, lock_name, try_lock
+from tokensession.errors import (
+    ConfigurationError,
+    StoreCorrupt,
+    StoreInsecure,
+    StoreUnavailable,
+    Superseded,
+)
+from tokensession.stores import FileStore, Record, file
+from tokensession.stores._local import lock, files, worker
+from tokensession.stores._local.lock import Mark, lock_name, try_lock
 from tokensession.testing import FakeClock
-from tokensession.testing.backend import claimed, newer, ticks
+from tokensession.testing.conformance.backend import claimed, newer, ticks
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -120,7 +127,7 @@ def test_a_writer_that_is_stuck_stops_neither_readers_nor_other_keys(
     async def main() -> None:
         store = FileStore(tmp_path / "tokens")
         before = await store.put("k", b"before")
-        monkeypatch.setattr(_worker, "_TRIES", 1_000_000)  # the end does not come while we look
+        monkeypatch.setattr(worker, "_TRIES", 1_000_000)  # the end does not come while we look
         with named(tmp_path / "tokens", ".write").open("rb+") as stuck:
             fcntl.flock(stuck, fcntl.LOCK_EX)
             put = asyncio.ensure_future(store.put("k", b"between"))
@@ -129,7 +136,7 @@ def test_a_writer_that_is_stuck_stops_neither_readers_nor_other_keys(
             await store.put("other", b"data")
             assert not put.done()
         between = await put
-        monkeypatch.setattr(_worker, "_TRIES", 20)
+        monkeypatch.setattr(worker, "_TRIES", 20)
         with named(tmp_path / "tokens", ".write").open("rb+") as stuck:
             fcntl.flock(stuck, fcntl.LOCK_EX)
             with pytest.raises(StoreUnavailable, match="Another process is writing"):
@@ -191,7 +198,7 @@ def test_a_lock_file_that_is_replaced_between_open_and_lock_locks_nobody_out(
     opened = []
 
     def replaced_once_opened(path: Path, flags: int) -> int:
-        fd = _private.open_private(path, flags)
+        fd = files.open_private(path, flags)
         opened.append(fd)
         if len(opened) == 1:
             path.unlink()
@@ -200,16 +207,16 @@ def test_a_lock_file_that_is_replaced_between_open_and_lock_locks_nobody_out(
             path.touch(mode=0o600)
         return fd
 
-    monkeypatch.setattr(_lock, "open_private", replaced_once_opened)
-    lock = try_lock(path)
-    assert lock is not None
+    monkeypatch.setattr(lock, "open_private", replaced_once_opened)
+    taken = try_lock(path)
+    assert taken is not None
     assert len(opened) == 3
-    assert os.path.samestat(os.fstat(lock._fd), path.stat())
+    assert os.path.samestat(os.fstat(taken._fd), path.stat())
     monkeypatch.undo()
     assert try_lock(path) is None
-    lock.let_go()
-    lock.let_go()
-    assert repr(lock) == "<SidecarLock released>"
+    taken.unlock()
+    taken.unlock()
+    assert repr(taken) == "<SidecarLock released>"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +270,7 @@ def test_a_commit_that_was_stored_before_its_holder_died_is_no_interruption(tmp_
         store = FileStore(tmp_path / "tokens")
         claim = await claimed(store, "k")
         record = store._files.write("k", Record(claim._mark.version, b"data"), None)  # type: ignore[attr-defined]
-        claim._lock.let_go()  # type: ignore[attr-defined] - as the kernel would
+        claim._lock.unlock()  # type: ignore[attr-defined] - as the kernel would
         following = await claimed(store, "k", record.version)
         assert following.interrupted is None
         await following.abandon()
@@ -308,7 +315,7 @@ import asyncio, os, sys
 import sqlite_utils  # now: the interpreter may be where an ordinary user cannot read
 from pathlib import Path
 from tokensession.stores import FileStore, SQLiteStore
-from tokensession.stores._lock import lock_name
+from tokensession.stores._local.lock import lock_name
 directory = Path(sys.argv[1])
 if os.geteuid() == 0:
     os.chown(directory, 65534, 65534)

@@ -10,16 +10,16 @@ from typing import Any
 
 import _backends
 import pytest
-from _rows import descriptors, files, opened, run, source, token_reply
+from _store_helpers import descriptors, files, opened, run, source, success
 
 from tokensession.clock import SystemClock
 from tokensession.stores import Record
-from tokensession.stores._claims import Claims, Medium
-from tokensession.stores._lock import Mark
-from tokensession.stores._worker import Worker
-from tokensession.stores.base import Claim
-from tokensession.testing import FakeClock, ScriptedEndpoint
-from tokensession.testing.backend import Backend, claimed, is_free, newer, ticks
+from tokensession.stores._local.claims import Claims, Medium
+from tokensession.stores._local.lock import Mark
+from tokensession.stores._local.worker import Worker
+from tokensession.stores.protocol import Claim
+from tokensession.testing import FakeClock, ScriptedTransport
+from tokensession.testing.conformance.backend import Backend, claimed, is_free, newer, ticks
 
 
 @pytest.fixture(params=["file", "sqlite"])
@@ -103,12 +103,12 @@ def test_f15_times_that_lie_in_the_future_stop_nobody(backend: Backend, mark: st
 
     async def main() -> None:
         clock = FakeClock()  # who waits for it to move waits for ever
-        endpoint = ScriptedEndpoint(token_reply(1), token_reply(2))
+        transport = ScriptedTransport(success(1), success(2))
         for number in (1, 2):
             for path in files(backend):
                 os.utime(path, (FUTURE, FUTURE))
             async with opened(backend) as store:
-                work = source(store, endpoint, clock)
+                work = source(store, transport, clock)
                 asking = asyncio.ensure_future(work.token() if number == 1 else work.refresh())
                 if mark == "unreadable" and number == 1:
                     while 2.0 not in clock.sleepers:  # it counts as begun just now: the settling, and no more
@@ -117,7 +117,7 @@ def test_f15_times_that_lie_in_the_future_stop_nobody(backend: Backend, mark: st
                     clock.advance(2)
                 assert (await asking).access_token == f"access-{number}"
                 assert await work.token() == asking.result()
-        assert (len(endpoint.requests), endpoint.overasked) == (2, 0)
+        assert (len(transport.requests), transport.overasked) == (2, 0)
 
     run(main())
 

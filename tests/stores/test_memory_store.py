@@ -11,7 +11,7 @@ import pytest
 from tokensession.errors import ClaimTimeout
 from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock
-from tokensession.testing.backend import claimed, is_free, ticks
+from tokensession.testing.conformance.backend import claimed, is_free, ticks
 
 
 def test_waiting_is_measured_by_the_clock_it_was_given() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import _backends
 
-from tokensession.testing.backend import Backend
+from tokensession.testing.conformance.backend import Backend
 from tokensession.testing.conformance import StoreConformance
 
 

@@ -17,8 +17,9 @@ import pytest
 import sqlite_utils
 
 from tokensession.errors import ConfigurationError, StoreCorrupt, StoreInsecure, StoreUnavailable
-from tokensession.stores import SQLiteStore, _worker
-from tokensession.testing.backend import claimed, newer, ticks
+from tokensession.stores import SQLiteStore
+from tokensession.stores._local import worker
+from tokensession.testing.conformance.backend import claimed, newer, ticks
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -143,10 +144,10 @@ def test_a_reader_in_the_way_of_a_checkpoint_puts_it_off(path: Path) -> None:
         reader.execute("SELECT count(*) FROM tokens").fetchall()
         assert await store.delete("k") is True
         assert await store.load("k") is None
-        assert store._records._residue
+        assert store._records._wal_dirty
         reader.close()
         await store.put("other", b"data")
-        assert not store._records._residue
+        assert not store._records._wal_dirty
         await store.aclose()
 
     run(main())
@@ -155,7 +156,7 @@ def test_a_reader_in_the_way_of_a_checkpoint_puts_it_off(path: Path) -> None:
 def test_a_writer_that_is_stuck_stops_no_reader_and_is_waited_for_only_so_long(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_worker, "_TRIES", 10)
+    monkeypatch.setattr(worker, "_TRIES", 10)
 
     async def main() -> None:
         store = SQLiteStore(path)

@@ -12,8 +12,8 @@ from functools import partial
 import pytest
 
 from tokensession.errors import StoreUnavailable
-from tokensession.stores import _worker
-from tokensession.stores._worker import Busy, Worker
+from tokensession.stores._local import worker
+from tokensession.stores._local.worker import Busy, Worker
 
 
 def nothing() -> None:
@@ -62,7 +62,7 @@ def test_what_a_cancelled_awaiter_did_not_get_is_handed_to_lost_exactly_once() -
         for moment in ("queued", "done", "awaited"):
             lost: list[str] = []
             gate = gated(worker)
-            task = asyncio.ensure_future(worker.run(str, lost=partial(keep, lost)))
+            task = asyncio.ensure_future(worker.run(str, on_abandoned=partial(keep, lost)))
             await asyncio.sleep(0)
             if moment != "queued":
                 gate.set()
@@ -101,7 +101,7 @@ def test_a_busy_job_lets_the_others_go_first() -> None:
 
 
 def test_a_job_that_stays_busy_is_unavailable_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_worker, "_TRIES", 3)
+    monkeypatch.setattr(worker, "_TRIES", 3)
     tries = []
 
     def busy() -> None:
@@ -158,7 +158,7 @@ def test_a_loop_that_is_closed_before_its_job_is_done_hurts_nobody() -> None:
 
 PROGRAM_ENDS = """
 import asyncio, sys, threading, time
-from tokensession.stores._worker import Busy, Worker
+from tokensession.stores._local.worker import Busy, Worker
 worker, tries = Worker("test"), []
 def write():
     tries.append(1)
@@ -201,7 +201,7 @@ def test_the_interpreter_ends_after_the_last_job() -> None:
 
 PROGRAM_FORKS = """
 import os, signal, threading
-from tokensession.stores._worker import Worker
+from tokensession.stores._local.worker import Worker
 order = []
 worker = Worker("test", before_fork=lambda: order.append("closed"))
 begun, gate = threading.Event(), threading.Event()

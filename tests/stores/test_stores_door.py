@@ -13,7 +13,7 @@ import pytest
 
 from tokensession import stores
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store, open_store
-from tokensession.testing.backend import claimed, newer, ticks
+from tokensession.testing.conformance.backend import claimed, newer, ticks
 
 DRIVERS = {"sqlite3", "sqlite_utils", "redis", "psycopg", "asyncpg", "keyring", "cryptography"}
 

@@ -80,8 +80,8 @@ def test_an_unknown_scheme_is_told_what_there_is(monkeypatch: pytest.MonkeyPatch
 def test_an_url_without_a_scheme_is_told_an_example() -> None:
     with pytest.raises(ConfigurationError, match=r"no scheme.* For a file: sqlite:///tokens\.db\."):
         open_store("tokens.db")
-    with pytest.raises(TypeError, match=r"sqlite:///tokens\.db', not PosixPath"):
-        open_store(Path("tokens.db"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"sqlite:///tokens\.db', not bytes"):
+        open_store(b"tokens.db")  # type: ignore[arg-type]
 
 
 def test_a_directory_in_place_of_a_database_is_called_one(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from tokensession.providers import Credential, TokenReply, TokenRequest
+from tokensession.providers import Credential, TokenRequest, TokenResponse
 from tokensession.testing import TokenServer
 
 GUARD = 60.0  # seconds; an upper bound for a hang, never waited for
@@ -42,21 +42,21 @@ class Client:
         self.server = server
         self.http = http
 
-    async def send(self, request: TokenRequest) -> TokenReply:
+    async def send(self, request: TokenRequest) -> TokenResponse:
         async with self.http.post(
             request.url, data=request.body, headers=request.headers, allow_redirects=False
         ) as response:
             headers = tuple((name.lower(), value) for name, value in response.headers.items())
-            return TokenReply(response.status, headers, await response.read())
+            return TokenResponse(response.status, headers, await response.read())
 
-    async def altered(self, request: TokenRequest, **changes: Any) -> TokenReply:
+    async def altered(self, request: TokenRequest, **changes: Any) -> TokenResponse:
         """The request with headers, body or url replaced."""
         return await self.send(replace(request, **changes))
 
     async def redeem(self, provider: Any, credential: Credential) -> dict[str, Any]:
         """The document of the reply, with its status as "status"."""
-        reply = await self.send(provider.request(credential))
-        return json.loads(reply.body) | {"status": reply.status}
+        answer = await self.send(provider.request(credential))
+        return json.loads(answer.body) | {"status": answer.status}
 
     async def api(self, path: str, token: str, **options: Any) -> int:
         headers = {"Authorization": f"Bearer {token}"}

@@ -1,4 +1,4 @@
-"""FakeClock, ScriptedEndpoint, and the package's door."""
+"""FakeClock, ScriptedTransport, and the package's door."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from _exchange import run
 import tokensession.testing
 from tokensession.clock import Clock
 from tokensession.errors import NotSent
-from tokensession.providers import TokenEndpoint, TokenReply, TokenRequest
-from tokensession.testing import FakeClock, Held, ScriptedEndpoint, reply, servers
+from tokensession.providers import TokenRequest, TokenResponse, TokenTransport
+from tokensession.testing import FakeClock, Paused, ScriptedTransport, servers, token_response
 
 REQUEST = TokenRequest("https://example.com/token", (), b"secret body")
 
 
-async def ask(endpoint: TokenEndpoint) -> TokenReply:
-    return await endpoint.send(REQUEST, connect=5, total=20)
+async def ask(transport: TokenTransport) -> TokenResponse:
+    return await transport.send(REQUEST, connect=5, total=20)
 
 
 def test_the_clock_stands_still_until_it_is_moved() -> None:
@@ -113,29 +113,31 @@ def test_the_clock_can_be_used_in_one_loop_after_another() -> None:
 
 def test_the_endpoint_answers_by_its_script_and_keeps_what_it_was_asked() -> None:
     async def main() -> None:
-        async def late(request: TokenRequest) -> TokenReply:
-            return reply(request.body)
+        async def late(request: TokenRequest) -> TokenResponse:
+            return token_response(request.body)
 
-        endpoint = ScriptedEndpoint(reply({"ok": True}), NotSent("It rained."), lambda _: reply(b"x", 503))
-        endpoint.script(late)
-        assert (await ask(endpoint)).body == b'{"ok": true}'
+        transport = ScriptedTransport(
+            token_response({"ok": True}), NotSent("It rained."), lambda _: token_response(b"x", 503)
+        )
+        transport.script(late)
+        assert (await ask(transport)).body == b'{"ok": true}'
         with pytest.raises(NotSent, match="It rained"):
-            await ask(endpoint)
-        assert (await ask(endpoint)).status == 503
-        assert (await ask(endpoint)).body == REQUEST.body
-        assert endpoint.requests == [REQUEST] * 4
-        assert endpoint.timeouts[0] == (5, 20)
-        assert endpoint.left == 0
+            await ask(transport)
+        assert (await ask(transport)).status == 503
+        assert (await ask(transport)).body == REQUEST.body
+        assert transport.requests == [REQUEST] * 4
+        assert transport.timeouts[0] == (5, 20)
+        assert transport.left == 0
 
     run(main)
 
 
 def test_a_request_after_the_last_line_is_one_too_many() -> None:
     async def main() -> None:
-        endpoint = ScriptedEndpoint()
+        transport = ScriptedTransport()
         with pytest.raises(AssertionError, match="one too many"):
-            await ask(endpoint)
-        assert endpoint.overasked == 1
+            await ask(transport)
+        assert transport.overasked == 1
 
     run(main)
 
@@ -143,9 +145,9 @@ def test_a_request_after_the_last_line_is_one_too_many() -> None:
 @pytest.mark.parametrize("failing", [True, False])
 def test_a_held_line_is_answered_when_it_is_released(failing: bool) -> None:
     async def main() -> None:
-        held = Held(NotSent("It rained.") if failing else reply({"ok": True}))
+        held = Paused(NotSent("It rained.") if failing else token_response({"ok": True}))
         assert "not asked" in repr(held)
-        task = asyncio.ensure_future(ask(ScriptedEndpoint(held)))
+        task = asyncio.ensure_future(ask(ScriptedTransport(held)))
         await held.arrived.wait()
         assert not task.done()
         assert "arrived" in repr(held)
@@ -160,8 +162,8 @@ def test_a_held_line_is_answered_when_it_is_released(failing: bool) -> None:
 
 
 def test_the_fakes_show_no_secrets() -> None:
-    endpoint = ScriptedEndpoint(reply({"access_token": "planted"}))
-    assert "planted" not in repr(endpoint)
+    transport = ScriptedTransport(token_response({"access_token": "planted"}))
+    assert "planted" not in repr(transport)
 
 
 def test_the_door_is_sorted_and_every_name_opens() -> None:

@@ -16,10 +16,10 @@ from tokensession.testing import (
     Hang,
     OtoServer,
     PriavaServer,
-    Reply,
     Reset,
+    Response,
     Truncate,
-    json_reply,
+    json_response,
     redirect,
 )
 from tokensession.token import fingerprint
@@ -38,8 +38,8 @@ def test_scripted_replies_are_given_in_order_byte_for_byte_and_spend_nothing() -
             provider = Priava(**client.server.credentials)
             request = provider.request(code(client.server.credentials["code"]))
             client.server.script(
-                Reply(502, b"\xff<html>", (("Content-Type", "text/html"), ("Retry-After", "7"))),
-                json_reply(400, {"error": "invalid_client"}),
+                Response(502, b"\xff<html>", (("Content-Type", "text/html"), ("Retry-After", "7"))),
+                json_response(400, {"error": "invalid_client"}),
                 redirect("https://elsewhere.example/token"),
             )
             first = await client.send(request)
@@ -55,7 +55,7 @@ def test_scripted_replies_are_given_in_order_byte_for_byte_and_spend_nothing() -
 def test_an_edited_reply_has_tokens_that_work() -> None:
     async def main() -> None:
         async with talking_to(OtoServer()) as client:
-            client.server.script(Edit(lambda reply: reply | {"expires_in": 0}))
+            client.server.script(Edit(lambda answer: answer | {"expires_in": 0}))
             answer = await client.redeem(Oto(**client.server.credentials), SEED)
             assert answer["expires_in"] == 0
             assert await client.api("/echo", answer["access_token"]) == 200

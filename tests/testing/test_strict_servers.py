@@ -9,8 +9,8 @@ import pytest
 from _exchange import code, refresh, run, talking_to
 
 from tokensession.providers import OAuth2, Oto, Priava, TokenRequest
+from tokensession.providers._wire import encode_form
 from tokensession.testing import FakeClock, OAuth2Server, OtoServer, PriavaServer
-from tokensession.wire import encode_form
 
 FORM = "application/x-www-form-urlencoded;charset=utf-8"
 
@@ -19,15 +19,15 @@ def test_oto_answers_as_it_has_been_seen_to() -> None:
     async def main() -> None:
         async with talking_to(OtoServer(lifetime=3, clock=FakeClock())) as client:
             provider = Oto(**client.server.credentials)
-            assert provider.seed is not None
-            reply = await client.send(provider.request(provider.seed))
-            assert reply.header("content-type") == "text/plain;charset=iso-8859-1"
-            document = json.loads(reply.body)
+            assert provider.credential is not None
+            answer = await client.send(provider.request(provider.credential))
+            assert answer.header("content-type") == "text/plain;charset=iso-8859-1"
+            document = json.loads(answer.body)
             assert list(document) == ["access_token", "refresh_token", "success", "token_type", "expires_in"]
             assert document["expires_in"] == "3"
             assert document["success"] is True
-            assert document["refresh_token"] == provider.seed.secret
-            issued = provider.read(reply, provider.seed, sent_at=0.0)
+            assert document["refresh_token"] == provider.credential.secret
+            issued = provider.read(answer, provider.credential, sent_at=0.0)
             assert issued.notes == ()
             assert await client.api("/rest/v2/healthCheck", issued.token.access_token) == 200
 
@@ -68,14 +68,14 @@ def test_oto_refuses_a_request_that_is_not_as_documented(
     async def main() -> None:
         body, headers, query = sent
         async with talking_to(OtoServer()) as client:
-            reply = await client.send(TokenRequest(client.server.token_url + query, headers, body))
-            assert reply.status == 400
-            document = json.loads(reply.body)
+            answer = await client.send(TokenRequest(client.server.token_url + query, headers, body))
+            assert answer.status == 400
+            document = json.loads(answer.body)
             assert document["success"] is False
             assert says in document["errorMsg"]
-            assert says in client.server.refusals[0]
-            assert "planted" not in reply.body.decode()
-            assert client.server.stats.refusals == client.server.stats.token_requests == 1
+            assert says in client.server.invalid_requests[0]
+            assert "planted" not in answer.body.decode()
+            assert client.server.stats.invalid_requests == client.server.stats.token_requests == 1
 
     run(main)
 
@@ -84,7 +84,7 @@ def test_a_get_at_the_token_endpoint_is_refused() -> None:
     async def main() -> None:
         async with talking_to(OtoServer()) as client, client.http.get(client.server.token_url) as response:
             assert response.status == 400
-            assert client.server.refusals == ["the method is GET, not POST"]
+            assert client.server.invalid_requests == ["the method is GET, not POST"]
 
     run(main)
 
@@ -95,7 +95,7 @@ def test_oto_says_oto1083_to_a_refresh_token_it_does_not_know() -> None:
             answer = await client.redeem(Oto(**client.server.credentials), refresh("of-another-environment"))
             assert (answer["status"], answer["otoErrorCode"]) == (400, "OTO1083")
             assert client.server.stats.rejections == 1
-            assert client.server.stats.refusals == client.server.stats.expiries == 0
+            assert client.server.stats.invalid_requests == client.server.stats.expiries == 0
 
     run(main)
 
@@ -120,7 +120,7 @@ def test_priava_answers_as_documented_to_both_grants_with_awkward_secrets() -> N
             assert (first["token_type"], first["expires_in"]) == ("BEARER", 5)
             second = await client.redeem(provider, refresh(first["refresh_token"]))
             assert second["refresh_token"] != first["refresh_token"]
-            assert server.refusals == []
+            assert server.invalid_requests == []
 
     run(main)
 
@@ -171,12 +171,12 @@ def test_priava_refuses_a_request_that_is_not_byte_exact(
     async def main() -> None:
         body, headers = sent
         async with talking_to(PriavaServer()) as client:
-            reply = await client.send(TokenRequest(client.server.token_url, headers, body))
-            document = json.loads(reply.body)
-            assert (reply.status, document["error"]) == (400, "invalid_request")
+            answer = await client.send(TokenRequest(client.server.token_url, headers, body))
+            document = json.loads(answer.body)
+            assert (answer.status, document["error"]) == (400, "invalid_request")
             assert says in document["error_description"]
-            assert "planted" not in reply.body.decode()
-            assert client.server.stats.refusals == 1
+            assert "planted" not in answer.body.decode()
+            assert client.server.stats.invalid_requests == 1
 
     run(main)
 
@@ -187,7 +187,7 @@ def test_priava_refuses_an_authorization_header_on_the_token_request() -> None:
             body, headers = _priava()
             request = TokenRequest(client.server.token_url, (*headers, ("Authorization", "Bearer x")), body)
             assert (await client.send(request)).status == 400
-            assert "Authorization" in client.server.refusals[0]
+            assert "Authorization" in client.server.invalid_requests[0]
 
     run(main)
 
@@ -199,7 +199,7 @@ def test_priava_rejects_a_wrong_client_without_calling_the_form_wrong() -> None:
             answer = await client.redeem(provider, code(client.server.credentials["code"]))
             assert (answer["status"], answer["error"]) == (400, "invalid_client")
             assert client.server.stats.rejections == 1
-            assert client.server.stats.refusals == 0
+            assert client.server.stats.invalid_requests == 0
 
     run(main)
 
@@ -215,9 +215,9 @@ def test_a_generic_server_takes_the_client_where_it_belongs(auth: str, rotates: 
             assert ("refresh_token" in first) is rotates
             again = await client.redeem(provider, code(server.new_code()))
             assert again["status"] == 200
-            other = await client.redeem(provider, refresh(server.new_seed()))
+            other = await client.redeem(provider, refresh(server.new_credential()))
             assert other["status"] == 200
-            assert server.refusals == []
+            assert server.invalid_requests == []
 
     run(main)
 
@@ -230,7 +230,7 @@ def test_a_generic_server_refuses_the_client_in_the_wrong_place_or_in_two() -> N
                 provider = OAuth2(**server.credentials | {"auth": other})
                 answer = await client.redeem(provider, refresh(server.refresh_token))
                 assert answer["error"] == "invalid_request"
-                assert server.stats.refusals == 1
+                assert server.stats.invalid_requests == 1
 
     run(main)
 
@@ -240,8 +240,8 @@ def test_a_generic_server_answers_401_to_a_client_that_fails_in_the_header() -> 
         server = OAuth2Server()
         async with talking_to(server) as client:
             provider = OAuth2(**server.credentials | {"client_secret": "another"})
-            reply = await client.send(provider.request(refresh(server.refresh_token)))
-            assert (reply.status, reply.header("www-authenticate")) == (401, "Basic")
+            answer = await client.send(provider.request(refresh(server.refresh_token)))
+            assert (answer.status, answer.header("www-authenticate")) == (401, "Basic")
         server = OAuth2Server(auth="post")
         async with talking_to(server) as client:
             provider = OAuth2(**server.credentials | {"client_secret": "another"})
@@ -265,10 +265,10 @@ def test_a_generic_server_refuses_a_grant_without_its_secret(
         async with talking_to(server) as client:
             good = OAuth2(**server.credentials).request(refresh("x"))
             headers = [pair for pair in good.headers if pair[0] != "Content-Type"]
-            reply = await client.altered(good, headers=(*headers, ("Content-Type", content_type)), body=body)
-            assert reply.status == 400
-            assert says in server.refusals[0]
-            assert b"planted" not in reply.body
+            answer = await client.altered(good, headers=(*headers, ("Content-Type", content_type)), body=body)
+            assert answer.status == 400
+            assert says in server.invalid_requests[0]
+            assert b"planted" not in answer.body
 
     run(main)
 

@@ -11,7 +11,7 @@ from . import demo as demo_
 from . import serve as serve_
 from .display import Display, LiveDisplay, PlainDisplay, SilentDisplay
 from .report import Plan, as_json, problems
-from .until_signal import until_signal
+from .run_until_signal import until_signal
 
 __all__ = ["cli"]
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import aiohttp
 
+from .baseline import provider_for, sign_in
+from .child_process import Child, ChildFailed
 from .display import Display
-from .naive import provider_for, sign_in
-from .pipes import Child, ChildFailed
 from .report import Board, Plan, Report
 
 __all__ = ["ChildFailed", "run"]
@@ -67,7 +67,7 @@ class _Demo:
 
     async def _start(self) -> None:
         """All at once: most of their start is Python's own."""
-        self._children.append(await Child.start("server", "tokensession.cli.hosts"))
+        self._children.append(await Child.start("server", "tokensession.cli.demo_servers"))
         for number in range(self._plan.processes):
             self._children.append(await Child.start(f"client {number + 1}", "tokensession.cli.load"))
         servers, *clients = self._children

@@ -23,9 +23,9 @@ import aiohttp
 from .. import AuthedSession
 from ..providers import Provider
 from ..stores import SQLiteStore
+from .baseline import BaselineClient, provider_for
+from .child_process import messages, say
 from .latency import Latencies
-from .naive import NaiveClient, provider_for
-from .pipes import messages, say
 
 __all__ = ["main"]
 
@@ -155,11 +155,11 @@ async def _shared(provider: Provider, store: SQLiteStore, path: str, count: int)
 async def _naive(provider: Provider, file: Path, path: str, count: int) -> AsyncIterator[list[Get]]:
     """Every task has a token of its own, and they share a file."""
     async with aiohttp.ClientSession() as http:
-        clients = [NaiveClient(provider, http, file) for _ in range(count)]
+        clients = [BaselineClient(provider, http, file) for _ in range(count)]
         yield [_bound(client, path) for client in clients]
 
 
-def _bound(client: NaiveClient, path: str) -> Get:
+def _bound(client: BaselineClient, path: str) -> Get:
     return lambda: client.get(path)
 
 

@@ -50,7 +50,7 @@ class Row:
     expiries: int = 0
     token_requests: int = 0
     reuse_detections: int = 0
-    refusals: int = 0
+    invalid_requests: int = 0
     p50: float = 0.0
     p99: float = 0.0
     reasons: tuple[tuple[str, int], ...] = ()
@@ -98,7 +98,7 @@ class Board:
                 reasons.update(tally[provider]["reasons"])
                 latencies.merge(tally[provider]["latencies"])
         counted = self.servers.get(load, {}).get(provider, {})
-        names = ("expiries", "token_requests", "reuse_detections", "refusals")
+        names = ("expiries", "token_requests", "reuse_detections", "invalid_requests")
         return Row(
             requests=requests,
             failures=reasons.total(),
@@ -127,8 +127,8 @@ def problems(report: Report) -> list[str]:
             found.append(f"{provider}: {row.token_requests} token requests for {row.expiries} expiries.")
         if row.reuse_detections:
             found.append(f"{provider}: a spent refresh token was sent again.")
-        if row.refusals:
-            found.append(f"{provider}: {row.refusals} token requests were not byte-exact.")
+        if row.invalid_requests:
+            found.append(f"{provider}: {row.invalid_requests} token requests were not byte-exact.")
     return found
 
 

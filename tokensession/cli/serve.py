@@ -29,7 +29,7 @@ async def run(provider: str, *, port: int, lifetime: int) -> None:
     counted = server.stats
     click.echo(
         f"Stopped after {counted.requests} requests and {counted.token_requests} token requests "
-        f"({counted.refusals} refused, {counted.reuse_detections} reuse detections)."
+        f"({counted.invalid_requests} refused, {counted.reuse_detections} reuse detections)."
     )
 
 

@@ -1,29 +1,29 @@
 """Provider strategies: what each OAuth server wants to hear, and how it answers."""
 
-from ..wire import basic_auth, encode_form, encode_json, parse_form, parse_json
-from .base import Credential, Issued, Provider, TokenEndpoint, TokenReply, TokenRequest
-from .client import StrategyProvider
+from ._wire import basic_auth, encode_form, encode_json, parse_form, parse_json
 from .oauth2 import OAuth2
 from .oto import Health, Oto
 from .priava import Priava
-from .strategy import RFC6749_ERRORS, Fields, Meaning, Strategy, seconds, until
+from .protocol import Credential, Issued, Provider, TokenRequest, TokenResponse, TokenTransport
+from .strategy import RFC6749_ERRORS, ErrorKind, Fields, Strategy, seconds, until
+from .strategy_provider import StrategyProvider
 
 __all__ = [
     "RFC6749_ERRORS",
     "Credential",
+    "ErrorKind",
     "Fields",
     "Health",
     "Issued",
-    "Meaning",
     "OAuth2",
     "Oto",
     "Priava",
     "Provider",
     "Strategy",
     "StrategyProvider",
-    "TokenEndpoint",
-    "TokenReply",
     "TokenRequest",
+    "TokenResponse",
+    "TokenTransport",
     "basic_auth",
     "encode_form",
     "encode_json",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from .. import wire
-from . import checks
-from .client import StrategyProvider
+from .. import _validate
+from . import _wire
+from .protocol import configured_credential
 from .strategy import Strategy
+from .strategy_provider import StrategyProvider
 
 __all__ = ["OAUTH2_BASIC", "OAUTH2_POST", "OAuth2"]
 
@@ -32,7 +33,7 @@ OAUTH2_BASIC = replace(
     },
     headers=lambda values: (
         _ACCEPT,
-        ("Authorization", wire.basic_auth(values["client_id"], values["client_secret"])),
+        ("Authorization", _wire.basic_auth(values["client_id"], values["client_secret"])),
     ),
 )
 
@@ -59,18 +60,18 @@ class OAuth2(StrategyProvider):
         base_url: str | None = None,
         rotates: bool = True,
     ) -> None:
-        checks.one_of("auth", auth, ("basic", "post"))
-        endpoint = checks.url("token_url", token_url)
+        _validate.one_of("auth", auth, ("basic", "post"))
+        endpoint = _validate.url("token_url", token_url)
         if auth == "basic" or client_secret is not None:
-            checks.secret("client_secret", client_secret)
+            _validate.secret("client_secret", client_secret)
         for name, value in (("redirect_uri", redirect_uri), ("scope", scope)):
             if value is not None:
-                checks.text(name, value)
+                _validate.text(name, value)
         strategy = OAUTH2_BASIC if auth == "basic" else OAUTH2_POST
         super().__init__(
             strategy if strategy.rotates == rotates else replace(strategy, rotates=rotates),
-            identity=f"{endpoint}/{checks.text('client_id', client_id)}",
-            base_url=checks.origin(endpoint) if base_url is None else base_url,
+            identity=f"{endpoint}/{_validate.text('client_id', client_id)}",
+            base_url=_validate.origin(endpoint) if base_url is None else base_url,
             token_url=token_url,
             values={
                 "client_id": client_id,
@@ -78,5 +79,5 @@ class OAuth2(StrategyProvider):
                 "redirect_uri": redirect_uri,
                 "scope": scope,
             },
-            seed=checks.seed(code=code, refresh_token=refresh_token),
+            credential=configured_credential(code=code, refresh_token=refresh_token),
         )

@@ -12,12 +12,13 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
-from .. import wire
-from ..errors import ConfigurationError, MalformedReply
-from . import checks
-from .base import Credential
-from .client import StrategyProvider
-from .strategy import RFC6749_ERRORS, Fields, Meaning, Strategy
+from .. import _validate
+from .._redact import excerpt
+from ..errors import ConfigurationError, InvalidTokenResponse
+from . import _wire
+from .protocol import Credential
+from .strategy import RFC6749_ERRORS, ErrorKind, Fields, Strategy
+from .strategy_provider import StrategyProvider
 
 __all__ = ["OTO", "Health", "Oto"]
 
@@ -26,7 +27,7 @@ _BASES = {"production": "https://api.tryoto.com", "staging": "https://staging-ap
 OTO = Strategy(
     name="oto",
     grants={"refresh_token": ("refresh_token",)},
-    encode=wire.encode_json,
+    encode=_wire.encode_json,
     content_type="application/json",
     fields=Fields(
         codes=("otoErrorCode", "error.message", "error", "errorCode"),
@@ -35,14 +36,14 @@ OTO = Strategy(
     default_lifetime=1800,  # the shorter of the two lives that the provider's pages state
     errors={
         **RFC6749_ERRORS,
-        "OTO1083": Meaning.REJECTED,
-        "OTO1105": Meaning.RATE_LIMITED,
-        "OTO1143": Meaning.RATE_LIMITED,
+        "OTO1083": ErrorKind.REJECTED,
+        "OTO1105": ErrorKind.RATE_LIMITED,
+        "OTO1143": ErrorKind.RATE_LIMITED,
         # Those of the identity service underneath, should they leak through:
-        "INVALID_REFRESH_TOKEN": Meaning.REJECTED,
-        "TOKEN_EXPIRED": Meaning.REJECTED,
-        "USER_DISABLED": Meaning.REJECTED,
-        "USER_NOT_FOUND": Meaning.REJECTED,
+        "INVALID_REFRESH_TOKEN": ErrorKind.REJECTED,
+        "TOKEN_EXPIRED": ErrorKind.REJECTED,
+        "USER_DISABLED": ErrorKind.REJECTED,
+        "USER_NOT_FOUND": ErrorKind.REJECTED,
     },
     hints={
         "OTO1083": "Check that the refresh token belongs to this environment: production and staging "
@@ -81,8 +82,8 @@ class Oto(StrategyProvider):
         environment: Literal["production", "staging"] = "production",
         base_url: str | None = None,
     ) -> None:
-        checks.one_of("environment", environment, tuple(_BASES))
-        base = checks.url("base_url", _BASES[environment] if base_url is None else base_url)
+        _validate.one_of("environment", environment, tuple(_BASES))
+        base = _validate.url("base_url", _BASES[environment] if base_url is None else base_url)
         self.environment = environment
         super().__init__(
             OTO,
@@ -90,14 +91,14 @@ class Oto(StrategyProvider):
             base_url=base,
             token_url=base + "/rest/v2/refreshToken",
             values={},
-            seed=Credential("refresh_token", checks.secret("refresh_token", refresh_token)),
+            credential=Credential("refresh_token", _validate.secret("refresh_token", refresh_token)),
         )
 
     @classmethod
     def from_env(cls) -> Self:
         """From OTO_REFRESH_TOKEN, and OTO_ENVIRONMENT and OTO_BASE_URL if they are set."""
         names = {"refresh_token": True, "environment": False, "base_url": False}
-        found: dict[str, Any] = checks.environment("OTO", names)
+        found: dict[str, Any] = _validate.environment("OTO", names)
         return cls(**found)
 
     async def health(self, session: _Session) -> Health:
@@ -105,11 +106,11 @@ class Oto(StrategyProvider):
         async with session.get("/rest/v2/healthCheck") as response:
             body = await response.read()
         try:
-            detail = str(wire.parse_json(body).get("status", ""))
-        except MalformedReply:
+            detail = str(_wire.parse_json(body).get("status", ""))
+        except InvalidTokenResponse:
             detail = ""
         ok = response.status == 200 and detail == "ok"
-        return Health(ok, response.status, wire.excerpt(detail.encode("utf-8", "replace"), ()))
+        return Health(ok, response.status, excerpt(detail.encode("utf-8", "replace"), ()))
 
     async def test(self, session: _Session) -> bool:
         """Ask the staging API whether it accepts our token."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from . import checks
-from .client import StrategyProvider
+from .. import _validate
+from .protocol import configured_credential
 from .strategy import Fields, Strategy
+from .strategy_provider import StrategyProvider
 
 __all__ = ["PRIAVA", "Priava"]
 
@@ -55,21 +56,21 @@ class Priava(StrategyProvider):
         base_url: str | None = None,
         region_on_requests: bool = False,
     ) -> None:
-        checks.one_of("region", region, _REGIONS)
-        base = checks.url("base_url", _BASE if base_url is None else base_url)
+        _validate.one_of("region", region, _REGIONS)
+        base = _validate.url("base_url", _BASE if base_url is None else base_url)
         place = region if base_url is None else f"{region}@{base}"
         super().__init__(
             PRIAVA,
-            identity=f"{place}/{checks.text('client_id', client_id)}",
+            identity=f"{place}/{_validate.text('client_id', client_id)}",
             base_url=base,
             token_url=base + "/rest/oauth/token",
             values={
                 "client_id": client_id,
-                "client_secret": checks.secret("client_secret", client_secret),
-                "redirect_uri": checks.text("redirect_uri", redirect_uri),
+                "client_secret": _validate.secret("client_secret", client_secret),
+                "redirect_uri": _validate.text("redirect_uri", redirect_uri),
                 "region": region,
             },
-            seed=checks.seed(code=code, refresh_token=refresh_token),
+            credential=configured_credential(code=code, refresh_token=refresh_token),
             api_headers=(("TenantRegion", region),) if region_on_requests else (),
         )
 
@@ -81,5 +82,5 @@ class Priava(StrategyProvider):
         """
         names = dict.fromkeys(("client_id", "client_secret", "redirect_uri", "region"), True)
         names |= dict.fromkeys(("code", "refresh_token", "base_url"), False)
-        found: dict[str, Any] = checks.environment("PRIAVA", names)
+        found: dict[str, Any] = _validate.environment("PRIAVA", names)
         return cls(**found)

@@ -1,7 +1,7 @@
 """What servers differ in, as data: the declarative strategy. Pure.
 
-A `Strategy` says how a token request is put together and where a reply keeps its parts. `replies.py`
-reads answers by it; `client.py` fills it with somebody's credentials. A new server is a dozen lines of
+A `Strategy` says how a token request is put together and where a reply keeps its parts. `response.py`
+reads answers by it; `strategy_provider.py` fills it with somebody's credentials. A new server is a dozen lines of
 this, and no code: JSON or form bodies, which fields in which order, static headers and client
 authentication, field names, seconds or a point in time, a default life, flags and codes that mean
 failure behind a 200, rotation, and what may be done about a lost reply.
@@ -15,16 +15,16 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from .. import wire
-from .base import GrantType
+from . import _wire
+from .protocol import GrantType
 
-__all__ = ["RFC6749_ERRORS", "Fields", "Lifetime", "Meaning", "Strategy", "Values", "seconds", "until"]
+__all__ = ["RFC6749_ERRORS", "ErrorKind", "Fields", "Lifetime", "Strategy", "Values", "seconds", "until"]
 
 Values = Mapping[str, str]
 """A configuration by field name: client_id, client_secret, redirect_uri, region, …"""
 
 
-class Meaning(Enum):
+class ErrorKind(Enum):
     """What an error code means for the caller."""
 
     REJECTED = "the grant is dead"
@@ -59,8 +59,8 @@ def seconds(name: str) -> Lifetime:
     """A life in seconds at this (dotted) path, as a number or a decimal string."""
 
     def lifetime(document: Mapping[str, Any], _now: float) -> tuple[float | None, str | None]:
-        value = wire.find(document, name)
-        life = wire.expires_in(value)
+        value = _wire.find(document, name)
+        life = _wire.lifetime_seconds(value)
         odd = value is not None and life is None
         return life, f"{name} is not a number of seconds; the default life is used" if odd else None
 
@@ -75,9 +75,9 @@ def until(name: str) -> Lifetime:
     """
 
     def lifetime(document: Mapping[str, Any], now: float) -> tuple[float | None, str | None]:
-        value = wire.find(document, name)
+        value = _wire.find(document, name)
         moment = _moment(value)
-        life = None if moment is None else wire.expires_in(moment - now)
+        life = None if moment is None else _wire.lifetime_seconds(moment - now)
         odd = value is not None and life is None
         return life, f"{name} is no point in time; the default life is used" if odd else None
 
@@ -95,18 +95,18 @@ def _moment(value: Any) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-RFC6749_ERRORS: Mapping[str, Meaning] = {
+RFC6749_ERRORS: Mapping[str, ErrorKind] = {
     # RFC 6749, sections 4.1.2.1 and 5.2
-    "invalid_grant": Meaning.REJECTED,
-    "access_denied": Meaning.REJECTED,
-    "invalid_client": Meaning.CLIENT,
-    "invalid_request": Meaning.CLIENT,
-    "invalid_scope": Meaning.CLIENT,
-    "unauthorized_client": Meaning.CLIENT,
-    "unsupported_grant_type": Meaning.CLIENT,
-    "server_error": Meaning.TRANSIENT,
-    "temporarily_unavailable": Meaning.TRANSIENT,
-    "slow_down": Meaning.RATE_LIMITED,  # RFC 8628, 3.5
+    "invalid_grant": ErrorKind.REJECTED,
+    "access_denied": ErrorKind.REJECTED,
+    "invalid_client": ErrorKind.CLIENT,
+    "invalid_request": ErrorKind.CLIENT,
+    "invalid_scope": ErrorKind.CLIENT,
+    "unauthorized_client": ErrorKind.CLIENT,
+    "unsupported_grant_type": ErrorKind.CLIENT,
+    "server_error": ErrorKind.TRANSIENT,
+    "temporarily_unavailable": ErrorKind.TRANSIENT,
+    "slow_down": ErrorKind.RATE_LIMITED,  # RFC 8628, 3.5
 }
 
 
@@ -128,16 +128,16 @@ class Strategy:
     left out. The secret itself is `refresh_token` or `code`; `grant_type` is the grant's name."""
     rename: Mapping[str, str] = field(default_factory=dict)
     """Fields that this server calls something else in a request: {"refresh_token": "refreshToken"}."""
-    encode: Callable[[wire.Pairs], bytes] = wire.encode_form
+    encode: Callable[[_wire.Pairs], bytes] = _wire.encode_form
     content_type: str = "application/x-www-form-urlencoded"
     headers: Callable[[Values], Sequence[tuple[str, str]]] = _no_headers
     """More headers, made from the configuration: a region, client credentials."""
-    decode: Callable[[bytes], dict[str, Any]] = wire.parse_json
+    decode: Callable[[bytes], dict[str, Any]] = _wire.parse_json
     fields: Fields = _STANDARD_FIELDS
     lifetime: Lifetime = _EXPIRES_IN
     default_lifetime: float | None = None
     """Seconds, for replies that say none. None: refresh on a 401 only."""
-    errors: Mapping[str, Meaning] = field(default_factory=lambda: RFC6749_ERRORS)
+    errors: Mapping[str, ErrorKind] = field(default_factory=lambda: RFC6749_ERRORS)
     hints: Mapping[str, str] = field(default_factory=dict)
     """For an error code, what to do about it, where this server's codes need explaining."""
     rotates: bool = True

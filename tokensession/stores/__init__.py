@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .base import ANY, AnyVersion, Claim, Record, Store
+from .protocol import ANY, AnyVersion, Claim, Record, Store
 
 if TYPE_CHECKING:
     from .file import FileStore

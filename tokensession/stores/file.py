@@ -3,7 +3,7 @@
 For each key, named by the SHA-256 of the key, since no file system takes every text as a name::
 
     <sha>.token   the record (msgpack), replaced by rename: old or new, never half
-    <sha>.lock    the claim, see `_lock`
+    <sha>.lock    the claim, see `lock`
     <sha>.write   a lock that is held while the record is compared and replaced
     <sha>.tmp     a record being written
 
@@ -29,9 +29,9 @@ import msgpack
 
 from ..clock import Clock, SystemClock
 from ..errors import StoreCorrupt, Superseded
-from ._claims import Claims, LocalClaim, report_lost
-from ._lock import exclusive, lock_name
-from ._private import (
+from ._local.claims import Claims, LocalClaim, report_lost
+from ._local.lock import exclusive, lock_name
+from ._local.files import (
     absolute,
     check_directory,
     check_writable,
@@ -40,10 +40,10 @@ from ._private import (
     read_private,
     require_posix,
     sync_directory,
-    translated,
+    map_os_errors,
 )
-from ._worker import Worker
-from .base import ANY, AnyVersion, Record, check_key, new_version
+from ._local.worker import Worker
+from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["FileStore"]
 
@@ -77,12 +77,12 @@ class FileStore:
         record = Record(new_version(), bytes(data))
         del data  # a Record shows nothing of it, should this frame be reported with its locals
         return await self._worker.run(
-            partial(self._files.write, check_key(key), record, expect), lost=report_lost
+            partial(self._files.write, check_key(key), record, expect), on_abandoned=report_lost
         )
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
         """Forget the record; whether there was one. See `Store.delete`."""
-        return await self._worker.run(partial(self._files.delete, check_key(key), expect), lost=report_lost)
+        return await self._worker.run(partial(self._files.delete, check_key(key), expect), on_abandoned=report_lost)
 
     async def keys(self) -> list[str]:
         """Every key that has a record, sorted. Reads every file."""
@@ -97,7 +97,7 @@ class FileStore:
 
 
 class _Files:
-    """What the worker thread does. A `_claims.Medium`."""
+    """What the worker thread does. A `claims.Medium`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -106,7 +106,7 @@ class _Files:
         return self.directory / lock_name(key, suffix)
 
     def prepare(self, key: str) -> Path:
-        with translated("made ready", self.directory):
+        with map_os_errors("made ready", self.directory):
             make_directory(self.directory)
             check_writable(self.directory)
         return self._path(key, ".lock")
@@ -120,7 +120,7 @@ class _Files:
         return stored[1]
 
     def keys(self) -> list[str]:
-        with translated("listed", self.directory):
+        with map_os_errors("listed", self.directory):
             if not check_directory(self.directory):
                 return []
             paths = list(self.directory.glob("*.token"))
@@ -134,7 +134,7 @@ class _Files:
         return found
 
     def _found(self, path: Path) -> tuple[str, Record] | StoreCorrupt | None:
-        with translated("read", path):
+        with map_os_errors("read", path):
             content = read_private(path) if check_directory(self.directory) else None
         return None if content is None else _decode(path, content)
 
@@ -170,7 +170,7 @@ class _Files:
         """The key's record file, locked against other writers. Raises `Busy`."""
         self.prepare(key)
         path = self._path(key, ".token")
-        with translated("written", path), exclusive(path.with_suffix(".write")):
+        with map_os_errors("written", path), exclusive(path.with_suffix(".write")):
             yield path
 
     def __repr__(self) -> str:

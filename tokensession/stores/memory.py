@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from ..clock import Clock, SystemClock
 from ..errors import Superseded
-from ._places import Place, Places, ring, rouse
-from .base import ANY, AnyVersion, Record, check_key, new_version
+from ._local.slots import Slot, Slots, notify_after, notify
+from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["MemoryStore"]
 
@@ -29,12 +29,12 @@ class _Holder:
 
     began: float
     found: float | None
-    place: Place
+    slot: Slot
     pid: int
 
     @property
     def gone(self) -> bool:
-        return self.place.loop.is_closed() or self.pid != os.getpid()
+        return self.slot.loop.is_closed() or self.pid != os.getpid()
 
 
 class MemoryStore:
@@ -49,7 +49,7 @@ class MemoryStore:
         self._holders: dict[str, _Holder] = {}
         self._interrupted: dict[str, float] = {}  # key -> when somebody began who never ended
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
-        self._places = Places()
+        self._slots = Slots()
 
     async def load(self, key: str) -> Record | None:
         """The whole record, or None. Never waits for a claim."""
@@ -59,7 +59,7 @@ class MemoryStore:
         """A newer record than `seen`, or the only claim. See `Store.claim`. `timeout` in seconds."""
         check_key(key)
         deadline: float | None = None
-        place: Place | None = None
+        slot: Slot | None = None
         try:
             while True:
                 record = self._records.get(key)
@@ -67,21 +67,21 @@ class MemoryStore:
                     return record
                 now = self._clock.boot()
                 if self._free(key):
-                    place = place or self._places.ask(asyncio.get_running_loop())
-                    if place.held:
-                        given, place = place, None
+                    slot = slot or self._slots.request(asyncio.get_running_loop())
+                    if slot.held:
+                        given, slot = slot, None
                         return self._grant(key, record, now, given)
-                elif place is not None:  # who waits for the key's holder keeps nobody else waiting
-                    place.release()
-                    place = None
+                elif slot is not None:  # who waits for the key's holder keeps nobody else waiting
+                    slot.release()
+                    slot = None
                 if deadline is None:
                     deadline = now + timeout
                 if now >= deadline:
-                    raise self._places.timeout(place, timeout)
-                await self._changed(key, deadline - now, place)
+                    raise self._slots.timeout(slot, timeout)
+                await self._changed(key, deadline - now, slot)
         finally:
-            if place is not None:
-                place.release()
+            if slot is not None:
+                slot.release()
 
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
         """Store `data` under a new version, claim or no claim. See `Store.put`."""
@@ -121,12 +121,12 @@ class MemoryStore:
         if holder is not None and holder.gone:
             self._interrupted[key] = holder.began
             del self._holders[key]
-            holder.place.release()
+            holder.slot.release()
             return True
         return holder is None
 
-    def _grant(self, key: str, record: Record | None, now: float, place: Place) -> MemoryClaim:
-        holder = _Holder(now, self._interrupted.pop(key, None), place, os.getpid())
+    def _grant(self, key: str, record: Record | None, now: float, slot: Slot) -> MemoryClaim:
+        holder = _Holder(now, self._interrupted.pop(key, None), slot, os.getpid())
         self._holders[key] = holder
         return MemoryClaim(self, key, record, holder)
 
@@ -138,17 +138,17 @@ class MemoryStore:
         if holder.found is not None and not resolved:
             self._interrupted[key] = holder.found  # the next one must know, too
         self._wake(key)
-        holder.place.release()
+        holder.slot.release()
 
-    async def _changed(self, key: str, seconds: float, place: Place | None = None) -> None:
+    async def _changed(self, key: str, seconds: float, slot: Slot | None = None) -> None:
         """Return when the record or the claim has changed, the place is given, or after so many seconds."""
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         self._waiters.setdefault(key, set()).add(waiter)
-        timer = loop.create_task(ring(self._clock, waiter, seconds))
+        timer = loop.create_task(notify_after(self._clock, waiter, seconds))
         try:
-            if place is not None:
-                place.wakes(waiter)
+            if slot is not None:
+                slot.notify_on_grant(waiter)
             await waiter
         finally:
             if not loop.is_closed():  # else this coroutine is being thrown away, long after its loop
@@ -160,14 +160,14 @@ class MemoryStore:
 
     def _wake(self, key: str) -> None:
         for waiter in self._waiters.get(key, ()):
-            rouse(waiter)
+            notify(waiter)
 
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._records)} records, {len(self._holders)} claims>"
 
 
 class MemoryClaim:
-    """See `tokensession.stores.base.Claim`. Its version is drawn once, so that a commit repeats itself."""
+    """See `tokensession.stores.protocol.Claim`. Its version is drawn once, so that a commit repeats itself."""
 
     def __init__(self, store: MemoryStore, key: str, current: Record | None, holder: _Holder) -> None:
         self._store = store

@@ -14,7 +14,7 @@ Rules of SQLite that shaped it:
 * A transaction that begins by reading cannot always go on to write: hence BEGIN IMMEDIATE.
 * A statement that is not run to its end keeps its snapshot open: hence fetchall.
 
-How the database is opened, privately and once, is `_database`'s affair.
+How the database is opened, privately and once, is `database`'s affair.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from pathlib import Path
 
 from ..clock import Clock, SystemClock
 from ..errors import StoreCorrupt, Superseded
-from ._claims import Claims, LocalClaim, report_lost
-from ._database import Database
-from ._lock import lock_name
-from ._private import absolute, require_posix
-from ._worker import Worker
-from .base import ANY, AnyVersion, Record, check_key, new_version
+from ._local.claims import Claims, LocalClaim, report_lost
+from ._local.database import Database
+from ._local.lock import lock_name
+from ._local.files import absolute, require_posix
+from ._local.worker import Worker
+from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["SQLiteStore"]
 
@@ -73,12 +73,12 @@ class SQLiteStore:
         check_key(key).encode()
         record = Record(new_version(), bytes(data))
         del data  # a Record shows nothing of it, should this frame be reported with its locals
-        return await self._worker.run(partial(self._records.put, key, record, expect), lost=report_lost)
+        return await self._worker.run(partial(self._records.put, key, record, expect), on_abandoned=report_lost)
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
         """Forget the record; whether there was one. See `Store.delete`."""
         check_key(key).encode()
-        return await self._worker.run(partial(self._records.delete, key, expect), lost=report_lost)
+        return await self._worker.run(partial(self._records.delete, key, expect), on_abandoned=report_lost)
 
     async def keys(self) -> list[str]:
         """Every key that has a record, sorted."""
@@ -93,14 +93,14 @@ class SQLiteStore:
 
 
 class _Records:
-    """What the worker thread does. A `_claims.Medium`.
+    """What the worker thread does. A `claims.Medium`.
 
     `_residue`: whether the `-wal` may hold what was replaced or deleted. Only jobs touch it.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._residue = False
+        self._wal_dirty = False
 
     def prepare(self, key: str) -> Path:
         return self._database.prepare() / lock_name(key, ".lock")
@@ -133,11 +133,11 @@ class _Records:
 
     def put(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
         """Like `write`, and nothing is left of what it replaced: this may be a sign-out."""
-        self._residue = True
+        self._wal_dirty = True
         return self.write(key, record, expect)
 
     def delete(self, key: str, expect: str | AnyVersion) -> bool:
-        self._residue = True
+        self._wal_dirty = True
         with self._writing(key) as connection:
             if expect is not ANY:
                 stored = _read(connection, key)
@@ -157,14 +157,14 @@ class _Records:
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            if self._residue:
+            if self._wal_dirty:
                 self._truncate(connection)
 
     def _truncate(self, connection: sqlite3.Connection) -> None:
         # The write is stored. A reader may be in the way of this: then the next write tries again.
         with contextlib.suppress(sqlite3.Error):
             ((busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self._residue = bool(busy)
+            self._wal_dirty = bool(busy)
 
 
 def _read(connection: sqlite3.Connection, key: str) -> Record | None:

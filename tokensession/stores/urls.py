@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import ConfigurationError, TokenSessionError
-from ..protocols import keeps
-from .base import Store
+from .._validate import implements
+from .protocol import Store
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
@@ -26,8 +27,8 @@ _SLASHES = (
 )
 
 
-def open_store(url: str) -> Store:
-    """The store that a URL names. It touches nothing until it is used.
+def open_store(url: str | Path) -> Store:
+    """The store that a URL names, or the `SQLiteStore` at a Path. It touches nothing until it is used.
 
     ============================  =====================================================
     ``memory:``                   a `MemoryStore`, new each time
@@ -42,6 +43,10 @@ def open_store(url: str) -> Store:
 
     Raises `ConfigurationError` without ever repeating the URL, which may hold a password.
     """
+    if isinstance(url, Path):
+        from .sqlite import SQLiteStore
+
+        return SQLiteStore(url)
     scheme = _scheme(url)
     if scheme not in _BUILT_IN:
         return _open_foreign(scheme, url)
@@ -132,7 +137,7 @@ def _open_foreign(scheme: str, url: str) -> Store:
             f"The store for {scheme!r} ({point.value}) could not be opened: {problem}.",
             todo="Check its URL, and that its package is installed completely.",
         ) from None
-    if not keeps(Store, store):
+    if not implements(Store, store):
         raise ConfigurationError(f"The entry point {point.value} for {scheme!r} returned no store.")
     opened: Store = store
     return opened

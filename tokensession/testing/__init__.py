@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .clock import FakeClock
     from .conformance import Backend, StoreConformance
-    from .endpoint import Held, ScriptedEndpoint, reply
     from .servers import (
         Drip,
         Edit,
@@ -22,15 +21,16 @@ if TYPE_CHECKING:
         OAuth2Server,
         OtoServer,
         PriavaServer,
-        Reply,
         Reset,
+        Response,
         Seen,
         ServerStats,
         TokenServer,
         Truncate,
-        json_reply,
+        json_response,
         redirect,
     )
+    from .transport import Paused, ScriptedTransport, token_response
 
 __all__ = [
     "Backend",
@@ -40,30 +40,30 @@ __all__ = [
     "Fault",
     "Gate",
     "Hang",
-    "Held",
     "OAuth2Server",
     "OtoServer",
+    "Paused",
     "PriavaServer",
-    "Reply",
     "Reset",
-    "ScriptedEndpoint",
+    "Response",
+    "ScriptedTransport",
     "Seen",
     "ServerStats",
     "StoreConformance",
     "TokenServer",
     "Truncate",
-    "json_reply",
+    "json_response",
     "redirect",
-    "reply",
+    "token_response",
 ]
 
 _HOMES = {
     "Backend": ".conformance",
     "FakeClock": ".clock",
-    "Held": ".endpoint",
-    "ScriptedEndpoint": ".endpoint",
+    "Paused": ".transport",
+    "ScriptedTransport": ".transport",
     "StoreConformance": ".conformance",
-    "reply": ".endpoint",
+    "token_response": ".transport",
 }
 
 

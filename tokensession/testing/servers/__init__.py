@@ -12,7 +12,7 @@ fail on request, in the order you say::
 """
 
 from .base import TokenServer
-from .faults import Drip, Edit, Fault, Gate, Hang, Reply, Reset, Truncate, json_reply, redirect
+from .faults import Drip, Edit, Fault, Gate, Hang, Reset, Response, Truncate, json_response, redirect
 from .oauth2 import OAuth2Server
 from .oto import OtoServer
 from .priava import PriavaServer
@@ -27,12 +27,12 @@ __all__ = [
     "OAuth2Server",
     "OtoServer",
     "PriavaServer",
-    "Reply",
     "Reset",
+    "Response",
     "Seen",
     "ServerStats",
     "TokenServer",
     "Truncate",
-    "json_reply",
+    "json_response",
     "redirect",
 ]

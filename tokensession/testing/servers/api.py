@@ -21,7 +21,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from .faults import CLOSING, Reply
+from .faults import CLOSING, Response
 
 __all__ = ["bearer", "echo", "ok", "padded", "routes"]
 
@@ -53,11 +53,11 @@ def bearer(request: web.Request) -> str | None:
     return values[0].removeprefix("Bearer ")
 
 
-def padded(request: web.Request, reply: Reply) -> Reply:
+def padded(request: web.Request, answer: Response) -> Response:
     """The 401 of this path: at `/large-401` a large one."""
     if not request.path.endswith("/large-401"):
-        return reply
-    return Reply(reply.status, reply.body + b" " * _LARGE, reply.headers)
+        return answer
+    return Response(answer.status, answer.body + b" " * _LARGE, answer.headers)
 
 
 async def echo(request: web.Request) -> web.Response:

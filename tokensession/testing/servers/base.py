@@ -19,17 +19,17 @@ from typing import Any, ClassVar, Literal, Self
 from aiohttp import web
 
 from ...clock import Clock, SystemClock
-from ...providers.base import Credential
+from ...providers.protocol import Credential
 from ...token import fingerprint
 from . import api
-from .faults import CLOSING, Fault, Gate, Reply
+from .faults import CLOSING, Fault, Gate, Response
 from .ledger import Issue, Ledger
-from .values import Refused, Rejected, Seen, ServerStats
+from .values import InvalidRequest, Rejected, Seen, ServerStats
 
 __all__ = ["TokenServer"]
 
-Place = Literal["before", "after", "api"]
-_PLACES: tuple[Place, ...] = ("before", "after", "api")
+HoldAt = Literal["before", "after", "api"]
+_HOLD_AT: tuple[HoldAt, ...] = ("before", "after", "api")
 
 _LOG = 1000  # API requests remembered
 
@@ -49,13 +49,13 @@ class TokenServer(ABC):
             raise ValueError(f"lifetime is {lifetime!r}: give whole seconds, 1 or more.")
         self.lifetime = int(lifetime)
         self.clock: Clock = SystemClock() if clock is None else clock
-        self.refusals: list[str] = []
+        self.invalid_requests: list[str] = []
         self.log: deque[Seen] = deque(maxlen=_LOG)
         self._ledger = Ledger(self.clock, self.lifetime, rotates, name)
         self._port = port
         self._runner: web.AppRunner | None = None
         self._faults: deque[Fault] = deque()
-        self._gates: dict[Place, list[Gate]] = {place: [] for place in _PLACES}
+        self._gates: dict[HoldAt, list[Gate]] = {where: [] for where in _HOLD_AT}
         self._requests = self._unauthorized = self._rejections = 0
         self._token_requests = self._concurrent = self._concurrent_max = 0
 
@@ -67,7 +67,7 @@ class TokenServer(ABC):
         """Keyword arguments for the provider of this server, `base_url` included: fake, and secret."""
 
     @abstractmethod
-    def new_seed(self) -> str:
+    def new_credential(self) -> str:
         """Sign in once more: a refresh token or code that has never been used, for a grant of its own."""
 
     @abstractmethod
@@ -75,15 +75,15 @@ class TokenServer(ABC):
         """What a token request wants redeemed. Raises `Refused` or `Rejected`."""
 
     @abstractmethod
-    def granted(self, issue: Issue) -> Reply:
+    def granted(self, issue: Issue) -> Response:
         """The words of a success."""
 
     @abstractmethod
-    def refused(self, status: int, code: str, what: str) -> Reply:
+    def error_response(self, status: int, code: str, what: str) -> Response:
         """The words of a no. `code` is RFC 6749's error code."""
 
     @abstractmethod
-    def unauthorized(self) -> Reply:
+    def unauthorized(self) -> Response:
         """The API's 401."""
 
     def routes(self) -> list[web.RouteDef]:
@@ -153,7 +153,7 @@ class TokenServer(ABC):
             concurrent_token_requests_max=self._concurrent_max,
             expiries=self._ledger.expiries,
             reuse_detections=self._ledger.reuse_detections,
-            refusals=len(self.refusals),
+            invalid_requests=len(self.invalid_requests),
             rejections=self._rejections,
         )
 
@@ -162,18 +162,18 @@ class TokenServer(ABC):
         self._faults.extend(faults)
 
     @contextlib.asynccontextmanager
-    async def hold(self, place: Place) -> AsyncIterator[Gate]:
+    async def hold(self, where: HoldAt) -> AsyncIterator[Gate]:
         """Hold requests until the gate is opened or the block is left.
 
         "before": token requests that have arrived, nothing spent yet. "after": the grant is spent
         and nothing answered yet. "api": API requests, before their bearer is looked at.
         """
         gate = Gate()
-        self._gates[place].append(gate)
+        self._gates[where].append(gate)
         try:
             yield gate
         finally:
-            self._gates[place].remove(gate)
+            self._gates[where].remove(gate)
             gate.open()
 
     def revoke_access_tokens(self) -> None:
@@ -181,7 +181,7 @@ class TokenServer(ABC):
         self._ledger.revoke_access_tokens()
 
     def revoke_grants(self) -> None:
-        """Undo every sign-in, as an administrator does in a dashboard. `new_seed()` signs in again."""
+        """Undo every sign-in, as an administrator does in a dashboard. `new_credential()` signs in again."""
         self._ledger.revoke_grants()
 
     # -- requests -----------------------------------------------------------------------------
@@ -191,12 +191,12 @@ class TokenServer(ABC):
             body = await request.read()
             try:
                 credential = self._read(request, body)
-            except Refused as refusal:
-                self.refusals.append(str(refusal))
-                return self.refused(400, "invalid_request", f"Refused: {refusal}").response()
+            except InvalidRequest as refusal:
+                self.invalid_requests.append(str(refusal))
+                return self.error_response(400, "invalid_request", f"Refused: {refusal}").response()
             except Rejected as rejection:
                 self._rejections += 1
-                return self.refused(400, str(rejection), "The client is not known here.").response()
+                return self.error_response(400, str(rejection), "The client is not known here.").response()
             noted = self._ledger.note(credential)
             fault = self._faults.popleft() if self._faults else None
             await self._pass("before")
@@ -206,18 +206,20 @@ class TokenServer(ABC):
 
     def _read(self, request: web.Request, body: bytes) -> Credential:
         if request.method != "POST":
-            raise Refused(f"the method is {request.method}, not POST")
+            raise InvalidRequest(f"the method is {request.method}, not POST")
         if request.query_string:
-            raise Refused("the URL has a query")
+            raise InvalidRequest("the URL has a query")
         return self.read(request, body)
 
-    async def _redeem(self, credential: Credential, noted: float) -> Reply:
+    async def _redeem(self, credential: Credential, noted: float) -> Response:
         issue = self._ledger.redeem(credential, noted)
         if issue is None:
             self._rejections += 1
         await self._pass("after")
         if issue is None:
-            return self.refused(400, "invalid_grant", "The grant is unknown, spent, expired or revoked.")
+            return self.error_response(
+                400, "invalid_grant", "The grant is unknown, spent, expired or revoked."
+            )
         return self.granted(issue)
 
     @contextlib.contextmanager
@@ -230,8 +232,8 @@ class TokenServer(ABC):
         finally:
             self._concurrent -= 1
 
-    async def _pass(self, place: Place) -> None:
-        for gate in tuple(self._gates[place]):
+    async def _pass(self, where: HoldAt) -> None:
+        for gate in tuple(self._gates[where]):
             await gate.wait()
 
     def _guarded(

@@ -4,7 +4,7 @@
 again. A fault is anything with `perform`; it decides whether the genuine reply is made at all, and so
 whether the grant is spent:
 
-- `Reply(status, body, headers)`: answer this instead; nothing is spent. `json_reply`, `redirect`.
+- `Reply(status, body, headers)`: answer this instead; nothing is spent. `json_response`, `redirect`.
 - `Edit(change)`: make the genuine reply, then change its JSON document.
 - `Reset(spent=)`: reset the connection, before or after the grant was spent.
 - `Truncate(keep=)`: spend the grant, send the first bytes of the reply, reset.
@@ -31,10 +31,10 @@ __all__ = [
     "Fault",
     "Gate",
     "Hang",
-    "Reply",
     "Reset",
+    "Response",
     "Truncate",
-    "json_reply",
+    "json_response",
     "redirect",
 ]
 
@@ -43,7 +43,7 @@ CLOSING: web.AppKey[asyncio.Event] = web.AppKey("closing", asyncio.Event)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Reply:
+class Response:
     """A whole reply, byte for byte. As a fault: it is sent instead of the genuine one."""
 
     status: int = 200
@@ -62,7 +62,7 @@ class Reply:
         return f"<Reply {self.status} {len(self.body)} bytes>"
 
 
-Genuine = Callable[[], Awaitable[Reply]]
+Genuine = Callable[[], Awaitable[Response]]
 """Does what the server would do, spending the grant, and gives the reply it would send."""
 
 
@@ -74,14 +74,14 @@ class Fault(Protocol):
         ...
 
 
-def json_reply(status: int, document: object, *, content_type: str = "application/json") -> Reply:
+def json_response(status: int, document: object, *, content_type: str = "application/json") -> Response:
     """A JSON document as a `Reply`."""
-    return Reply(status, json.dumps(document).encode(), (("Content-Type", content_type),))
+    return Response(status, json.dumps(document).encode(), (("Content-Type", content_type),))
 
 
-def redirect(url: str, status: int = 307) -> Reply:
+def redirect(url: str, status: int = 307) -> Response:
     """Send the client elsewhere. A token request must not go there."""
-    return Reply(status, b"", (("Location", url),))
+    return Response(status, b"", (("Location", url),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ class Edit:
 
     async def perform(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
         """Spend the grant and answer the changed document."""
-        reply = await genuine()
-        body = json.dumps(self.change(json.loads(reply.body))).encode()
-        return Reply(reply.status, body, reply.headers).response()
+        answer = await genuine()
+        body = json.dumps(self.change(json.loads(answer.body))).encode()
+        return Response(answer.status, body, answer.headers).response()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +199,11 @@ class Gate:
 
 
 async def _begin(request: web.Request, genuine: Genuine) -> tuple[web.StreamResponse, bytes]:
-    reply = await genuine()
-    response = web.StreamResponse(status=reply.status, headers=list(reply.headers))
-    response.content_length = len(reply.body)
+    answer = await genuine()
+    response = web.StreamResponse(status=answer.status, headers=list(answer.headers))
+    response.content_length = len(answer.body)
     await response.prepare(request)
-    return response, reply.body
+    return response, answer.body
 
 
 def _reset(request: web.Request) -> web.StreamResponse:

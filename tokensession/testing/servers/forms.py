@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
-from ...wire import encode_form
-from .values import Refused
+from ...providers._wire import encode_form
+from .values import InvalidRequest
 
 __all__ = ["fields", "same_bytes"]
 
@@ -21,24 +21,26 @@ def fields(body: bytes) -> dict[str, str]:
         text = body.decode("ascii")
     except UnicodeDecodeError:
         hint = " (a no-break space was pasted from the documents)" if b"\xc2\xa0" in body else ""
-        raise Refused(f"the body has bytes that are not ASCII{hint}") from None
+        raise InvalidRequest(f"the body has bytes that are not ASCII{hint}") from None
     try:
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict")
     except ValueError:
-        raise Refused("the body is not form-encoded") from None
+        raise InvalidRequest("the body is not form-encoded") from None
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise Refused("the body has a field twice")
+        raise InvalidRequest("the body has a field twice")
     if unknown := len(found.keys() - _KNOWN):
-        raise Refused(f"the body has {unknown} fields that no token request has")
+        raise InvalidRequest(f"the body has {unknown} fields that no token request has")
     if empty := sorted(name for name, value in found.items() if not value):
-        raise Refused(f"the field {empty[0]} is empty")
+        raise InvalidRequest(f"the field {empty[0]} is empty")
     return found
 
 
 def same_bytes(body: bytes, found: dict[str, str], order: Sequence[str]) -> None:
     """Refuse unless the body is exactly these fields, in this order, encoded as documented."""
     if list(found) != list(order):
-        raise Refused(f"the fields are {', '.join(found)}; they must be {', '.join(order)}, in this order")
+        raise InvalidRequest(
+            f"the fields are {', '.join(found)}; they must be {', '.join(order)}, in this order"
+        )
     if encode_form(tuple(found.items())) != body:
-        raise Refused("the body is encoded otherwise than the documents print it")
+        raise InvalidRequest("the body is encoded otherwise than the documents print it")

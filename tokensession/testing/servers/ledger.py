@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ...clock import Clock
-from ...providers.base import Credential
+from ...providers.protocol import Credential
 
 __all__ = ["DUE_FRACTION", "Issue", "Ledger"]
 

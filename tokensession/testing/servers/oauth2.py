@@ -14,13 +14,13 @@ from typing import Any, ClassVar, Literal
 from aiohttp import web
 
 from ...clock import Clock
-from ...providers.base import Credential
-from ...wire import basic_auth
+from ...providers._wire import basic_auth
+from ...providers.protocol import Credential
 from .base import TokenServer
-from .faults import Reply
+from .faults import Response
 from .forms import fields
 from .ledger import Issue
-from .values import Refused, Rejected
+from .values import InvalidRequest, Rejected
 
 __all__ = ["OAuth2Server"]
 
@@ -69,7 +69,7 @@ class OAuth2Server(TokenServer):
             "rotates": self.rotates,
         }
 
-    def new_seed(self) -> str:
+    def new_credential(self) -> str:
         """Another refresh token, for a new sign-in."""
         token = f"fake-oauth2-refresh-{secrets.token_urlsafe(12)}"
         self._ledger.sign_in(Credential("refresh_token", token))
@@ -84,7 +84,7 @@ class OAuth2Server(TokenServer):
     def read(self, request: web.Request, body: bytes) -> Credential:
         """A form with the client in one place and the grant in the other."""
         if request.content_type != "application/x-www-form-urlencoded":
-            raise Refused("the Content-Type is not application/x-www-form-urlencoded")
+            raise InvalidRequest("the Content-Type is not application/x-www-form-urlencoded")
         found = fields(body)
         self._authenticate(request, found)
         kind = found.get("grant_type")
@@ -92,22 +92,24 @@ class OAuth2Server(TokenServer):
             return Credential("authorization_code", found["code"])
         if kind == "refresh_token" and "refresh_token" in found and "code" not in found:
             return Credential("refresh_token", found["refresh_token"])
-        raise Refused("grant_type and the secret that is sent do not belong together")
+        raise InvalidRequest("grant_type and the secret that is sent do not belong together")
 
     def _authenticate(self, request: web.Request, found: dict[str, str]) -> None:
         header = request.headers.getall("Authorization", [])
         if self.auth == "basic":
             if found.keys() & {"client_id", "client_secret"}:
-                raise Refused("the client is in the body; it must be in the Authorization header alone")
+                raise InvalidRequest(
+                    "the client is in the body; it must be in the Authorization header alone"
+                )
             if header != [basic_auth(self.client_id, self.client_secret)]:
                 raise Rejected("invalid_client")
         else:
             if header:
-                raise Refused("there is an Authorization header; the client must be in the body alone")
+                raise InvalidRequest("there is an Authorization header; the client must be in the body alone")
             if (found.get("client_id"), found.get("client_secret")) != (self.client_id, self.client_secret):
                 raise Rejected("invalid_client")
 
-    def granted(self, issue: Issue) -> Reply:
+    def granted(self, issue: Issue) -> Response:
         """RFC 6749, 5.1. The refresh token is named only if it is a new one."""
         document = {
             "access_token": issue.access_token,
@@ -116,16 +118,16 @@ class OAuth2Server(TokenServer):
         }
         if self.rotates:
             document["refresh_token"] = issue.refresh_token
-        return Reply(200, json.dumps(document).encode(), _JSON)
+        return Response(200, json.dumps(document).encode(), _JSON)
 
-    def refused(self, status: int, code: str, what: str) -> Reply:
+    def error_response(self, status: int, code: str, what: str) -> Response:
         """RFC 6749, 5.2: 401 for a client that failed in the header, else 400."""
         headers: tuple[tuple[str, str], ...] = _JSON
         if code == "invalid_client" and self.auth == "basic":
             status, headers = 401, (*_JSON, ("WWW-Authenticate", "Basic"))
-        return Reply(status, json.dumps({"error": code, "error_description": what}).encode(), headers)
+        return Response(status, json.dumps({"error": code, "error_description": what}).encode(), headers)
 
-    def unauthorized(self) -> Reply:
+    def unauthorized(self) -> Response:
         """RFC 6750's 401."""
         headers = (*_JSON, ("WWW-Authenticate", 'Bearer error="invalid_token"'))
-        return Reply(401, json.dumps({"error": "invalid_token"}).encode(), headers)
+        return Response(401, json.dumps({"error": "invalid_token"}).encode(), headers)

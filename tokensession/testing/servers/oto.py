@@ -14,14 +14,14 @@ from typing import Any, ClassVar, Literal
 from aiohttp import web
 
 from ...clock import Clock
-from ...errors import MalformedReply
-from ...providers.base import Credential
-from ...wire import parse_json
+from ...errors import InvalidTokenResponse
+from ...providers._wire import parse_json
+from ...providers.protocol import Credential
 from . import api
 from .base import TokenServer
-from .faults import Reply
+from .faults import Response
 from .ledger import Issue
-from .values import Refused
+from .values import InvalidRequest
 
 __all__ = ["OtoServer"]
 
@@ -61,7 +61,7 @@ class OtoServer(TokenServer):
             "base_url": self.base_url,
         }
 
-    def new_seed(self) -> str:
+    def new_credential(self) -> str:
         """Another refresh token, of another account or a new sign-in."""
         token = f"fake-oto-refresh-{secrets.token_urlsafe(12)}"
         self._ledger.sign_in(Credential("refresh_token", token))
@@ -77,22 +77,22 @@ class OtoServer(TokenServer):
     def read(self, request: web.Request, body: bytes) -> Credential:
         """Exactly one key, and nothing that this call does not want."""
         if "Authorization" in request.headers:
-            raise Refused("there is an Authorization header; this call has none")
+            raise InvalidRequest("there is an Authorization header; this call has none")
         if request.content_type != "application/json":
-            raise Refused("the Content-Type is not application/json")
+            raise InvalidRequest("the Content-Type is not application/json")
         try:
             body.decode("utf-8")
             document = parse_json(body)
-        except (MalformedReply, UnicodeDecodeError):
-            raise Refused("the body is not one JSON object in UTF-8") from None
+        except (InvalidTokenResponse, UnicodeDecodeError):
+            raise InvalidRequest("the body is not one JSON object in UTF-8") from None
         if list(document) != ["refresh_token"]:
-            raise Refused(f"the body has {len(document)} keys; it must have one, refresh_token")
+            raise InvalidRequest(f"the body has {len(document)} keys; it must have one, refresh_token")
         token = document["refresh_token"]
         if not isinstance(token, str) or not token:
-            raise Refused("refresh_token is not a string with something in it")
+            raise InvalidRequest("refresh_token is not a string with something in it")
         return Credential("refresh_token", token)
 
-    def granted(self, issue: Issue) -> Reply:
+    def granted(self, issue: Issue) -> Response:
         """The reply that has been seen: `expires_in` is a string, the refresh token is repeated."""
         document = {
             "access_token": issue.access_token,
@@ -101,9 +101,9 @@ class OtoServer(TokenServer):
             "token_type": "Bearer",
             "expires_in": str(self.lifetime),
         }
-        return Reply(200, json.dumps(document).encode("latin-1"), _TEXT)
+        return Response(200, json.dumps(document).encode("latin-1"), _TEXT)
 
-    def refused(self, status: int, code: str, what: str) -> Reply:
+    def error_response(self, status: int, code: str, what: str) -> Response:
         """The newer error shape. OTO1083 also says: this token is of the other environment."""
         document: dict[str, Any] = {"success": False, "errorCode": 5, "errorMsg": what}
         if code == "invalid_grant":
@@ -112,8 +112,8 @@ class OtoServer(TokenServer):
                 "otoErrorCode": "OTO1083",
                 "otoErrorMessage": "Refresh Token is required",
             }
-        return Reply(status, json.dumps(document).encode(), _JSON)
+        return Response(status, json.dumps(document).encode(), _JSON)
 
-    def unauthorized(self) -> Reply:
+    def unauthorized(self) -> Response:
         """The gateway's 401."""
-        return Reply(401, json.dumps({"message": "Jwt is expired", "code": 401}).encode(), _JSON)
+        return Response(401, json.dumps({"message": "Jwt is expired", "code": 401}).encode(), _JSON)

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from ...clock import Clock
-from ...providers.base import Credential
+from ...providers.protocol import Credential
 from .base import TokenServer
-from .faults import Reply
+from .faults import Response
 from .forms import fields, same_bytes
 from .ledger import Issue
-from .values import Refused, Rejected
+from .values import InvalidRequest, Rejected
 
 __all__ = ["PriavaServer"]
 
@@ -72,7 +72,7 @@ class PriavaServer(TokenServer):
             "base_url": self.base_url,
         }
 
-    def new_seed(self) -> str:
+    def new_credential(self) -> str:
         """Another code, for a new sign-in."""
         code = f"fake-priava-code-{secrets.token_urlsafe(12)}"
         self._ledger.sign_in(Credential("authorization_code", code))
@@ -81,27 +81,27 @@ class PriavaServer(TokenServer):
     def read(self, request: web.Request, body: bytes) -> Credential:
         """The documented headers and body, byte for byte; then the client."""
         if "Authorization" in request.headers:
-            raise Refused("there is an Authorization header; this call has none")
+            raise InvalidRequest("there is an Authorization header; this call has none")
         if request.headers.getall("Content-Type", []) != [_CONTENT_TYPE]:
-            raise Refused(f"the Content-Type is not exactly {_CONTENT_TYPE}")
+            raise InvalidRequest(f"the Content-Type is not exactly {_CONTENT_TYPE}")
         region = request.headers.getall("TenantRegion", [])
         if len(region) != 1 or region[0] not in _REGIONS:
-            raise Refused(f"TenantRegion must be there once, and one of {', '.join(_REGIONS)}")
+            raise InvalidRequest(f"TenantRegion must be there once, and one of {', '.join(_REGIONS)}")
         if region[0] != self.region:
-            raise Refused("TenantRegion is not the region of this tenant")
+            raise InvalidRequest("TenantRegion is not the region of this tenant")
         found = fields(body)
         kind = found.get("grant_type")
         if kind not in ("authorization_code", "refresh_token"):
-            raise Refused("grant_type is neither authorization_code nor refresh_token")
+            raise InvalidRequest("grant_type is neither authorization_code nor refresh_token")
         secret = "code" if kind == "authorization_code" else "refresh_token"
         same_bytes(body, found, ("grant_type", "client_id", "client_secret", secret, "redirect_uri"))
         if found["redirect_uri"] != self.redirect_uri:
-            raise Refused("redirect_uri is not the registered one")
+            raise InvalidRequest("redirect_uri is not the registered one")
         if (found["client_id"], found["client_secret"]) != (self.client_id, self.client_secret):
             raise Rejected("invalid_client")
         return Credential("authorization_code" if secret == "code" else "refresh_token", found[secret])
 
-    def granted(self, issue: Issue) -> Reply:
+    def granted(self, issue: Issue) -> Response:
         """The documented reply: `BEARER` in capitals, `expires_in` an integer."""
         document = {
             "access_token": issue.access_token,
@@ -109,13 +109,13 @@ class PriavaServer(TokenServer):
             "token_type": "BEARER",
             "expires_in": self.lifetime,
         }
-        return Reply(200, json.dumps(document).encode(), _JSON)
+        return Response(200, json.dumps(document).encode(), _JSON)
 
-    def refused(self, status: int, code: str, what: str) -> Reply:
+    def error_response(self, status: int, code: str, what: str) -> Response:
         """The documented error."""
-        return Reply(status, json.dumps({"error": code, "error_description": what}).encode(), _JSON)
+        return Response(status, json.dumps({"error": code, "error_description": what}).encode(), _JSON)
 
-    def unauthorized(self) -> Reply:
+    def unauthorized(self) -> Response:
         """RFC 6750's 401, since Priava's own is not documented."""
         headers = (*_JSON, ("WWW-Authenticate", 'Bearer error="invalid_token"'))
-        return Reply(401, json.dumps({"error": "invalid_token"}).encode(), headers)
+        return Response(401, json.dumps({"error": "invalid_token"}).encode(), headers)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Refused", "Rejected", "Seen", "ServerStats"]
+__all__ = ["InvalidRequest", "Rejected", "Seen", "ServerStats"]
 
 
-class Refused(Exception):
+class InvalidRequest(Exception):
     """The token request is not what the provider's documents say. The message says why, no secrets."""
 
 
@@ -31,7 +31,7 @@ class ServerStats:
     concurrent_token_requests_max: int = 0
     expiries: int = 0
     reuse_detections: int = 0
-    refusals: int = 0
+    invalid_requests: int = 0
     rejections: int = 0
 
 

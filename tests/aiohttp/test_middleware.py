@@ -1,0 +1,362 @@
+"""`BearerAuth` on a ClientSession of one's own: origins at every hop, 401s, bodies, secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tokensession import (
+    AiohttpTransport,
+    AuthedSession,
+    BearerAuth,
+    ConfigurationError,
+    ManagedSource,
+    NotSent,
+    Token,
+)
+from tokensession.providers import Oto, Priava
+from tokensession.stores import MemoryStore
+from tokensession.testing import OtoServer, json_response
+
+
+def run(scene: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await scene()
+
+    asyncio.run(bounded())
+
+
+class Fixed:
+    """The least that a token source can be."""
+
+    def __init__(self, access_token: str) -> None:
+        self.value = Token(access_token=access_token, obtained_at=0.0)
+
+    async def token(self) -> Token:
+        return self.value
+
+
+def managed(server: OtoServer) -> ManagedSource:
+    return ManagedSource(Oto(**server.credentials), AiohttpTransport(), store=MemoryStore())
+
+
+def with_bearer(source: Any, **options: Any) -> aiohttp.ClientSession:
+    origins = options.pop("origins", None)
+    return aiohttp.ClientSession(middlewares=(BearerAuth(source, origins=origins),), **options)
+
+
+def test_f37_a_session_of_ones_own_gets_the_bearer_for_the_providers_origin_only() -> None:
+    """Requests to another origin than those allowed pass through without the token."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, OtoServer() as other, with_bearer(managed(server)) as client:
+            async with client.get(server.base_url + "/open/echo") as response:
+                assert (await response.json())["authorized"]
+            async with client.get(other.base_url + "/open/echo") as response:
+                assert not (await response.json())["authorized"]
+
+    run(scene)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_f37_a_redirect_to_another_origin_is_followed_without_the_token(status: int) -> None:
+    """Every hop is checked: a redirect to another origin goes without the token, one within it keeps it."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, OtoServer() as other:
+            async with (
+                with_bearer(managed(server)) as client,
+                AuthedSession(Oto(**server.credentials)) as session,
+            ):
+                for get in (client.get, session.get):
+                    for target, expected in ((other, False), (server, True)):
+                        to = {"to": target.base_url + "/open/echo", "status": str(status)}
+                        async with get(server.base_url + "/redirect", params=to) as response:
+                            assert (await response.json())["authorized"] is expected
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: {"data": b"bytes"},
+        lambda: {"data": "text"},
+        lambda: {"json": {"a": 1}},
+        lambda: {"data": {"field": "value"}},
+        lambda: {"data": io.BytesIO(b"in memory")},
+        lambda: {"data": b"large" * 100_000},
+        lambda: {"data": b"expected", "expect100": True},
+        dict,
+    ],
+    ids=["bytes", "text", "json", "form", "file in memory", "large", "100-continue", "none"],
+)
+def test_f32_a_401_is_answered_by_one_refresh_and_one_replay_with_the_body(
+    make: Callable[[], dict[str, Any]],
+) -> None:
+    """A 401 on a token that looks valid: one forced refresh, one replay with the whole body."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, with_bearer(managed(server)) as client:
+            async with client.post(server.base_url + "/echo", **make()) as response:
+                first = (await response.json())["body"]
+            server.revoke_access_tokens()
+            async with client.post(server.base_url + "/echo", **make()) as response:
+                assert (response.status, (await response.json())["body"]) == (200, first)
+            assert (server.stats.token_requests, server.stats.unauthorized) == (2, 1)
+
+    run(scene)
+
+
+def test_a_file_is_replayed_from_its_beginning(tmp_path: Path) -> None:
+    """It has been read once when the 401 comes."""
+    path = tmp_path / "upload"
+    path.write_bytes(b"0123456789" * 20_000)
+
+    async def scene() -> None:
+        async with OtoServer() as server, with_bearer(managed(server)) as client:
+            await client.get(server.base_url + "/echo")
+            server.revoke_access_tokens()
+            with path.open("rb") as file:
+                async with client.put(server.base_url + "/echo", data=file) as response:
+                    assert response.status == 200
+                    assert len((await response.json())["body"]) == 200_000
+
+    run(scene)
+
+
+def test_f46_a_stream_that_has_been_read_is_never_replayed_empty() -> None:
+    """A body that was a stream is not replayed empty: the 401 is returned; the next request is good."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b"x" * 1000
+
+    async def scene() -> None:
+        async with OtoServer() as server:
+            source = managed(server)
+            async with with_bearer(source) as client:
+                await client.get(server.base_url + "/echo")
+                server.revoke_access_tokens()
+                before = server.stats.requests
+                async with client.post(server.base_url + "/echo", data=stream()) as response:
+                    assert response.status == 401
+                    assert await response.read()
+                assert server.stats.requests == before + 1
+                async with client.post(server.base_url + "/echo", data=stream()) as response:
+                    assert response.status == 200
+                    assert len((await response.json())["body"]) == 10_000
+
+    run(scene)
+
+
+def test_f47_a_large_401_and_a_pool_of_one_connection_do_not_deadlock() -> None:
+    """A large 401 is released before the replay: a pool of one connection does not wait for itself."""
+
+    async def scene() -> None:
+        connector = aiohttp.TCPConnector(limit=1)
+        async with OtoServer() as server, with_bearer(managed(server), connector=connector) as client:
+            await client.get(server.base_url + "/echo")
+            server.revoke_access_tokens()
+            async with client.get(server.base_url + "/large-401") as response:
+                assert response.status == 200
+
+    run(scene)
+
+
+def test_f33_a_second_401_surfaces_and_further_requests_cause_no_refresh() -> None:
+    """Twenty requests that are always answered 401 cause one forced refresh, one replay, and twenty 401s."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, with_bearer(managed(server)) as client:
+            for _ in range(20):
+                async with client.get(server.base_url + "/status/401") as response:
+                    assert response.status == 401
+            assert server.stats.token_requests == 2
+            assert server.stats.requests == 21
+
+    run(scene)
+
+
+def test_a_403_is_about_permission_and_not_about_the_token() -> None:
+    """It is returned as it is."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, with_bearer(managed(server)) as client:
+            async with client.get(server.base_url + "/status/403") as response:
+                assert response.status == 403
+            assert server.stats.token_requests == 1
+
+    run(scene)
+
+
+def test_if_the_token_cannot_be_replaced_its_error_is_raised_and_nothing_stays_open() -> None:
+    """It says more than the 401; the connection goes back."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, with_bearer(managed(server)) as client:
+            await client.get(server.base_url + "/echo")
+            server.revoke_access_tokens()
+            server.script(json_response(500, {}))
+            with pytest.raises(Exception, match="answered 500"):
+                await client.get(server.base_url + "/large-401")
+            assert client.connector is not None
+            assert not client.connector._acquired
+
+    run(scene)
+
+
+def test_f01_a_cancelled_request_in_mid_refresh_leaves_no_connection_behind() -> None:
+    """A request cancelled while its 401 is refreshed leaves no connection behind, nor stops the refresh."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, with_bearer(managed(server)) as client:
+            await client.get(server.base_url + "/echo")
+            server.revoke_access_tokens()
+            async with server.hold("before") as gate:
+                request = asyncio.create_task(client.get(server.base_url + "/echo")._coro)  # type: ignore[arg-type]
+                await gate.reached()
+                request.cancel()
+                await asyncio.gather(request, return_exceptions=True)
+            async with client.get(server.base_url + "/echo") as response:
+                assert response.status == 200
+            assert server.stats.token_requests == 2
+            assert client.connector is not None
+            assert len(client.connector._acquired) <= 1
+
+    run(scene)
+
+
+def test_f45_the_token_is_in_no_response_and_no_exception() -> None:
+    """request_info, raise_for_status, redirect history and tracebacks of aiohttp all show [redacted]."""
+
+    async def scene() -> None:
+        async with OtoServer() as server:
+            source = managed(server)
+            async with with_bearer(source, raise_for_status=True) as client:
+                secret = (await source.token()).access_token
+                with pytest.raises(aiohttp.ClientResponseError) as caught:
+                    await client.get(server.base_url + "/status/404")
+                to = {"to": server.base_url + "/echo"}
+                async with client.get(server.base_url + "/redirect", params=to) as response:
+                    history = response.history
+                shown = [repr(caught.value), repr(caught.value.request_info), repr(response.request_info)]
+                shown += [repr(hop.request_info) for hop in history] + traceback.format_exception(
+                    caught.value
+                )
+                assert not any(secret in text for text in shown)
+                assert "[redacted]" in repr(response.request_info)
+                await server.close()
+                with pytest.raises(aiohttp.ClientConnectionError) as broken:
+                    await client.get(server.base_url + "/echo")
+                assert secret not in repr(broken.value) + "".join(traceback.format_exception(broken.value))
+
+    run(scene)
+
+
+@pytest.mark.parametrize("limit", [1, 100])
+def test_f48_a_refresh_cannot_re_enter_the_session_that_waits_for_it(limit: int) -> None:
+    """Token requests pass through no middleware and no pool of the session, although on its own origin."""
+    seen: list[str] = []
+
+    async def own(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        seen.append(request.url.path)
+        return await handler(request)
+
+    async def scene() -> None:
+        async with OtoServer() as server:
+            bearer = BearerAuth(managed(server))
+            connector = aiohttp.TCPConnector(limit=limit)
+            async with aiohttp.ClientSession(connector=connector, middlewares=(own, bearer)) as client:
+                for _ in range(2):
+                    async with client.get(server.base_url + "/large-401") as response:
+                        assert response.status == 200
+                    server.revoke_access_tokens()
+            assert server.stats.token_requests == 2
+            assert server.invalid_requests == [], "no token request had an Authorization header"
+        assert seen == ["/large-401"] * 2
+
+    run(scene)
+
+
+def test_a_source_that_cannot_refresh_gets_its_401_back() -> None:
+    """A fixed token is a source like any other."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, with_bearer(Fixed("wrong"), origins=[server.base_url]) as client:
+            async with client.get(server.base_url + "/echo") as response:
+                assert response.status == 401
+            assert server.stats.requests == 1
+
+    run(scene)
+
+
+def test_without_origins_a_bearer_is_refused() -> None:
+    """It would go anywhere."""
+    with pytest.raises(ConfigurationError, match="origins="):
+        BearerAuth(Fixed("secret"))
+    with pytest.raises(ConfigurationError):
+        BearerAuth(Fixed("secret"), origins=["api.example.com"])
+    with pytest.raises(ConfigurationError, match="whole origin"):
+        BearerAuth(Fixed("secret"), origins=["https://api.example.com/v1"])
+    with pytest.raises(ConfigurationError, match="ManagedSource"):
+        BearerAuth(Oto(refresh_token="r"))  # type: ignore[arg-type]
+
+
+def test_it_is_compared_and_hashed_by_identity() -> None:
+    """aiohttp may keep middlewares in sets."""
+    one, other = (BearerAuth(Fixed("x"), origins=["https://a.example"]) for _ in range(2))
+    assert len({one, other, one}) == 2
+
+
+def test_headers_that_every_request_needs_are_added_for_our_origin_only() -> None:
+    """Priava's TenantRegion, if it is asked for; a caller's own value wins."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, OtoServer() as other:
+            bearer = BearerAuth(managed(server), headers=[("TenantRegion", "EU")])
+            async with aiohttp.ClientSession(middlewares=(bearer,)) as client:
+                async with client.get(server.base_url + "/echo") as response:
+                    assert ["TenantRegion", "EU"] in (await response.json())["headers"]
+                async with client.get(server.base_url + "/echo", headers={"tenantregion": "US"}) as response:
+                    assert ["tenantregion", "US"] in (await response.json())["headers"]
+                async with client.get(other.base_url + "/open/echo") as response:
+                    assert not any(h[0] == "TenantRegion" for h in (await response.json())["headers"])
+
+    run(scene)
+    flagged = {
+        "client_id": "c",
+        "client_secret": "s",
+        "redirect_uri": "https://a/b",
+        "code": "x",
+        "region": "EU",
+    }
+    assert Priava(**flagged).api_headers == ()  # type: ignore[arg-type]
+    assert Priava(**flagged, region_on_requests=True).api_headers == (("TenantRegion", "EU"),)  # type: ignore[arg-type]
+
+
+def test_nothing_is_sent_if_there_is_no_token() -> None:
+    """The source's error is the request's."""
+
+    async def scene() -> None:
+        server = OtoServer()
+        async with server:
+            url = server.base_url
+            source = managed(server)
+        async with OtoServer() as api, with_bearer(source, origins=[api.base_url]) as client:
+            assert url
+            with pytest.raises(NotSent):
+                await client.get(api.base_url + "/echo")
+            assert api.stats.requests == 0
+
+    run(scene)

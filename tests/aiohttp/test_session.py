@@ -1,0 +1,648 @@
+"""`AuthedSession` as its users meet it: over real servers, with every way to open, use and close it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import tracemalloc
+import warnings
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from tokensession import (
+    AiohttpTransport,
+    AuthedSession,
+    ConfigurationError,
+    EphemeralStoreWarning,
+    ForeignOrigin,
+    ManagedSource,
+    OutcomeUnknown,
+    SignInRequired,
+)
+from tokensession.origins import origin_of, parse_origins, resolve
+from tokensession.providers import OAuth2, Oto, Priava
+from tokensession.stores import FileStore, MemoryStore, SQLiteStore
+from tokensession.testing import (
+    OtoServer,
+    PriavaServer,
+    Reset,
+    ScriptedTransport,
+    json_response,
+    token_response,
+)
+
+Scene = Callable[[], Awaitable[None]]
+
+
+def run(scene: Scene) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await scene()
+
+    asyncio.run(bounded())
+
+
+@pytest.mark.parametrize("method", ["get", "post", "put", "patch", "delete", "options"])
+def test_each_method_sends_what_aiohttp_would_and_the_bearer(method: str) -> None:
+    """Parameters, headers and bodies pass through."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
+            call = getattr(session, method)
+            async with call("/echo", params={"q": "a&b c"}, headers={"X-Own": "1"}, data=b"body") as response:
+                seen = await response.json()
+            assert (seen["method"], seen["body"], seen["authorized"]) == (method.upper(), "body", True)
+            assert seen["query"] == "q=a%26b c"
+            assert ["X-Own", "1"] in seen["headers"]
+
+    run(scene)
+
+
+def test_head_and_request_and_awaiting_work_as_in_aiohttp() -> None:
+    """`await session.request(...)` gives the response; HEAD follows no redirect."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
+            response = await session.request("GET", "/echo")
+            assert (await response.json())["authorized"]
+            async with session.head("/redirect", params={"to": "/echo"}) as moved:
+                assert moved.status == 302
+
+    run(scene)
+
+
+def test_a_websocket_is_opened_with_the_bearer_and_survives_a_revoked_token() -> None:
+    """The handshake is a request like any other: origin, 401, replay; and no secret in its errors."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
+            async with session.ws_connect("/ws") as socket:
+                await socket.send_str("hello")
+                assert (await socket.receive()).data == "hello"
+            server.revoke_access_tokens()
+            socket = await session.ws_connect(server.base_url.replace("http", "ws") + "/ws")
+            await socket.send_bytes(b"again")
+            assert (await socket.receive()).data == b"again"
+            await socket.close()
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await session.ws_connect("/status/403")
+            assert caught.value.request_info.headers["Authorization"] == "Bearer [redacted]"
+            with pytest.raises(ForeignOrigin):
+                session.ws_connect("wss://elsewhere.example/ws")
+            assert server.stats.token_requests == 2
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("relative", "path", "query"),
+    [
+        ("/rest/x", "/api/rest/x", ""),
+        ("rest/x", "/api/rest/x", ""),
+        ("/rest/a%2Fb", "/api/rest/a%2Fb", ""),
+        ("?q=1", "/api", "q=1"),
+        ("", "/api", ""),
+        ("/x?to=https://a/b", "/api/x", "to=https://a/b"),
+        (URL("/y%20z"), "/api/y%20z", ""),
+    ],
+)
+def test_relative_urls_are_appended_to_the_base_whose_path_is_kept(
+    relative: str | URL, path: str, query: str
+) -> None:
+    """Joining them would drop `/api`."""
+    url = resolve(priava().base_url, parse_origins(priava().origins), relative)
+    assert (url.raw_path, url.raw_query_string, str(url.origin())) == (path, query, "https://api.priava.com")
+
+
+def priava(**options: Any) -> Priava:
+    known = {"client_id": "c", "client_secret": "s", "redirect_uri": "https://my.app.com/cb", "code": "x"}
+    return Priava(**(known | {"region": "EU"} | options))
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "https://evil.example/x",
+        "http://api.priava.com/api/x",
+        "https://api.priava.com:444/x",
+        "https://api.priava.com.evil.example/x",
+        "https://api.priava.com@evil.example/x",
+        "//evil.example/x",
+        "ftp://api.priava.com/x",
+    ],
+)
+def test_f37_a_foreign_origin_is_refused_before_anything_happens(foreign: str) -> None:
+    """A URL of another origin is refused before anything is opened; the error says how to allow it."""
+    session = AuthedSession(priava(), store=MemoryStore())
+    with pytest.raises(ForeignOrigin, match=r"session\.client"):
+        session.get(foreign)
+    assert session._client is None
+
+
+@pytest.mark.parametrize("escape", ["../x", "/a/../../b", "/%2e%2e/b", "/../apix/y", URL("/a/../b")])
+def test_a_relative_url_cannot_leave_the_base_path(escape: str | URL) -> None:
+    """The path is kept, dots or no dots."""
+    session = AuthedSession(priava(), store=MemoryStore())
+    with pytest.raises(ConfigurationError, match="base path"):
+        session.get(escape)
+
+
+@pytest.mark.parametrize(
+    "home", ["https://api.priava.com/x", "https://API.priava.com:443/x", "wss://api.priava.com/"]
+)
+def test_other_spellings_of_the_origin_are_no_other_origin(home: str) -> None:
+    """Upper case, the default port, a websocket."""
+    url = resolve(priava().base_url, parse_origins(priava().origins), home)
+    assert url.host == "api.priava.com"
+
+
+@pytest.mark.parametrize("relative", ["/x", URL("/x")])
+def test_a_base_is_the_same_however_its_host_is_spelt(relative: str | URL) -> None:
+    """Else the middleware would not know the origin again, and the request would go without its token."""
+    origins = parse_origins(["https://API.example.com"])
+    url = resolve("https://API.example.com/api", origins, relative)
+    assert origin_of(url) in origins
+    assert str(url) == "https://api.example.com/api/x"
+
+
+@pytest.mark.parametrize("nonsense", [None, 7, b"/x", "https://[", "https://x:y/"])
+def test_what_is_no_url_is_called_that(nonsense: Any) -> None:
+    with pytest.raises(aiohttp.InvalidURL):
+        resolve("https://api.example.com", parse_origins(["https://api.example.com"]), nonsense)
+
+
+def test_what_one_session_was_allowed_another_is_not() -> None:
+    """Addresses are remembered when they have been looked at: by the base and the origins they were for."""
+    one, other = parse_origins(["https://one.example"]), parse_origins(["https://other.example"])
+    for _ in range(2):
+        assert resolve("https://one.example", one, "/x") == URL("https://one.example/x")
+        assert resolve("https://other.example", other, "/x") == URL("https://other.example/x")
+        assert resolve("https://one.example", one, "https://one.example/y").host == "one.example"
+        with pytest.raises(ForeignOrigin):
+            resolve("https://other.example", other, "https://one.example/y")
+
+
+def test_another_origin_can_be_allowed() -> None:
+    """`origins=` adds to the provider's own."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, OtoServer() as other:
+            provider = Oto(**server.credentials)
+            async with AuthedSession(provider, origins=[other.base_url]) as session:
+                async with session.get(other.base_url + "/open/echo") as response:
+                    assert (await response.json())["authorized"]
+
+    run(scene)
+
+
+def test_plain_http_is_not_an_origin_that_can_be_allowed() -> None:
+    """Unless it is on this machine."""
+    with pytest.raises(ConfigurationError, match="http://"):
+        AuthedSession(priava(), store=MemoryStore(), origins=["http://api.example.com"])
+
+
+def test_the_plain_client_sends_no_token() -> None:
+    """`session.client` is for requests that want none."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
+            async with session.client.get(server.base_url + "/open/echo") as response:
+                assert not (await response.json())["authorized"]
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        {"headers": {"authorization": "Basic x"}},
+        {"headers": [("Authorization", "x")]},
+        {"auth": ("user", "password")},
+    ],
+)
+def test_other_credentials_on_a_request_are_refused(credentials: dict[str, Any]) -> None:
+    """Silently preferring one of two would be wrong either way."""
+
+    async def scene() -> None:
+        async with AuthedSession(Oto(refresh_token="r")) as session:
+            with pytest.raises(ConfigurationError, match=r"session\.client"):
+                session.get("/x", **credentials)
+
+    run(scene)
+
+
+def test_a_borrowed_client_stays_open_and_its_middlewares_run_without_the_token() -> None:
+    """What is handed in is not closed, not changed, and not bypassed; ours is nearest to the wire."""
+    seen: list[str | None] = []
+
+    async def own(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        seen.append(request.headers.get("Authorization"))
+        return await handler(request)
+
+    async def scene() -> None:
+        async with OtoServer() as server, aiohttp.ClientSession(middlewares=(own,)) as client:
+            async with AuthedSession(Oto(**server.credentials), client=client) as session:
+                async with session.get("/echo") as response:
+                    assert (await response.json())["authorized"]
+                async with session.get("/echo", middlewares=(own, own)) as response:
+                    assert response.status == 200
+                async with session.ws_connect("/ws"):
+                    pass
+            assert session.closed
+            assert not client.closed
+            assert seen == [None] * 4
+
+    run(scene)
+
+
+def test_a_borrowed_store_and_source_stay_open() -> None:
+    """They belong to who made them."""
+
+    async def scene() -> None:
+        closed: list[str] = []
+
+        class Watched(MemoryStore):
+            async def aclose(self) -> None:
+                closed.append("store")
+
+        async with OtoServer() as server:
+            store = Watched()
+            async with AuthedSession(Oto(**server.credentials), store=store) as session:
+                await session.get("/echo")
+            source = ManagedSource(Oto(**server.credentials), AiohttpTransport(), store=store)
+            async with AuthedSession(source) as session:
+                await session.get("/echo")
+                assert session.source is source
+            assert closed == []
+            assert server.stats.token_requests == 1
+
+    run(scene)
+
+
+def test_options_that_belong_to_the_source_are_refused_beside_one() -> None:
+    """They would be ignored."""
+    source = ManagedSource(Oto(refresh_token="r"), AiohttpTransport(), store=MemoryStore())
+    with pytest.raises(ConfigurationError, match="ManagedSource"):
+        AuthedSession(source, key="x")
+
+
+def test_something_that_is_no_provider_is_refused() -> None:
+    """With a word about where the providers are."""
+    with pytest.raises(ConfigurationError, match="providers"):
+        AuthedSession("https://api.example.com", store=MemoryStore())  # type: ignore[arg-type]
+
+
+def test_a_store_by_url_is_opened_and_closed_with_the_session(tmp_path: Path) -> None:
+    """`store="sqlite:///…"`; the token is there for the next start."""
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            for _ in range(2):
+                url = f"sqlite:///{tmp_path}/tokens.db"  # four slashes: an absolute path
+                async with AuthedSession(Priava(**server.credentials), store=url) as session:
+                    async with session.get("/echo") as response:
+                        assert response.status == 200
+            assert server.stats.token_requests == 1
+
+    run(scene)
+
+
+@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
+def test_f19_tokens_survive_a_restart_and_the_next_refresh_uses_the_rotated_one(
+    tmp_path: Path, kind: type[FileStore] | type[SQLiteStore]
+) -> None:
+    """Three starts over one file or database: the second and third refresh send the rotated token."""
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            for number in range(3):
+                store = kind(tmp_path / "tokens")
+                async with AuthedSession(Priava(**server.credentials), store=store) as session:
+                    if number:
+                        await session.source.refresh()
+                    async with session.get("/echo") as response:
+                        assert response.status == 200
+                await store.aclose()
+                assert server.stats.token_requests == 1 + number
+            assert server.stats.reuse_detections == 0
+
+    run(scene)
+
+
+def test_a_rotating_provider_without_a_store_warns_once_and_says_what_to_do() -> None:
+    """Its new refresh tokens would be lost at exit. A provider with permanent ones does not warn."""
+    with pytest.warns(EphemeralStoreWarning, match="sqlite:///tokens.db") as caught:
+        AuthedSession(priava())
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AuthedSession(Oto(refresh_token="r"))
+        AuthedSession(priava(), store=MemoryStore())
+
+
+def test_opening_in_one_task_and_closing_in_another_works() -> None:
+    """No cancel scope, no task group, no owner."""
+
+    async def scene() -> None:
+        async with OtoServer() as server:
+            session = AuthedSession(Oto(**server.credentials))
+            await asyncio.create_task(session.__aenter__())
+
+            async def use() -> int:
+                async with session.get("/echo") as response:
+                    return response.status
+
+            assert await asyncio.create_task(use()) == 200
+            await asyncio.create_task(session.close())
+            await session.close()
+            assert session.closed
+            with pytest.raises(RuntimeError, match="closed"):
+                session.get("/echo")
+
+    run(scene)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("store", ["memory", "file", "sqlite"])
+def test_f42_the_same_objects_work_in_two_event_loops_one_after_the_other(
+    tmp_path: Path, store: str, loop: str
+) -> None:
+    """Session, store and provider made outside any loop are used in one, and then in another, uvloop too."""
+    factory = __import__("uvloop").new_event_loop if loop == "uvloop" else None
+    kept = {
+        "memory": MemoryStore,
+        "file": lambda: FileStore(tmp_path / "d"),
+        "sqlite": lambda: SQLiteStore(tmp_path / "t.db"),
+    }
+    server = OtoServer()
+    made = kept[store]()
+    sessions: list[AuthedSession] = []
+
+    async def use() -> str:
+        async with server:
+            if not sessions:
+                sessions.append(AuthedSession(Oto(**server.credentials), store=made))
+            async with sessions[0] as session:
+                async with session.get("/echo") as response:
+                    assert response.status == 200
+                await session.source.refresh()
+                return (await session.source.token()).fingerprint
+
+    tokens = []
+    for _ in range(2):
+        with asyncio.Runner(loop_factory=factory) as runner:
+            tokens.append(runner.run(use()))
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(made.aclose())
+    assert len(set(tokens)) == 2
+
+
+def test_f42_a_session_left_open_by_one_loop_can_be_used_in_the_next() -> None:
+    """A session that was not closed before its loop ended goes on in the next one with a new client."""
+    server = OtoServer()
+
+    async def first() -> AuthedSession:
+        async with server:
+            session = AuthedSession(Oto(**server.credentials))
+            async with session.get("/echo", headers={"Connection": "close"}) as response:
+                await response.read()
+        return session
+
+    async def second(session: AuthedSession) -> int:
+        async with server, session, session.get("/echo") as response:
+            return response.status
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        session = asyncio.run(first())
+        assert asyncio.run(second(session)) == 200
+        gc.collect()
+
+
+def test_f32_a_hundred_requests_after_a_revocation_cause_one_refresh_and_all_are_served() -> None:
+    """A hundred requests with a token that was revoked: one POST, a hundred answers."""
+
+    async def scene() -> None:
+        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
+            await session.get("/echo")
+            server.revoke_access_tokens()
+
+            async def status() -> int:
+                async with session.post("/echo", json={"n": 1}) as response:
+                    assert (await response.json())["body"] == '{"n": 1}'
+                    return response.status
+
+            assert set(await asyncio.gather(*(status() for _ in range(100)))) == {200}
+            assert server.stats.token_requests == 2
+
+    run(scene)
+
+
+def test_no_request_leaves_without_its_token_because_the_token_could_not_be_had() -> None:
+    """The error of the token is the request's error."""
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            server.script(json_response(400, {"error": "invalid_grant"}))
+            async with AuthedSession(Priava(**server.credentials), store=MemoryStore()) as session:
+                with pytest.raises(SignInRequired):
+                    await session.get("/open/echo")
+            assert server.stats.requests == 0
+
+    run(scene)
+
+
+def test_f18_closing_lets_a_refresh_under_way_finish_and_store_its_token() -> None:
+    """The caller is gone, the session is closing, and the rotated token is still stored."""
+
+    async def scene() -> None:
+        store = MemoryStore()
+        async with PriavaServer() as server:
+            session = AuthedSession(Priava(**server.credentials), store=store)
+            async with server.hold("after") as gate:
+                caller = asyncio.create_task(session.source.token())
+                await gate.reached()
+                caller.cancel()
+                closing = asyncio.create_task(session.close())
+                await asyncio.sleep(0)
+            await closing
+            async with AuthedSession(Priava(**server.credentials), store=store) as again:
+                async with again.get("/echo") as response:
+                    assert response.status == 200
+            assert (server.stats.token_requests, server.stats.reuse_detections) == (1, 0)
+
+    run(scene)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///{}/tokens.db", "file://{}/tokens"])
+def test_f18_closing_a_session_drains_its_refresh_before_it_closes_its_own_store(
+    tmp_path: Path, url: str
+) -> None:
+    """The store that a session opened is closed after the refresh under way has written its token to it."""
+    store = url.format(tmp_path)
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            session = AuthedSession(Priava(**server.credentials), store=store)
+            async with server.hold("after") as gate:
+                request = asyncio.create_task(session.source.token())
+                await gate.reached()
+                closing = asyncio.create_task(session.close())
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                assert not closing.done()
+            await closing
+            token = await request
+            async with AuthedSession(Priava(**server.credentials), store=store) as again:
+                assert (await again.source.token()).fingerprint == token.fingerprint
+                assert (await again.source.refresh()).fingerprint != token.fingerprint
+            assert (server.stats.token_requests, server.stats.reuse_detections) == (2, 0)
+
+    run(scene)
+
+
+@pytest.mark.parametrize("spent", [False, True], ids=["before it is spent", "after"])
+def test_f39_a_request_of_the_session_causes_one_post_although_the_connection_is_reset(spent: bool) -> None:
+    """A token request that is reset after sending is made once: OutcomeUnknown, and no API request leaves."""
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            server.script(*[Reset(spent=spent)] * 3)
+            async with AuthedSession(Priava(**server.credentials), store=MemoryStore()) as session:
+                found = await asyncio.gather(
+                    *(session.get("/echo") for _ in range(20)), return_exceptions=True
+                )
+                assert all(isinstance(error, OutcomeUnknown) for error in found)
+            assert (server.stats.token_requests, server.stats.requests) == (1, 0)
+
+    run(scene)
+
+
+def test_f44_an_idle_session_costs_at_most_two_kibibytes_and_no_task() -> None:
+    """Ten thousand idle sessions over one store and one client cost 2 KiB each at most, and no task."""
+
+    async def scene() -> None:
+        store = MemoryStore()
+        async with OtoServer() as server, aiohttp.ClientSession() as client:
+            provider = Oto(**server.credentials)
+
+            def make(number: int) -> AuthedSession:
+                return AuthedSession(provider, store=store, client=client, key=f"tenant-{number}")
+
+            warm = [make(-1 - number) for number in range(100)]
+            keys = [f"tenant-{number}" for number in range(10_000)]
+            gc.collect()
+            tracemalloc.start()
+            before = tracemalloc.get_traced_memory()[0]
+            sessions = [AuthedSession(provider, store=store, client=client, key=key) for key in keys]
+            gc.collect()
+            each = (tracemalloc.get_traced_memory()[0] - before) / len(sessions)
+            tracemalloc.stop()
+            assert each <= 2048, f"{each:.0f} bytes"
+            assert len(asyncio.all_tasks()) == 1
+            for session in sessions[:50] + warm[:50]:
+                async with session.get("/echo") as response:
+                    assert response.status == 200
+            ours = [task for task in asyncio.all_tasks() if "tokensession" in task.get_name()]
+            assert ours == []
+
+    run(scene)
+
+
+def test_a_used_session_costs_at_most_two_kibibytes_as_well() -> None:
+    """With its token in memory, and without the token's own characters."""
+
+    async def scene() -> None:
+        store = MemoryStore()
+        async with OtoServer() as server:
+            provider = Oto(**server.credentials)
+            sources = [
+                ManagedSource(provider, AiohttpTransport(), store=store, key=f"tenant-{number}")
+                for number in range(301)
+            ]
+            await sources[300].token()
+            record = await store.load("tenant-300")
+            assert record is not None
+            for number in range(300):
+                await store.put(f"tenant-{number}", record.data)
+            gc.collect()
+            tracemalloc.start()
+            before = tracemalloc.get_traced_memory()[0]
+            for source in sources[:300]:
+                await source.token()
+            gc.collect()
+            each = (tracemalloc.get_traced_memory()[0] - before) / 300
+            tracemalloc.stop()
+            assert each <= 2048, f"{each:.0f} bytes"
+
+    run(scene)
+
+
+def test_f45_repr_shows_state_and_no_secret() -> None:
+    """The reprs of session, source, provider and store show state, and no secret."""
+    provider = OAuth2(
+        token_url="https://id.example.com/token",
+        client_id="c",
+        client_secret="planted-s",
+        refresh_token="planted-r",
+    )
+    session = AuthedSession(provider, store=MemoryStore())
+    shown = repr(session) + repr(session.source) + repr(provider) + repr(vars(provider).keys()) + str(session)
+    assert "planted" not in shown
+    assert "open" in repr(session)
+    assert sys.getsizeof(session) < 300
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"store": 42}, "store must be .* not a int"),
+        ({"store": MemoryStore}, "store must be .* not a type"),
+        ({"transport": "https://id.example.com"}, "transport must have a send method"),
+        ({"client": "https://api.example.com"}, "ClientSession"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(wrong: dict[str, Any], said: str) -> None:
+    """Not at the first request, as an AttributeError."""
+    with pytest.raises(ConfigurationError, match=said):
+        AuthedSession(Oto(refresh_token="r"), **wrong)
+    with pytest.raises(ConfigurationError, match="must be a provider"):
+        AuthedSession(Oto, store=MemoryStore())  # type: ignore[type-abstract]
+
+
+def test_token_requests_can_go_their_own_way() -> None:
+    """`endpoint=`, for a certificate authority or a proxy that the API does not share."""
+
+    async def scene() -> None:
+        transport = ScriptedTransport(token_response({"access_token": "a", "expires_in": 60}))
+        async with AuthedSession(Oto(refresh_token="r"), transport=transport) as session:
+            assert (await session.source.token()).access_token == "a"
+
+    run(scene)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+def test_eager_tasks_change_nothing_and_leave_nothing_behind() -> None:
+    """A flight may be over before whoever started it goes on."""
+
+    async def scene() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        transport = ScriptedTransport(
+            *(token_response({"access_token": f"a{n}", "expires_in": 60}) for n in range(50))
+        )
+        source = ManagedSource(Oto(refresh_token="r"), transport, store=MemoryStore())
+        for _ in range(50):
+            await source.refresh()
+        assert repr(source._coordinator._tasks) == "<SharedTasks 0 running>"
+        assert source._coordinator._flight is None
+        assert not source._coordinator._tasks._tasks
+
+    run(scene)

@@ -1,0 +1,646 @@
+"""The forty hostile and odd token replies, one by one, as each provider reads them.
+
+`R(row, what, ...)` is one variant of one row of the table. `want` is the error's type and, with it, what
+is checked of the error; or None for a success, and what is checked of the issued token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _known_secrets import (
+    AWKWARD,
+    BY_CODE,
+    BY_REFRESH,
+    CLIENT_SECRET,
+    CONFIGURED,
+    ISSUED,
+    NEW_ACCESS,
+    NEW_REFRESH,
+    PROVIDERS,
+    REFRESH,
+    SENT_AT,
+    assert_keeps_secrets,
+    granted,
+    oauth2,
+    read,
+    shown,
+    spellings,
+    token_response,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokensession import (
+    ClientRejected,
+    GrantRejected,
+    InvalidTokenResponse,
+    ManagedSource,
+    OutcomeUnknown,
+    RateLimited,
+    SignInRequired,
+    Token,
+    TokenSessionError,
+    TokenUnavailable,
+)
+from tokensession._refresh.schedule import judge
+from tokensession._refresh.state import TokenState, decode, encode
+from tokensession.policy import MAX_LIFETIME, Freshness, Policy
+from tokensession.providers import Credential, Issued, Strategy, StrategyProvider, TokenResponse, _wire
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock, ScriptedTransport
+
+ELSEWHERE = {
+    28: "edge/test_middleware.py: a 401 from the API",
+    33: "edge/test_endpoint.py: that no redirect is followed (here: how one is read)",
+    35: "edge/test_endpoint.py: huge bodies and compressed bombs (here: deep nesting)",
+    36: "edge/test_endpoint.py: connections reset after sending (here: truncated documents)",
+    37: "edge/test_endpoint.py: the total deadline",
+}
+"""Rows that are about the network or the session, wholly or in part, and where those parts are tested."""
+
+DEFAULT_LIFE = {"oto": 1800.0, "priava": 21600.0, "oauth2": None}
+ALL = tuple(PROVIDERS)
+DATE = "Sun, 15 Jun 2025 15:06:40 GMT"  # SENT_AT
+
+
+@dataclass(frozen=True)
+class R:
+    """One variant of a row."""
+
+    row: int
+    what: str
+    body: Any
+    want: type[TokenSessionError] | None = None
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    who: tuple[str, ...] = ALL
+    credential: Credential = BY_REFRESH
+    check: Callable[[Any, str], None] = lambda _outcome, _provider: None
+
+    @property
+    def token_response(self) -> TokenResponse:
+        return replace(token_response(self.body, self.status), headers=self.headers)
+
+
+# -- checks of an issued token ------------------------------------------------------------------
+
+
+def life(expected: float, *, odd: bool = False) -> Callable[[Issued, str], None]:
+    def check(issued: Issued, _provider: str) -> None:
+        assert issued.token.lifetime == expected
+        assert bool(issued.notes) is odd
+
+    return check
+
+
+def default_life(*, odd: bool) -> Callable[[Issued, str], None]:
+    def check(issued: Issued, provider: str) -> None:
+        assert issued.token.lifetime == DEFAULT_LIFE[provider]
+        assert bool(issued.notes) is odd
+        assert all("expires_in" in note for note in issued.notes)
+
+    return check
+
+
+def used_once(issued: Issued, _provider: str) -> None:
+    assert issued.token.lifetime is not None
+    assert issued.token.lifetime <= 0
+    assert judge(issued.token, Policy(), SENT_AT) is Freshness.EXPIRED
+
+
+def refresh_is(expected: str | None) -> Callable[[Issued, str], None]:
+    def check(issued: Issued, _provider: str) -> None:
+        assert issued.token.refresh_token == expected
+
+    return check
+
+
+# -- checks of an error -------------------------------------------------------------------------
+
+
+def says(*words: str) -> Callable[[TokenSessionError, str], None]:
+    def check(error: TokenSessionError, _provider: str) -> None:
+        for word in words:
+            assert word in str(error)
+
+    return check
+
+
+def says_not(*words: str) -> Callable[[TokenSessionError, str], None]:
+    def check(error: TokenSessionError, _provider: str) -> None:
+        for word in words:
+            assert word not in str(error)
+
+    return check
+
+
+def code(expected: str, *words: str) -> Callable[[Any, str], None]:
+    def check(error: Any, provider: str) -> None:
+        assert error.code == expected
+        says(*words)(error, provider)
+
+    return check
+
+
+def pause(expected: float | None) -> Callable[[TokenUnavailable, str], None]:
+    def check(error: TokenUnavailable, _provider: str) -> None:
+        assert error.retry_after == expected
+
+    return check
+
+
+def not_unknown(error: TokenSessionError, _provider: str) -> None:
+    """Transient, and no doubt is noted: only what is unknown uses up the one replay."""
+    assert not isinstance(error, OutcomeUnknown)
+
+
+# -- the table ----------------------------------------------------------------------------------
+
+LATIN_1 = ("content-type", "text/plain;charset=iso-8859-1")
+OTO, PRIAVA = ("oto",), ("priava",)
+FORMS = ("priava", "oauth2")
+TOKEN = f'"access_token": "{NEW_ACCESS}"'.encode()
+HTML = (
+    b"<!DOCTYPE html><html><head><title>Service Unavailable</title></head><body>"
+    + f"<p>{REFRESH} & {NEW_ACCESS}</p>".encode()
+    + b"<p>try</p>" * 500
+)
+
+
+def raw(value: bytes) -> bytes:
+    """A good reply whose expires_in is this, as it stands on the wire."""
+    return b"{" + TOKEN + b', "expires_in": ' + value + b"}"
+
+
+def identity_error(message: str) -> dict[str, Any]:
+    return {"error": {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}}
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+def rows_1_to_13() -> Iterator[R]:
+    yield R(1, "text_plain_latin_1", granted(), headers=(LATIN_1,))
+    yield R(1, "wrong_content_type", granted(), headers=(("content-type", "text/html"),))
+    yield R(1, "no_content_type", granted())
+    for kind in ("Bearer", "BEARER", "bearer", "bEaReR", ""):
+        yield R(2, f"type_{kind or 'empty'}", granted(token_type=kind))
+    yield R(2, "absent", granted(token_type=None))
+    for kind in ("mac", "DPoP", 7, ["Bearer"], {"a": 1}, True, " Bearer"):
+        yield R(
+            3, f"type_{kind}", granted(token_type=kind), InvalidTokenResponse, check=says("no bearer token")
+        )
+    for value in ("3600", 3600, 3600.0, " 3600 ", "3600.0", "\t3600\r\n", "+3600"):
+        yield R(4, repr(value), granted(expires_in=value), check=life(3600))
+    yield R(5, "absent", granted(expires_in=None), check=default_life(odd=False))
+    yield R(5, "null", raw(b"null"), check=default_life(odd=False))
+    for odd in (
+        "1h",
+        "3_600",
+        "٣٦٠٠",
+        "\uff13\uff16\uff10\uff10",
+        True,
+        False,
+        [],
+        [3600],
+        {},
+        "",
+        " ",
+        "0x10",
+        "1e3",
+        "9" * 41,
+    ):
+        yield R(6, repr(odd)[:12], granted(expires_in=odd), check=default_life(odd=True))
+    for number in (b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400", b'"NaN"', b'"inf"'):
+        yield R(7, number.decode(), raw(number), check=default_life(odd=True))
+    for digits in (401, 5_000, 100_000):
+        yield R(
+            7, f"{digits}_digits", raw(b"1" * digits), InvalidTokenResponse, check=says(f"{digits} digits")
+        )
+        yield R(7, f"minus_{digits}_digits", raw(b"-" + b"1" * digits), InvalidTokenResponse)
+    yield R(7, "400_digits", raw(b"1" * 400), check=life(MAX_LIFETIME))
+    for value in (0, -1, -(10**12), "0", "-5", 0.0, -0.0):
+        yield R(8, repr(value), granted(expires_in=value), check=used_once)
+    for value in (10**12, "1" + "0" * 12, 1e12, 10**30):
+        yield R(9, repr(value), granted(expires_in=value), check=life(MAX_LIFETIME))
+    yield R(10, "absent", granted(refresh_token=None), check=refresh_is(REFRESH))
+    yield R(10, "null", b"{" + TOKEN + b', "refresh_token": null}', check=refresh_is(REFRESH))
+    yield R(10, "empty", granted(refresh_token=""), check=refresh_is(REFRESH))
+    yield R(
+        10,
+        "a_code_is_no_refresh_token",
+        granted(refresh_token=None),
+        credential=BY_CODE,
+        who=FORMS,
+        check=refresh_is(None),
+    )
+    yield R(11, "new", granted(), check=refresh_is(NEW_REFRESH))
+    yield R(11, "new_with_spaces", granted(refresh_token="a b c"), check=refresh_is("a b c"))
+    yield R(12, "missing", granted(access_token=None), InvalidTokenResponse, check=says("no access token"))
+    for value in ("", 7, True, [NEW_ACCESS], {"a": NEW_ACCESS}, 1.5):
+        yield R(12, repr(value)[:8], granted(access_token=value), InvalidTokenResponse)
+    yield R(12, "null", b'{"access_token": null}', InvalidTokenResponse)
+    bad = {
+        "crlf": "\r\nX-Evil: 1",
+        "lf": "\n",
+        "space": " ",
+        "trailing_space": " ",
+        "non_ascii": "é",
+        "lone_surrogate": "\ud800",
+        "nul": "\0",
+        "del": "\x7f",
+        "no_break_space": "\xa0",
+        "emoji": "😀",
+    }
+    for what, characters in bad.items():
+        yield R(13, what, granted(access_token=NEW_ACCESS + characters + "x"), InvalidTokenResponse)
+        if what != "space":
+            broken = granted(refresh_token=NEW_REFRESH + characters.replace(" ", "\t"))
+            yield R(13, f"refresh_token_{what}", broken, InvalidTokenResponse)
+
+
+def rows_14_to_20() -> Iterator[R]:
+    denied = {"success": False, "errorCode": 5, "errorMsg": f"{REFRESH} is odd"}
+    yield R(14, "unknown_code", denied, InvalidTokenResponse, who=OTO, check=says(": 5 (["))
+    yield R(14, "code_1", denied | {"errorCode": 1}, InvalidTokenResponse, who=OTO, check=says(": 1 (["))
+    for flag in (False, "false", "False"):
+        for known, want in (
+            ("OTO1083", GrantRejected),
+            ("OTO1105", RateLimited),
+            ("OTO9999", InvalidTokenResponse),
+        ):
+            body = denied | {"success": flag, "otoErrorCode": known, "otoErrorMessage": "no"}
+            yield R(14, f"{flag!r}_{known}", body, want, who=OTO, check=says(known))
+    yield R(14, "without_a_code", {"success": False}, InvalidTokenResponse)
+    yield R(15, "ok_false", {"ok": False}, InvalidTokenResponse)
+    yield R(15, "ok_false_text", {"ok": "false"}, InvalidTokenResponse)
+    yield R(15, "ok_false_and_code", {"ok": False, "error": "invalid_grant"}, GrantRejected)
+    yield R(15, "error", {"error": "invalid_grant"}, GrantRejected, check=code("invalid_grant"))
+    yield R(15, "unknown_error", {"error": "teapot"}, InvalidTokenResponse, check=says("teapot"))
+    yield R(15, "error_object", {"error": {"a": 1}}, InvalidTokenResponse)
+    yield R(15, "status_201", {"error": "invalid_client"}, ClientRejected, status=201)
+    yield R(16, "error", granted(error="invalid_grant"), GrantRejected)
+    yield R(16, "unknown_error", granted(error="teapot"), InvalidTokenResponse)
+    yield R(16, "success_false", granted(success=False), InvalidTokenResponse)
+    yield R(16, "ok_false", granted(ok=False), InvalidTokenResponse)
+    yield R(16, "oto_code", granted(otoErrorCode="OTO1083"), GrantRejected, who=OTO)
+    surrogate = {"access_token": "\ud800" + NEW_ACCESS, "refresh_token": NEW_REFRESH, "error": "teapot"}
+    yield R(16, "lone_surrogate_in_the_token", surrogate, InvalidTokenResponse)
+    vast = granted(access_token="| :/" * 200_000 + NEW_ACCESS, error="teapot")
+    yield R(16, "a_vast_token_of_specials", vast, InvalidTokenResponse)
+    only = {"id_token": NEW_ACCESS, "token_type": "Bearer", "expires_in": 3600}
+    yield R(17, "id_token_only", only, InvalidTokenResponse, check=says("no access token"))
+    yield R(17, "id_token_and_refresh_token", only | {"refresh_token": NEW_REFRESH}, InvalidTokenResponse)
+    yield R(18, "bom", b"\xef\xbb\xbf" + json.dumps(granted()).encode(), check=refresh_is(NEW_REFRESH))
+    yield R(19, "empty_200", b"", OutcomeUnknown, check=says("may be spent"))
+    yield R(19, "blank_200", b" \r\n", OutcomeUnknown)
+    yield R(19, "empty_201", b"", OutcomeUnknown, status=201)
+    yield R(19, "204", b"", OutcomeUnknown, status=204)
+    yield R(
+        20, "html", HTML, InvalidTokenResponse, check=says("200; it begins: <!DOCTYPE html>", "Unavailable")
+    )
+    tokens = b"<?xml version='1.0'?><OAuth><access_token>short</access_token></OAuth>"
+    yield R(20, "xml", tokens, InvalidTokenResponse, check=says_not("short", "OAuth>", "begins"))
+    yield R(20, "not_json", b"OK", InvalidTokenResponse, check=says("not JSON"))
+
+
+def rows_21_to_29() -> Iterator[R]:
+    for status in (500, 502, 503, 504, 599):
+        for what, body in (("html", HTML), ("empty", b""), ("json", {"message": "oops"})):
+            yield R(21, f"{status}_{what}", body, TokenUnavailable, status=status, check=not_unknown)
+    yield R(21, "408", b"", TokenUnavailable, status=408, check=not_unknown)
+    yield R(21, "502_retry_after", b"", TokenUnavailable, 502, (("retry-after", "7"),), check=pause(7))
+    dead = {"error": "invalid_grant", "error_description": f"Token {REFRESH} is expired"}
+    rejected = code("invalid_grant", "invalid_grant (Token [redacted] is expired)")
+    yield R(22, "400", dead, GrantRejected, status=400, check=rejected)
+    yield R(22, "401", dead, GrantRejected, status=401, check=rejected)
+    yield R(22, "of_a_code", dead, GrantRejected, status=400, credential=BY_CODE, who=FORMS, check=rejected)
+    for status in (400, 401, 403):
+        yield R(
+            23,
+            f"{status}_invalid_client",
+            {"error": "invalid_client", "error_description": f"not with {REFRESH}"},
+            ClientRejected,
+            status=status,
+            check=code("invalid_client", "Check the client's credentials"),
+        )
+    for name in ("unauthorized_client", "unsupported_grant_type", "invalid_scope", "invalid_request"):
+        yield R(23, name, {"error": name}, ClientRejected, status=400, check=code(name, name))
+    for message in ("TOKEN_EXPIRED", "INVALID_REFRESH_TOKEN", "USER_DISABLED", "USER_NOT_FOUND"):
+        body = identity_error(message)
+        yield R(24, message, body, GrantRejected, status=400, who=OTO, check=code(message, f": {message}."))
+    tail = identity_error("TOKEN_EXPIRED : The user must sign in again")
+    yield R(24, "with_words", tail, GrantRejected, status=400, who=OTO, check=code("TOKEN_EXPIRED"))
+    yield R(24, "invalid_grant", identity_error("invalid_grant"), GrantRejected, status=400)
+    yield R(24, "unknown", identity_error("TEAPOT"), InvalidTokenResponse, status=400, check=says("TEAPOT"))
+    yield R(24, "no_message", {"error": {}}, InvalidTokenResponse, status=400)
+    wrong = {"success": False, "otoErrorCode": "OTO1083", "otoErrorMessage": "Refresh Token is required"}
+    hint = code("OTO1083", "Refresh Token is required", "environment", "Settings → API Integrations")
+    yield R(25, "OTO1083", wrong, GrantRejected, status=400, who=OTO, check=hint)
+    in_text = {"success": False, "errorCode": "OTO1083", "errorMsg": "Refresh Token is required"}
+    yield R(25, "OTO1083_as_errorCode", in_text, GrantRejected, status=400, who=OTO, check=hint)
+    yield R(26, "empty", b"", InvalidTokenResponse, status=400, check=says("empty body"))
+    yield R(26, "html", HTML, InvalidTokenResponse, status=400, check=says("<!DOCTYPE html>"))
+    yield R(26, "empty_object", {}, InvalidTokenResponse, status=400)
+    yield R(26, "409", b"", InvalidTokenResponse, status=409)
+    latin = '{"error": "invalid_grant", "error_description": "Jeton expiré"}'.encode("latin-1")
+    yield R(27, "description", latin, GrantRejected, status=400, check=says("Jeton expir�"))
+    echo = '{"error": "teapot", "error_description": "a£b"}'.encode("latin-1")
+    yield R(27, "unknown_code", echo, InvalidTokenResponse, status=400, check=says("teapot", "a�b"))
+    for status in (401, 403):
+        for what, body in (("empty", b""), ("html", HTML), ("jwt", {"message": "Jwt is expired"})):
+            yield R(29, f"{status}_{what}", body, ClientRejected, status, check=says("permissions"))
+    yield R(29, "404", b"", ClientRejected, status=404, check=says("base_url"))
+
+
+def rows_30_to_40() -> Iterator[R]:
+    limit = {"error": "Your API rate limit is exhausted", "limits": "450 in 300 s"}
+    no_zone, gmt = "Thu, 15 Jun 2025 15:08:40", "Sun, 15 Jun 2025 15:08:40 GMT"
+    for what, header, body, seconds in (
+        ("header_seconds", "120", limit, 120.0),
+        ("header_date", gmt, limit, 120.0),
+        ("header_date_without_zone_and_wrong_weekday", no_zone, limit, 120.0),
+        ("header_wins", "30", limit | {"retry-after": "90"}, 30.0),
+        ("body_seconds", None, limit | {"retry-after": 90}, 90.0),
+        ("body_date_without_zone_and_wrong_weekday", None, limit | {"retry-after": no_zone}, 120.0),
+        ("odd_header_then_body", "soon", limit | {"retry-after": "90"}, 90.0),
+        ("none", None, limit, None),
+        ("odd", "soon", limit | {"retry-after": []}, None),
+        ("empty_body", None, b"", None),
+        ("html", "45", HTML, 45.0),
+    ):
+        headers = (("date", DATE), *((("retry-after", header),) if header else ()))
+        for status in (429, 503):
+            yield R(30, f"{status}_{what}", body, RateLimited, status, headers, check=pause(seconds))
+    late = (("date", "Sun, 15 Jun 2025 15:07:40 GMT"), ("retry-after", gmt))
+    yield R(30, "by_the_server_s_own_clock", limit, RateLimited, 429, late, check=pause(60))
+    broken = (("date", "yesterday"), ("retry-after", gmt))
+    yield R(30, "by_ours_if_it_shows_none", limit, RateLimited, 429, broken, check=pause(120))
+    for name in ("OTO1143", "OTO1105"):
+        body = {"success": False, "otoErrorCode": name, "otoErrorMessage": "slow down"}
+        for status in (200, 400, 401, 403, 404, 429, 500, 503):
+            yield R(31, f"{name}_{status}", body, RateLimited, status, who=OTO, check=pause(60))
+        longer = (("retry-after", "90"),)
+        yield R(31, f"{name}_longer", body, RateLimited, 400, longer, who=OTO, check=pause(90))
+        shorter = (("retry-after", "5"),)
+        yield R(31, f"{name}_shorter", body, RateLimited, 400, shorter, who=OTO, check=pause(60))
+    for status in (500, 502, 503):
+        yield R(32, f"{status}_invalid_grant", {"error": "invalid_grant"}, GrantRejected, status)
+        yield R(32, f"{status}_invalid_client", {"error": "invalid_client"}, ClientRejected, status)
+        yield R(
+            32, f"{status}_unknown_code", {"error": "teapot"}, TokenUnavailable, status, check=not_unknown
+        )
+    yield R(32, "transient_code", {"error": "server_error"}, TokenUnavailable, status=500, check=not_unknown)
+    busy = {"error": "temporarily_unavailable"}
+    yield R(32, "transient_code_behind_a_400", busy, TokenUnavailable, status=400, check=says(busy["error"]))
+    elsewhere = (("location", f"https://evil.example/?t={NEW_ACCESS}"),)
+    for status in (300, 301, 302, 303, 304, 307, 308):
+        yield R(33, str(status), granted(), InvalidTokenResponse, status, elsewhere, check=says("redirect"))
+    for what, body in (("array", [granted()]), ("string", NEW_ACCESS), ("null", b"null"), ("number", b"7")):
+        yield R(34, what, body, InvalidTokenResponse, check=says("not an object"))
+        yield R(34, f"{what}_400", body, InvalidTokenResponse, status=400)
+    for depth in (2_000, 100_000):
+        # Interpreters draw the line differently; a hundred thousand levels are too many for each.
+        check = says("too deeply") if depth >= 100_000 else says("")
+        yield R(35, f"nested_{depth}", nested(depth), InvalidTokenResponse, check=check)
+        yield R(35, f"nested_{depth}_cut_off", b"[" * depth, InvalidTokenResponse)
+        yield R(35, f"nested_{depth}_400", nested(depth), InvalidTokenResponse, status=400)
+    yield R(35, "still_compressed", gzip.compress(json.dumps(granted()).encode()), InvalidTokenResponse)
+    whole = json.dumps(granted(success=True, none=None, scope="é")).encode()
+    for length in (1, 20, len(whole) // 2, whole.index(b"true") + 2, len(whole) - 1):
+        yield R(36, f"cut_at_{length}", whole[:length], OutcomeUnknown, check=says("may be spent"))
+    yield R(36, "a_refusal_cut_off", b'{"error": "invalid_gra', InvalidTokenResponse, status=400)
+    yield R(36, "an_outage_cut_off", b'{"error": "ser', TokenUnavailable, status=502, check=not_unknown)
+    for twice in ("access_token", "refresh_token", "extra"):
+        body = json.dumps(granted(extra="1")).encode()[:-1] + f', "{twice}": "{NEW_ACCESS}"}}'.encode()
+        yield R(38, twice, body, InvalidTokenResponse, check=says("same key twice"))
+    yield R(38, "in_an_inner_object", raw(b'{"a": 1, "a": 2}'), InvalidTokenResponse)
+    form = f"access_token={NEW_ACCESS}&token_type=bearer&expires_in=3600".encode()
+    yield R(
+        39,
+        "form",
+        form,
+        InvalidTokenResponse,
+        headers=(("content-type", "application/x-www-form-urlencoded"),),
+    )
+    for secret in (*CONFIGURED[:2], *ISSUED):
+        for number, spelling in enumerate(sorted(spellings(secret))):
+            for what, want, status, body in (
+                ("html_200", InvalidTokenResponse, 200, b"<b>" + spelling.encode() + b"</b>"),
+                ("html_400", InvalidTokenResponse, 400, b"<b>" + spelling.encode() + b"</b>"),
+                ("text_503", RateLimited, 503, b"echo: " + spelling.encode()),
+                (
+                    "description",
+                    ClientRejected,
+                    400,
+                    {"error": "invalid_client", "error_description": spelling},
+                ),
+                ("code", InvalidTokenResponse, 400, {"error": spelling}),
+                ("code_403", ClientRejected, 403, {"error": spelling}),
+                ("beside_a_token", InvalidTokenResponse, 200, granted(error=spelling)),
+            ):
+                who = FORMS if secret == CLIENT_SECRET else ALL
+                yield R(40, f"{what}_echoes_{secret[:2]}_spelling_{number}", body, want, status, who=who)
+
+
+NAMES = st.sampled_from(
+    [
+        "access_token",
+        "refresh_token",
+        "expires_in",
+        "scope",
+        "token_type",
+        "error",
+        "error_description",
+        "message",
+        "success",
+        "ok",
+        "otoErrorCode",
+        "errorCode",
+        "errorMsg",
+        "retry-after",
+        "validUntil",
+    ]
+)
+CHARACTERS = st.characters(codec=None, exclude_categories=())  # lone surrogates included
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**13), 10**13)
+    | st.floats()
+    | st.text(CHARACTERS, max_size=20)
+    | st.sampled_from([NEW_ACCESS, REFRESH, "bearer", "invalid_grant", "OTO1105", "60"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+DOCUMENTS = st.dictionaries(NAMES, VALUES, max_size=8)
+
+ROWS = [*rows_1_to_13(), *rows_14_to_20(), *rows_21_to_29(), *rows_30_to_40()]
+CASES = [
+    pytest.param(variant, provider, id=f"row_{variant.row:02}_{variant.what}-{provider}")
+    for variant in ROWS
+    for provider in variant.who
+]
+
+
+def outcome(provider: StrategyProvider, variant: R) -> Issued | TokenSessionError:
+    try:
+        return read(provider, variant.token_response, variant.credential)
+    except TokenSessionError as error:
+        return error
+
+
+@pytest.mark.parametrize(("variant", "provider"), CASES)
+def test_each_row_has_its_meaning_and_no_error_tells_a_secret(variant: R, provider: str) -> None:
+    came = outcome(PROVIDERS[provider](), variant)
+    if variant.want is None:
+        assert isinstance(came, Issued), came
+        assert came.token.obtained_at == SENT_AT
+        assert came.token.access_token == NEW_ACCESS
+        assert_keeps_secrets(repr(came) + "".join(came.notes))
+    else:
+        assert isinstance(came, variant.want), came
+        assert str(came).startswith(f"{provider}: the token endpoint answered {variant.status}")
+        assert_keeps_secrets(shown(came))
+    variant.check(came, provider)
+
+
+def test_every_row_of_the_table_is_here_or_named_elsewhere() -> None:
+    here = {variant.row for variant in ROWS}
+    assert here | ELSEWHERE.keys() == set(range(1, 41))
+    assert {28, 37}.isdisjoint(here)
+    tests = Path(__file__).parents[1]
+    assert all((tests / place.partition(":")[0]).is_file() for place in ELSEWHERE.values())
+
+
+def test_f24_only_a_refusal_asks_for_a_new_sign_in() -> None:
+    """Transient errors, nonsense and configuration errors never ask anybody to sign in again."""
+    for variant in ROWS:
+        for provider in variant.who:
+            came = outcome(PROVIDERS[provider](), variant)
+            if isinstance(came, SignInRequired):
+                assert isinstance(came, GrantRejected)
+                assert variant.want is GrantRejected
+
+
+@pytest.mark.parametrize("provider", ALL)
+def test_f24_a_failure_leaves_the_stored_credentials_unchanged(provider: str) -> None:
+    """Whatever goes wrong, the stored token stays; only refusals and lost replies are noted beside it."""
+
+    async def main() -> None:
+        for variant in ROWS:
+            if provider in variant.who and variant.want is not None and variant.credential is BY_REFRESH:
+                await fails_and_changes_nothing(PROVIDERS[provider](), variant)
+
+    asyncio.run(main())
+
+
+async def fails_and_changes_nothing(provider: StrategyProvider, variant: R) -> None:
+    store, transport = MemoryStore(), ScriptedTransport(variant.token_response)
+    clock = FakeClock(wall=SENT_AT)
+    assert provider.credential is not None
+    spent = Token("at-old", SENT_AT - 4000, 3600.0, REFRESH)
+    before = encode(TokenState(configured=provider.credential.fingerprint, token=spent))
+    await store.put(provider.key, before)
+    source = ManagedSource(provider, transport, store=store, clock=clock)
+    with pytest.raises(variant.want or ()) as caught:
+        await source.token()
+    assert_keeps_secrets(shown(caught.value))
+    record = await store.load(provider.key)
+    assert record is not None
+    after = decode(record.data)
+    assert after.token == spent
+    noted = after.rejection is not None or after.attempt is not None
+    unknown = variant.want is OutcomeUnknown or getattr(caught.value, "granted", False)
+    may_note = variant.want is GrantRejected or (unknown and provider.rotates)
+    assert noted is may_note
+    assert may_note or record.data == before
+    await source.aclose()
+    await store.aclose()
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    provider=st.sampled_from(ALL),
+    status=st.integers(200, 599),
+    headers=st.dictionaries(st.sampled_from(["date", "retry-after", "location"]), st.text(max_size=40)),
+    body=st.binary(max_size=60) | DOCUMENTS.map(lambda document: json.dumps(document).encode()),
+    credential=st.sampled_from([BY_REFRESH, BY_CODE]),
+)
+def test_whatever_a_server_answers_only_documented_errors_come_out(
+    provider: str, status: int, headers: dict[str, str], body: bytes, credential: Credential
+) -> None:
+    documented = (GrantRejected, ClientRejected, TokenUnavailable, InvalidTokenResponse)
+    try:
+        issued = read(PROVIDERS[provider](), TokenResponse(status, tuple(headers.items()), body), credential)
+    except documented as error:
+        assert_keeps_secrets(shown(error))
+    else:
+        assert issued.token.authorization.isascii()
+        assert decode(encode(TokenState(token=issued.token))).token == issued.token
+
+
+def test_a_reply_shows_neither_its_body_nor_its_headers() -> None:
+    answer = token_response(granted(), set_cookie=NEW_ACCESS)
+    assert_keeps_secrets(repr(answer))
+    assert repr(answer) == f"<TokenResponse 200 {len(answer.body)} bytes>"
+
+
+def test_an_error_names_what_to_do_next() -> None:
+    for variant in ROWS:
+        came = outcome(PROVIDERS[variant.who[0]](), variant)
+        if isinstance(came, TokenSessionError):
+            assert came.todo in str(came)
+            assert came.intact in str(came)
+
+
+def test_a_long_body_is_quoted_only_in_part() -> None:
+    came = outcome(oauth2(), R(20, "long", b"word " * 200_000))
+    assert isinstance(came, InvalidTokenResponse)
+    assert len(str(came)) < 500
+
+
+def test_a_form_encoded_reply_is_read_where_the_strategy_opts_in() -> None:
+    provider = oauth2()
+    provider.strategy = replace(provider.strategy, decode=_wire.parse_form)
+    body = f"access_token={NEW_ACCESS.replace('|', '%7C')}&scope=&token_type=bearer&expires_in=3600".encode()
+    issued = read(provider, token_response(body))
+    assert issued.token.access_token == NEW_ACCESS
+    assert issued.token.lifetime == 3600
+    with pytest.raises(InvalidTokenResponse, match="same key twice"):
+        read(provider, token_response(body + b"&scope=x"))
+
+
+def test_a_scope_that_cannot_be_stored_does_not_cost_the_token() -> None:
+    """A rotation succeeded: what is odd about the rest of the reply must not lose it."""
+    for scope, kept in (
+        ("read write", "read write"),
+        ("\ud800", None),
+        ("a\0b", None),
+        (7, None),
+        ([], None),
+    ):
+        assert read(oauth2(), token_response(granted(scope=scope))).token.scope == kept
+
+
+def test_a_dotted_path_to_a_token_is_redacted_like_any_other() -> None:
+    provider = oauth2()
+    strategy: Strategy = provider.strategy
+    provider.strategy = replace(
+        strategy, fields=replace(strategy.fields, access_token="data.token", codes=("data.code",))
+    )
+    secret = f"x{AWKWARD}y"
+    body = {"data": {"token": secret, "code": "teapot"}, "error_description": secret, "error": True}
+    with pytest.raises(InvalidTokenResponse) as caught:
+        read(provider, token_response(body))
+    assert secret not in shown(caught.value)
+    assert "teapot" in str(caught.value)

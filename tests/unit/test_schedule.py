@@ -1,0 +1,386 @@
+"""Every threshold of a token's life: just before, at and after it; and what holds for any lifetime."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokensession._refresh.schedule import (
+    NO_TOKEN,
+    Deadlines,
+    back_off,
+    deadlines,
+    forced_refresh_delay,
+    judge,
+    refresh_interval,
+)
+from tokensession.errors import ConfigurationError
+from tokensession.policy import Freshness, Policy
+from tokensession.token import Token
+
+FRESH, DUE, ENDING, EXPIRED = Freshness
+POLICY = Policy()
+T0 = 1_750_000_000.0
+BOOT = 5_000.0
+DAY = 86_400.0
+EPSILON = 1e-3
+
+
+def token(lifetime: float | None, obtained_at: float = T0) -> Token:
+    return Token("at-1", obtained_at, lifetime)
+
+
+# -- thresholds ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "due", "ending"),
+    [
+        # lifetime, DUE this long before expiry, ENDING this long before expiry
+        (30 * DAY, 300, 60),
+        (21600, 300, 60),
+        (3600, 300, 60),
+        (1501, 300, 60),
+        (1500, 300, 60),  # L/5 takes over
+        (1499, 299.8, 60),
+        (601, 120.2, 60),
+        (600, 120, 60),  # L/10 takes over
+        (599, 119.8, 59.9),
+        (60, 12, 6),
+        (5, 1, 0.5),
+        (1, 0.2, 0.1),
+    ],
+)
+def test_due_and_ending_begin_where_the_table_says(lifetime: float, due: float, ending: float) -> None:
+    end = T0 + lifetime
+    for moment, freshness in (
+        (T0, FRESH),
+        (end - due - EPSILON, FRESH),
+        (end - due + EPSILON, DUE),
+        (end - ending - EPSILON, DUE),
+        (end - ending + EPSILON, ENDING),
+        (end, EXPIRED),
+        (end + 10 * DAY, EXPIRED),
+    ):
+        assert judge(token(lifetime), POLICY, moment) is freshness, moment - end
+
+
+def test_a_threshold_belongs_to_the_state_it_begins() -> None:
+    """All these numbers are exact."""
+    for moment, freshness in (
+        (3299, FRESH),
+        (3300, DUE),
+        (3539, DUE),
+        (3540, ENDING),
+        (3599, ENDING),
+        (3600, EXPIRED),
+    ):
+        assert judge(token(3600, obtained_at=0), POLICY, moment) is freshness
+
+
+@pytest.mark.parametrize(
+    ("jitter", "due_from"), [(0.0, 3300.0), (0.5, 3270.0), (1.0, 3240.0)], ids=["none", "half", "full"]
+)
+def test_jitter_makes_due_earlier_by_up_to_a_fifth_of_its_lead_and_does_not_move_ending(
+    jitter: float, due_from: float
+) -> None:
+    limits = deadlines(token(3600, 0), POLICY, 0, 0, jitter=jitter)
+    assert limits.due_wall == pytest.approx(due_from)
+    assert limits.ending_wall == 3540
+    assert judge(token(3600, 0), POLICY, due_from - EPSILON, jitter=jitter) is FRESH
+    assert judge(token(3600, 0), POLICY, due_from + EPSILON, jitter=jitter) is DUE
+
+
+def test_a_token_without_a_stated_lifetime_is_fresh_until_a_401() -> None:
+    for moment in (0.0, T0, T0 + 1000 * DAY):
+        assert judge(token(None), POLICY, moment) is FRESH
+    limits = deadlines(token(None), POLICY, T0, BOOT)
+    assert limits.freshness(1e18, 1e18) is FRESH
+    assert limits.usable_for(T0, BOOT) == math.inf
+
+
+@pytest.mark.parametrize("lifetime", [0.0, -0.0, -1.0, -3600.0, -1e9])
+def test_a_lifetime_of_zero_or_less_is_expired_from_the_start(lifetime: float) -> None:
+    for wall in (T0, T0 + 1, T0 - 10, T0 - 2 * DAY):
+        limits = deadlines(token(lifetime), POLICY, wall, BOOT)
+        assert limits.freshness(wall, BOOT) is EXPIRED
+        assert limits.usable_for(wall, BOOT) == 0
+
+
+def test_no_token_is_always_expired() -> None:
+    for wall, boot in ((0.0, 0.0), (-1e18, -1e18), (T0, BOOT)):
+        assert NO_TOKEN.freshness(wall, boot) is EXPIRED
+        assert NO_TOKEN.usable_for(wall, boot) == 0
+
+
+def test_a_token_is_usable_until_ending_and_valid_until_expired() -> None:
+    limits = deadlines(token(3600, 0), POLICY, 0, BOOT)
+    assert limits.usable_for(0, BOOT) == 3540
+    assert limits.usable_for(3539, BOOT + 3539) == 1
+    assert limits.usable_for(3540, BOOT + 3540) == 0
+    assert limits.usable_for(9999, BOOT + 9999) == 0
+    assert limits.freshness(3599.5, BOOT + 3599.5) is ENDING
+    assert limits.freshness(3600, BOOT + 3599.5) is EXPIRED
+    assert limits.freshness(3599.5, BOOT + 3600) is EXPIRED
+    assert [state.usable for state in (FRESH, DUE, ENDING, EXPIRED)] == [True, True, False, False]
+
+
+def test_a_shorter_policy_is_followed() -> None:
+    policy = Policy(due_lead=10, ending_lead=1)
+    for moment, freshness in ((3589, FRESH), (3590, DUE), (3598, DUE), (3599, ENDING), (3600, EXPIRED)):
+        assert judge(token(3600, 0), policy, moment) is freshness
+
+
+def test_ending_is_never_before_due_even_if_the_policy_says_so() -> None:
+    policy = Policy(due_lead=1, ending_lead=60)
+    limits = deadlines(token(3600, 0), policy, 0, 0)
+    assert limits.due_wall == limits.ending_wall == 3540
+
+
+# -- for any lifetime -------------------------------------------------------------------------------
+
+lives = st.floats(1, 30 * DAY)
+jitters = st.floats(0, 1)
+
+
+@settings(deadline=None, max_examples=200)
+@given(lives, jitters)
+def test_f36_for_lives_from_1_s_to_30_days_the_windows_never_exceed_their_part(
+    life: float, jitter: float
+) -> None:
+    """For 1 s to 30 days: DUE takes at most a fifth of the lifetime, spread by a fifth, ENDING a tenth."""
+    limits = deadlines(token(life, 0), POLICY, 0, 0, jitter=jitter)
+    due, ending = life - limits.due_wall, life - limits.ending_wall
+    slack = life * 1e-9
+    assert 0 < ending <= life / 10 + slack
+    assert ending <= 60 + slack
+    assert due <= life / 5 * 1.2 + slack
+    assert due <= 300 * 1.2 + slack
+    assert 0 < limits.due_wall < limits.ending_wall < limits.expired_wall == life
+
+
+@settings(deadline=None, max_examples=200)
+@given(lives, jitters)
+def test_a_token_is_fresh_then_due_then_ending_then_expired(life: float, jitter: float) -> None:
+    limits = deadlines(token(life, 0), POLICY, 0, 0, jitter=jitter)
+    order = {FRESH: 0, DUE: 1, ENDING: 2, EXPIRED: 3}
+    turns = (limits.due_wall, limits.ending_wall, life)
+    moments = sorted([0, life / 2, life * 0.75, *turns, *(turn - life * 1e-6 for turn in turns), life * 2])
+    seen = [order[limits.freshness(moment, moment)] for moment in moments]
+    assert seen == sorted(seen)
+    assert set(seen) == {0, 1, 2, 3}
+    assert limits.freshness(life * 0.75, life * 0.75) is FRESH, "three quarters of any lifetime"
+
+
+@settings(deadline=None, max_examples=200)
+@given(lives, jitters)
+def test_f36_no_life_makes_a_refresh_loop(life: float, jitter: float) -> None:
+    """A token from a refresh is not due at once, and the minimum refresh interval ends before it is due."""
+    limits = deadlines(token(life, T0), POLICY, T0, BOOT, jitter=jitter)
+    assert limits.freshness(T0, BOOT) is FRESH
+    assert refresh_interval(life, POLICY) <= life / 4 * (1 + 1e-9)
+    assert refresh_interval(life, POLICY) < limits.due_wall - T0
+
+
+clocks = st.floats(-10 * DAY, 10 * DAY)
+
+
+@settings(deadline=None, max_examples=300)
+@given(lives, jitters, clocks, st.floats(0, 40 * DAY), clocks)
+def test_f35_no_step_of_the_wall_clock_raises_or_lengthens_a_life(
+    life: float, jitter: float, before: float, elapsed: float, step: float
+) -> None:
+    """No step of the wall clock raises, gives a negative time, or makes a token live longer than granted."""
+    limits = deadlines(token(life, T0), POLICY, T0 + before, BOOT, jitter=jitter)
+    wall, boot = T0 + before + elapsed + step, BOOT + elapsed
+    freshness = limits.freshness(wall, boot)
+    left = limits.usable_for(wall, boot)
+    assert 0 <= left <= life
+    assert (left > 0) == freshness.usable
+    if elapsed >= life:
+        assert freshness is EXPIRED
+
+
+def test_f34_the_earlier_of_both_clocks_counts() -> None:
+    """Whichever clock makes a token DUE, ENDING or EXPIRED first counts."""
+    limits = deadlines(token(3600), POLICY, T0, BOOT)
+    assert limits.freshness(T0 + 10, BOOT + 10) is FRESH
+    assert limits.freshness(T0 + 10 - 3600, BOOT + 10) is FRESH
+    assert limits.freshness(T0 + 10 - 3600, BOOT + 3400) is DUE
+    assert limits.freshness(T0 + 10 - 3600, BOOT + 3590) is ENDING
+    assert limits.freshness(T0 + 3400, BOOT + 10) is DUE
+    assert limits.freshness(T0 + 3590, BOOT + 10) is ENDING
+
+
+@pytest.mark.parametrize(
+    ("wall", "boot", "freshness"),
+    [
+        (9.5, 9.5, FRESH),
+        (10, 9.5, DUE),
+        (9.5, 10, DUE),
+        (19.5, 19.5, DUE),
+        (20, 19.5, ENDING),
+        (19.5, 20, ENDING),
+        (29.5, 29.5, ENDING),
+        (30, 29.5, EXPIRED),
+        (29.5, 30, EXPIRED),
+    ],
+)
+def test_f34_a_threshold_is_reached_on_either_clock_alone(
+    wall: float, boot: float, freshness: Freshness
+) -> None:
+    """Each threshold is reached on the wall clock alone, and on the boot clock alone."""
+    limits = Deadlines(10, 10, 20, 20, 30, 30)
+    assert limits.freshness(wall, boot) is freshness
+
+
+def test_a_token_from_the_future_lives_no_longer_than_it_was_granted() -> None:
+    limits = deadlines(token(3600, T0 + DAY), POLICY, T0, BOOT)
+    assert limits.expired_boot == BOOT + 3600
+    assert limits.freshness(T0 + 3590, BOOT + 3590) is ENDING
+    assert limits.freshness(T0 + 3600, BOOT + 3600) is EXPIRED
+
+
+def test_a_token_adopted_late_has_only_the_rest_of_its_lifetime() -> None:
+    limits = deadlines(token(3600, T0 - 3000), POLICY, T0, BOOT)
+    assert limits.expired_boot == BOOT + 600
+    assert limits.freshness(T0, BOOT) is FRESH
+    assert limits.freshness(T0 + 301, BOOT + 301) is DUE
+
+
+# -- pauses -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "pause"),
+    [(None, 30), (3600, 30), (121, 30), (120, 30), (119, 29.75), (60, 15), (1, 0.25), (0, 0), (-5, 0)],
+)
+def test_the_refresh_interval_is_30_s_or_a_quarter_of_the_lifetime(
+    lifetime: float | None, pause: float
+) -> None:
+    assert refresh_interval(lifetime, POLICY) == pause
+
+
+@pytest.mark.parametrize(
+    ("forced", "pause"),
+    [(0, 0), (1, 30), (2, 60), (3, 120), (7, 1920), (8, 3600), (9, 3600), (13, 3600), (10**6, 3600)],
+)
+def test_the_first_401_is_believed_at_once_and_each_further_one_half_as_soon(
+    forced: int, pause: float
+) -> None:
+    assert forced_refresh_delay(forced, 3600, POLICY) == pause
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 10**9), st.none() | st.floats(-DAY, 30 * DAY))
+def test_the_delay_of_a_forced_refresh_is_bounded_and_never_shrinks(forced: int, life: float | None) -> None:
+    pause = forced_refresh_delay(forced, life, POLICY)
+    assert 0 <= pause <= 3600
+    assert pause <= forced_refresh_delay(forced + 1, life, POLICY)
+
+
+@pytest.mark.parametrize(
+    ("failures", "usable_for", "cap"),
+    [
+        # the token is usable: 30 s, doubled each time, at most 5 min, at most a third of what is left
+        (1, 3600, 30),
+        (2, 3600, 60),
+        (4, 3600, 240),
+        (5, 3600, 300),
+        (99, 3600, 300),
+        (5, 900.5, 300),
+        (5, 899.4, 299.8),
+        (1, 90, 30),
+        (1, 89.7, 29.9),
+        (9, 3, 1),
+        # callers are waiting: 1 s, doubled each time, at most 30 s
+        (1, 0, 1),
+        (2, 0, 2),
+        (5, 0, 16),
+        (6, 0, 30),
+        (10**9, 0, 30),
+        (0, 0, 1),
+    ],
+)
+def test_the_back_off_has_the_documented_caps(failures: int, usable_for: float, cap: float) -> None:
+    assert back_off(failures, usable_for, POLICY, 1.0) == pytest.approx(cap)
+    assert back_off(failures, usable_for, POLICY, 0.5) == pytest.approx(cap / 2)
+    assert back_off(failures, usable_for, POLICY, 0.0) == pytest.approx(cap / 10), (
+        "there is always some pause"
+    )
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 10**9), st.just(0.0) | st.floats(0, 30 * DAY), jitters)
+def test_a_back_off_is_bounded_and_its_cap_never_shrinks(
+    failures: int, usable_for: float, jitter: float
+) -> None:
+    pause = back_off(failures, usable_for, POLICY, jitter)
+    assert 0 <= pause <= (min(300, usable_for / 3) if usable_for else 30) * (1 + 1e-9)
+    assert pause <= back_off(failures, usable_for, POLICY, 1.0)
+    assert back_off(failures, usable_for, POLICY, 1.0) <= back_off(failures + 1, usable_for, POLICY, 1.0)
+
+
+# -- the policy ---------------------------------------------------------------------------------
+
+NAMES = [setting.name for setting in fields(Policy)]
+FRACTIONS = [name for name in NAMES if name.endswith(("_fraction", "_jitter"))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "wrong", [-1, -1e-9, math.nan, math.inf, -math.inf, "30", None, True, [], 1j], ids=repr
+)
+def test_an_invalid_setting_is_an_error_that_names_it(name: str, wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Policy\.{name} must be "):
+        Policy(**{name: wrong})
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_a_fraction_above_one_is_an_error(name: str) -> None:
+    assert getattr(Policy(**{name: 1}), name) == 1
+    assert getattr(Policy(**{name: 0}), name) == 0
+    with pytest.raises(ConfigurationError, match="must be a fraction from 0 to 1"):
+        Policy(**{name: 1.0001})
+
+
+def test_fractions_are_checked_where_there_are_fractions() -> None:
+    assert set(FRACTIONS) == {
+        "due_fraction",
+        "due_jitter",
+        "ending_fraction",
+        "min_refresh_interval_fraction",
+        "usable_back_off_fraction",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(FRACTIONS)))
+def test_durations_may_be_long_or_zero(name: str) -> None:
+    for value in (0, 1.5, 10**6):
+        assert getattr(Policy(**{name: value}), name) == value
+
+
+def test_a_policy_is_a_frozen_value_with_names_only() -> None:
+    assert Policy() == POLICY
+    assert replace(POLICY, due_lead=1).due_lead == 1
+    with pytest.raises(TypeError):
+        Policy(300)  # type: ignore[misc]
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for setting in fields(Policy):
+        assert setting.metadata["what"]
+        assert "why" in setting.metadata
+
+
+def test_the_defaults_fit_together() -> None:
+    """Callers wait longer than a token request may take, and so does closing."""
+    assert POLICY.connect_timeout < POLICY.request_timeout < POLICY.close_timeout <= POLICY.claim_timeout
+    assert POLICY.retry_after_min < POLICY.retry_after_default < POLICY.retry_after_max
+    assert POLICY.ending_lead < POLICY.due_lead
+    assert POLICY.ending_fraction < POLICY.due_fraction

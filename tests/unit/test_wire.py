@@ -1,0 +1,356 @@
+"""Parsers and encoders: only documented errors come out, and no secret does."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus, urlencode
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokensession.errors import InvalidTokenResponse
+from tokensession.policy import MAX_LIFETIME
+from tokensession.providers import _wire
+
+ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=30)
+UTF8_TEXT = st.text(st.characters(codec="utf-8"), max_size=60)
+ANY_VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT | st.binary(max_size=9),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(ANY_TEXT, inner, max_size=2),
+    max_leaves=3,
+)
+NOW = 1_750_000_000.0
+
+# -- encoding -------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(UTF8_TEXT, UTF8_TEXT), max_size=6))
+def test_a_form_keeps_order_and_decodes_to_what_went_in(pairs: list[tuple[str, str]]) -> None:
+    body = _wire.encode_form(pairs)
+    decoded = parse_qsl(body.decode("ascii"), keep_blank_values=True)
+    assert decoded == pairs
+    assert decoded == parse_qsl(urlencode(pairs), keep_blank_values=True), "bare : and / change nothing"
+
+
+def test_a_form_is_written_as_the_documents_print_it() -> None:
+    pairs = [("redirect_uri", "https://my.app.com/oauth2callback"), ("v", " %&+£€")]
+    assert (
+        _wire.encode_form(pairs)
+        == b"redirect_uri=https://my.app.com/oauth2callback&v=+%25%26%2B%C2%A3%E2%82%AC"
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=6))
+def test_json_keeps_order_and_is_ascii(document: dict[str, str]) -> None:
+    body = _wire.encode_json(list(document.items()))
+    assert body.isascii()
+    assert list(json.loads(body).items()) == list(document.items())
+
+
+@settings(deadline=None, max_examples=100)
+@given(UTF8_TEXT, UTF8_TEXT)
+def test_basic_credentials_are_form_encoded_first_and_come_apart_again(name: str, secret: str) -> None:
+    value = _wire.basic_auth(name, secret)
+    scheme, _, encoded = value.partition(" ")
+    assert scheme == "Basic"
+    sent = base64.b64decode(encoded, validate=True).decode("ascii").split(":")
+    assert [unquote_plus(part) for part in sent] == [name, secret]
+
+
+# -- JSON -----------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.binary(max_size=60) | st.text('{}[]",:\\ue123 -+.tfnNI\ufeff', max_size=40).map(str.encode))
+def test_arbitrary_bytes_parse_to_an_object_or_are_malformed(body: bytes) -> None:
+    for parse in (_wire.parse_json, _wire.parse_form):
+        with contextlib.suppress(InvalidTokenResponse):
+            assert isinstance(parse(body), dict)
+
+
+OBJECTS = st.dictionaries(
+    UTF8_TEXT,
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats() | UTF8_TEXT,
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(UTF8_TEXT, inner, max_size=2),
+        max_leaves=4,
+    ),
+    max_size=3,
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(OBJECTS, st.booleans(), st.data())
+def test_every_beginning_of_an_object_is_truncated_and_nothing_else_is(
+    document: dict[str, Any], ascii_only: bool, data: st.DataObject
+) -> None:
+    """What was cut off on the way may have been a token: it is not called nonsense."""
+    whole = json.dumps(document, ensure_ascii=ascii_only).encode()
+    _wire.parse_json(whole)
+    cut = whole[: data.draw(st.integers(1, len(whole) - 1))]
+    with pytest.raises(_wire.TruncatedResponse):
+        _wire.parse_json(cut)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": tr',
+        b'{"a": nul',
+        b'{"a": N',
+        b'{"a": -',
+        b'{"a": -Inf',
+        b'{"a": 1.',
+        b'{"a": 1e',
+        b'{"a": 1e+',
+        b'{"a": "\\',
+        b'{"a": "\\u',
+        b'{"a": "\\u12',
+        b'{"a": "\\ud83d\\u',
+        b'{"a": "\xe2\x82',
+        b"{",
+        b'{"a"',
+    ],
+)
+def test_halves_of_words_numbers_and_escapes_are_truncated(body: bytes) -> None:
+    with pytest.raises(_wire.TruncatedResponse):
+        _wire.parse_json(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": tru}',
+        b'{"a": x',
+        b'{"a": "\\x',
+        b'{"a": "\\u12"}',
+        b'{"a" 1',
+        b"{} t",
+        b"{}{",
+        b"[1, 2",
+        b'"abc',
+        b"",
+        b"<html>",
+        b"{'a': 1}",
+        b'{"a": "b\nc"}',
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
+    ],
+)
+def test_what_is_wrong_in_the_middle_is_malformed(body: bytes) -> None:
+    with pytest.raises(InvalidTokenResponse) as caught:
+        _wire.parse_json(body)
+    assert type(caught.value) is InvalidTokenResponse
+    assert caught.value.__context__ is None
+
+
+def test_a_byte_order_mark_is_skipped_and_broken_utf_8_is_replaced() -> None:
+    assert _wire.parse_json(b'\xef\xbb\xbf{"a": "\xe9"}') == {"a": "�"}
+
+
+@pytest.mark.parametrize("body", [b'{"a":1,"a":1}', b'{"b":{"a":1,"a":2}}', b'{"a":1,"\\u0061":2}'])
+def test_the_same_key_twice_is_refused_at_every_depth(body: bytes) -> None:
+    with pytest.raises(InvalidTokenResponse, match="same key twice"):
+        _wire.parse_json(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"), [(b"[]", "list"), (b'"a"', "str"), (b"null", "NoneType"), (b"1", "int")]
+)
+def test_an_answer_that_is_no_object_is_named(body: bytes, kind: str) -> None:
+    with pytest.raises(InvalidTokenResponse, match=f"JSON {kind}, not an object"):
+        _wire.parse_json(body)
+
+
+def test_an_integer_longer_than_any_number_is_refused_whatever_python_s_own_limit() -> None:
+    assert _wire.parse_json(b'{"a": ' + b"9" * 400 + b"}") == {"a": 10**400 - 1}
+    for digits in (401, 4_301, 50_000):
+        with pytest.raises(InvalidTokenResponse, match=f"integer of {digits} digits"):
+            _wire.parse_json(b'{"a": ' + b"9" * digits + b"}")
+
+
+# -- forms ----------------------------------------------------------------------------------------
+
+
+def test_a_form_reply_is_read() -> None:
+    assert _wire.parse_form(b"access_token=a%20b&scope=&x=%E9\n") == {
+        "access_token": "a b",
+        "scope": "",
+        "x": "�",
+    }
+
+
+@pytest.mark.parametrize("body", [b"abc", b"<html></html>", b"a=1&b", b"&".join([b"a=1"] * 101)])
+def test_what_is_no_form_is_malformed(body: bytes) -> None:
+    with pytest.raises(InvalidTokenResponse, match="not form-encoded"):
+        _wire.parse_form(body)
+
+
+def test_the_same_field_twice_is_refused() -> None:
+    with pytest.raises(InvalidTokenResponse, match="same key twice"):
+        _wire.parse_form(b"a=1&a=2")
+
+
+# -- finding --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("a", {"b": {"c": 1}}), ("a.b", {"c": 1}), ("a.b.c", 1), ("a.x", None), ("a.b.c.d", None), ("x", None)],
+)
+def test_a_dotted_path_reaches_into_objects(path: str, value: Any) -> None:
+    assert _wire.find({"a": {"b": {"c": 1}}}, path) == value
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.dictionaries(ANY_TEXT, ANY_VALUE, max_size=4), ANY_TEXT)
+def test_no_path_into_no_document_raises(document: dict[str, Any], path: str) -> None:
+    _wire.find(document, path)
+
+
+# -- tokens ---------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=100)
+@given(ANY_VALUE)
+def test_an_access_token_can_stand_in_a_header_or_is_malformed(value: Any) -> None:
+    try:
+        token = _wire.access_token(value)
+    except InvalidTokenResponse:
+        return
+    assert token == value
+    assert re.fullmatch(r"[!-~]+", token)
+
+
+@pytest.mark.parametrize("value", ["a", "~" * 5000, "!#$%&'()*+,-./:;<=>?@[]^_`{|}~", "AZaz09"])
+def test_every_visible_ascii_character_may_stand_in_an_access_token(value: str) -> None:
+    assert _wire.access_token(value) == value
+
+
+@settings(deadline=None, max_examples=100)
+@given(ANY_VALUE)
+def test_a_refresh_token_is_absent_or_printable_ascii_or_malformed(value: Any) -> None:
+    try:
+        token = _wire.refresh_token(value)
+    except InvalidTokenResponse:
+        return
+    assert token is None if value in (None, "") else token == value and re.fullmatch(r"[ -~]+", token)
+
+
+@settings(deadline=None, max_examples=100)
+@given(ANY_VALUE)
+def test_a_scope_can_be_stored_or_is_none(value: Any) -> None:
+    scope = _wire.scope(value)
+    assert scope is None or (scope == value and scope.encode() is not None)
+
+
+# -- durations and dates --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (3600, 3600),
+        (3600.5, 3600.5),
+        ("3600", 3600),
+        (" 3600 ", 3600),
+        ("3600.0", 3600),
+        ("3600.", 3600),
+        ("+3600", 3600),
+        ("0003600", 3600),
+        (0, 0),
+        ("0", 0),
+        (-5, -5),
+        ("-5", -5),
+        (365 * 86400, MAX_LIFETIME),
+        (365 * 86400 + 1, MAX_LIFETIME),
+        (10**12, MAX_LIFETIME),
+        (10**399, MAX_LIFETIME),
+        (-(10**399), -MAX_LIFETIME),
+        ("9" * 40, MAX_LIFETIME),
+        ("9" * 41, None),
+        (None, None),
+        ("", None),
+        (" ", None),
+        ("1h", None),
+        ("3_600", None),
+        ("٣٦٠٠", None),
+        ("\uff13\uff16\uff10\uff10", None),
+        ("3600\u00a0", None),
+        ("1e3", None),
+        ("0x10", None),
+        ("nan", None),
+        ("inf", None),
+        (".5", None),
+        ("--5", None),
+        ("3600s", None),
+        ("36 00", None),
+        (True, None),
+        (False, None),
+        ([], None),
+        ([3600], None),
+        ({}, None),
+        (b"3600", None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (float("-inf"), None),
+        (1e308, MAX_LIFETIME),
+    ],
+)
+def test_a_life_in_seconds_is_read_from_numbers_and_decimal_strings_only(
+    value: Any, seconds: float | None
+) -> None:
+    assert _wire.lifetime_seconds(value) == seconds
+
+
+@settings(deadline=None, max_examples=150)
+@given(ANY_VALUE)
+def test_any_life_is_bounded_or_none(value: Any) -> None:
+    seconds = _wire.lifetime_seconds(value)
+    assert seconds is None or (type(seconds) is float and abs(seconds) <= MAX_LIFETIME)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120),
+        (120, 120),
+        (0, 0),
+        ("-1", -1),
+        ("Sun, 15 Jun 2025 15:08:40 GMT", 120),
+        ("Sun, 15 Jun 2025 15:08:40 +0000", 120),
+        ("Sun, 15 Jun 2025 17:08:40 +0200", 120),
+        ("Sunday, 15-Jun-25 15:08:40 GMT", 120),
+        ("Sun Jun 15 15:08:40 2025", 120),
+        ("Sun, 15 Jun 2025 15:08:40", 120),  # Priava's: no zone
+        ("Thu, 15 Jun 2025 15:08:40", 120),  # and a weekday that is wrong
+        ("Sun, 15 Jun 2025 15:06:40 GMT", 0),
+        ("Sun, 15 Jun 2025 15:05:40 GMT", -60),
+        ("soon", None),
+        ("", None),
+        (None, None),
+        (True, None),
+        ([], None),
+        ("Sun, 99 Jun 2025 15:06:40 GMT", None),
+        ("Sun, 15 Jun 99999 15:06:40 GMT", None),
+        ("Sun, 15 Jun 2025 15:06:40 GMT" + " " * 100, None),
+    ],
+)
+def test_a_pause_is_read_from_seconds_and_dates(value: Any, seconds: float | None) -> None:
+    assert _wire.retry_after(value, NOW) == seconds
+
+
+DATES = st.text("SunMoJa 0123456789:,-+GMT().\x00", max_size=64)
+
+
+@settings(deadline=None, max_examples=200)
+@given(ANY_VALUE | DATES | DATES.map(lambda text: f"Sun, 15 Jun 2025 15:06:40 {text}"[:64]))
+def test_no_value_breaks_the_reading_of_a_pause_or_a_date(value: Any) -> None:
+    for seconds in (_wire.retry_after(value, NOW), _wire.parse_http_date(value)):
+        assert seconds is None or seconds == seconds  # never NaN

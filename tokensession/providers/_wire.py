@@ -1,0 +1,218 @@
+"""Bytes in, values out, and the other way: the parsers and encoders of token requests. All pure.
+
+Whatever a server sends, only `InvalidTokenResponse` and `TruncatedResponse` come out of here.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import email.utils
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC
+from typing import Any
+from urllib.parse import parse_qsl, quote_plus, urlencode
+
+from ..errors import InvalidTokenResponse
+from ..policy import MAX_LIFETIME
+
+__all__ = [
+    "TruncatedResponse",
+    "access_token",
+    "basic_auth",
+    "encode_form",
+    "encode_json",
+    "find",
+    "lifetime_seconds",
+    "parse_form",
+    "parse_http_date",
+    "parse_json",
+    "refresh_token",
+    "retry_after",
+    "scope",
+]
+
+Pairs = Sequence[tuple[str, str]]
+
+_LONGEST_INTEGER = 400  # digits; more than any number here needs, less than Python refuses
+_NUMBER = re.compile(r"[ \t\r\n]*([+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?)[ \t\r\n]*")
+_ACCESS_TOKEN = re.compile(r"[\x21-\x7e]+")
+_REFRESH_TOKEN = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A.17 allows the space
+_WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")  # all that Python's parser takes
+_HALF_NUMBER = re.compile(r"|-|\.|[eE][+-]?")
+_HALF_ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{0,4}\Z")
+
+
+class TruncatedResponse(InvalidTokenResponse):
+    """The document ends in the middle: the rest was lost on the way."""
+
+
+# -- requests ---------------------------------------------------------------------------------
+
+
+def encode_form(pairs: Pairs) -> bytes:
+    """`application/x-www-form-urlencoded`, in the order given, `:` and `/` as they are.
+
+    Both providers' documents print `redirect_uri` with them bare; they decode the same either way.
+    """
+    return urlencode(pairs, safe=":/").encode("ascii")
+
+
+def encode_json(pairs: Pairs) -> bytes:
+    """A JSON object, in the order given."""
+    return json.dumps(dict(pairs)).encode("ascii")
+
+
+def basic_auth(client_id: str, client_secret: str) -> str:
+    """The Authorization value for client credentials, each form-encoded first (RFC 6749, 2.3.1)."""
+    pair = f"{quote_plus(client_id)}:{quote_plus(client_secret)}"
+    return "Basic " + base64.b64encode(pair.encode("ascii")).decode("ascii")
+
+
+# -- replies ----------------------------------------------------------------------------------
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """The JSON object in a reply's body, whatever its Content-Type said.
+
+    A byte order mark is skipped, bytes that are not UTF-8 become U+FFFD, duplicate keys are refused
+    (RFC 8259 leaves open which one counts, and so would we).
+    """
+    text = body.decode("utf-8-sig", errors="replace")
+    failure: InvalidTokenResponse
+    try:
+        document = json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
+    except json.JSONDecodeError as error:
+        if _cut_short(text, error):
+            failure = TruncatedResponse("The reply is a JSON document that ends in the middle.")
+        else:
+            failure = InvalidTokenResponse("The reply is not JSON.")
+    except RecursionError:
+        failure = InvalidTokenResponse("The reply is nested too deeply.")
+    else:
+        return _object(document)
+    # Outside the handler: a JSONDecodeError has the whole document, and would be part of ours.
+    raise failure
+
+
+def _object(document: Any) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise InvalidTokenResponse(f"The reply is a JSON {type(document).__name__}, not an object.")
+    return document
+
+
+def parse_form(body: bytes) -> dict[str, Any]:
+    """The fields of a form-encoded reply, for the few servers that answer so."""
+    text = body.decode("utf-8", errors="replace").strip()
+    with contextlib.suppress(ValueError):
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=100)
+        return _unique(pairs)
+    # Outside the handler: the message of that ValueError has a field of the reply, tokens and all.
+    raise InvalidTokenResponse("The reply is not form-encoded.")
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in document:
+            raise InvalidTokenResponse("The reply has the same key twice.")
+        document[name] = value
+    return document
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _LONGEST_INTEGER:
+        raise InvalidTokenResponse(f"The reply has an integer of {len(digits)} digits.")
+    return int(digits)
+
+
+def _cut_short(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether the parser ran off the end of something that began as an object."""
+    if not text.lstrip().startswith("{"):
+        return False
+    if error.msg.startswith("Invalid \\u"):
+        return _HALF_ESCAPE.search(text) is not None
+    rest = text[error.pos :].rstrip()
+    return error.msg.startswith("Unterminated string") or (
+        not error.msg.startswith("Extra data")
+        and (_HALF_NUMBER.fullmatch(rest) is not None or any(word.startswith(rest) for word in _WORDS))
+    )
+
+
+def find(document: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path ("error.message"), or None."""
+    value: Any = document
+    for name in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def access_token(value: Any) -> str:
+    """An access token that can stand in a header: visible ASCII and nothing else."""
+    return _token(value, "access token", _ACCESS_TOKEN)
+
+
+def refresh_token(value: Any) -> str | None:
+    """A refresh token, or None where the reply has none and the old one stays good."""
+    return None if value is None or value == "" else _token(value, "refresh token", _REFRESH_TOKEN)
+
+
+def _token(value: Any, what: str, allowed: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidTokenResponse(f"The reply has no {what}.")
+    if not allowed.fullmatch(value):
+        raise InvalidTokenResponse(f"The reply's {what} has characters that no {what} may have.")
+    return value
+
+
+def scope(value: Any) -> str | None:
+    """A scope that can be stored, or None. Nothing depends on it, so an odd one costs no token."""
+    return value if isinstance(value, str) and value.isprintable() else None
+
+
+def lifetime_seconds(value: Any) -> float | None:
+    """A lifetime in seconds, or None if the value says none.
+
+    Numbers and decimal strings count. `int()` would also take "3_600" and Arabic-Indic digits, and
+    `float()` "1h"'s cousins "nan" and "inf"; none of them is a lifetime. Too long is cut to
+    `MAX_LIFETIME`; zero and less are returned as they are: such a token is good for one use.
+    """
+    if isinstance(value, str):
+        match = _NUMBER.fullmatch(value)
+        value = float(match[1]) if match else None
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or (isinstance(value, float) and not math.isfinite(value))
+    ):
+        return None
+    return float(max(-MAX_LIFETIME, min(value, MAX_LIFETIME)))
+
+
+def retry_after(value: Any, now: float) -> float | None:
+    """The seconds that a Retry-After asks for, or None. `now` is the server's wall clock.
+
+    Takes a number, an HTTP date (RFC 9110, 10.2.3), and Priava's date without a zone, whose weekday
+    may be wrong; it is read as UTC.
+    """
+    seconds = lifetime_seconds(value)
+    if seconds is not None:
+        return seconds
+    moment = parse_http_date(value)
+    return None if moment is None else moment - now
+
+
+def parse_http_date(value: Any) -> float | None:
+    """An HTTP date as seconds since the epoch, or None if it is none."""
+    if not isinstance(value, str) or len(value) > 64:
+        return None
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, IndexError, TypeError):
+        return None

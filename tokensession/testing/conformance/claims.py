@@ -1,0 +1,217 @@
+"""What every store promises about getting a claim, in one process. A part of `StoreConformance`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ...errors import ClaimTimeout
+from ...stores.protocol import Record, Store
+from .backend import Backend, claimed, is_free, newer, ticks
+
+__all__ = ["ClaimPromises"]
+
+
+class ClaimPromises:
+    """Exclusion, and waiting."""
+
+    def test_one_task_at_a_time_holds_the_claim(self, backend: Backend) -> None:
+        """Of many tasks, over one handle or over two."""
+
+        async def promise(store: Store) -> None:
+            inside: list[int] = []
+
+            async def contend(handle: Store, name: int) -> None:
+                seen, granted = None, 0
+                while granted < 5:
+                    found = await handle.claim("k", seen=seen, timeout=30)
+                    if isinstance(found, Record):
+                        seen = found.version
+                        continue
+                    granted += 1
+                    inside.append(name)
+                    await ticks(3)
+                    assert inside == [name], "two holders at once"
+                    inside.remove(name)
+                    if granted % 2:
+                        seen = (await found.commit(b"data")).version
+                    else:
+                        await found.abandon()
+
+            async with backend.handle() as other:
+                await asyncio.gather(*(contend((store, other)[n % 2], n) for n in range(12)))
+
+        backend.run(promise)
+
+    def test_a_claim_excludes_every_other_handle(self, backend: Backend) -> None:
+        """Until it is committed or abandoned."""
+
+        async def promise(store: Store) -> None:
+            async with backend.handle() as other:
+                claim = await claimed(store, "k")
+                assert not await is_free(store, "k")
+                assert not await is_free(other, "k")
+                await claim.abandon()
+                assert await is_free(other, "k")
+                claim = await claimed(other, "k")
+                record = await claim.commit(b"data")
+                assert await is_free(store, "k", record.version)
+
+        backend.run(promise)
+
+    def test_a_claim_keeps_nobody_from_other_keys(self, backend: Backend) -> None:
+        """Nor do those who wait for it."""
+
+        async def promise(store: Store) -> None:
+            claim = await claimed(store, "k")
+            waiter = asyncio.ensure_future(newer(store, "k"))
+            await ticks()
+            for key in ("other", "K", "k ", "kk"):
+                assert (await (await claimed(store, key)).commit(b"data")).data == b"data"
+            record = await claim.commit(b"data")
+            assert await waiter == record
+
+        backend.run(promise)
+
+    def test_load_never_waits_for_a_claim(self, backend: Backend) -> None:
+        """It returns what is stored while somebody else is about to replace it."""
+
+        async def promise(store: Store) -> None:
+            record = await store.put("k", b"old")
+            claim = await claimed(store, "k", record.version)
+            assert await store.load("k") == record
+            assert await store.keys() == ["k"]
+            await claim.abandon()
+
+        backend.run(promise)
+
+    def test_seen_decides_between_a_newer_record_and_the_claim(self, backend: Backend) -> None:
+        """None means that nothing was stored; what was deleted is no newer record."""
+
+        async def promise(store: Store) -> None:
+            await (await claimed(store, "k", None)).abandon()
+            await (await claimed(store, "k", "never-stored")).abandon()  # seen, and deleted since
+            first = await store.put("k", b"1")
+            assert await newer(store, "k", None) == first
+            assert await newer(store, "k", "never-stored") == first
+            claim = await claimed(store, "k", first.version)
+            assert claim.current == first
+            await claim.abandon()
+            second = await store.put("k", b"2")
+            assert await newer(store, "k", first.version) == second
+            await store.delete("k")
+            claim = await claimed(store, "k", second.version)
+            assert claim.current is None
+            await claim.abandon()
+
+        backend.run(promise)
+
+    def test_a_newer_record_needs_no_claim(self, backend: Backend) -> None:
+        """It is returned at once though somebody holds the claim, and nothing is held then."""
+
+        async def promise(store: Store) -> None:
+            first = await store.put("k", b"1")
+            claim = await claimed(store, "k", first.version)
+            second = await store.put("k", b"2")
+            assert await newer(store, "k", first.version, timeout=0) == second
+            await claim.abandon()
+            assert await newer(store, "k", first.version) == second
+            assert await is_free(store, "k", second.version)
+
+        backend.run(promise)
+
+    def test_all_who_wait_are_served_by_one_commit(self, backend: Backend) -> None:
+        """Each gets the record; none gets a claim, so none redeems the grant again."""
+
+        async def promise(store: Store) -> None:
+            async with backend.handle() as other:
+                first = await store.put("k", b"1")
+                claim = await claimed(store, "k", first.version)
+                waiters = [
+                    asyncio.ensure_future(newer((store, other)[n % 2], "k", first.version)) for n in range(32)
+                ]
+                await ticks()
+                second = await claim.commit(b"2")
+                assert await asyncio.gather(*waiters) == [second] * 32
+                assert await is_free(store, "k", second.version)
+
+        backend.run(promise)
+
+    def test_all_who_wait_are_served_by_a_sign_in(self, backend: Backend) -> None:
+        """A put by somebody who holds no claim reaches them too, while the claim is still held."""
+
+        async def promise(store: Store) -> None:
+            claim = await claimed(store, "k")
+            waiters = [asyncio.ensure_future(newer(store, "k")) for _ in range(8)]
+            await ticks()
+            record = await store.put("k", b"signed in")
+            assert await asyncio.gather(*waiters) == [record] * 8
+            await claim.abandon()
+
+        backend.run(promise)
+
+    def test_fifty_keys_can_be_waited_for_at_once(self, backend: Backend) -> None:
+        """Each of them twice; and still another key is there for the taking."""
+
+        async def promise(store: Store) -> None:
+            async with backend.handle() as other:
+                keys = [f"key-{n}" for n in range(50)]
+                claims = [await claimed(store, key) for key in keys]
+                waiters = [asyncio.ensure_future(newer(other, key)) for key in keys * 2]
+                await ticks()
+                assert await is_free(other, "another")
+                committed = [
+                    await claim.commit(key.encode()) for key, claim in zip(keys, claims, strict=True)
+                ]
+                assert await asyncio.gather(*waiters) == committed * 2
+
+        backend.run(promise)
+
+    def test_waiting_ends_with_a_claim_timeout(self, backend: Backend) -> None:
+        """And leaves no trace."""
+
+        async def promise(store: Store) -> None:
+            claim = await claimed(store, "k")
+            for timeout in (0, 0.01):
+                with pytest.raises(ClaimTimeout):
+                    await store.claim("k", seen=None, timeout=timeout)
+            await claim.abandon()
+            assert await is_free(store, "k")
+
+        backend.run(promise)
+
+    def test_an_abandoned_claim_goes_to_one_who_waits(self, backend: Backend) -> None:
+        """Each of them gets it in its turn."""
+
+        async def promise(store: Store) -> None:
+            claim = await claimed(store, "k")
+            waiters = {asyncio.ensure_future(claimed(store, "k")) for _ in range(5)}
+            while waiters:
+                await ticks()
+                await claim.abandon()
+                done, waiters = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+                assert len(done) == 1, "two holders at once"
+                claim = done.pop().result()
+            await claim.abandon()
+
+        backend.run(promise)
+
+    def test_a_claim_that_is_cancelled_at_any_point_holds_nothing(self, backend: Backend) -> None:
+        """Five hundred times, free or contended: the next one gets the claim."""
+
+        async def promise(store: Store) -> None:
+            async with backend.handle() as other:
+                for count in range(500):
+                    held = await claimed(other, "k") if count % 5 == 0 else None
+                    task = asyncio.ensure_future(claimed(store, "k"))
+                    await ticks(count % 50)
+                    if held is not None:
+                        await held.abandon()
+                    task.cancel()
+                    await asyncio.wait([task])
+                    if not task.cancelled():
+                        await task.result().abandon()
+                    await (await claimed(other, "k")).abandon()
+
+        backend.run(promise)

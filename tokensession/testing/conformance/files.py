@@ -1,0 +1,258 @@
+"""What a store promises that keeps its records in files. A part of `StoreConformance`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ...errors import StoreInsecure, StoreUnavailable, Superseded
+from ...stores.protocol import Store
+from .backend import Backend, claimed, needs, newer
+
+__all__ = ["FilePromises"]
+
+
+class FilePromises:
+    """Modes, owners, links, full and read-only file systems."""
+
+    def make_backend(self, directory: Path) -> Backend:
+        """An empty backend in this directory."""
+        raise NotImplementedError
+
+    @pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+    def test_its_files_are_nobody_elses_business(self, backend: Backend, umask: int) -> None:
+        """Files have mode 0600 and directories 0700, whatever the umask."""
+        root = needs(backend.root, "kept in files")
+        with backend.peers() as [peer]:
+            peer.ask("umask", mask=umask)
+            version = peer.ask("put", key="k", data="data")["version"]
+            peer.ask("claim", key="k", seen=version)
+            entries = [path for path in root.rglob("*") if not path.is_symlink()]
+            assert entries
+            modes = {str(path): stat.S_IMODE(path.stat().st_mode) for path in entries}
+            wanted = {str(path): 0o700 if path.is_dir() else 0o600 for path in entries}
+            assert modes == wanted
+            assert peer.ask("commit", data="data")["data"] == "data"
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
+    def test_a_file_that_others_may_open_is_not_used(self, backend: Backend, mode: int) -> None:
+        """Neither read nor written, until its mode is put right."""
+        path = needs(backend.record_file, "kept in files")("k")
+
+        async def promise(store: Store) -> None:
+            record = await store.put("k", b"data")
+            path.chmod(mode)
+            with pytest.raises(StoreInsecure):
+                await store.load("k")
+            with pytest.raises(StoreInsecure):
+                await store.claim("k", seen=record.version, timeout=0)
+            path.chmod(0o600)
+            assert await store.load("k") == record
+
+        backend.run(promise)
+
+    def test_a_directory_that_others_may_enter_is_not_used(self, backend: Backend) -> None:
+        """The one that the store has made."""
+        lock = needs(backend.lock_file, "locked by files")("k")
+
+        async def promise(store: Store) -> None:
+            record = await store.put("k", b"data")
+            await (await claimed(store, "k", record.version)).abandon()
+            lock.parent.chmod(0o755)
+            with pytest.raises(StoreInsecure):
+                await store.claim("k", seen=record.version, timeout=0)
+            lock.parent.chmod(0o700)
+            await (await claimed(store, "k", record.version)).abandon()
+
+        backend.run(promise)
+
+    def test_a_file_of_somebody_else_is_not_used(self, backend: Backend) -> None:
+        """It may have been put there to be believed."""
+        path = needs(backend.record_file, "kept in files")("k")
+        needs(os.geteuid() == 0 or None, "run by root, who can give files away")
+
+        async def promise(store: Store) -> None:
+            await store.put("k", b"data")
+            os.chown(path, 65534, 65534)
+            with pytest.raises(StoreInsecure):
+                await store.load("k")
+            os.chown(path, 0, 0)
+            await newer(store, "k")
+
+        backend.run(promise)
+
+    def test_a_symbolic_link_is_not_followed(self, backend: Backend, tmp_path: Path) -> None:
+        """Neither to a record nor to a lock."""
+        record_file = needs(backend.record_file, "kept in files")
+        lock_file = needs(backend.lock_file, "locked by files")
+
+        async def promise(store: Store) -> None:
+            await (await claimed(store, "k")).commit(b"data")
+            await store.put("j", b"data")
+            await store.aclose()
+            elsewhere = tmp_path / "elsewhere"
+            elsewhere.write_bytes(b"")
+            elsewhere.chmod(0o600)
+            lock_file("j").unlink(missing_ok=True)
+            lock_file("j").symlink_to(elsewhere)
+            with pytest.raises(StoreInsecure):
+                await store.claim("j", seen=(await newer(store, "j")).version, timeout=0)
+            await store.aclose()
+            record_file("k").rename(tmp_path / "moved")
+            record_file("k").symlink_to(tmp_path / "moved")
+            with pytest.raises(StoreInsecure):
+                await store.load("k")
+
+        backend.run(promise)
+
+    def test_a_full_disk_is_known_before_a_grant_is_spent(self, tmp_path: Path) -> None:
+        """The claim fails; what is stored can still be read; with space, all is well again."""
+        with small_disk(tmp_path) as disk:
+            backend = self.make_backend(disk)
+            needs(backend.root, "kept in files")
+
+            async def promise(store: Store) -> None:
+                record = await store.put("k", b"data" * 200)
+                await (await claimed(store, "k", record.version)).abandon()
+                with filled(disk):
+                    with pytest.raises(StoreUnavailable):
+                        await store.claim("k", seen=record.version, timeout=0)
+                    assert await store.load("k") == record
+                claim = await claimed(store, "k", record.version)
+                assert claim.interrupted is None
+                assert (await claim.commit(b"more")).data == b"more"
+
+            backend.run(promise)
+
+    def test_a_claim_has_room_for_its_commit(self, tmp_path: Path) -> None:
+        """Though the disk fills up while the grant is being redeemed."""
+        with small_disk(tmp_path) as disk:
+            backend = self.make_backend(disk)
+            needs(backend.root, "kept in files")
+
+            async def promise(store: Store) -> None:
+                before = await store.put("k", b"data" * 200)
+                claim = await claimed(store, "k", before.version)
+                with filled(disk):
+                    record = await claim.commit(b"rotated" * 200)
+                    assert await store.load("k") == record
+
+            backend.run(promise)
+
+    def test_a_write_that_fails_changes_nothing_and_can_be_made_again(self, tmp_path: Path) -> None:
+        """A commit too large for the disk: the claim is still held, and its second try is stored."""
+        with small_disk(tmp_path) as disk:
+            backend = self.make_backend(disk)
+            needs(backend.root, "kept in files")
+            large = b"x" * 600_000
+
+            async def promise(store: Store) -> None:
+                before = await store.put("k", b"data")
+                claim = await claimed(store, "k", before.version)
+                with filled(disk):
+                    with pytest.raises(StoreUnavailable):
+                        await claim.commit(large)
+                    with pytest.raises(StoreUnavailable):
+                        await store.put("k", large)
+                    assert await store.load("k") == before
+                record = await claim.commit(large)
+                assert await store.load("k") == record
+
+            backend.run(promise)
+
+    def test_a_read_only_place_is_known_before_a_grant_is_spent(self, tmp_path: Path) -> None:
+        """The claim fails; the store works again when it can be written."""
+        place: contextlib.AbstractContextManager[Path]
+        place = small_disk(tmp_path) if os.geteuid() == 0 else contextlib.nullcontext(tmp_path)
+        with place as directory:
+            backend = self.make_backend(directory)
+            root = needs(backend.root, "kept in files")
+
+            async def promise(store: Store) -> None:
+                record = await store.put("k", b"data")
+                await (await claimed(store, "k", record.version)).abandon()
+                await store.aclose()
+                with read_only(directory, root):
+                    with pytest.raises(StoreUnavailable):
+                        await store.claim("k", seen=record.version, timeout=0)
+                    await store.aclose()
+                await (await claimed(store, "k", record.version)).abandon()
+
+            backend.run(promise)
+
+    def test_removing_a_lock_file_loses_nothing(self, backend: Backend) -> None:
+        """Somebody tidies up while a claim is held: whoever commits second is superseded."""
+        lock = needs(backend.lock_file, "locked by files")("k")
+
+        async def promise(store: Store) -> None:
+            async with backend.handle() as other:
+                first = await claimed(store, "k")
+                lock.unlink()
+                second = await claimed(other, "k")
+                record = await second.commit(b"second")
+                with pytest.raises(Superseded):
+                    await first.commit(b"first")
+                assert await store.load("k") == record
+                # Nobody is left in the file that was removed: the claim excludes again.
+                third = await claimed(store, "k", record.version)
+                await first.abandon()
+                await second.abandon()
+                with pytest.raises(Superseded):
+                    await first.commit(b"first")
+                await third.abandon()
+
+        backend.run(promise)
+
+
+@contextlib.contextmanager
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one mebibyte in memory, or a skip."""
+    path = tmp_path / "disk"
+    path.mkdir(mode=0o700)
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(path)]
+    mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    needs(mounted or None, "run by root, who can mount a small file system")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)  # noqa: S607 - wherever it is
+
+
+@contextlib.contextmanager
+def filled(disk: Path) -> Iterator[None]:
+    """A file system without a byte to spare."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        size = 65_536
+        while size:
+            try:
+                file.write(bytes(size))
+            except OSError:  # full: try again with less, down to the last byte
+                size //= 4
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextlib.contextmanager
+def read_only(disk: Path, root: Path) -> Iterator[None]:
+    """A place where nothing can be written. Mode bits do not keep root from it; a mount does."""
+    if os.geteuid() != 0:
+        root.chmod(0o500)
+        try:
+            yield
+        finally:
+            root.chmod(0o700)
+        return
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)  # noqa: S607 - wherever it is
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)  # noqa: S607

@@ -1,0 +1,344 @@
+"""What every store promises about records. A part of `StoreConformance`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from ...errors import ClaimTimeout, StoreCorrupt, StoreError, Superseded
+from ...stores.protocol import Record, Store
+from .backend import Backend, claimed, needs, newer, ticks
+
+__all__ = ["RecordPromises"]
+
+SECRET = b"s3cr3t-refresh-token"
+
+# Each must be a key of its own: names that file systems refuse, shorten, fold or take for another.
+HOSTILE_KEYS = [
+    "plain",
+    "Plain",
+    " plain",
+    "plain ",
+    "plain.",
+    "pläin",
+    unicodedata.normalize("NFC", "é"),
+    unicodedata.normalize("NFD", "é"),
+    "ß",
+    "ss",
+    "🔑" * 100,
+    "..",
+    ".",
+    "/",
+    "../../etc/passwd",
+    "a/b",
+    "a\\b",
+    "a\0b",
+    "a",
+    "a\n",
+    "CON",
+    "con",
+    "*",
+    "%",
+    "'; DROP TABLE tokens; --",
+    "k" * 10_240,
+    "k" * 10_239 + "K",
+    "k" * 255,
+    "k" * 256,
+]
+
+
+class RecordPromises:
+    """Reading, writing, versions, keys, and letting go."""
+
+    def test_what_was_put_is_what_is_loaded(self, backend: Backend) -> None:
+        """By the same handle and by another; and nothing is loaded before."""
+
+        async def promise(store: Store) -> None:
+            assert await store.load("k") is None
+            record = await store.put("k", b"data")
+            assert record.data == b"data"
+            async with backend.handle() as other:
+                assert await store.load("k") == await other.load("k") == record
+
+        backend.run(promise)
+
+    def test_a_put_replaces_only_what_it_expects(self, backend: Backend) -> None:
+        """`expect` is a version, None for nothing, or ANY; the error carries what is there."""
+
+        async def promise(store: Store) -> None:
+            first = await store.put("k", b"1", expect=None)
+            with pytest.raises(Superseded) as caught:
+                await store.put("k", b"2", expect=None)
+            assert caught.value.record == first
+            second = await store.put("k", b"2", expect=first.version)
+            with pytest.raises(Superseded) as caught:
+                await store.put("k", b"3", expect=first.version)
+            assert caught.value.record == second
+            assert await store.load("k") == second
+            with pytest.raises(Superseded) as caught:
+                await store.put("other", b"1", expect=first.version)
+            assert caught.value.record is None
+
+        backend.run(promise)
+
+    def test_a_delete_forgets_only_what_it_expects(self, backend: Backend) -> None:
+        """True if there was a record, False if there was none, Superseded if there is another."""
+
+        async def promise(store: Store) -> None:
+            assert await store.delete("k") is False
+            first = await store.put("k", b"1")
+            second = await store.put("k", b"2")
+            with pytest.raises(Superseded) as caught:
+                await store.delete("k", expect=first.version)
+            assert caught.value.record == second == await store.load("k")
+            assert await store.delete("k", expect=second.version) is True
+            assert await store.load("k") is None
+            assert await store.delete("k", expect=second.version) is False
+
+        backend.run(promise)
+
+    def test_of_many_who_delete_at_once_one_did_it(self, backend: Backend) -> None:
+        """And the others are not in trouble, whether they expect a version or not."""
+
+        async def promise(store: Store) -> None:
+            async with backend.handle() as other:
+                for round_ in range(5):
+                    record = await store.put("k", b"data")
+                    expected = {"expect": record.version} if round_ % 2 else {}
+                    deleted = await asyncio.gather(
+                        *(handle.delete("k", **expected) for handle in (store, other) * 4)
+                    )
+                    assert sorted(deleted) == [False] * 7 + [True]
+
+        backend.run(promise)
+
+    def test_no_version_is_ever_used_again(self, backend: Backend) -> None:
+        """Not for the same data, not for another key, not after a delete, not after a restart."""
+
+        async def promise(store: Store) -> None:
+            versions = []
+            for _ in range(3):
+                versions.append((await store.put("k", b"same")).version)
+                await store.delete("k")
+                versions.append((await store.put("j", b"same")).version)
+                claim = await claimed(store, "k")
+                versions.append((await claim.commit(b"same")).version)
+                await store.delete("k")
+                await store.aclose()
+                async with backend.handle() as restarted:
+                    versions.append((await restarted.put("k", b"same")).version)
+                    await restarted.delete("k")
+            assert len(set(versions)) == len(versions)
+            assert all(isinstance(version, str) and version for version in versions)
+
+        backend.run(promise)
+
+    def test_every_text_but_the_empty_one_is_a_key_of_its_own(self, backend: Backend) -> None:
+        """Slashes, dots, NUL, case, normal forms, reserved names, ten thousand characters."""
+
+        async def promise(store: Store) -> None:
+            for number, key in enumerate(HOSTILE_KEYS):
+                await store.put(key, b"%d" % number)
+            assert await store.keys() == sorted(HOSTILE_KEYS)
+            for number, key in enumerate(HOSTILE_KEYS):
+                record = await store.load(key)
+                assert record is not None
+                assert record.data == b"%d" % number
+                claim = await claimed(store, key, record.version)
+                await claim.abandon()
+            assert await store.delete(HOSTILE_KEYS[0])
+            assert await store.keys() == sorted(HOSTILE_KEYS[1:])
+
+        backend.run(promise)
+
+    def test_an_empty_key_is_refused(self, backend: Backend) -> None:
+        """It would be shared by everybody who forgot to set one."""
+
+        async def promise(store: Store) -> None:
+            with pytest.raises(ValueError, match="empty key"):
+                await store.load("")
+            with pytest.raises(ValueError, match="empty key"):
+                await store.put("", b"data")
+            with pytest.raises(ValueError, match="empty key"):
+                await store.claim("", seen=None, timeout=0)
+
+        backend.run(promise)
+
+    def test_data_is_kept_from_no_byte_to_a_mebibyte(self, backend: Backend) -> None:
+        """Every byte value, by put and by commit."""
+
+        async def promise(store: Store) -> None:
+            seen = None
+            for data in (b"", b"\0", bytes(range(256)), b"\xff" * 65_537, bytes(range(256)) * 4096):
+                claim = await claimed(store, "committed", seen)
+                seen = (await claim.commit(data)).version
+                await store.put("put", data)
+                for key in ("put", "committed"):
+                    record = await store.load(key)
+                    assert record is not None
+                    assert record.data == data
+
+        backend.run(promise)
+
+    def test_a_put_whose_caller_is_cancelled_is_done_once_it_began(self, backend: Backend) -> None:
+        """A sign-in is not lost because the one who asked for it has gone."""
+
+        async def promise(store: Store) -> None:
+            async with backend.handle() as other:
+                for count in range(1, 20):
+                    task = asyncio.ensure_future(store.put("k", b"%d" % count))
+                    await ticks(count)
+                    task.cancel()
+                    await asyncio.wait([task])
+                    await store.aclose()  # waits for what has begun
+                    record = await other.load("k")
+                    assert record is not None
+                    assert record.data == b"%d" % count
+
+        backend.run(promise)
+
+    def test_damaged_content_is_an_error_and_the_next_put_repairs_it(self, backend: Backend) -> None:
+        """For `load` and `claim`; another key does not suffer."""
+
+        async def promise(store: Store) -> None:
+            damage = needs(backend.damage, "damageable")
+            await store.put("other", b"whole")
+            record = await store.put("k", b"data" * 100)
+            damage("k")
+            with pytest.raises(StoreCorrupt):
+                await store.load("k")
+            with pytest.raises(StoreCorrupt):
+                await store.claim("k", seen=record.version, timeout=0)
+            other = await store.load("other")
+            assert other is not None
+            assert other.data == b"whole"
+            repaired = await store.put("k", b"new")
+            assert await store.load("k") == repaired
+            await (await claimed(store, "k", repaired.version)).abandon()
+
+        backend.run(promise)
+
+    def test_one_store_object_serves_one_event_loop_after_another(self, backend: Backend) -> None:
+        """Nothing is bound to the loop in which it was first used; closed in between or not."""
+        store = backend.open()
+
+        async def first() -> Record:
+            record = await store.put("k", b"1")
+            claim = await claimed(store, "k", record.version)
+            waiter = asyncio.ensure_future(newer(store, "k", record.version))
+            await ticks()
+            committed = await claim.commit(b"2")
+            assert await waiter == committed
+            return committed
+
+        record = asyncio.run(first())
+        for _ in range(2):  # the second time it has been closed before
+
+            async def again(store: Store, record: Record = record) -> None:
+                assert await store.load("k") == record
+                claim = await claimed(store, "k", record.version)
+                waiter = asyncio.ensure_future(claimed(store, "k", record.version))
+                await ticks()
+                await claim.abandon()
+                await (await waiter).abandon()
+
+            backend.run(again, store=store)
+
+    def test_closing_twice_is_safe_and_a_later_call_reopens(self, backend: Backend) -> None:
+        """And a store that was never used can be closed."""
+
+        async def promise(store: Store) -> None:
+            await store.aclose()
+            record = await store.put("k", b"data")
+            await store.aclose()
+            await store.aclose()
+            async with backend.handle() as other:
+                assert await other.load("k") == record
+                assert await store.load("k") == record
+
+        backend.run(promise)
+
+    def test_closing_leaves_no_task_no_thread_and_no_handle(self, backend: Backend) -> None:
+        """After every kind of use, and a cancelled claim."""
+
+        async def promise(_: Store) -> None:
+            await use()  # what the first use of a driver leaves in the process stays
+            before = threading.active_count(), _descriptors()
+            await use()
+            assert (threading.active_count(), _descriptors()) == before
+            await ticks()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        async def use() -> None:
+            async with backend.handle() as store:
+                await store.put("k", b"data")
+                held = await claimed(store, "j")
+                waiter = asyncio.ensure_future(store.claim("j", seen=None, timeout=30))
+                await ticks()
+                waiter.cancel()
+                await asyncio.wait([waiter])
+                await held.commit(b"data")
+                await store.keys()
+                await store.delete("j")
+                await store.delete("k")
+
+        backend.run(promise)
+
+    def test_nothing_that_is_shown_has_the_data_in_it(self, backend: Backend) -> None:
+        """Not a `repr`, not an error, not a log line, not a file name."""
+        shown: list[str] = []
+        handler = _Listener(shown)
+
+        async def promise(store: Store) -> None:
+            record = await store.put("k", SECRET)
+            claim = await claimed(store, "k", record.version)
+            shown.extend(map(repr, (store, record, claim)))
+            with pytest.raises(Superseded) as put:
+                await store.put("k", SECRET, expect="other")
+            with pytest.raises(Superseded) as delete:
+                await store.delete("k", expect="other")
+            with pytest.raises(ClaimTimeout) as wait:
+                await store.claim("k", seen=record.version, timeout=0)
+            await store.put("k", SECRET)
+            with pytest.raises(Superseded) as commit:
+                await claim.commit(SECRET)
+            for error in (put.value, delete.value, wait.value, commit.value):
+                shown.extend((str(error), repr(error)))
+            shown.extend((repr(claim), repr(store)))
+            if backend.root is not None:
+                shown.extend(backend.names())
+            if backend.damage is not None:
+                backend.damage("k")
+                with pytest.raises(StoreError) as damaged:
+                    await store.load("k")
+                shown.append(str(damaged.value))
+
+        logging.getLogger().addHandler(handler)
+        try:
+            backend.run(promise)
+        finally:
+            logging.getLogger().removeHandler(handler)
+        secret = SECRET.decode()
+        assert not [text for text in shown if secret in text or SECRET.hex() in text]
+
+
+class _Listener(logging.Handler):
+    """Writes down every log line."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(0)
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
+
+
+def _descriptors() -> int:
+    """How many file descriptors are open, where the system tells."""
+    listing = Path("/proc/self/fd")
+    return len(list(listing.iterdir())) if listing.is_dir() else 0
