@@ -1,1 +1,1 @@
-"""Measurements and ordeals of tokensession, run from a checkout: `python -m benchmarks`."""
+"""Benchmarks and stress tests of tokensession. From a checkout: `python -m benchmarks`."""

@@ -1,15 +1,15 @@
 """`python -m benchmarks`: measures everything that one machine can, then draws the plots and writes the page.
 
-    python -m benchmarks                      all that measure; the figures go to benchmarks/results
-    python -m benchmarks --quick              all of them, small: shows that they work, and saves nothing
-    python -m benchmarks NAME [options]       one of them
-    python -m benchmarks plots                the plots and docs/benchmarks.md again, from the saved figures
-    python -m benchmarks --list               what there is
+    python -m benchmarks                      run all that measure; the figures go to benchmarks/results
+    python -m benchmarks --quick              run all, small: shows that they work, saves nothing
+    python -m benchmarks NAME [options]       run one
+    python -m benchmarks plots                draw the plots and write the page from the saved figures
+    python -m benchmarks versus --base DIR    compare this checkout with another one
+    python -m benchmarks --list               list all
 
-A benchmark is a module or package of this one with `main(arguments) -> exit status`. It is loaded when it is
-named, so that one of them may need what another does without. To add one, add it to the table. When all of
-them run, each has a process of its own: what it finds does not depend on what ran before it, and the others
-go on if it fails.
+A benchmark is a module or package here with `main(arguments) -> exit status`. To add one, add it to the
+table. It is imported only when it is named, because each may need different libraries. When all of them run,
+each has its own process: none affects the next, and the others go on if one fails.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from importlib.util import find_spec
 __all__ = ["BENCHMARKS", "MEASURING", "main", "module_of", "run_all"]
 
 BENCHMARKS = {
-    "hot-path": "what it costs to ask for a token that is fresh",
-    "import": "how long `import tokensession` takes, beside what it is built on",
-    "stores": "load, claim, commit and hand-over in each store, beside what the disk allows",
-    "overhead": "requests per second through a session, beside raw aiohttp",
-    "instructions": "the same in instructions, which are counted and not timed",
+    "hot-path": "what it costs to get a fresh token",
+    "import": "how long `import tokensession` takes, next to its dependencies",
+    "stores": "load, claim, commit and hand-over in each store, next to what the disk allows",
+    "overhead": "requests per second through a session, next to raw aiohttp",
+    "instructions": "the same, in counted instructions",
     "contention": "thousands of tasks find the token expired at once",
     "processes": "processes that share a store find the token expired at once",
     "steady": "latency under constant load, across fifty expiries",
     "cancelled": "the caller that started the refresh is cancelled, others wait",
-    "revoked": "the server takes the token back, and a hundred requests find out at once",
+    "revoked": "the server revokes the token, and a hundred requests get a 401 at once",
     "outage": "the token endpoint is down for a minute, and ten thousand callers ask",
     "tenants": "a hundred thousand tokens in one process: memory and look-up",
-    "torture": "kill, stop and confuse real processes that share a token, and keep books of it",
+    "torture": "kill, stop and confuse real processes that share a token, and log what happens",
 }
-"""In the order in which they are run and are on the page."""
+"""In the order in which they run and are on the page."""
 
 MEASURING = tuple(name for name in BENCHMARKS if name != "torture")
-"""Those that run when no name is given. Torture takes as long as it is told to, and is run by name."""
+"""Those that run when you give no name. Torture runs as long as you like, so it runs by name only."""
 
-_MODULES = {"import": "imports"}  # `import` is no name for a module
-_USAGE = 2  # exit status: not a command
+_MODULES = {"import": "imports"}  # `import` cannot be the name of a module
+_USAGE = 2  # exit status
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status of what is named first, or of everything."""
+    """Run what the arguments name, or everything. Returns the exit status."""
     match arguments:
         case [] | ["--quick"]:
             return run_all(quick=bool(arguments))
@@ -57,11 +57,11 @@ def main(arguments: list[str]) -> int:
             return 0
         case ["plots"]:
             return _draw()
-        case [name, *options] if name in BENCHMARKS:
+        case [name, *options] if name in BENCHMARKS or name == "versus":
             try:
                 module = import_module(module_of(name))
             except ModuleNotFoundError as missing:
-                print(f"{name} needs {missing.name}: pip install '.[bench]' brings it.", file=sys.stderr)
+                print(f"{name} needs {missing.name}: pip install -e '.[bench]'", file=sys.stderr)
                 return _USAGE
             status: int = module.main(options)
             return status
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
 
 
 def module_of(name: str) -> str:
-    """The module that has the benchmark of this name."""
+    """The module of the benchmark with this name."""
     return f"benchmarks.{_MODULES.get(name, name.replace('-', '_'))}"
 
 
@@ -80,8 +80,9 @@ def _listing() -> str:
     return "\n".join(
         [
             "usage: python -m benchmarks [--quick]           all but torture",
-            "       python -m benchmarks NAME [options]      one; its options: NAME --help",
+            "       python -m benchmarks NAME [options]      one; for its options: NAME --help",
             "       python -m benchmarks plots               plots and page, from the saved figures",
+            "       python -m benchmarks versus --base DIR   this checkout next to another one",
             "",
             *lines,
         ]
@@ -105,7 +106,7 @@ def _draw() -> int:
     except ModuleNotFoundError as missing:
         if missing.name != "matplotlib":
             raise
-        _say("matplotlib is not installed (pip install -e '.[bench]'): the plots are the old ones.")
+        _say("matplotlib is not installed (pip install -e '.[bench]'): the plots are not redrawn.")
         return 1
     return 0
 
@@ -116,12 +117,12 @@ def run_all(
     run: Callable[[str, Sequence[str]], int] = _in_own_process,
     draw: Callable[[], int] = _draw,
 ) -> int:
-    """Run all that measure, one after the other, and draw. Exit status 1 if anything failed."""
+    """Run all that measure, one after the other, and draw. Returns 1 if anything failed."""
     from .harness import environment
 
     _print_environment(environment.environment())
     if not quick and find_spec("matplotlib") is None:
-        _say("matplotlib is not installed (pip install -e '.[bench]'): no plot will be drawn.")
+        _say("matplotlib is not installed (pip install -e '.[bench]'): no plots will be drawn.")
     failed = []
     for number, name in enumerate(MEASURING, 1):
         _say(f"[{number}/{len(MEASURING)}] {name}: {BENCHMARKS[name]}")

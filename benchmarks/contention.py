@@ -1,18 +1,18 @@
-"""Many tasks of one process at the moment at which the token expires.
+"""Many tasks of one process find the token expired at the same moment: `python -m benchmarks contention`.
 
-N tasks make one GET each while the token that they share looks expired; a token request takes 50 ms at the
-server. Counted: token requests for this expiry, and failures. Measured: the time until the last task has
-its answer, beside the limit, which is raw aiohttp doing one token request and then the same N GETs, on
-connections that are open, in the same round. Everybody has 100 connections at most, and opens them before
-the clock runs.
+N tasks make one GET each while the token they share looks expired. A token request takes 50 ms at the
+server. Counted: token requests for this expiry, and failures. Measured: the time until the last task has its
+response, next to the limit, which is raw aiohttp doing one token request and then the same N GETs, on open
+connections, in the same round. Every contestant has 100 connections at most, and opens them before the clock
+runs.
 
-Contestants take turns. Those whose time is aiohttp's take all of them. Of the others, one that takes more
-than 1.5 times the limit leaves after its first round of that size; one that would take longer than ten
-seconds, going by its time per task so far, is not tried; one that takes longer is stopped. Refresh tokens
-rotate, with reuse detection.
+Contestants take turns. Those that use aiohttp run all rounds. Of the others, one that takes more than 1.5
+times the limit leaves after its first round of that size. One that would take longer than ten seconds, going
+by its time per task so far, is not tried; one that does take longer is stopped. Refresh tokens rotate, with
+reuse detection.
 
-Not shown: several processes (see `processes`), and a token that is renewed ahead of its expiry, for which
-nobody waits at all (see `steady`).
+Not measured: several processes (see `processes`), and a token that is refreshed ahead of its expiry, for
+which no task waits at all (see `steady`).
 
 Series: {"x": [N, ...], "lines": {name: [median ratio or None, ...]}, "spread": {name: [[q1, q3] or None,
 ...]}, "unit": "x the limit"}.
@@ -38,10 +38,15 @@ from .peers.common import at_once, contestants, primed, worst
 LATENCY = 0.05  # seconds that a token request takes at the server
 ROUNDS = {10: 10, 100: 6, 1000: 5, 5000: 5, 10_000: 3}
 _QUICK = {10: 2, 50: 1}
-_FAR = 1.5  # times the limit: who is slower does not come again
+_FAR = 1.5  # times the limit: a slower contestant gets no second round
 _JUDGED = 5000  # tasks
 _LIMIT = 10.0  # seconds that one turn may take
-_ALWAYS = (Tokensession, RawAiohttp, AiohttpCookbook, AiohttpOAuth2Client)  # one bad round drops none
+_ALWAYS = (
+    Tokensession,
+    RawAiohttp,
+    AiohttpCookbook,
+    AiohttpOAuth2Client,
+)  # one bad round drops none of these
 
 
 @dataclass(slots=True)
@@ -59,11 +64,11 @@ class _Entrant:
     seconds: list[float] = field(default_factory=list)
 
     async def round(self) -> float:
-        """Seconds from the expiry to the last answer."""
+        """Seconds from the expiry to the last response."""
         await at_once(self.peer, min(self.tasks, CONNECTIONS))  # connections are open
         before = (await self.server.stats())["token_requests"]
         self.peer.expire()
-        gc.collect()  # what the others have left behind is not ours to look through
+        gc.collect()  # garbage that the others left is not measured
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(self.limit):
@@ -127,7 +132,7 @@ def _untried(name: str, tasks: int, limit: float) -> dict[str, Any]:
 async def measure(
     sizes: dict[int, int], *, limit: float = _LIMIT, only: Sequence[str] = (), latency: float = LATENCY
 ) -> Result:
-    """All sizes. `limit` is the time limit of one contestant's turn, in seconds."""
+    """All sizes. `limit` is the longest time of one contestant's turn, in seconds."""
     able, excused = contestants("contention", [*only, RawAiohttp.name] if only else ())
     result = Result("contention")
     slowness: dict[str, float] = {}  # seconds per task, at the last size
@@ -151,15 +156,15 @@ async def measure(
     result.notes += [
         f"The limit: one token request ({1000 * latency:.0f} ms at the server) and the same GETs by raw "
         f"aiohttp, in the same round. At most {CONNECTIONS} connections each.",
-        f"Who takes more than {_FAR} x the limit has one round of that size, but for those over aiohttp.",
-        "httpx, httpx2 and google-auth's threads are a large part of the time of those who use them; "
+        f"A contestant slower than {_FAR} x the limit has one round of that size, unless it uses aiohttp.",
+        "httpx, httpx2 and google-auth's threads are a large part of the time of those that use them; "
         "singleflight-auth sends every GET twice by design; mcp sends one request at a time.",
     ]
     return result
 
 
 async def _uncollected(kinds: Sequence[type[Peer]], server: Server, limit: float) -> str:
-    """What is left of the difference when nobody looks for garbage among thousands of waiting tasks."""
+    """The difference that is left when the garbage collector does not look at thousands of waiting tasks."""
     say(f"  contention: {_JUDGED} tasks without the garbage collector")
     gc.disable()
     try:
@@ -224,11 +229,11 @@ def _series(rows: list[dict[str, Any]], sizes: list[int]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run it; 1 if tokensession needed other than one token request, or failed anybody."""
+    """Measure, print, save. Returns 1 unless tokensession made one token request and failed no task."""
     parser = command.parser("contention", __doc__, only=True)
-    parser.add_argument("--tasks", type=int, nargs="+", help="these numbers of tasks only")
-    parser.add_argument("--rounds", type=int, help="at most so many rounds of each size")
-    parser.add_argument("--limit", type=float, default=_LIMIT, help="seconds that one turn may take")
+    parser.add_argument("--tasks", type=int, nargs="+", help="only these numbers of tasks")
+    parser.add_argument("--rounds", type=int, help="at most this many rounds of each size")
+    parser.add_argument("--limit", type=float, default=_LIMIT, help="longest turn in seconds")
     options = parser.parse_args(arguments)
     sizes = _QUICK if options.quick else ROUNDS
     if options.tasks:

@@ -1,22 +1,22 @@
-"""What it costs to ask for a token while there is a fresh one: `python -m benchmarks hot-path`.
+"""What it costs to get a fresh token: `python -m benchmarks hot-path`.
 
-Nanoseconds per call of `await source.token()`, the call that every request makes, beside
+Nanoseconds per call of `await source.token()`, the call that every request makes, next to
 
 - an empty `async def`, awaited: the least that anything awaitable costs;
-- an `asyncio.Lock` taken and let go: what a source with a lock pays at the least;
+- an `asyncio.Lock`, acquired and released: the least that a source with a lock costs;
 - what other libraries do on each request to have a valid token, called as they call it themselves.
 
-All in one process and one event loop, with no network at all. A round calls each contestant some thousand
-times in a loop, forwards and backwards in turn; a ratio is that of one and the same round. The cost of the
-loop itself (about 10 ns) is in every figure, the empty `async def`'s too. The first contestants run under
-uvloop as well, if it is installed: none of them reaches the event loop, so it should make no difference.
+All in one process and one event loop, without any network. A round calls each contestant some thousand times
+in a loop, forwards and backwards in turn; a ratio is taken within one round. The cost of the loop itself
+(about 10 ns) is in every figure, including the empty `async def`. The first contestants run under uvloop as
+well, if it is installed: none of them reaches the event loop, so it should make no difference.
 
-The others' calls do not all do the same. Some put the header on a request as well, which here is the
-middleware's work; google-auth's static credentials never expire; singleflight-auth looks at no clock, but
-waits for the 401. The column "does" says so.
+The others' calls do not all do the same. Some also put the header on a request, which the middleware does
+here. google-auth's static credentials never expire. singleflight-auth reads no clock, but waits for the 401.
+The column "does" says so.
 
-What this does not show: what a request costs. Beside one, even over loopback, all of this is small; that is
-measured by `overhead`.
+Not measured: what a request costs. Next to a request, even over loopback, all of this is small; see
+`overhead`.
 
 `series`: {"unit": "ns", "names": [...], "median": [...], "q1": [...], "q3": [...]}, one entry a row.
 """
@@ -65,17 +65,17 @@ def _lock() -> Call:
 
 
 async def _source() -> ManagedSource:
-    """A source with a fresh token, which it has of a scripted endpoint."""
+    """A source with a fresh token from a scripted transport."""
     provider = OAuth2(
         token_url="https://id.example.com/token", client_id="c", client_secret="s", refresh_token="r"
     )
-    answer = token_response({"access_token": "access", "expires_in": _LIFE, "token_type": "Bearer"})
-    source = ManagedSource(provider, ScriptedTransport(answer), store=MemoryStore())
+    response = token_response({"access_token": "access", "expires_in": _LIFE, "token_type": "Bearer"})
+    source = ManagedSource(provider, ScriptedTransport(response), store=MemoryStore())
     await source.token()
     return source
 
 
-# -- the others, each by its own documented door ----------------------------------------------------
+# -- the others, each by its documented call --------------------------------------------------------
 
 
 def _aiobotocore() -> Call:
@@ -192,11 +192,11 @@ _OTHERS: dict[str, tuple[Callable[[], Call], str]] = {
 
 
 def _others() -> Iterator[tuple[str, Call | str, str]]:
-    """Each by name, with its call, or the reason why there is none."""
+    """The name of each, with its call, or the reason why it cannot be called."""
     for name, (make, does) in _OTHERS.items():
         try:
             yield name, make(), does
-        except (ImportError, AttributeError, TypeError) as error:  # another version's door is elsewhere
+        except (ImportError, AttributeError, TypeError) as error:  # another version has it elsewhere
             yield name, f"{type(error).__name__}: {error}", does
 
 
@@ -204,7 +204,7 @@ def _others() -> Iterator[tuple[str, Call | str, str]]:
 
 
 async def _nanoseconds(call: Call, times: int) -> float:
-    """Per call. No collection of garbage in between: it would hit whoever is on."""
+    """Per call, without the garbage collector, which would hit a contestant at random."""
     gc.disable()
     try:
         start = time.perf_counter_ns()
@@ -216,7 +216,7 @@ async def _nanoseconds(call: Call, times: int) -> float:
 
 
 async def _contestant(call: Call, seconds: float) -> Callable[[], Awaitable[float]]:
-    """A round of it, which takes about so long."""
+    """A function that runs one round of about this length."""
     for _ in range(50):
         await call()
     times = max(20, int(seconds * 1e9 / await _nanoseconds(call, 200)))
@@ -229,20 +229,20 @@ async def _figures(calls: dict[str, Call], rounds: int, seconds: float, name: st
 
 
 def _every_tenth(name: str) -> Callable[[int, int], None]:
-    tell = progress(name)
-    return lambda done, total: tell(done, total) if done and (done % 10 == 0 or done == total) else None
+    show = progress(name)
+    return lambda done, total: show(done, total) if done and (done % 10 == 0 or done == total) else None
 
 
-def _ours_and_the_floor(source: ManagedSource) -> dict[str, Call]:
+def _ours_and_floor(source: ManagedSource) -> dict[str, Call]:
     return {EMPTY: _empty, OURS: source.token, LOCK: _lock()}
 
 
 async def _under_uvloop(rounds: int, seconds: float) -> dict[str, list[float]]:
-    return await _figures(_ours_and_the_floor(await _source()), rounds, seconds, "hot-path, uvloop")
+    return await _figures(_ours_and_floor(await _source()), rounds, seconds, "hot-path, uvloop")
 
 
 def measure(rounds: int, seconds: float) -> Result:
-    """Everything, under asyncio and then under uvloop."""
+    """All contestants, under asyncio and then some under uvloop."""
     result = Result("hot-path")
     does = {
         EMPTY: "nothing",
@@ -252,7 +252,7 @@ def measure(rounds: int, seconds: float) -> Result:
     reasons: dict[str, str] = {}
 
     async def all_of_them() -> dict[str, list[float]]:
-        calls = _ours_and_the_floor(await _source())
+        calls = _ours_and_floor(await _source())
         for name, call, _what in _others():
             if isinstance(call, str):
                 reasons[name] = call
@@ -302,7 +302,7 @@ def _goal(loop: str, ratio: float) -> Goal:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, show, save."""
+    """Measure, print, save."""
     parser = command.parser("hot-path", __doc__)
     parser.add_argument("--rounds", type=int, default=61, help="default: %(default)s")
     options = parser.parse_args(arguments)

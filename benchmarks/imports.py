@@ -1,12 +1,12 @@
 """How long `import tokensession` takes: `python -m benchmarks import`.
 
-Each figure is a fresh interpreter, started for it, in which the import is timed from inside: the
-interpreter's own start is in none of them. The base is the import of what tokensession needs at once
-(aiohttp and msgpack), and the two are taken in turn, round by round, with all bytecode in the cache.
-SQLite's driver, the servers for tests and the command line are loaded when they are mentioned.
+Each figure comes from a fresh interpreter, in which the import is timed from inside, so the interpreter's own
+start is not included. The base is the import of what tokensession always needs (aiohttp and msgpack). The two
+are taken in turn, round by round, with all bytecode in the cache. SQLite's driver, the servers for tests and
+the command line are imported on first use.
 
-`-X importtime` tells what the modules of tokensession itself take; that is in the notes. So is what of it
-is the making of dataclasses, whose methods the interpreter compiles anew at each import.
+The notes have what the modules of tokensession themselves take, by `-X importtime`, and how much of it is
+making dataclasses, whose methods the interpreter compiles at each import.
 
 `series`: {"unit": "ms", "names": [...], "median": [...], "q1": [...], "q3": [...], "modules": {name: ms}}.
 """
@@ -60,23 +60,23 @@ print((time.perf_counter() - start) * 1000, sum(made), len(made))
 
 
 def _run(program: list[str]) -> subprocess.CompletedProcess[str]:
-    # Where nobody may write bytecode, ours is compiled at each import, and the base's came with its wheels.
+    # Without bytecode files, ours would be compiled at each import; the base's come with its wheels.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return subprocess.run(program, check=True, capture_output=True, text=True, env=env)
 
 
 def _fresh(statement: str) -> Callable[[], Awaitable[float]]:
-    """Milliseconds that the statement takes in an interpreter of its own."""
+    """A function for the milliseconds that the statement takes in a new interpreter."""
     program = [sys.executable, "-c", _TIMED.format(statement=statement)]
 
-    async def run() -> float:  # blocks, for there is nothing else to do meanwhile
+    async def run() -> float:  # blocks: nothing else runs
         return float(_run(program).stdout)
 
     return run
 
 
 def _parts(times: int) -> dict[str, float]:
-    """The median of each own module's time, in milliseconds, without what it imports itself."""
+    """The median time of each of our modules, in milliseconds, without what it imports."""
     found: dict[str, list[float]] = {}
     for _ in range(times):
         program = [sys.executable, "-X", "importtime", "-c", _STATEMENTS[OURS]]
@@ -88,14 +88,14 @@ def _parts(times: int) -> dict[str, float]:
 
 
 def _dataclasses(times: int) -> str:
-    """What making them takes, of the import of our own modules."""
+    """How much of the import is making dataclasses."""
     runs = [_run([sys.executable, "-c", _DATACLASSES]).stdout.split() for _ in range(times)]
     whole, made = (statistics.median(float(run[place]) for run in runs) for place in (0, 1))
-    return f"Of {whole:.1f} ms after the base, {made:.1f} are the making of {runs[0][2]} dataclasses."
+    return f"Of {whole:.1f} ms after the base, {made:.1f} are spent making {runs[0][2]} dataclasses."
 
 
 async def measure(rounds: int) -> Result:
-    """All of them in turn."""
+    """All imports in turn."""
     result = Result("import")
     contestants = {name: _fresh(statement) for name, statement in _STATEMENTS.items()}
     figures = await interleaved(contestants, rounds, progress=progress("import"))
@@ -118,22 +118,22 @@ async def measure(rounds: int) -> Result:
     parts = _parts(max(1, rounds // 5))
     slowest = sorted(parts.items(), key=lambda part: -part[1])
     result.notes.append(
-        f"Own modules, by -X importtime (which slows them down): {sum(parts.values()):.1f} ms in all; "
+        f"Own modules, by -X importtime (which slows them down): {sum(parts.values()):.1f} ms in total; "
         + ", ".join(f"{name} {took:.2f}" for name, took in slowest[:8])
         + "."
     )
     result.notes.append(_dataclasses(max(1, rounds // 5)))
     result.notes.append(f"Median (quartiles) of {rounds} fresh interpreters each.")
-    result.series = {"unit": "ms", "names": list(figures), **series, "modules": dict(slowest)}
+    result.series = {"unit": "ms", "names": list(figures), **series, "modules": dict(sorted(parts.items()))}
     return result
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, show, save."""
+    """Measure, print, save."""
     parser = command.parser("import", __doc__)
     parser.add_argument("--rounds", type=int, default=25, help="default: %(default)s")
     options = parser.parse_args(arguments)
-    say("import: an interpreter for each")
+    say("import: a new interpreter for each figure")
     rounds = 2 if options.quick else options.rounds
     result = asyncio.run(measure(rounds))
     command.finish(result, arguments, quick=options.quick)

@@ -1,12 +1,12 @@
 """What a session costs on top of raw aiohttp, in instructions: `python -m benchmarks instructions`.
 
-The same GETs as in `overhead`, by the same three who are close to each other, counted by callgrind: whatever
-else the machine does, the count hardly changes. It is no time: an instruction may take long, and those of
-the kernel (sockets, polling) are not counted. The share that a middleware takes is therefore larger here
-than on a clock where the network takes any time at all.
+The same GETs as in `overhead`, by the same three contestants, counted by callgrind: the count hardly
+changes, whatever else the machine does. It is not a time: an instruction may take long, and those of the
+kernel (sockets, polling) are not counted. So a middleware's share is larger here than on a clock over a real
+network.
 
-Each runs in a process of its own under valgrind, its server in another outside of it. Counted are some
-hundreds of GETs after as many that are not, with the garbage collector at work as in any program.
+Each runs in its own process under valgrind, with its server in another process outside of it. Counted are
+some hundreds of GETs, after as many that are not, with the garbage collector running as in any program.
 
 Needs valgrind; without it, nothing is measured.
 
@@ -50,13 +50,13 @@ async def _gets(peer: Peer, tasks: int, gets: int) -> None:
     async def some() -> None:
         for _ in range(gets // tasks):
             if await peer.get("/ping") != 200:
-                raise RuntimeError(f"{peer.name}: not answered with 200")
+                raise RuntimeError(f"{peer.name}: the API did not answer 200.")
 
     await asyncio.gather(*(some() for _ in range(tasks)))
 
 
 async def count(name: str, tasks: int, gets: int) -> None:
-    """In the process that runs under callgrind: this many GETs, counted."""
+    """Count this many GETs. Runs in a process under callgrind."""
     make = next(peer for peer in CLOSE if peer.name == name)
     async with Server() as server, AsyncExitStack() as stack:
         peer = await stack.enter_async_context(make(server.credentials))
@@ -83,22 +83,22 @@ def _counted(name: str, tasks: int, gets: int) -> float:
         )
     found = _COLLECTED.search(done.stderr)
     if found is None:
-        raise RuntimeError(f"callgrind has counted nothing: {done.stderr[-500:]}")
+        raise RuntimeError(f"callgrind counted nothing: {done.stderr[-500:]}")
     return int(found[1]) / gets
 
 
 def measure(gets: int, ways: tuple[str, ...]) -> Result:
-    """All of them."""
+    """All contestants."""
     result = Result("instructions")
     names = [peer.name for peer in CLOSE]
     result.series = {"unit": "instructions per GET", "names": names}
-    tell, done = progress("instructions"), 0
+    show, done = progress("instructions"), 0
     for how in ways:
         counts: dict[str, float] = {}
         for name in names:
             counts[name] = _counted(name, _TASKS[how], gets)
             done += 1
-            tell(done, len(names) * len(ways))
+            show(done, len(names) * len(ways))
         raw = counts[RawAiohttp.name]
         rows: list[dict[str, Any]] = [
             {"client": name, "how": how, "instructions per GET": found, "times raw": found / raw}
@@ -107,19 +107,21 @@ def measure(gets: int, ways: tuple[str, ...]) -> Result:
         result.rows += rows
         result.series[how] = list(counts.values())
         ours = raw / counts[Tokensession.name]
-        must = f"shown beside the {GOAL} that overhead must reach"
+        must = f"shown next to the {GOAL} that overhead must reach"
         result.goals.append(Goal(f"raw aiohttp's instructions, {how}", must, f"{ours:.3f} of ours", None))
-    result.notes.append(f"Of {gets} GETs, after as many that were not counted; the kernel's are in none.")
+    result.notes.append(
+        f"Of {gets} GETs, after as many that were not counted; without the kernel's instructions."
+    )
     return result
 
 
 def main(arguments: list[str]) -> int:
-    """Count, show, save."""
+    """Count, print, save."""
     parser = command.parser("instructions", __doc__)
     parser.add_argument("--gets", type=int, default=_GETS, help="of each (default: %(default)s)")
     options = parser.parse_args(arguments)
     if shutil.which("valgrind") is None or shutil.which("callgrind_control") is None:
-        print("instructions: valgrind is not installed, so nothing is counted.")
+        print("instructions: valgrind is not installed, nothing is counted.")
         return 0
     gets, ways = (20, ("sequential",)) if options.quick else (options.gets, tuple(_TASKS))
     result = measure(gets, ways)

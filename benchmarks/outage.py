@@ -1,21 +1,20 @@
-"""The token endpoint is down, and callers keep coming: how often it is asked, and how fast they are told.
+"""The token endpoint is down, and callers keep asking: how many token requests it gets, and what callers pay.
 
 Three parts:
 
-- a simulated minute: the token is spent, 10,000 callers come in 200 waves, and every token request fails.
-  tokensession's clock is moved by hand and its endpoint answers from a script, so the minute takes a
-  second. Counted: its token requests, over many draws of the back-off's jitter, beside what the policy's
-  numbers allow at most, and beside a program in which each caller whose token is spent asks for itself
-  (`naive`);
-- the cool-down: what it costs to be told of the outage while nobody is asked, in nanoseconds per call,
-  beside an empty `async def`, one that raises an exception, and the same source with a fresh token;
+- a simulated minute: the token has expired, 10,000 callers come in 200 waves, and every token request fails.
+  tokensession's clock is moved by hand and its transport is scripted, so the minute takes a second. Counted:
+  its token requests, over many draws of the back-off's jitter, next to the most that the policy allows, and
+  next to a program in which each caller asks for itself (`naive`);
+- the cool-down: what it costs to get the remembered error, in nanoseconds per call, next to an empty
+  `async def`, one that raises an exception, and the same source with a fresh token;
 - the contestants, in real time: the token endpoint answers 500 to each request, and 100 callers come in two
-  waves, one after another. Counted: token requests, and whether it goes on by itself when the outage is
-  over. (tokensession's back-off starts at a second, of which a tenth at least is waited; the waves take
-  less than that, or it asks once more.)
+  waves, one after the other. Counted: token requests, and whether it recovers when the outage is over.
+  (tokensession's back-off starts at a second, of which it waits a tenth at least; the waves take less than
+  that, or it asks once more.)
 
 Series: {"minute": {"x": [trouble, ...], "token requests": [[least, median, most], ...], "bound": [...],
-"callers": 10000}, "told": {"x": [what, ...], "ns": [[q1, median, q3], ...]}, "peers": {"x": [name, ...],
+"callers": 10000}, "cool-down": {"x": [what, ...], "ns": [[q1, median, q3], ...]}, "peers": {"x": [name, ...],
 "token requests": [...], "callers": 100}}.
 """
 
@@ -38,16 +37,16 @@ from tokensession.testing import FakeClock, ScriptedTransport, token_response
 from .harness import command
 from .harness.results import Goal, Result, say
 from .harness.rounds import interleaved, spread
+from .harness.server import Server
 from .peers import Peer, Tokensession
-from .peers.common import at_once, contestants
-from .peers.failing_server import FailingServer
+from .peers.common import PATH, at_once, contestants, primed
 
 MINUTE = 60.0
 WAVES, EACH = 200, 50
 CALLS = 20_000  # per turn of the cool-down
 PEER_WAVES, PEER_EACH = 2, 50
 _LIMIT = 20.0  # seconds for one contestant
-_TRIES = 25  # of being served again, a tenth of a second apart
+_TRIES = 25  # requests after the outage, a tenth of a second apart
 
 TROUBLES: dict[str, Callable[[], TokenResponse]] = {
     "no connection": lambda: _no_connection(),
@@ -65,19 +64,19 @@ def _provider() -> OAuth2:
         token_url="https://id.example.com/token",
         client_id="client",
         client_secret="client-secret",
-        refresh_token="seed",
+        refresh_token="configured",
     )
 
 
-def _source(answers: Callable[[TokenRequest], TokenResponse], requests: int, **options: Any) -> Any:
-    """A source, and the endpoint that it asks."""
-    transport = ScriptedTransport(*[answers] * requests)
+def _source(respond: Callable[[TokenRequest], TokenResponse], requests: int, **options: Any) -> Any:
+    """A source and its transport."""
+    transport = ScriptedTransport(*[respond] * requests)
     store = MemoryStore(clock=options.get("clock"))
     return ManagedSource(_provider(), transport, store=store, **options), transport
 
 
-async def _told(source: ManagedSource) -> bool:
-    """Whether this caller was told of the outage."""
+async def _unavailable(source: ManagedSource) -> bool:
+    """Whether this caller got `TokenUnavailable`."""
     try:
         await source.token()
     except TokenUnavailable:
@@ -86,20 +85,20 @@ async def _told(source: ManagedSource) -> bool:
 
 
 async def minute(trouble: str, seed: int, waves: int = WAVES, each: int = EACH) -> tuple[int, int]:
-    """Token requests in a simulated minute, and the callers that were told."""
+    """Token requests in a simulated minute, and how many callers got `TokenUnavailable`."""
     chance = random.Random(seed)
     clock = FakeClock(jitter=iter(chance.random, None))
     source, transport = _source(lambda _: TROUBLES[trouble](), waves, clock=clock)
-    told = 0
+    unavailable = 0
     for _ in range(waves):
-        told += sum(await asyncio.gather(*(_told(source) for _ in range(each))))
+        unavailable += sum(await asyncio.gather(*(_unavailable(source) for _ in range(each))))
         clock.advance(MINUTE / waves)
     await source.aclose()
-    return len(transport.requests), told
+    return len(transport.requests), unavailable
 
 
 def bound(trouble: str, waves: int = WAVES) -> int:
-    """The most token requests of a minute that the policy's numbers allow: every draw the shortest."""
+    """The most token requests in a minute that the policy allows, with the shortest jitter each time."""
     policy = Policy()
     if trouble == "503":
         return 1 + int((MINUTE - 0.001) // policy.retry_after_default)
@@ -111,13 +110,15 @@ def bound(trouble: str, waves: int = WAVES) -> int:
 
 
 async def naive(waves: int = WAVES, each: int = EACH) -> int:
-    """Token requests of the same minute, if every caller whose token is spent asks for itself."""
+    """Token requests in the same minute if every caller asks for itself."""
     transport = ScriptedTransport(*[lambda _: TROUBLES["500"]()] * (waves * each))
     provider, expires_at = _provider(), 0.0
+    assert provider.credential is not None
+    request = provider.request(provider.credential)
 
     async def token() -> None:
         if expires_at <= time.time():
-            await transport.send(provider.request(provider.credential), connect=5, total=20)
+            await transport.send(request, connect=5, total=20)
 
     for _ in range(waves):
         await asyncio.gather(*(token() for _ in range(each)))
@@ -145,19 +146,24 @@ async def _timed(call: Callable[[], Awaitable[Any]], errors: type[Exception], ca
 
 
 async def cool_down(calls: int, rounds: int) -> dict[str, list[float]]:
-    """What each of these costs, in nanoseconds per call."""
-    # A pause of an hour at the least: none of the calls below may be the one that asks again.
+    """What each call costs, in nanoseconds."""
+    # The pause is an hour at least, so that none of the calls below asks again.
     patient = Policy(waiting_back_off=36_000, waiting_back_off_max=36_000)
     down, transport = _source(lambda _: _no_connection(), 1, policy=patient)
-    good = {"access_token": "access", "token_type": "Bearer", "expires_in": 36_000, "refresh_token": "next"}
-    up, _ = _source(lambda _: token_response(good), 1)
-    await asyncio.gather(_told(down), _told(up))
+    document = {
+        "access_token": "access",
+        "token_type": "Bearer",
+        "expires_in": 36_000,
+        "refresh_token": "next",
+    }
+    up, _ = _source(lambda _: token_response(document), 1)
+    await asyncio.gather(_unavailable(down), _unavailable(up))
     figures = await interleaved(
         {
             "empty async def": lambda: _timed(_empty, RuntimeError, calls),
             "async def that raises": lambda: _timed(_raising, RuntimeError, calls),
             "token(), fresh": lambda: _timed(up.token, TokenUnavailable, calls),
-            "token(), told of the outage": lambda: _timed(down.token, TokenUnavailable, calls),
+            "token(), in the outage": lambda: _timed(down.token, TokenUnavailable, calls),
         },
         rounds,
     )
@@ -169,39 +175,38 @@ async def cool_down(calls: int, rounds: int) -> dict[str, list[float]]:
 # -- the contestants ----------------------------------------------------------------------------
 
 
-async def scene(kind: type[Peer], waves: int = PEER_WAVES) -> dict[str, Any]:
-    """One contestant whose token endpoint fails: a row."""
+async def fail_and_recover(kind: type[Peer], waves: int = PEER_WAVES) -> dict[str, Any]:
+    """One contestant whose token endpoint fails. Returns its row."""
     callers, remark = 0, None
-    with FailingServer() as server:
-        async with kind(server.credentials) as peer:
-            await peer.prime()
-            await peer.get("/ping")
-            peer.expire()
-            before, begun = server.posts, time.perf_counter()
-            server.fail()
-            try:
-                async with asyncio.timeout(_LIMIT):
-                    for _ in range(waves):
-                        tally = await at_once(peer, PEER_EACH)
-                        callers += PEER_EACH
-                        remark = str(tally)
-            except TimeoutError:
-                remark = f"stopped after {_LIMIT:.0f} s, in the wave after these callers"
-            asked, took = server.posts - before, time.perf_counter() - begun
-            server.recover()
-            goes_on = await _recovers(peer)
+    async with Server(auth="post") as server, primed(kind, server) as peer:
+        await peer.get(PATH)
+        peer.expire()
+        await server.fail()
+        before, begun = (await server.stats())["token_requests"], time.perf_counter()
+        try:
+            async with asyncio.timeout(_LIMIT):
+                for _ in range(waves):
+                    tally = await at_once(peer, PEER_EACH)
+                    callers += PEER_EACH
+                    remark = str(tally)
+        except TimeoutError:
+            remark = f"stopped after {_LIMIT:.0f} s, in the wave after these callers"
+        took = time.perf_counter() - begun
+        requests = (await server.stats())["token_requests"] - before
+        await server.recover()
+        recovers = await _recovers(peer)
     return {
         "what": kind.name,
         "callers": callers,
-        "token requests": asked,
+        "token requests": requests,
         "seconds": took,
-        "goes on": "yes" if goes_on else "no",
+        "recovers": "yes" if recovers else "no",
         "remark": remark,
     }
 
 
 async def _recovers(peer: Peer) -> bool:
-    """Whether it is served within a few seconds of the outage's end: the pauses are a second so early."""
+    """Whether it gets a 200 soon after the outage. So early, the pauses are about a second."""
     for _ in range(_TRIES):
         if (await at_once(peer, 1)).served:
             return True
@@ -218,7 +223,7 @@ async def measure(
     only: Sequence[str] = (),
 ) -> Result:
     """All three parts."""
-    logging.getLogger("tokensession").addHandler(logging.NullHandler())  # it warns of each failure
+    logging.getLogger("tokensession").addHandler(logging.NullHandler())  # it logs each failure
     result = Result("outage")
     say("  outage: a simulated minute")
     result.series["minute"] = await _minutes(result, draws)
@@ -227,7 +232,7 @@ async def measure(
     found = {name: spread(line) for name, line in figures.items()}
     for name, line in found.items():
         result.rows.append({"what": name, "ns per call": line.as_json()})
-    result.series["told"] = {
+    result.series["cool-down"] = {
         "x": list(found),
         "ns": [[line.q1, line.median, line.q3] for line in found.values()],
     }
@@ -235,7 +240,7 @@ async def measure(
     rows = []
     for kind in able:
         say(f"  outage: {kind.name}")
-        rows.append(await scene(kind, waves))
+        rows.append(await fail_and_recover(kind, waves))
     result.series["peers"] = {
         "x": [row["what"] for row in rows],
         "token requests": [row["token requests"] for row in rows],
@@ -244,23 +249,22 @@ async def measure(
     result.rows += rows + [{"what": name, "remark": f"cannot: {reason}"} for name, reason in excused]
     result.notes += [
         f"The minute: {WAVES * EACH:,} callers in {WAVES} waves, {draws} draws of the jitter: least, median, "
-        "most. The bound is what comes of the shortest draw each time.",
-        "httpx-auth and mcp give up the grant at the first failure: the one asks with the password that it "
-        "was made with, the other wants a person at a browser. google-auth asks three times for each "
-        "refresh, with pauses between.",
-        "A 503 that names no Retry-After pauses a minute, so it is asked once.",
-        f"The contestants: {waves} waves of {PEER_EACH} callers, each as soon as the one before is told.",
+        "most. The bound takes the shortest jitter each time.",
+        "httpx-auth and mcp give up the grant at the first failure: httpx-auth asks with its password, "
+        "mcp needs a person at a browser. google-auth asks three times for each refresh, with pauses.",
+        "A 503 without a Retry-After pauses for a minute, so there is one token request.",
+        f"The contestants: {waves} waves of {PEER_EACH} callers, each right after the one before.",
     ]
     return result
 
 
 async def _minutes(result: Result, draws: int) -> dict[str, Any]:
-    """The first part: its rows and goals, and its series."""
+    """The first part. Adds its rows and goals, and returns its series."""
     series: dict[str, Any] = {"x": [], "token requests": [], "bound": [], "callers": WAVES * EACH}
     for trouble in TROUBLES:
         found = [await minute(trouble, seed) for seed in range(draws)]
         posts, most = spread([requests for requests, _ in found]), bound(trouble)
-        everybody = all(told == WAVES * EACH for _, told in found)
+        complete = all(unavailable == WAVES * EACH for _, unavailable in found)
         result.rows.append(
             {
                 "what": f"{Tokensession.name}, {trouble}",
@@ -272,21 +276,21 @@ async def _minutes(result: Result, draws: int) -> dict[str, Any]:
         result.goals.append(
             Goal(
                 f"token requests in a minute, {trouble}",
-                f"<= {most}, and every caller told",
+                f"<= {most}, and an error for every caller",
                 f"at most {posts.most:.0f}",
-                posts.most <= most and everybody,
+                posts.most <= most and complete,
             )
         )
         series["x"].append(trouble)
         series["token requests"].append([posts.least, posts.median, posts.most])
         series["bound"].append(most)
-    asked = await naive()
-    result.rows.append({"what": "naive, any trouble", "callers": WAVES * EACH, "token requests": asked})
+    requests = await naive()
+    result.rows.append({"what": "naive, any trouble", "callers": WAVES * EACH, "token requests": requests})
     return series
 
 
 def main(arguments: list[str]) -> int:
-    """Run it; 1 if tokensession asked more often than its policy allows."""
+    """Measure, print, save. Returns 1 if tokensession sent more token requests than its policy allows."""
     parser = command.parser("outage", __doc__, only=True)
     parser.add_argument("--draws", type=int, default=50, help="of the jitter, for the simulated minute")
     options = parser.parse_args(arguments)

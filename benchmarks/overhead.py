@@ -1,21 +1,20 @@
 """What a session costs on top of raw aiohttp: `python -m benchmarks overhead`.
 
-GET requests of a few bytes, over loopback, to a server in a process of its own, each with a token that is
-fresh all the time. First one after the other, then by 100 tasks at once over 100 connections.
+GET requests of a few bytes, over loopback, to a server in its own process. The token is fresh all the time.
+First one request after the other, then 100 tasks at once over 100 connections.
 
-A round is some dozens of GETs of each contestant (hundreds, by 100 tasks), forwards and backwards in turn.
-The session, raw aiohttp with a fixed header, and aiohttp with a middleware by the pattern of its cookbook
-meet in rounds of their own, hundreds of them and short, so that a change in the machine's mood meets all
-three and the quartiles of the ratio come close to each other. The others, which differ by more, meet raw
-aiohttp in fewer.
+A round is some dozens of GETs of each contestant (hundreds, with 100 tasks), forwards and backwards in turn.
+The session, raw aiohttp with a fixed header, and aiohttp with a middleware from its cookbook are compared in
+hundreds of short rounds of their own, so that noise on the machine hits all three and the quartiles of the
+ratio come close to each other. The others, which differ by more, are compared with raw aiohttp in fewer
+rounds.
 
 - "of raw": requests per second as a part of raw aiohttp's in the same round.
 - "CPU": microseconds of this process's processor time per GET, without the server's.
-- Latency is that of each single GET, over all rounds; among 100 tasks it is mostly the queue for the
-  processor.
+- Latency is that of each single GET, over all rounds. With 100 tasks it is mostly waiting for the processor.
 
-Loopback is the worst case for whoever is measured. A GET takes about 0.3 ms here; where the network takes
-10 ms, the same microseconds are a thirtieth of the part that they are here.
+Loopback is the worst case for the overhead. A GET takes about 0.3 ms here; where the network takes 10 ms, the
+same microseconds are a thirtieth of the share they are here.
 
 `series`: {"unit": "requests/s", "names": [...], "sequential": {...}, "100 tasks": {...}}, both with
 "median", "q1", "q3" (requests per second), "of_raw" (median, or null), "p50" and "p99" (ms), lists in the
@@ -48,7 +47,7 @@ _PATH = "/ping"
 
 
 class _Session(Tokensession):
-    """The session as anybody makes it. The peer's own clock can be moved by hand, which costs something."""
+    """The session with the system's clock. The peer's own clock can be moved, which costs time."""
 
     async def open(self, stack: AsyncExitStack) -> None:
         session = AuthedSession(OAuth2(**self.credentials), store=MemoryStore())
@@ -61,7 +60,7 @@ CLOSE: tuple[type[Peer], ...] = (_Session, RawAiohttp, AiohttpCookbook)
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of it: rounds of the close contest, rounds of all, and GETs a round in either case."""
+    """How much: rounds of the close contest and of the others, and GETs in a round of each."""
 
     rounds: int
     others: int
@@ -75,21 +74,21 @@ QUICK = Size(rounds=6, others=2, gets=10, tasks=20, each=2)
 
 @dataclass(slots=True)
 class _Entrant:
-    """A peer, and what has been noted of it."""
+    """A peer and its figures."""
 
     peer: Peer
     latencies: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
 
     async def gets(self, count: int) -> None:
-        """So many GETs, one after the other."""
+        """This many GETs, one after the other."""
         clock, note, get = time.perf_counter, self.latencies.append, self.peer.get
         for _ in range(count):
             start = clock()
             status = await get(_PATH)
             note(clock() - start)
             if status != 200:
-                raise RuntimeError(f"{self.peer.name}: answered {status}")
+                raise RuntimeError(f"{self.peer.name}: the API answered {status}, not 200.")
 
     async def round(self, size: Size, tasks: int) -> float:
         """Seconds per GET."""
@@ -110,7 +109,7 @@ Contest = Mapping[str, tuple[_Entrant, list[float]]]
 async def _contest(
     server: Server, peers: tuple[type[Peer], ...], size: Size, tasks: int, rounds: int, title: str
 ) -> Contest:
-    """Rounds of these peers, each in a configuration of its own on a grant of its own."""
+    """Rounds of these peers, each with its own configuration and grant."""
     async with AsyncExitStack() as stack:
         entrants: dict[str, _Entrant] = {}
         for make in peers:
@@ -123,7 +122,7 @@ async def _contest(
             entrant.latencies.clear()
             entrant.processor.clear()
         contestants = {name: _rounds_of(entrant, size, tasks) for name, entrant in entrants.items()}
-        figures = await interleaved(contestants, rounds, warm_up=0, progress=_now_and_then(title, rounds))
+        figures = await interleaved(contestants, rounds, warm_up=0, progress=_at_quarters(title, rounds))
         return {name: (entrants[name], figures[name]) for name in entrants}
 
 
@@ -131,9 +130,9 @@ def _rounds_of(entrant: _Entrant, size: Size, tasks: int) -> Callable[[], Awaita
     return lambda: entrant.round(size, tasks)
 
 
-def _now_and_then(title: str, rounds: int) -> Callable[[int, int], None]:
-    tell, step = progress(title), max(1, rounds // 4)
-    return lambda done, total: tell(done, total) if done and done % step == 0 else None
+def _at_quarters(title: str, rounds: int) -> Callable[[int, int], None]:
+    show, step = progress(title), max(1, rounds // 4)
+    return lambda done, total: show(done, total) if done and done % step == 0 else None
 
 
 def _row(name: str, how: str, contest: Contest) -> dict[str, Any]:
@@ -168,7 +167,7 @@ def _series(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 async def measure(size: Size) -> Result:
-    """Both ways, all who can."""
+    """Both ways, all contestants that can take part."""
     result = Result("overhead")
     out = {peer.name: why for peer in PEERS if (why := excuse(peer, "overhead")) is not None}
     others = tuple(
@@ -176,7 +175,7 @@ async def measure(size: Size) -> Result:
     )
     async with Server() as server:
         for how, tasks in (("sequential", 1), (f"{size.tasks} tasks", size.tasks)):
-            # A round of 100 tasks has more GETs in it: fewer rounds are as good.
+            # A round of 100 tasks has more GETs, so fewer rounds are enough.
             share = 1 if tasks == 1 else 3
             say(f"overhead: {how}")
             close = await _contest(server, CLOSE, size, tasks, max(2, size.rounds // share), how)
@@ -204,7 +203,7 @@ async def measure(size: Size) -> Result:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, show, save."""
+    """Measure, print, save."""
     parser = command.parser("overhead", __doc__)
     parser.add_argument("--rounds", type=int, default=400, help="of the close contest (default: %(default)s)")
     parser.add_argument("--others", type=int, default=45, help="rounds of the others (default: %(default)s)")

@@ -1,9 +1,9 @@
 """Writes the figures in docs/benchmarks.md from benchmarks/results. The prose there is written by hand.
 
-Between `<!-- figures of NAME: ... -->` and `<!-- end of figures -->` come the command and its date, the
-table, who could not take part, the goals and the notes of one benchmark. Between
-`<!-- environment: ... -->` and `<!-- end of environment -->` comes what they ran on; a benchmark that ran on
-something else says so itself.
+Between `<!-- figures of NAME: ... -->` and `<!-- end of figures -->` it writes one benchmark: the command
+and its date, the table, which contestants could not take part, the goals and the notes. Between `<!--
+environment: ... -->` and `<!-- end of environment -->` it writes the usual environment. A benchmark that ran
+in another one says so itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def load(directory: Path = RESULTS) -> dict[str, Any]:
 
 
 def write(page: Path = PAGE, results: Path = RESULTS) -> Path:
-    """Write the figures of the page anew."""
+    """Replace the figures on the page."""
     page.write_text(written(page.read_text(encoding="utf-8"), load(results)), encoding="utf-8")
     return page
 
@@ -55,7 +55,7 @@ def _section(name: str, result: Any, usual: Mapping[str, Any]) -> str:
     if result is None:
         return f"Not measured yet: `python -m benchmarks {name}`."
     parts = [
-        f"`{result['command']}`, on {result['date']}{_elsewhere(result['environment'], usual)}:",
+        f"`{result['command']}`, on {result['date']}{_differences(result['environment'], usual)}:",
         _tables(result["rows"]),
         _cannot(result["rows"]),
         "\n".join(map(_goal, result["goals"])),
@@ -65,7 +65,7 @@ def _section(name: str, result: Any, usual: Mapping[str, Any]) -> str:
 
 
 def _tables(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Those that took part. A row that goes with other columns than those above it begins a new table."""
+    """The rows that took part. A row whose columns do not fit those above it starts a new table."""
     tables: list[list[Mapping[str, Any]]] = []
     for row in rows:
         if _excuse(row) is not None:
@@ -78,7 +78,7 @@ def _tables(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Figures stand on the right. A column without anything in it is left out."""
+    """Numbers are aligned right. An empty column is left out."""
     columns = list(dict.fromkeys(key for row in rows for key in row if row[key] is not None))
     sides = ["---:" if _all_figures(row.get(column) for row in rows) else "---" for column in columns]
     lines = [[_shown(row.get(column)) for column in columns] for row in rows]
@@ -108,7 +108,7 @@ def _cannot(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _excuse(row: Mapping[str, Any]) -> str | None:
-    """Why somebody could not take part: what stands under "cannot", or a text that begins with it."""
+    """Why a contestant could not take part: the value of "cannot", or a text that starts with it."""
     texts = [f"cannot: {row['cannot']}"] if row.get("cannot") else row.values()
     for text in texts:
         if isinstance(text, str) and text.startswith("cannot: "):
@@ -123,7 +123,7 @@ def _goal(goal: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As a benchmark prints it: three figures are enough, and a spread is the median and the quartiles."""
+    """As a benchmark prints it: three digits, and for a spread the median and the quartiles."""
     if value is None:
         return ""
     if isinstance(value, Mapping) and "median" in value:
@@ -137,7 +137,7 @@ def _shown(value: Any) -> str:
 
 
 def _usual(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What most of them ran on."""
+    """The environment of most of them."""
     found: dict[str, Any] = {}
     environments = [result["environment"] for result in results]
     for key in _RAN_ON:
@@ -151,8 +151,8 @@ def _usual(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _elsewhere(environment: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    """What is not as it was for the others, if anything."""
+def _differences(environment: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """How this environment differs from the usual one, if it does."""
     other = [f"{environment[key]}" for key in _RAN_ON if environment[key] != usual[key]]
     other += [
         f"{name} {version}"

@@ -1,21 +1,21 @@
 """Processes that share a store find their token expired at the same moment: how soon is each served?
 
 One process makes the token request; the others wait for what it stores. Measured is the time from the
-token's *arrival* (the holder has its reply, and has stored nothing yet) until `await source.token()`
-returns in each waiter: for the median waiter and for the last one. Real processes, one store, a server
-that rotates refresh tokens and notices reuse. All read CLOCK_MONOTONIC, which one machine's processes share.
+token's *arrival* (the holder has the response, and has stored nothing yet) until `await source.token()`
+returns in each waiter: for the median waiter and for the last one. Real processes, one store, and a server
+that rotates refresh tokens and detects reuse. All read CLOCK_MONOTONIC, which the processes of a machine
+share.
 
-A round: the server holds token requests; each process is told that so much time has passed that its
-token has expired (its source's clock is set forward; the store's is not) and asks for a token; when one
-has reached the server and all others wait, they are left to wait a while, as
-for a real provider; then the server answers. Nobody says anything until the round is over, for with
-two processors to share every message would be in the way of what is measured.
+A round: the server holds token requests. Each process moves its source's clock ahead, so that its token has
+expired (the store's clock is not moved), and asks for a token. When one has reached the server and all others
+wait, they are left waiting for a while, as for a real provider; then the server answers. No process sends a
+message until the round is over: with two processors to share, every message would disturb the measurement.
 
-The floor beside it is the time in which this machine wakes so many event loops at all: this process writes
+The floor next to it is the time in which this machine wakes so many event loops at all: this process writes
 a line into a socket of each.
 
-What it does not show: hosts that share a store, and processes that have a processor each. `cpu` is the
-share of one processor that one waiter takes while it waits, its start included.
+Not measured: hosts that share a store, and processes that have a processor each. `cpu` is the share of one
+processor that one waiter uses while it waits, including its start.
 
 `series`: {"x": [processes], "lines": {"file, last": [...], "file, median": [...], "sqlite, last": [...],
 ..., "floor, last": [...]}, "unit": "ms"}, medians of the rounds.
@@ -44,7 +44,7 @@ from tokensession.clock import SystemClock
 from tokensession.providers import OAuth2
 from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import open_store
-from tokensession.testing.conformance.peer import nursery, rear
+from tokensession.testing.conformance.peer import fork_server, serve_forks
 
 from .harness import command
 from .harness.results import Goal, Result, progress
@@ -59,31 +59,31 @@ _ROOT = str(Path(__file__).parents[1])
 _PROGRAM = f"""
 import sys
 sys.path.insert(0, {_ROOT!r})
-from benchmarks.processes import nurse
-nurse(int(sys.argv[1]))
+from benchmarks.processes import serve
+serve(int(sys.argv[1]))
 """
-_HELD = 0.15  # seconds that everybody waits at least: by then the pauses between two looks are the longest
-_QUIET = 0.2  # seconds without a message, in which all are served
+_WAIT = 0.15  # seconds that all wait, at least: by then the pauses between two polls are the longest
+_SERVING = 0.2  # seconds without a message, in which all are served
 
 
 # -- a worker process -----------------------------------------------------------------------------
 
 
-class _Ahead(SystemClock):
-    """So many seconds ahead of the machine's clocks."""
+class _AdvancedClock(SystemClock):
+    """Some seconds ahead of the machine's clocks."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def wall(self) -> float:  # type: ignore[override]
+    def wall(self) -> float:
         return time.time() + self.seconds
 
-    def boot(self) -> float:  # type: ignore[override]
+    def boot(self) -> float:
         return time.monotonic() + self.seconds
 
 
 class _Transport:
-    """The usual one; it notes when its last reply was there."""
+    """The usual one. It notes when its last response arrived."""
 
     def __init__(self) -> None:
         self._transport = AiohttpTransport()
@@ -106,10 +106,10 @@ async def _ask(source: ManagedSource) -> dict[str, Any]:
     }
 
 
-async def _live(fd: int, setup: dict[str, Any]) -> None:
-    """One process with one source per store, told what to do line by line."""
+async def _work(fd: int, setup: dict[str, Any]) -> None:
+    """One worker process with one source per store. It reads one order per line."""
     lines, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
-    clock, transport = _Ahead(), _Transport()
+    clock, transport = _AdvancedClock(), _Transport()
     stores = {name: open_store(url) for name, url in setup["stores"].items()}
     sources = {
         name: ManagedSource(
@@ -130,7 +130,7 @@ async def _live(fd: int, setup: dict[str, Any]) -> None:
                 clock.seconds, transport.arrived = order["ahead"], None
                 work = asyncio.ensure_future(_ask(sources[order["store"]]))
                 answer = {}
-            case "hear":  # and say nothing until the report
+            case "wake":  # no response until the report
                 answer = {"served": now}
                 continue
             case "report" if work is not None:
@@ -139,17 +139,17 @@ async def _live(fd: int, setup: dict[str, Any]) -> None:
         writer.write(json.dumps(answer).encode() + b"\n")
 
 
-def nurse(fd: int) -> None:
-    """Be the parent of the workers: imported once, forked often."""
-    gc.freeze()  # what the children share with their parent stays shared
-    rear(socket.socket(fileno=fd), _live)
+def serve(fd: int) -> None:
+    """Be the parent of the workers: it imports everything once, and forks each."""
+    gc.freeze()  # keeps the memory that children share with their parent shared
+    serve_forks(socket.socket(fileno=fd), _work)
 
 
 # -- the experiment -------------------------------------------------------------------------------
 
 
 class _Worker:
-    """The remote control of one of them."""
+    """The remote control of one worker."""
 
     def __init__(self, lines: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._lines = lines
@@ -164,18 +164,18 @@ class _Worker:
 
 
 @dataclass(slots=True)
-class _Book:
-    """What was seen of one contestant: a store and a number of processes. Times in seconds."""
+class _Figures:
+    """The figures of one contestant: a store and a number of processes. Times in seconds."""
 
     median: list[float] = field(default_factory=list)
     last: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     requests: list[int] = field(default_factory=list)
     reuse: int = 0
-    tokens: int = 0  # rounds in which not all had one and the same token
+    mixed: int = 0  # rounds in which not all got the same token
 
-    def row(self, who: str, processes: int) -> dict[str, Any]:
-        row: dict[str, Any] = {"store": who, "processes": processes}
+    def row(self, name: str, processes: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"store": name, "processes": processes}
         if self.requests:
             row |= {"token requests a round": max(self.requests), "reuse": self.reuse}
         row |= {
@@ -187,23 +187,23 @@ class _Book:
 
     @property
     def broken(self) -> bool:
-        return self.reuse > 0 or self.tokens > 0 or any(number != 1 for number in self.requests)
+        return self.reuse > 0 or self.mixed > 0 or any(number != 1 for number in self.requests)
 
 
 def _ms(seconds: list[float]) -> dict[str, float]:
     return spread([1000 * second for second in seconds]).as_json()
 
 
-class _Scene:
-    """The server, the workers, and the time that they take it to be."""
+class _Experiment:
+    """The server, the workers, and how far their clocks are ahead."""
 
     def __init__(self, server: Server, workers: list[_Worker]) -> None:
         self._server = server
         self._workers = workers
         self._ahead = 0
 
-    async def expire(self, store: str, processes: int, book: _Book) -> float:
-        """One round; the last waiter's time."""
+    async def expire(self, store: str, processes: int, figures: _Figures) -> float:
+        """One round. Returns the last waiter's time."""
         workers, before = self._workers[:processes], await self._server.stats()
         self._ahead += 2 * LIFETIME
         await self._server.hold()
@@ -211,27 +211,27 @@ class _Scene:
             worker.tell("expire", store=store, ahead=self._ahead)
         await asyncio.gather(*(worker.answer() for worker in workers))
         await self._server.reached()
-        await asyncio.sleep(_HELD + random.random() * 0.025)
+        await asyncio.sleep(_WAIT + random.random() * 0.025)
         await self._server.release()
-        await asyncio.sleep(_QUIET)
+        await asyncio.sleep(_SERVING)
         answers = await self._reports(workers)
         after = await self._server.stats()
         arrived = max(answer["arrived"] or 0.0 for answer in answers)
         waits = [answer["served"] - arrived for answer in answers if answer["arrived"] is None]
-        book.requests.append(after["token_requests"] - before["token_requests"])
-        book.reuse += after["reuse_detections"] - before["reuse_detections"]
-        book.tokens += len({answer["token"] for answer in answers}) != 1
-        book.cpu.extend(answer["cpu"] for answer in answers if answer["arrived"] is None)
-        return _noted(book, waits)
+        figures.requests.append(after["token_requests"] - before["token_requests"])
+        figures.reuse += after["reuse_detections"] - before["reuse_detections"]
+        figures.mixed += len({answer["token"] for answer in answers}) != 1
+        figures.cpu.extend(answer["cpu"] for answer in answers if answer["arrived"] is None)
+        return _note(figures, waits)
 
-    async def floor(self, processes: int, book: _Book) -> float:
-        """One round in which they are all just woken."""
+    async def floor(self, processes: int, figures: _Figures) -> float:
+        """One round in which all are only woken."""
         workers, began = self._workers[:processes], time.monotonic()
         for worker in workers:
-            worker.tell("hear")
-        await asyncio.sleep(_QUIET / 4)
+            worker.tell("wake")
+        await asyncio.sleep(_SERVING / 4)
         answers = await self._reports(workers)
-        return _noted(book, [answer["served"] - began for answer in answers])
+        return _note(figures, [answer["served"] - began for answer in answers])
 
     async def _reports(self, workers: list[_Worker]) -> list[dict[str, Any]]:
         for worker in workers:
@@ -239,86 +239,95 @@ class _Scene:
         return await asyncio.gather(*(worker.answer() for worker in workers))
 
 
-def _noted(book: _Book, waits: list[float]) -> float:
-    book.median.append(statistics.median(waits))
-    book.last.append(max(waits))
+def _note(figures: _Figures, waits: list[float]) -> float:
+    figures.median.append(statistics.median(waits))
+    figures.last.append(max(waits))
     return max(waits)
 
 
 @contextlib.asynccontextmanager
-async def _scene(most: int, directory: str) -> AsyncIterator[_Scene]:
+async def _experiment(most: int, directory: str) -> AsyncIterator[_Experiment]:
     urls = {"file": f"file://{directory}/tokens", "sqlite": f"sqlite:///{directory}/tokens.db"}
     async with Server(lifetime=LIFETIME) as server, contextlib.AsyncExitStack() as stack:
         credentials = {
             name: server.credentials | {"refresh_token": await server.new_credential()} for name in STORES
         }
-        home, workers = nursery("-c", _PROGRAM), []
+        forks, workers = fork_server("-c", _PROGRAM), []
         for _ in range(most):
             ours, theirs = socket.socketpair()
             with theirs:
-                pid = home.start({"stores": urls, "credentials": credentials}, theirs)
-            stack.callback(home.signal, "kill", pid)
+                pid = forks.start({"stores": urls, "credentials": credentials}, theirs)
+            stack.callback(forks.signal, "kill", pid)
             lines, writer = await asyncio.open_connection(sock=ours)
             stack.callback(writer.transport.abort)
             workers.append(_Worker(lines, writer))
         for worker in workers:
             worker.tell("report")
             await worker.answer()
-        yield _Scene(server, workers)
+        yield _Experiment(server, workers)
 
 
 async def measure(sizes: list[int], rounds: int) -> Result:
-    """All stores and sizes in turn, so many rounds."""
-    books = {(who, size): _Book() for size in sizes for who in (*STORES, "floor")}
+    """All stores and sizes in turn, for this many rounds."""
+    all_figures = {(name, size): _Figures() for size in sizes for name in (*STORES, "floor")}
     with tempfile.TemporaryDirectory() as directory:
-        async with _scene(max(sizes), directory) as scene:
+        async with _experiment(max(sizes), directory) as experiment:
             await interleaved(
                 {
-                    f"{who} {size}": partial(scene.floor, size, book)
-                    if who == "floor"
-                    else partial(scene.expire, who, size, book)
-                    for (who, size), book in books.items()
+                    f"{name} {size}": partial(experiment.floor, size, figures)
+                    if name == "floor"
+                    else partial(experiment.expire, name, size, figures)
+                    for (name, size), figures in all_figures.items()
                 },
                 rounds,
                 progress=progress("processes"),
             )
-    for book in books.values():  # without the warm-up round, in which the first token was fetched
-        del book.median[:-rounds], book.last[:-rounds]
+    for figures in all_figures.values():  # drop the warm-up round, which fetched the first token
+        del figures.median[:-rounds], figures.last[:-rounds]
     result = Result("processes")
-    result.rows = [book.row(who, size) for (who, size), book in books.items()]
+    result.rows = [figures.row(name, size) for (name, size), figures in all_figures.items()]
     result.series = {
         "x": sizes,
         "lines": {
-            f"{who}, {what}": [1000 * statistics.median(getattr(books[who, size], what)) for size in sizes]
-            for who in (*STORES, "floor")
+            f"{name}, {what}": [
+                1000 * statistics.median(getattr(all_figures[name, size], what)) for size in sizes
+            ]
+            for name in (*STORES, "floor")
             for what in ("median", "last")
         },
         "unit": "ms",
     }
-    result.goals = [*_counts(books), *_times(books)]
+    result.goals = [*_counts(all_figures), *_times(all_figures)]
     result.notes = [
-        "From the token's arrival (the holder has its reply, nothing is stored yet) to each waiter served.",
-        "cpu: the share of one processor that one waiter takes while it waits.",
+        "From the token's arrival (the response is there, nothing is stored yet) to each waiter served.",
+        "cpu: the share of one processor that one waiter uses while it waits.",
         "floor: a line written into a socket of each process.",
     ]
     return result
 
 
-def _counts(books: dict[tuple[str, int], _Book]) -> list[Goal]:
-    kept = [book for book in books.values() if book.requests]
-    rounds = sum(len(book.requests) for book in kept)
-    requests = sum(sum(book.requests) for book in kept)
-    reuse = sum(book.reuse for book in kept)
+def _counts(all_figures: dict[tuple[str, int], _Figures]) -> list[Goal]:
+    redeeming = [figures for figures in all_figures.values() if figures.requests]
+    rounds = sum(len(figures.requests) for figures in redeeming)
+    requests = sum(sum(figures.requests) for figures in redeeming)
+    reuse = sum(figures.reuse for figures in redeeming)
     found = f"{requests} in {rounds} rounds; reuse detected {reuse} times"
-    return [Goal("token requests", "1 a round, none reused", found, not any(book.broken for book in kept))]
+    return [
+        Goal(
+            "token requests",
+            "1 a round, none reused",
+            found,
+            not any(figures.broken for figures in redeeming),
+        )
+    ]
 
 
-def _times(books: dict[tuple[str, int], _Book]) -> list[Goal]:
+def _times(all_figures: dict[tuple[str, int], _Figures]) -> list[Goal]:
     goals = []
     for store in STORES:
-        book = books.get((store, 32))
-        if book is not None:
-            last = statistics.median(book.last)
+        figures = all_figures.get((store, 32))
+        if figures is not None:
+            last = statistics.median(figures.last)
             goals.append(
                 Goal(
                     f"{store}: the last of 32",
@@ -331,7 +340,7 @@ def _times(books: dict[tuple[str, int], _Book]) -> list[Goal]:
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status: 1 if a token was requested twice."""
+    """Measure, print, save. Returns 1 if a token was requested twice."""
     parser = command.parser("processes", __doc__)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 8, 32, 64], metavar="P")
     parser.add_argument("--rounds", type=int, default=10)

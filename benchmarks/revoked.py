@@ -1,9 +1,9 @@
-"""The server takes the access token back before its time, and a hundred requests meet the 401 at once.
+"""The server revokes the access token early, and a hundred requests get a 401 at once.
 
-Every contestant has a token that looks good to it. The server revokes all access tokens (refresh tokens
-stay good), and then 100 tasks make one GET each; a token request takes 50 ms at the server, so that all of
-them have got their 401 before there is a new token. Counted: how many are served in the end, and the token
-requests. Refresh tokens rotate, with reuse detection.
+Every contestant has a token that looks valid. The server revokes all access tokens (refresh tokens stay
+valid), and then 100 tasks make one GET each. A token request takes 50 ms at the server, so all of them get
+their 401 before there is a new token. Counted: how many get a 200 in the end, and the token requests. Refresh
+tokens rotate, with reuse detection.
 
 Series: {"x": [name, ...], "served": [...], "token requests": [...]}.
 """
@@ -21,11 +21,11 @@ from .peers.common import PATH, Tally, at_once, contestants, primed, worst
 
 REQUESTS = 100
 LATENCY = 0.05  # seconds that a token request takes at the server
-_LIMIT = 30.0  # seconds for one scene
+_LIMIT = 30.0  # seconds for one round
 
 
-async def scene(kind: type[Peer], server: Server, requests: int = REQUESTS) -> tuple[Tally, int]:
-    """What came of the requests, and the token requests."""
+async def revoke(kind: type[Peer], server: Server, requests: int = REQUESTS) -> tuple[Tally, int]:
+    """One round. Returns the tally of the requests, and the token requests."""
     async with primed(kind, server) as peer:
         await peer.get(PATH)
         before = (await server.stats())["token_requests"]
@@ -35,7 +35,7 @@ async def scene(kind: type[Peer], server: Server, requests: int = REQUESTS) -> t
 
 
 async def measure(rounds: int = 3, *, only: Sequence[str] = ()) -> Result:
-    """All contestants, so many rounds each."""
+    """All contestants, this many rounds each."""
     able, excused = contestants("revoked", only)
     result = Result("revoked")
     async with Server(auth="post", delay=LATENCY) as server:
@@ -44,13 +44,13 @@ async def measure(rounds: int = 3, *, only: Sequence[str] = ()) -> Result:
             found = []
             for _ in range(rounds):
                 async with asyncio.timeout(_LIMIT):
-                    found.append(await scene(kind, server))
+                    found.append(await revoke(kind, server))
             result.rows.append(
                 {
                     "contestant": kind.name,
                     "requests": REQUESTS,
                     "served": worst(tally.served for tally, _ in found),
-                    "token requests": worst(asked for _, asked in found),
+                    "token requests": worst(requests for _, requests in found),
                     "remark": "; ".join(dict.fromkeys(str(tally) for tally, _ in found if tally.failed))
                     or None,
                 }
@@ -73,13 +73,13 @@ async def measure(rounds: int = 3, *, only: Sequence[str] = ()) -> Result:
     result.rows += [{"contestant": name, "remark": f"cannot: {reason}"} for name, reason in excused]
     result.notes.append(
         f"{rounds} rounds, a range where they differ. aiohttp-oauth2-client, Authlib and httpx-auth do not "
-        "look at a 401: it is the caller's, until the token's time is up."
+        "look at a 401: callers get it until the token expires."
     )
     return result
 
 
 def main(arguments: list[str]) -> int:
-    """Run it; 1 if tokensession asked other than once, or failed a request."""
+    """Measure, print, save. Returns 1 unless tokensession asked once and failed no request."""
     parser = command.parser("revoked", __doc__, only=True)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)

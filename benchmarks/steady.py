@@ -1,27 +1,25 @@
 """Latency under constant load while tokens expire and are replaced: `python -m benchmarks steady`.
 
 200 GETs a second through two sessions: one's tokens live for two seconds and are replaced some fifty times
-during the run, the other's never expires. They are taken in turn, a window of some seconds each, in one
-process and against two servers of the same kind, each in a process of its own.
+during the run, the other's never expires. They take turns, in windows of some seconds, in one process and
+against two servers of the same kind, each in its own process.
 
-The load is open: a request is due every five milliseconds, whether or not those before it have been
-answered, and its latency counts from the moment at which it was due. What would hold everybody up (a wait
-for the token, work on the event loop) is so in the latency of everybody, and hides nowhere.
+The load is open: a request is due every five milliseconds, whether or not the earlier ones have been
+answered, and its latency counts from the moment at which it was due. So anything that delays all requests (a
+wait for the token, work on the event loop) shows in all latencies.
 
-A request waits for a token if `source.token()` gives up the processor, be it once. That is counted exactly,
-by stepping its coroutine, and must never happen: the refresh ahead of the expiry is there for it.
+A request waits for a token if `source.token()` suspends, even once. That is counted exactly, by stepping its
+coroutine, and must never happen: the refresh ahead of the expiry is there for it.
 
-The session whose token never expires is there twice. How much the two differ is how much of a difference
-this run cannot tell from none.
+The session whose token never expires is there twice. The difference between the two is the noise of the run.
 
-Before each window of the expiring session its token is asked for once, unmeasured: nobody has used it while
-the other one was measured, so it may have expired, as a session's that is idle for longer than its token
-lives.
+Before each window of the expiring session its token is requested once, unmeasured: it was idle while the
+other session was measured, so the token may have expired.
 
-The policy is the default but for the lead: DUE at 60 % of the life before its end, so that two seconds give
-room for fifty refreshes in a run of bearable length. In an hour's token they would be fifty among 36
-million requests; here every two-hundredth request or so meets one. So the ratio of p99 is harsher than
-life.
+The policy is the default except for the lead: DUE at 60 % of the life before its end, so that two seconds
+leave room for fifty refreshes in a run of reasonable length. With an hour's token there would be fifty
+refreshes in 36 million requests; here about every two-hundredth request meets one. So the ratio of p99 is
+harsher than in production.
 
 `series`: {"unit": "ms", "names": [...], "percent": [...], "lines": {name: [latency at each percent]},
 "refreshes": {"seconds": [...], "p99_near": ms, "p99_far": ms}}: the distribution of each, and the latencies
@@ -53,25 +51,25 @@ EXPIRING, LASTING, AGAIN = "expires every 2 s", "never expires", "never expires,
 GOAL = 1.05
 _RATE = 200  # requests a second
 _LIFE = 2  # seconds
-_FOREVER = 30 * 24 * 3600
-_AT_MOST = 140  # seconds in all, on a machine that is too busy for it
+_LONG_LIFE = 30 * 24 * 3600
+_AT_MOST = 140  # seconds in total, on a busy machine
 _NEAR = 0.02  # seconds
 _SPIN = (
-    0.0015  # seconds before it is due that the waiting turns into looking: timers are a millisecond coarse
+    0.0015  # seconds before a request is due, when waiting becomes polling: timers are a millisecond coarse
 )
 _PERCENTS = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How many refreshes are wanted, and how long a window is, in seconds."""
+    """How many refreshes to wait for, and the length of a window in seconds."""
 
     refreshes: int = 50
     window: float = 3.0
 
 
 class _WatchedSource(ManagedSource):
-    """Counters the calls of `token` that did not return at once."""
+    """Counts the calls of `token` that did not return at once."""
 
     __slots__ = ("waits",)
 
@@ -84,7 +82,7 @@ class _WatchedSource(ManagedSource):
 
 
 class _Stepped:
-    """`ManagedSource.token`, with a note made if it gives up the processor."""
+    """`ManagedSource.token`, counted if it suspends."""
 
     __slots__ = ("_source",)
 
@@ -104,7 +102,7 @@ class _Stepped:
 
 @dataclass(slots=True)
 class _Arm:
-    """One of the two: its session, and what was seen of it."""
+    """One session and its figures."""
 
     source: _WatchedSource
     session: AuthedSession
@@ -116,7 +114,7 @@ class _Arm:
     refreshes: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     latest: float = 0.0
-    """How late a request was sent, at most: so long the machine, or this loop, stood still."""
+    """How late a request was sent, at most: the longest pause of the machine or of this event loop."""
     measuring: bool = False
 
     def observe(self, event: Event) -> None:
@@ -134,9 +132,9 @@ class _Arm:
         self.due.append(due)
 
     async def window(self, seconds: float) -> None:
-        """Load for so long."""
+        """Load for this long."""
         await self.source.token()
-        await self._get(time.perf_counter())  # a connection that was idle
+        await self._get(time.perf_counter())  # reopens an idle connection
         self.latencies.pop(), self.due.pop()
         before, first = self.source.waits, len(self.latencies)
         self.measuring = True
@@ -154,35 +152,35 @@ class _Arm:
 
 
 async def _until(moment: float) -> None:
-    """Until that moment of `perf_counter`: asleep, and in the end awake, letting the others work."""
+    """Wait until that moment of `perf_counter`: sleep, then poll, letting other tasks run."""
     if (left := moment - time.perf_counter()) > _SPIN:
         await asyncio.sleep(left - _SPIN)
-    while time.perf_counter() < moment:  # noqa: ASYNC110 - no event comes at a moment
+    while time.perf_counter() < moment:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0)
 
 
 async def _arm(stack: AsyncExitStack, lifetime: int) -> _Arm:
     server = await stack.enter_async_context(Server(lifetime=lifetime))
-    seen: list[_Arm] = []
+    made: list[_Arm] = []
     source = _WatchedSource(
         OAuth2(**server.credentials),
         AiohttpTransport(),
         store=MemoryStore(),
         policy=Policy(due_fraction=0.6),
-        observer=lambda event: seen[0].observe(event) if seen else None,
+        observer=lambda event: made[0].observe(event) if made else None,
     )
     stack.push_async_callback(source.aclose)
     arm = _Arm(source, await stack.enter_async_context(AuthedSession(source)))
-    seen.append(arm)
+    made.append(arm)
     return arm
 
 
 async def measure(load: Load) -> Result:
-    """Windows of both in turn, until there were as many refreshes under load as wanted."""
+    """Windows of all in turn, until there were enough refreshes under load."""
     async with AsyncExitStack() as stack:
-        lives = {EXPIRING: _LIFE, LASTING: _FOREVER, AGAIN: _FOREVER}
+        lives = {EXPIRING: _LIFE, LASTING: _LONG_LIFE, AGAIN: _LONG_LIFE}
         arms = {name: await _arm(stack, life) for name, life in lives.items()}
-        tell, wanted = progress("steady"), load.refreshes
+        show, wanted = progress("steady"), load.refreshes
         pairs = 0
         end = time.perf_counter() + _AT_MOST
         while len(arms[EXPIRING].refreshes) < wanted and time.perf_counter() < end:
@@ -190,12 +188,12 @@ async def measure(load: Load) -> Result:
             for arm in order:
                 await arm.window(load.window)
             pairs += 1
-            tell(min(len(arms[EXPIRING].refreshes), wanted), wanted)
+            show(min(len(arms[EXPIRING].refreshes), wanted), wanted)
     return _result(arms, load)
 
 
 def _near(arm: _Arm) -> tuple[list[float], list[float]]:
-    """Latencies of the requests that were due near a refresh, and of the others."""
+    """The latencies of the requests that were due near a refresh, and of the others."""
     near: list[float] = []
     far: list[float] = []
     for due, latency in zip(arm.due, arm.latencies, strict=True):
@@ -240,8 +238,8 @@ def _result(arms: dict[str, _Arm], load: Load) -> Result:
         result.notes.append(
             f"Stopped after {_AT_MOST} s: {len(ours.refreshes)} refreshes of {load.refreshes}."
         )
-    if (stood := max(arm.latest for arm in arms.values())) > 1.0:
-        result.notes.append(f"The machine stood still for {stood:.1f} s: take this run for nothing.")
+    if (paused := max(arm.latest for arm in arms.values())) > 1.0:
+        result.notes.append(f"The machine paused for {paused:.1f} s: do not use this run.")
     result.notes.append(
         f"Two sessions whose tokens never expire, by windows: p50 {again[0]} times, p99 {again[1]} times."
     )
@@ -273,7 +271,7 @@ def _result(arms: dict[str, _Arm], load: Load) -> Result:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, show, save; 1 if a request has waited for a token, or failed."""
+    """Measure, print, save. Returns 1 if a request waited for a token, or failed."""
     parser = command.parser("steady", __doc__)
     parser.add_argument("--refreshes", type=int, default=50, help="under load (default: %(default)s)")
     options = parser.parse_args(arguments)

@@ -1,31 +1,32 @@
-"""What a store costs, beside the least that its medium can do it for.
+"""What a store costs, next to the least that its medium allows.
 
 For the memory, the file and the SQLite store:
 
 * `load`: `await store.load(key)`.
-* `claim + commit`: take the claim, store a record of 700 bytes, durably.
+* `claim + commit`: take the claim, and store a record of 700 bytes durably.
 * `hand-over, same process`: from the call of `commit` until a task that waits for the claim has the new
-  record; at a store object of its own, unless the store is memory.
-* `hand-over, other process`: the same for a waiter in another process, whose answer comes by a socket.
+  record. The task uses its own store object, unless the store is memory.
+* `hand-over, other process`: the same for a waiter in another process, which answers through a socket.
 
-The floor is what cannot be done without, timed inside one thread, so without a thread hop. For the file
-store: read one file; or write one, fsync it, rename it and fsync the directory. For SQLite: one SELECT; or
-one BEGIN IMMEDIATE ... COMMIT with synchronous=FULL. For memory: an `async def` that reads or sets an entry
-of a dict. The hop is `await asyncio.to_thread(nothing)`; that of the store, in its one thread, is beside it.
+The floor is the least work that the medium needs, timed inside one thread, so without a thread hop. For the
+file store: read one file; or write one, fsync it, rename it and fsync the directory. For SQLite: one SELECT;
+or one BEGIN IMMEDIATE ... COMMIT with synchronous=FULL. For memory: an `async def` that reads or sets an
+entry of a dict. The hop is `await asyncio.to_thread(nothing)`; next to it is the store's own hop, to its one
+thread.
 
-Beside them: the hop, and what a claim does so that a commit will not find the disk full: it reserves
-64 KiB in a file and gives them back, which is beyond the floor and in the figure of both stores.
+Also measured: what a claim does so that a commit will not find the disk full. It reserves 64 KiB in a file
+and frees them. This is not in the floor, but in the figures of both stores.
 
 A round takes each of them once, in turn. The bound of a round is 2 x floor + hop, both of that same round
 (for memory, which needs no thread, 2 x floor); `of bound` is the median of the rounds' ratios. Hand-overs
-have no such bound: who waits looks from time to time. They are shown.
+have no such bound, because a waiter polls.
 
-What it does not show: other disks. With other writers on the disk it shows mostly them; on a file system
-in memory, where fsync is nothing, what the code takes.
+Not measured: other disks. If others write to the disk, this shows mostly them. On a file system in memory,
+where fsync does nothing, it shows what the code takes.
 
 `series`: {"x": ["memory", "file", "sqlite"], "lines": {"load": [...], "load, bound": [...],
 "claim + commit": [...], "claim + commit, bound": [...], "hand-over, same process": [...], ...},
-"unit": "us"}: medians, and None where there is nothing to show.
+"unit": "us"}: medians, or None if there is no figure.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ from .harness.rounds import interleaved, ratios, spread
 
 NAMES = ("memory", "file", "sqlite")
 DATA = b"x" * 700
-"""About what a record with two tokens takes."""
+"""About the size of a record with two tokens."""
 
 Contestant = Callable[[], Awaitable[float]]
 
-_SETTLED = 0.05  # seconds: by then who waits has tried the claim
+_SETTLED = 0.05  # seconds: by then the waiter has tried the claim
 
 
 # -- floors -----------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ def _nothing() -> None:
 
 
 async def _in_thread(work: Callable[[], object], times: int) -> float:
-    """Seconds that the work takes, in another thread, the hop not counted."""
+    """Seconds that the work takes in another thread, without the hop."""
 
     def timed() -> float:
         began = time.perf_counter()
@@ -89,7 +90,7 @@ async def _awaited(work: Callable[[], Awaitable[object]], times: int) -> float:
 
 
 class _Reserve:
-    """What a claim reserves, and a commit gives back."""
+    """The space that a claim reserves and a commit frees."""
 
     def __init__(self, directory: str) -> None:
         self._fd = os.open(Path(directory) / "reserve", os.O_RDWR | os.O_CREAT, 0o600)
@@ -172,7 +173,7 @@ class _MemoryFloor:
 
 async def _claimed(store: Store, record: Record | None) -> Claim:
     claim = await store.claim("k", seen=_seen(record), timeout=60)
-    assert not isinstance(claim, Record), "nobody else writes"
+    assert not isinstance(claim, Record), "there is no other writer"
     return claim
 
 
@@ -192,7 +193,7 @@ async def _cost_of_commits(store: Store, times: int) -> float:
 
 
 async def _hand_over(store: Store, wait: Callable[[str | None], Awaitable[Any]]) -> float:
-    """Seconds from the call of commit until `wait`, begun before, ends."""
+    """Seconds from the call of commit until `wait`, which started before, returns."""
     record = await store.load("k")
     claim = await _claimed(store, record)
     waiting = asyncio.ensure_future(_until(wait(_seen(record))))
@@ -226,7 +227,7 @@ async def _contestants(directory: str, times: int) -> AsyncIterator[dict[str, Co
         "own hop": partial(_awaited, partial(worker.run, _nothing), times),
     }
 
-    def compete(name: str, store: Store, other: Store) -> None:
+    def add(name: str, store: Store, other: Store) -> None:
         contestants[f"{name}, load"] = partial(_awaited, partial(store.load, "k"), times)
         contestants[f"{name}, claim + commit"] = partial(_cost_of_commits, store, times)
         contestants[f"{name}, hand-over, same process"] = partial(
@@ -235,7 +236,7 @@ async def _contestants(directory: str, times: int) -> AsyncIterator[dict[str, Co
 
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(worker.aclose, _nothing)
-        compete("memory", memory, memory)
+        add("memory", memory, memory)
         in_memory = _MemoryFloor()
         contestants["memory, load, floor"] = partial(_awaited, in_memory.read, times)
         contestants["memory, claim + commit, floor"] = partial(_awaited, in_memory.write, times)
@@ -252,7 +253,7 @@ async def _contestants(directory: str, times: int) -> AsyncIterator[dict[str, Co
             stack.push_async_callback(other.aclose)
             peer = stack.enter_context(Peer(url))
             await store.put("k", DATA)
-            compete(name, store, other)
+            add(name, store, other)
             contestants[f"{name}, hand-over, other process"] = partial(
                 _hand_over, store, partial(_wait_there, peer)
             )
@@ -262,7 +263,7 @@ async def _contestants(directory: str, times: int) -> AsyncIterator[dict[str, Co
 
 
 async def measure(rounds: int, times: int, directory: str | None) -> Result:
-    """So many rounds; in each, every operation but the hand-overs that many times in a row."""
+    """`rounds` rounds. In each, every operation except the hand-overs runs `times` times in a row."""
     with tempfile.TemporaryDirectory(dir=directory) as place:
         async with _contestants(place, times) as contestants:
             figures = await interleaved(contestants, rounds, progress=progress("stores"))
@@ -271,9 +272,9 @@ async def measure(rounds: int, times: int, directory: str | None) -> Result:
         for what in ("load", "claim + commit"):
             result.rows.append(_bounded(name, what, figures, result.goals))
         for what in ("hand-over, same process", "hand-over, other process"):
-            seen = figures.get(f"{name}, {what}")
-            if seen is not None:
-                result.rows.append({"store": name, "what": what, "us": _us(seen)})
+            found = figures.get(f"{name}, {what}")
+            if found is not None:
+                result.rows.append({"store": name, "what": what, "us": _us(found)})
     for hop in ("hop", "own hop"):
         result.rows.append({"store": "thread", "what": hop, "us": _us(figures[hop])})
     result.rows.append({"store": "disk", "what": "reserve", "us": _us(figures["reserve"])})
@@ -283,26 +284,26 @@ async def measure(rounds: int, times: int, directory: str | None) -> Result:
 
 
 def _bounded(name: str, what: str, figures: dict[str, list[float]], goals: list[Goal]) -> dict[str, Any]:
-    """The row of an operation that has a bound; its goal, if it is one, goes to the goals."""
-    seen, floor = figures[f"{name}, {what}"], figures[f"{name}, {what}, floor"]
+    """The row of an operation that has a bound. Adds its goal to `goals`."""
+    found, floor = figures[f"{name}, {what}"], figures[f"{name}, {what}, floor"]
     hops = [0.0] * len(floor) if name == "memory" else figures["hop"]
     bound = [2 * least + hop for least, hop in zip(floor, hops, strict=True)]
-    ratio = ratios(seen, bound)
+    ratio = ratios(found, bound)
     goals.append(
         Goal(f"{name}: {what}", "<= 2 x floor + one hop", f"{ratio} of it", ratio.median <= 1)
         if name != "memory"
         else Goal(
             f"{name}: {what}",
             "shown only",
-            f"{1e6 * statistics.median(seen):.1f} us",
+            f"{1e6 * statistics.median(found):.1f} us",
             None,
-            "A dict's entry has no version, no exclusion and no waiters.",
+            "An entry of a dict has no version, no exclusion and no waiters.",
         )
     )
     return {
         "store": name,
         "what": what,
-        "us": _us(seen),
+        "us": _us(found),
         "floor us": _us(floor),
         "bound us": 1e6 * statistics.median(bound),
         "of bound": ratio.as_json(),
@@ -325,11 +326,13 @@ def _series(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status: 0, for this counts nothing."""
+    """Measure, print, save."""
     parser = command.parser("stores", __doc__)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--times", type=int, default=20, help="operations in a row")
-    parser.add_argument("--directory", help="where the files are made (default: the system's for such files)")
+    parser.add_argument(
+        "--directory", help="where to make the files (default: the system's temporary directory)"
+    )
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.times = 2, 3

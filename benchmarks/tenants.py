@@ -1,20 +1,20 @@
-"""One process serves many tenants: what each of them costs, and whether their number makes the rest slower.
+"""One process serves many tenants: what each costs, and whether their number makes the rest slower.
 
 For 1 ... 100,000 keys, all of which have a record in one SQLite store:
 
-* `bytes per source`: what a `ManagedSource` of its own for each key takes once it has its token and is idle:
-  by tracemalloc, so Python's own memory, the token and the key included; the provider, the store and the
-  endpoint are shared. At most 1,000 of them have a token: that their number does not matter is what
-  `bytes, no token` shows, which counts a source for each key before any has been asked.
+* `bytes per source`: the memory of a `ManagedSource` for each key once it has its token and is idle. By
+  tracemalloc, so Python's own memory, including the token and the key; the provider, the store and the
+  transport are shared. At most 1,000 of them have a token. That their number does not matter is what
+  `bytes, no token` shows: it counts a source for each key before any has been asked.
 * `first token`: from a new source to its token, which is in the store: the median of keys drawn at random.
 * `load`: `await store.load(key)`, the same way.
-* `look-up`: finding one source among all in a dict by its key, and its token: the hot path. Beside it, in
-  turn, the same of objects that do nothing: a dict of a hundred thousand of anything is slower than one of
+* `look-up`: finding one source among all in a dict by its key, and its token: the hot path. Next to it, in
+  turn, the same with objects that do nothing: a dict of a hundred thousand of anything is slower than one of
   ten, because the processor's caches hold ten.
 
-The records are put into the table by SQL in one transaction, in the form in which the library itself would
-store them; one by one, durably, they would take minutes. What it does not show: 100,000 tokens that expire at
-once, which is a matter of the limit of claims that a store holds at a time.
+SQL inserts the records in one transaction, in the form in which the library would store them; one by one,
+durably, they would take minutes. Not measured: 100,000 tokens that expire at once, which depends on how many
+claims a store holds at a time.
 
 `series`: {"x": [keys], "lines": {"first token": [...], "load": [...], "look-up": [...], "look-up, of
 nothing": [...]}, "unit": "us", "bytes": {"with a token": [...], "without": [...]}}, medians.
@@ -47,7 +47,7 @@ from .harness.rounds import spread
 LIMIT = 2048  # bytes of one idle source
 FLAT = 1.5  # how many times the figure of the smallest number that of the largest may be
 
-_AWAKE = 1000  # sources that are given their token, at most
+_WITH_TOKEN = 1000  # sources that get their token, at most
 _SAMPLES = 300
 
 
@@ -55,8 +55,8 @@ def _key(number: int) -> str:
     return f"tenant-{number:06}"
 
 
-def _grant(number: int) -> TokenState:
-    """A grant whose tokens are as long as most providers' are."""
+def _state(number: int) -> TokenState:
+    """A state whose tokens are as long as most providers'."""
     token = Token(
         access_token=f"access-{number:06}-" + "a" * 40,
         obtained_at=time.time(),
@@ -67,14 +67,14 @@ def _grant(number: int) -> TokenState:
 
 
 async def _filled(path: Path, keys: int) -> SQLiteStore:
-    """A store with so many records."""
+    """A store with this many records."""
     store = SQLiteStore(path)
-    await store.put(_key(0), encode(_grant(0)))  # makes the table
+    await store.put(_key(0), encode(_state(0)))  # creates the table
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(
         "INSERT INTO tokens (key, version, data) VALUES (?, ?, ?)",
-        ((_key(number), new_version(), encode(_grant(number))) for number in range(1, keys)),
+        ((_key(number), new_version(), encode(_state(number))) for number in range(1, keys)),
     )
     connection.execute("COMMIT")
     connection.close()
@@ -93,23 +93,23 @@ def _maker(store: SQLiteStore) -> Callable[[str], ManagedSource]:
 
 
 async def _memory(make: Callable[[str], ManagedSource], keys: int) -> tuple[float, float]:
-    """Bytes per source: without a token, and with it."""
-    awake = min(keys, _AWAKE)
-    await make(_key(0)).token()  # what is made once is made
+    """Bytes per source: without a token, and with one."""
+    with_token = min(keys, _WITH_TOKEN)
+    await make(_key(0)).token()  # allocates what all share
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     sources = [make(_key(number)) for number in range(keys)]
     gc.collect()
     made = tracemalloc.get_traced_memory()[0]
-    for source in sources[:awake]:
+    for source in sources[:with_token]:
         await source.token()
     await asyncio.sleep(0)
     gc.collect()
     served = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     idle = (made - before) / keys
-    return idle, idle + (served - made) / awake
+    return idle, idle + (served - made) / with_token
 
 
 async def _first_tokens(make: Callable[[str], ManagedSource], drawn: Iterable[str]) -> list[float]:
@@ -130,23 +130,23 @@ async def _loads(store: SQLiteStore, drawn: Iterable[str]) -> list[float]:
     return seconds
 
 
-class _Nothing:
-    """What a look-up finds at least."""
+class _Placeholder:
+    """The least that a look-up can find."""
 
-    __slots__ = ("held",)
+    __slots__ = ("value",)
 
-    def __init__(self, held: str) -> None:
-        self.held = held
+    def __init__(self, value: str) -> None:
+        self.value = value
 
     async def token(self) -> str:
-        return self.held
+        return self.value
 
 
 async def _look_ups(
     make: Callable[[str], ManagedSource], keys: int, drawn: list[str]
 ) -> tuple[list[float], list[float]]:
     sources = {_key(number): make(_key(number)) for number in range(keys)}
-    nothings = {_key(number): _Nothing(f"{number}") for number in range(keys)}
+    placeholders = {_key(number): _Placeholder(f"{number}") for number in range(keys)}
     for key in drawn:
         await sources[key].token()
     ours, theirs = [], []
@@ -156,7 +156,7 @@ async def _look_ups(
         ours.append(time.perf_counter() - began)
     for key in drawn:
         began = time.perf_counter()
-        await nothings[key].token()
+        await placeholders[key].token()
         theirs.append(time.perf_counter() - began)
     return ours, theirs
 
@@ -169,18 +169,18 @@ async def _row(keys: int, samples: int) -> dict[str, Any]:
         make = _maker(store)
         drawn = [_key(random.randrange(keys)) for _ in range(samples)]
         try:
-            without, with_token = await _memory(make, keys)
-            await _loads(store, drawn)  # what the kernel has to read from the disk, it has read
+            without, with_one = await _memory(make, keys)
+            await _loads(store, drawn)  # afterwards the file is in the page cache
             first, loads = await _first_tokens(make, drawn), await _loads(store, drawn)
-            look_ups, nothings = await _look_ups(make, keys, drawn)
+            look_ups, placeholders = await _look_ups(make, keys, drawn)
             return {
                 "keys": keys,
                 "bytes, no token": without,
-                "bytes per source": with_token,
+                "bytes per source": with_one,
                 "first token us": _us(first),
                 "load us": _us(loads),
                 "look-up us": _us(look_ups),
-                "look-up, of nothing us": _us(nothings),
+                "look-up, of nothing us": _us(placeholders),
             }
         finally:
             await store.aclose()
@@ -203,7 +203,7 @@ async def measure(sizes: list[int], samples: int) -> Result:
             "without": [row["bytes, no token"] for row in result.rows],
         },
     }
-    # Of one source much is what happens to be made beside it: judged is where they are many.
+    # With few sources, other allocations dominate: only larger numbers are judged.
     many = [row["bytes per source"] for row in result.rows if row["keys"] >= 100]
     if many:
         result.goals.append(
@@ -211,10 +211,10 @@ async def measure(sizes: list[int], samples: int) -> Result:
         )
     lines = result.series["lines"]
     result.goals.extend(_flat(what, lines[what]) for what in ("first token", "load"))
-    beside = [ours / theirs for ours, theirs in zip(lines["look-up"], lines[timed[-1]], strict=True)]
-    result.goals.append(_flat("look-up, beside that of nothing", beside))
+    ratios = [ours / theirs for ours, theirs in zip(lines["look-up"], lines[timed[-1]], strict=True)]
+    result.goals.append(_flat("look-up, next to that of nothing", ratios))
     result.notes = [
-        "Bytes by tracemalloc: a source, its key and its token; provider, store and endpoint are shared.",
+        "Bytes by tracemalloc: a source, its key and its token; provider, store and transport are shared.",
         f"Times are medians of {samples} keys drawn at random, each after a first load.",
     ]
     return result
@@ -227,7 +227,7 @@ def _flat(what: str, medians: list[float]) -> Goal:
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status: 0, for this counts nothing."""
+    """Measure, print, save."""
     parser = command.parser("tenants", __doc__)
     parser.add_argument(
         "--keys", type=int, nargs="+", default=[1, 10, 100, 1000, 10_000, 100_000], metavar="N"

@@ -1,6 +1,6 @@
-"""What every test has: the same inputs each time.
+"""Hypothesis draws the same inputs in every run, so a failure is caused by your change and not by chance.
 
-A red run is then about the change, and not about luck. Other inputs: `pytest --hypothesis-profile=default`.
+For fresh inputs: `pytest --hypothesis-profile=default`.
 """
 
 from __future__ import annotations

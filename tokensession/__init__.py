@@ -1,22 +1,23 @@
 """One valid access token, one refresh, everywhere.
 
-An `AuthedSession` is an aiohttp session whose requests carry a valid bearer. However many tasks and
-processes share a credential, an expiry costs one token request::
+An `AuthedSession` is an aiohttp session that sends a valid bearer token with every request. However many
+tasks and processes share a credential, an expiry costs one token request::
 
     from tokensession import AuthedSession
     from tokensession.providers import Oto
-    from tokensession.stores import SQLiteStore
 
-    async with AuthedSession(Oto(refresh_token=...), store=SQLiteStore("tokens.db")) as session:
+    async with AuthedSession(Oto(refresh_token=...), store="sqlite:///tokens.db") as session:
         async with session.get("/rest/v2/healthCheck") as response:
             print(await response.json())
 
-The parts: `tokensession.providers` (what each OAuth server wants to hear), `tokensession.stores` (where
-tokens are kept), `tokensession.errors` (the tree of what can go wrong), `tokensession.testing` (strict
-token servers, and the conformance suite for stores).
+Import from four modules: `tokensession`, `tokensession.providers` (what each OAuth server expects),
+`tokensession.stores` (where tokens are stored) and `tokensession.testing` (token servers, a clock and a
+transport for your tests, and the conformance suite for stores). Other modules may change without notice.
 """
 
+from . import events
 from ._refresh.cache import Snapshot
+from .clock import Clock
 from .errors import (
     ClaimTimeout,
     ClientRejected,
@@ -34,6 +35,7 @@ from .errors import (
     StoreError,
     StoreInsecure,
     StoreUnavailable,
+    Superseded,
     TokenSessionError,
     TokenUnavailable,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "BearerAuth",
     "ClaimTimeout",
     "ClientRejected",
+    "Clock",
     "ConfigurationError",
     "EphemeralStoreWarning",
     "Event",
@@ -74,9 +77,11 @@ __all__ = [
     "StoreError",
     "StoreInsecure",
     "StoreUnavailable",
+    "Superseded",
     "Token",
     "TokenSessionError",
     "TokenSource",
     "TokenUnavailable",
+    "events",
     "open_store",
 ]

@@ -1,4 +1,4 @@
-"""What people may see of a server's words: without secrets, on one line, and short. Pure."""
+"""Makes a server's text safe to show: without secrets, on one line, and short. Pure."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from collections.abc import Collection, Iterable
 __all__ = ["excerpt", "redact"]
 
 _TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_~.%!$*|:@#^-]{16,}")
-_BACKSLASHES = r"\\{0,8}"  # a pattern: the escapes of escapes
-_ERROR_CODE = re.compile(r"([a-z]{1,14}(_[a-z]{1,14})+|[A-Z]{1,14}(_[A-Z]{1,14})+)[.:]?")  # no token
-_LOOKED_AT = 4096  # bytes of a body that an excerpt is made from
+_BACKSLASHES = r"\\{0,8}"  # a pattern: text that was escaped several times
+_ERROR_CODE = re.compile(r"([a-z]{1,14}(_[a-z]{1,14})+|[A-Z]{1,14}(_[A-Z]{1,14})+)[.:]?")  # not a token
+_READ = 4096  # bytes of a body that an excerpt is made from
 _UTF16 = re.compile(r"(?:[^\0]\0){4,}|(?:\0[^\0]){4,}")
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """The text without the secrets, in any spelling a server may echo them in.
+    """The text without these secrets, in any spelling that a server may echo them in.
 
-    Beyond the secrets that are known, any long run of token characters goes: a server may echo half
-    a secret, or a new one. What is left is prose, and error_codes_made_of_words.
+    Any other long run of token characters is removed too: a server may echo half a secret, or a new one.
+    What is left is prose, and error_codes_made_of_words.
     """
     return _redacted(text, secrets, len(text))
 
 
 def _redacted(text: str, secrets: Iterable[str], end: int) -> str:
-    """The text up to `end`, without the secrets, also those that go on behind it."""
+    """The text up to `end`, without the secrets, including those that continue after `end`."""
     spans = [run.span() for run in _TOKEN_LIKE.finditer(text) if not _ERROR_CODE.fullmatch(run[0])]
     for secret in set(filter(None, secrets)):
         spans += (found.span() for found in re.finditer(_spellings(secret), text, flags=re.IGNORECASE))
     shown, done = "", 0
-    for start, stop in sorted(spans):  # they may overlap, and then neither may leave half of the other
+    for start, stop in sorted(spans):  # they may overlap, and no part of either may remain
         if start >= end:
             break
         if start >= done:
@@ -42,25 +42,25 @@ def _redacted(text: str, secrets: Iterable[str], end: int) -> str:
 
 
 def _spellings(secret: str) -> str:
-    """A pattern for a secret as it is, in base64, or escaped one character at a time.
+    """A pattern for a secret as it is, in base64, or with each character escaped.
 
-    The groups are atomic, so that no secret takes long to look for.
+    The groups are atomic, so that no search takes long.
     """
     encoded = base64.b64encode(secret.encode("utf-8", "surrogatepass")).decode("ascii").rstrip("=")
-    # How many backslashes one has become depends on who has escaped it: any run is as good as another.
+    # Each escaping doubles the backslashes, so a run of any length matches.
     escaped = "".join(map(_escapes, re.sub(r"\\+", lambda _run: "\\", secret)))
     return "|".join((re.escape(secret), re.escape(encoded), escaped))
 
 
 @functools.lru_cache(maxsize=256)
 def _escapes(character: str) -> str:
-    """A pattern for one character as itself, in a form, a URL, JSON or HTML, or wrongly decoded.
+    """A pattern for one character as it is, in a form, a URL, JSON or HTML, or wrongly decoded.
 
-    Also escaped several times over: many a gateway quotes one document in a string of another.
+    It may be escaped several times: gateways quote one document in a string of another.
     """
     if character.isascii() and character.isalnum():
         return character
-    from html import escape  # with all of HTML's names it takes 1.5 ms to import, which an error may
+    from html import escape  # importing it takes 1.5 ms, and only an error needs it
 
     utf8 = character.encode("utf-8", "surrogatepass")
     utf16 = character.encode("utf-16-be", "surrogatepass").hex()
@@ -73,7 +73,7 @@ def _escapes(character: str) -> str:
         re.escape(json.dumps(character)[1:-1].lstrip("\\") or "\\"),  # the n of \n, or the character
         re.escape(character),
         *((r"\+",) if character == " " else ()),
-        # Latin-1 taken for UTF-8, and the other way round:
+        # Latin-1 decoded as UTF-8, and the other way round:
         *(() if character.isascii() else ("\N{REPLACEMENT CHARACTER}", re.escape(utf8.decode("latin-1")))),
     )
     repeated = "+" if character == "\\" else ""
@@ -81,13 +81,13 @@ def _escapes(character: str) -> str:
 
 
 def excerpt(body: bytes, secrets: Collection[str], *, longest: int = 120) -> str:
-    """The beginning of a body on one line, printable and redacted."""
-    text = body[:_LOOKED_AT].decode("utf-8", errors="replace")
-    # UTF-16 has a NUL between two letters: what they divide would not be recognised.
+    """The beginning of a body, on one line, printable and redacted."""
+    text = body[:_READ].decode("utf-8", errors="replace")
+    # UTF-16 has a NUL between two letters, and a divided secret would not be recognized.
     text = _UTF16.sub(lambda run: run[0].replace("\0", ""), text)
     end = len(text)
-    if len(body) > _LOOKED_AT:  # what is cut off there may be half a secret, which nobody would know
-        end -= max(16, 7 * max(map(len, secrets), default=0))  # \\u0041: seven for one
+    if len(body) > _READ:  # the cut may leave half a secret, which would not be recognized
+        end -= max(16, 7 * max(map(len, secrets), default=0))  # \\u0041: seven characters for one
     text = _redacted(text, secrets, max(0, end))
     text = "".join(c if c.isprintable() else " " for c in text)
     text = " ".join(text.split())

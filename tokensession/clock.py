@@ -1,6 +1,6 @@
-"""The one place that reads a clock, draws a random number, or sleeps.
+"""The only module that reads a clock, draws a random number, or sleeps.
 
-Everything else is handed a `Clock`, so a test can move time by hand.
+All others get a `Clock`, so a test can move time itself.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 __all__ = ["Clock", "SystemClock", "within"]
 
 T = TypeVar("T")
 
-_TO_END = 2.0  # seconds; work that was cancelled may have a connection to close
-_LAST_LOOK = 16  # turns of the event loop; a reply that is in the socket's buffer takes about five
+_CLEANUP_TIMEOUT = 2.0  # seconds; work that was cancelled may have a connection to close
+_LAST_ITERATIONS = 16  # of the event loop; reading a response from the socket's buffer takes about five
 
 
 class Clock(Protocol):
-    """Time, chance and patience. All values are in seconds.
+    """Reads time, draws random numbers and sleeps. All durations are in seconds.
 
-    A clock may also say `boot_counts_sleep = True`, if its `boot` surely counts suspended time: then a
-    fresh token is served by that clock alone, and the wall clock is looked at once a second.
+    Set `boot_counts_sleep = True` on your clock if its `boot` is sure to count suspended time. A fresh token
+    is then checked against that clock alone, and the wall clock is read once a second.
     """
 
     def wall(self) -> float:
@@ -32,39 +32,41 @@ class Clock(Protocol):
         ...
 
     def boot(self) -> float:
-        """Seconds since some fixed moment, suspended time included. Never goes back."""
+        """Seconds since some fixed moment, including suspended time. Never goes back."""
         ...
 
     def jitter(self) -> float:
-        """A number drawn evenly from [0, 1)."""
+        """A random number from [0, 1), uniformly distributed."""
         ...
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
+    def sleep(self, seconds: float, /) -> Coroutine[Any, Any, None]:
+        """Wait for this many seconds (an `async def` method)."""
         ...
 
 
 _COUNTS_SLEEP = hasattr(time, "CLOCK_BOOTTIME")
 
-# A C-level partial: calling a Python function for it would cost as much as the clock itself.
-_BOOT = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if _COUNTS_SLEEP else time.monotonic
+# A partial: calling a Python function would cost as much as the clock itself.
+_BOOT: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if _COUNTS_SLEEP else time.monotonic
+)
 
 
 class SystemClock:
-    """The machine's own clocks.
+    """The machine's clocks.
 
-    `boot` counts while a laptop sleeps (CLOCK_BOOTTIME); where a platform has no such clock it is
-    the monotonic one, and the wall clock alone notices a suspension.
+    `boot` counts while a laptop sleeps (CLOCK_BOOTTIME). On a platform without that clock it is the
+    monotonic one, and only the wall clock notices that the machine was suspended.
     """
 
     __slots__ = ()
 
-    boot_counts_sleep = _COUNTS_SLEEP
+    boot_counts_sleep: ClassVar[bool] = _COUNTS_SLEEP
     # Plain functions as class attributes: the hot path reads a clock on every request.
-    wall = staticmethod(time.time)
-    boot = staticmethod(_BOOT)
-    jitter = staticmethod(random.random)  # spreads load; nothing secret is drawn from it
-    sleep = staticmethod(asyncio.sleep)
+    wall: staticmethod[[], float] = staticmethod(time.time)
+    boot: staticmethod[[], float] = staticmethod(_BOOT)
+    jitter: staticmethod[[], float] = staticmethod(random.random)  # spreads load; not for secrets
+    sleep: staticmethod[[float], Coroutine[Any, Any, None]] = staticmethod(asyncio.sleep)
 
     def __repr__(self) -> str:
         return "SystemClock()"
@@ -77,21 +79,24 @@ async def within(
     *,
     on_abandoned: Callable[[T], Awaitable[None]] | None = None,
 ) -> T:
-    """The result of the work, or TimeoutError after that many seconds of this clock.
+    """The result of the work. Raises TimeoutError after that many seconds of this clock.
 
-    Like `asyncio.timeout`, except that a test's clock counts. The work is over when this returns, unless
-    it ignores its cancellation: then it is left to itself.
+    Like `asyncio.timeout`, with a clock that a test can move. The work is over when this returns, unless it
+    ignores its cancellation: then it keeps running.
 
-    When time is up the work gets one last look at what has already arrived. A process that was stopped,
-    or a laptop whose lid was closed, wakes with all its timers run out at once and the reply in its
-    socket; and that reply may be the only copy of a rotated refresh token. For the same reason a caller
-    who is cancelled when the work has come to its result is given that, and cancelled again at his next
-    wait; but with `lost` he is cancelled at once, and `lost` is awaited with the result.
+    A result must not be lost: it may be the only copy of a rotated refresh token.
+
+    - When the time is up, the work gets a few more iterations of the event loop. After a suspension all
+      timers run out at once, while the response waits in the socket.
+    - If the caller is cancelled when the work already has a result, the caller gets the result, and is
+      cancelled again at its next await.
+    - With `on_abandoned`, the caller is cancelled at once (or gets the TimeoutError), and `on_abandoned` is
+      awaited with the result.
     """
     task = asyncio.ensure_future(work)
     try:
         await _until(clock, seconds, task)
-        for _ in range(_LAST_LOOK):
+        for _ in range(_LAST_ITERATIONS):
             if task.done():
                 break
             await asyncio.sleep(0)
@@ -100,10 +105,10 @@ async def within(
     except GeneratorExit:
         raise  # the event loop is gone, and its tasks with it
     except BaseException as stopped:
-        task.add_done_callback(_look_away)
+        task.add_done_callback(_retrieve_exception)
         if not task.done():
             task.cancel()
-            await _until(clock, _TO_END, task)
+            await _until(clock, _CLEANUP_TIMEOUT, task)
         if not task.done() or task.cancelled() or task.exception() is not None:
             raise
         if on_abandoned is not None:
@@ -111,15 +116,15 @@ async def within(
             raise
         if not isinstance(stopped, asyncio.CancelledError) or (caller := asyncio.current_task()) is None:
             raise
-        caller.uncancel()  # it is the same cancellation, once more: whoever counts them counts one
+        caller.uncancel()  # it is the same cancellation once more, and counts once
         caller.cancel(*stopped.args)
     if task.cancelled():
-        raise RuntimeError("The work has cancelled itself.")  # nobody has cancelled us
+        raise RuntimeError("The work cancelled itself.")  # our own task was not cancelled
     return task.result()
 
 
 async def _until(clock: Clock, seconds: float, task: asyncio.Future[Any]) -> None:
-    """Wait until the task is over, for at most so long."""
+    """Wait until the task is over, for at most this many seconds."""
     timer = asyncio.ensure_future(clock.sleep(seconds))
     try:
         await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
@@ -128,7 +133,7 @@ async def _until(clock: Clock, seconds: float, task: asyncio.Future[Any]) -> Non
             timer.cancel()
 
 
-def _look_away(task: asyncio.Future[Any]) -> None:
-    """Nobody asks any more what came of it."""
+def _retrieve_exception(task: asyncio.Future[Any]) -> None:
+    """Retrieve the exception, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

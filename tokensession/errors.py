@@ -1,29 +1,29 @@
-"""Every error tokensession raises, split by whose turn it is to act.
+"""Every error that tokensession raises, grouped by who has to act.
 
 ::
 
     TokenSessionError
-    ├── SignInRequired          a person (or the configuration) must sign in again
-    │   ├── GrantRejected       the provider refused the refresh token or code
-    │   ├── GrantLost           a reply was lost, and its one replay is used up
+    ├── SignInRequired          a person (or your configuration) must sign in again
+    │   ├── GrantRejected       the provider rejected the refresh token or code
+    │   ├── GrantLost           the refresh token may be spent, and its one replay is used up
     │   └── SignedOut           sign_out() was called for this key
-    ├── TokenUnavailable        try later: .retry_after says when
+    ├── TokenUnavailable        try again later: .retry_after says when
     │   ├── NotSent             the token request never left this machine
-    │   ├── OutcomeUnknown      it was sent, and no answer says what became of it
+    │   ├── OutcomeUnknown      it was sent, and got no answer that says what happened
     │   ├── RateLimited         the provider asked for a pause
     │   └── ClaimTimeout        another holder has been refreshing for too long
     ├── ConfigurationError      fix the configuration (also a ValueError)
-    │   ├── ClientRejected      the provider refused this client, not this grant
-    │   └── ForeignOrigin       the URL is outside the origins a token may go to
-    ├── StoreError              the token store is in trouble
+    │   ├── ClientRejected      the provider rejected this client or request, not the credential
+    │   └── ForeignOrigin       the URL is outside the origins that the token may go to
+    ├── StoreError              the token store failed
     │   ├── StoreUnavailable    it cannot be reached, read or written
-    │   ├── StoreCorrupt        what it holds cannot be understood
-    │   ├── StoreInsecure       its files could be read or replaced by others
+    │   ├── StoreCorrupt        its content cannot be understood
+    │   ├── StoreInsecure       other users could read or replace its files
     │   └── Superseded          a newer record is stored: nothing was overwritten
-    └── InvalidTokenResponse          the provider answered something that is no answer
+    └── InvalidTokenResponse    the provider's answer is neither a token nor a known error
 
-Each message has three parts: what happened, what is still intact, what to do next. None holds a
-secret: what a provider wrote is passed through `redact` before it gets here.
+A message has up to three parts: what happened, what is still intact, what to do next. No part contains a
+secret: text from a provider goes through `redact` first.
 """
 
 from __future__ import annotations
@@ -54,14 +54,16 @@ __all__ = [
 
 
 class TokenSessionError(Exception):
-    """The root of the tree.
+    """Base class of all errors.
 
-    `happened` is one sentence; `intact` and `todo` default to the class's own, so that no error can
-    be raised without saying what is still good and what to do next.
+    `happened` is one sentence. `intact` (what is still good) and `todo` (what to do next) are the class's
+    own, unless you pass others. `str()` joins the three.
     """
 
-    intact: str = "Nothing that was stored has changed."
+    intact: str = "What is stored has not changed."
+    """What is still good, in one sentence, or ""."""
     todo: str = "See the error's cause."
+    """What to do next, in one sentence, or ""."""
 
     def __init__(self, happened: str, *, intact: str | None = None, todo: str | None = None) -> None:
         super().__init__(happened)
@@ -77,7 +79,7 @@ class TokenSessionError(Exception):
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
     def again(self) -> Self:
-        """A fresh copy for one more caller, with this one as its cause.
+        """A copy for another caller, with this error as its cause.
 
         One exception object raised in many tasks would collect all their tracebacks.
         """
@@ -93,20 +95,24 @@ def _rebuild(kind: type[_E], args: tuple[Any, ...], state: dict[str, Any]) -> _E
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)
     if notes := state.get("__notes__"):
-        error.__notes__ = list(notes)  # add_note() on a copy must not write on the original
+        error.__notes__ = list(notes)  # add_note() on a copy must not change the original
     return error
 
 
 class SignInRequired(TokenSessionError):
-    """The grant is gone. Waiting does not help; a new sign-in does."""
+    """There is no credential left to get a token with. Waiting does not help; a new sign-in does."""
 
     todo = "Sign in again: configure a new refresh token or code, or call source.sign_in(...)."
 
 
 class GrantRejected(SignInRequired):
-    """The provider refused this refresh token or code for good. `code` is its own error code."""
+    """The provider rejected this refresh token or code for good, usually with `invalid_grant`.
 
-    intact = "The refusal is remembered for this refresh token only, and it is not sent again."
+    `code` is the provider's own error code, or "". The credential is not sent again.
+    """
+
+    intact = "Only this refresh token or code is affected. It is not sent again."
+    code: str
 
     def __init__(self, happened: str, *, code: str = "", todo: str | None = None) -> None:
         super().__init__(happened, todo=todo)
@@ -114,7 +120,10 @@ class GrantRejected(SignInRequired):
 
 
 class GrantLost(SignInRequired):
-    """A refresh token was sent, the answer never came, and the one permitted replay is used up."""
+    """A token request got no usable answer, and neither did its one replay.
+
+    The refresh token may be spent.
+    """
 
     intact = "The last known token is still stored."
 
@@ -122,14 +131,18 @@ class GrantLost(SignInRequired):
 class SignedOut(SignInRequired):
     """`sign_out()` was called for this key, here or in another process."""
 
-    intact = "The sign-out is stored; no late refresh can undo it."
+    intact = "The sign-out is stored, and a late refresh cannot undo it."
 
 
 class TokenUnavailable(TokenSessionError):
-    """No token can be had now, and the grant is good. `retry_after` is in seconds, or None."""
+    """There is no token now, but the credential is good. Try again after `retry_after` seconds.
+
+    `retry_after` is None if it is not known how long to wait.
+    """
 
     intact = "The stored credentials are unchanged."
     todo = "Try again later."
+    retry_after: float | None
 
     def __init__(self, happened: str, *, retry_after: float | None = None, todo: str | None = None) -> None:
         super().__init__(happened, todo=todo)
@@ -141,13 +154,13 @@ class TokenUnavailable(TokenSessionError):
 
 
 class NotSent(TokenUnavailable):
-    """The connection could not be opened: the provider has seen nothing."""
+    """The connection to the token endpoint could not be opened. The provider has seen nothing."""
 
 
 class OutcomeUnknown(TokenUnavailable):
-    """The request was sent and no answer came that says what became of it.
+    """The token request was sent, and got no answer that says what happened.
 
-    Where refresh tokens rotate, the grant may be spent.
+    If the provider rotates refresh tokens, this one may be spent.
     """
 
 
@@ -156,19 +169,25 @@ class RateLimited(TokenUnavailable):
 
 
 class ClaimTimeout(TokenUnavailable):
-    """Somebody else has held the claim for longer than this caller was willing to wait."""
+    """Another holder kept the claim for longer than this caller was willing to wait."""
 
 
 class ConfigurationError(TokenSessionError, ValueError):
-    """Something that was passed in, or registered at the provider, must be put right."""
+    """An argument is wrong, or your registration at the provider is."""
 
-    todo = "Put the configuration right, then start again."
+    intact = ""
+    todo = ""
 
 
 class ClientRejected(ConfigurationError):
-    """The provider refused the client or the request, not the grant. `code` is its error code."""
+    """The provider rejected the client or the request, not the refresh token or code.
+
+    `code` is the provider's own error code, or "".
+    """
 
     intact = "The stored credentials are unchanged."
+    todo = "Check the client's credentials, permissions and base_url."
+    code: str
 
     def __init__(self, happened: str, *, code: str = "", todo: str | None = None) -> None:
         super().__init__(happened, todo=todo)
@@ -176,15 +195,15 @@ class ClientRejected(ConfigurationError):
 
 
 class ForeignOrigin(ConfigurationError):
-    """The URL is outside the origins a token may go to; nothing was sent."""
+    """The URL is outside the origins that the token may go to. Nothing was sent."""
 
     intact = "Nothing was sent."
 
 
 class StoreError(TokenSessionError):
-    """The token store is in trouble."""
+    """The token store failed."""
 
-    todo = "Look at the store; the message above says where."
+    todo = "Check the store."
 
 
 class StoreUnavailable(StoreError):
@@ -192,14 +211,14 @@ class StoreUnavailable(StoreError):
 
 
 class StoreCorrupt(StoreError):
-    """What is stored cannot be understood. The next sign-in overwrites it."""
+    """The stored record cannot be understood. The next sign-in overwrites it."""
 
-    intact = "The stored bytes were left as they are."
-    todo = "Restore them from a copy, or sign in again: that replaces them."
+    intact = "The stored bytes are unchanged."
+    todo = "Restore them from a backup, or sign in again: that replaces them."
 
 
 class StoreInsecure(StoreError):
-    """Others could read or replace the store's files, so they are not used."""
+    """Other users could read or replace the store's files, so they are not used."""
 
     intact = "Nothing was read or written."
 
@@ -207,24 +226,27 @@ class StoreInsecure(StoreError):
 class Superseded(StoreError):
     """A commit or conditional write found another version than the one it expected.
 
-    `record` is the newer record, or None if the key was deleted.
+    `record` is the newer `Record`, or None if the key was deleted.
     """
 
+    intact = "Nothing was overwritten."
     todo = "Use the newer record."
+    record: Any
 
     def __init__(self, happened: str, *, record: Any = None) -> None:
-        super().__init__(happened, intact="Nothing was overwritten.")
+        super().__init__(happened)
         self.record = record
 
 
 class InvalidTokenResponse(TokenSessionError):
-    """The provider answered something that is no token and no documented error.
+    """The provider's answer is neither a token nor a known error.
 
-    `granted` is True if it was a success that may have carried a token: then the grant may be spent.
+    `granted` is True if it may have carried a token. Then the refresh token or code may be spent.
     """
 
     intact = "The stored credentials are unchanged."
     todo = "Check base_url, then the provider's status page."
+    granted: bool
 
     def __init__(self, happened: str, *, granted: bool = False, todo: str | None = None) -> None:
         super().__init__(happened, todo=todo)

@@ -1,6 +1,6 @@
-"""What happens, as one family of frozen events.
+"""What happens to a token, as frozen dataclasses.
 
-Events carry keys, fingerprints, durations and error types. A secret has no way into one.
+Events contain keys, fingerprints, durations in seconds, error types and error messages, and never a secret.
 """
 
 from __future__ import annotations
@@ -39,14 +39,21 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class RefreshStarted(Event):
-    """A flight took off. `reason` is "due", "expired", "refused" (a 401), "asked" or "sign-in"."""
+    """A refresh or a sign-in started.
+
+    `reason` is "due", "expired", "unauthorized" (the API answered 401), "forced" (`refresh()` without a
+    token) or "sign-in".
+    """
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed(Event):
-    """A token request succeeded, and the new token is stored."""
+    """A token request succeeded, and the new token is stored.
+
+    `token` is its fingerprint, `lifetime` in seconds, or None if the provider did not say.
+    """
 
     token: str
     lifetime: float | None
@@ -55,14 +62,18 @@ class Refreshed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Adopted(Event):
-    """Somebody else's token was found in the store; no token request was needed."""
+    """A newer token was found in the store, so no token request was needed. `token` is its fingerprint."""
 
     token: str
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshFailed(Event):
-    """A flight ended without a token. `still_usable` is how long the current one lasts, in seconds."""
+    """A refresh or a sign-in failed.
+
+    `error` is the error's type. `still_usable` is how long the current token lasts, in seconds.
+    `retry_after` is the pause before the next background refresh, in seconds; None after a sign-in.
+    """
 
     error: str
     message: str
@@ -73,7 +84,7 @@ class RefreshFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class TokenUnauthorized(Event):
-    """The API answered 401 to a token that looked valid."""
+    """The API answered 401 to a token that looked valid. `token` is its fingerprint."""
 
     token: str
     level: ClassVar[int] = logging.INFO
@@ -81,7 +92,7 @@ class TokenUnauthorized(Event):
 
 @dataclass(frozen=True, slots=True)
 class UnexpectedResponse(Event):
-    """A token reply was accepted although something in it was odd."""
+    """A token response was accepted although something in it was unexpected. `note` says what."""
 
     note: str
     level: ClassVar[int] = logging.WARNING
@@ -89,9 +100,10 @@ class UnexpectedResponse(Event):
 
 @dataclass(frozen=True, slots=True)
 class SaveFailed(Event):
-    """A token, or what became of a request for one, could not be stored. PendingWrite is retried.
+    """A new token, or the outcome of a token request, could not be stored. It is tried again.
 
-    Until it is stored a new token is served from memory, and nothing is redeemed.
+    Until then the new token is served from memory, and no token request is made. `tries` counts the
+    attempts to store it.
     """
 
     error: str
@@ -102,7 +114,10 @@ class SaveFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Saved(Event):
-    """What could not be stored before is stored now. `token` is None if it was not a token, but a note."""
+    """What could not be stored before is stored now.
+
+    `token` is a fingerprint, or None if it was the outcome of a token request without a token.
+    """
 
     token: str | None
     level: ClassVar[int] = logging.WARNING
@@ -110,7 +125,10 @@ class Saved(Event):
 
 @dataclass(frozen=True, slots=True)
 class SignedIn(Event):
-    """A new sign-in is served. It has been stored, unless a `SaveFailed` came before."""
+    """A sign-in succeeded, and its token is served from now on. `token` is its fingerprint.
+
+    The token is stored, unless a `SaveFailed` came before.
+    """
 
     token: str
     level: ClassVar[int] = logging.INFO
@@ -127,21 +145,21 @@ class Observer(Protocol):
     """Receives every event, in the event loop, as it happens. Must return at once."""
 
     def __call__(self, event: Event, /) -> None:
-        """Take note of it."""
+        """Handle the event."""
         ...
 
 
 def emit(observer: Observer | None, event: Event) -> None:
     """Log the event to the logger "tokensession", and hand it to the observer.
 
-    An observer that raises is reported and otherwise ignored: watching a refresh cannot break it.
+    An observer that raises is logged and otherwise ignored: it cannot break a refresh.
     """
-    with contextlib.suppress(Exception):  # a handler or filter of the program's may raise anything, too
+    with contextlib.suppress(Exception):  # your log handler or filter may raise anything
         if _log.isEnabledFor(event.level):
             _log.log(event.level, "%s", event)
     if observer is not None:
         try:
             observer(event)
-        except Exception:  # noqa: BLE001 - a foreign callable may raise anything
+        except Exception:  # noqa: BLE001 - your observer may raise anything
             with contextlib.suppress(Exception):
                 _log.exception("observer %r raised on %s", observer, type(event).__name__)

@@ -1,7 +1,7 @@
-"""The bearer, put on requests by an aiohttp client middleware.
+"""`BearerAuth`: aiohttp middleware that puts a bearer token on requests.
 
-aiohttp runs middlewares again for every hop of a redirect, so the origin is judged at each of them: a
-redirect to somewhere else is followed without the token.
+aiohttp runs middleware again for every hop of a redirect, so the origin is checked at each hop. A redirect
+to another origin is followed without the token.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import cast
 
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 
-from ._validate import implements
+from ._validate import describe, implements
 from .errors import ConfigurationError
-from .origins import origin_of, parse_origins
+from .origins import Origin, origin_of, parse_origins
 from .source import RefreshableSource, TokenSource
 from .token import Token
 
@@ -23,15 +23,21 @@ _REDACTED = "Bearer [redacted]"
 
 
 class BearerAuth:
-    """Adds a valid bearer to each request, and answers a 401 with one refresh and one replay.
+    """aiohttp middleware that puts a valid bearer token on each request, and handles a 401.
 
-    For people who own their ClientSession: `ClientSession(middlewares=(BearerAuth(source),))`. Put it
-    last, so that nothing after it sees the token. `origins` are where the token may go, by default the
-    source's own; requests to anywhere else pass through untouched. Compared and hashed by identity.
+    For a ClientSession of your own: `ClientSession(middlewares=(BearerAuth(source),))`. Put it last, so that
+    no other middleware sees the token.
 
-    A 401 is judged by the token that was rejected. All requests that hold it share one refresh; each is
-    replayed once if its body can be sent again, otherwise its 401 is returned. A second 401 is
-    returned. Raises what `source.token()` raises, before anything is sent.
+    - `source`: anything with a `token()` method, such as a `ManagedSource`.
+    - `origins`: where the token may go, as `scheme://host[:port]`. The default is the source's own origins.
+      Requests to other origins pass through unchanged.
+    - `headers`: more headers for these requests, unless a request sets them itself.
+
+    After a 401, all requests that sent the same token share one refresh. Each is then replayed once, if its
+    body can be sent again. Otherwise, and after a second 401, you get the 401.
+
+    A request raises what `source.token()` raises, before anything is sent. The constructor raises
+    `ConfigurationError` for arguments that cannot work.
     """
 
     __slots__ = ("__weakref__", "_headers", "_refreshable", "_source", "origins")
@@ -45,16 +51,17 @@ class BearerAuth:
     ) -> None:
         if isinstance(source, type) or not callable(getattr(source, "token", None)):
             raise ConfigurationError(
-                f"A {type(source).__name__} has no token() to ask.",
-                todo="Wrap a provider: BearerAuth(ManagedSource(provider, AiohttpTransport(), store=store)).",
+                f"source must have a token() method, and {describe(source)} has none.",
+                todo="Wrap a provider: BearerAuth(ManagedSource(provider, store=...)).",
             )
         allowed = getattr(source, "origins", None) if origins is None else origins
         if not allowed:
             raise ConfigurationError(
-                "BearerAuth does not know where this token may go.",
-                todo='Say so: BearerAuth(source, origins=["https://api.example.com"]).',
+                f"origins must name at least one origin that the token may go to, and this is "
+                f"{describe(allowed)}.",
+                todo='Pass them: BearerAuth(source, origins=["https://api.example.com"]).',
             )
-        self.origins = parse_origins([allowed] if isinstance(allowed, str) else allowed)
+        self.origins: frozenset[Origin] = parse_origins([allowed] if isinstance(allowed, str) else allowed)
         """Where the token may go."""
         self._source = source
         self._refreshable = cast(RefreshableSource, source) if implements(RefreshableSource, source) else None
@@ -70,44 +77,44 @@ class BearerAuth:
         request.headers[hdrs.AUTHORIZATION] = token.authorization
         try:
             response = await handler(request)
-        finally:  # as in _send, which would be one more coroutine on every request's way
+        finally:  # as in _send, without the cost of another coroutine for every request
             request.headers[hdrs.AUTHORIZATION] = _REDACTED
         if response.status != 401 or self._refreshable is None:
             return response
-        return await self._answer(request, handler, token, response, self._refreshable)
+        return await self._replay(request, handler, token, response, self._refreshable)
 
-    async def _answer(
+    async def _replay(
         self,
         request: ClientRequest,
         handler: ClientHandlerType,
-        rejected: Token,
+        unauthorized: Token,
         response: ClientResponse,
         source: RefreshableSource,
     ) -> ClientResponse:
-        """What to do about a 401: refresh, and replay if that can help and the body can be sent again."""
+        """After a 401: refresh, and replay if there is another token and the body can be sent again."""
         try:
-            token = await source.refresh(rejected)
+            token = await source.refresh(unauthorized)
         except BaseException:
             response.close()
             raise
-        if token.access_token == rejected.access_token or _spent(request):
+        if token.access_token == unauthorized.access_token or _spent(request):
             return response
-        # Released before the replay: a pool of one connection must not wait for itself.
+        # Release it before the replay: otherwise a pool of one connection would wait for itself.
         response.release()
-        await request.close()  # release() has cancelled the body's writer; it must be gone before the next
-        request.update_expect_continue()  # a new wait for "100 Continue", if the first had one
+        await request.close()  # release() has cancelled the body's writer, which must end before the next
+        request.update_expect_continue()  # wait for "100 Continue" again, if the first request did
         return await _send(request, handler, token)
 
 
 def _spent(request: ClientRequest) -> bool:
-    """Whether the body was a stream that has been read: sent again, it would be empty."""
+    """Whether the body was a stream that has been read. Sent again, it would be empty."""
     return bool(getattr(request.body, "consumed", False))
 
 
 async def _send(request: ClientRequest, handler: ClientHandlerType, token: Token) -> ClientResponse:
-    """One request with the token on it, and off it again.
+    """Send one request with the token, then take the token off its headers.
 
-    The response's `request_info`, and every exception made from it, shows these same headers.
+    The response's `request_info`, and every exception made from it, shows these headers.
     """
     request.headers[hdrs.AUTHORIZATION] = token.authorization
     try:

@@ -1,4 +1,4 @@
-"""Where a token may go: origins, and the URLs that lead to them."""
+"""Where a token may be sent: origins, and the URLs of requests."""
 
 from __future__ import annotations
 
@@ -15,37 +15,40 @@ from .errors import ConfigurationError, ForeignOrigin
 __all__ = ["Origin", "origin_of", "parse_origins", "resolve"]
 
 Origin: TypeAlias = tuple[str, str | None, int | None]
-"""Scheme, host and port, a default port included: what a client connects to."""
+"""Scheme, host and port, including a default port: what a client connects to."""
 
 
 def origin_of(url: URL) -> Origin:
-    """The origin of a URL. `url.origin()` would make one more URL, and costs ten times as much."""
+    """The origin of a URL. (`url.origin()` makes another URL, and takes ten times as long.)"""
     return url.scheme, url.raw_host, url.port
 
 
 def parse_origins(values: Iterable[str]) -> frozenset[Origin]:
-    """Origins as people write them: https, or http on loopback. Raises `ConfigurationError`.
+    """Origins from text: https, or http on loopback. Raises `ConfigurationError`.
 
-    A websocket to the same host and port is the same origin (its handshake is a request like others).
+    A websocket to the same host and port counts as the same origin: its handshake is a request like others.
     """
+    if not isinstance(values, Iterable):
+        raise ConfigurationError(f"origins must be strings, not {_validate.describe(values)}.")
     origins: set[Origin] = set()
     for value in values:
         url = URL(_validate.origin(_validate.url("origins", value)))
         if URL(value).path != "/":
             raise ConfigurationError(
-                f"origins has a URL with a path ({url}/…), and a token goes to a whole origin.",
-                todo=f'Give the origin alone: "{url}".',
+                f"origins must not have a path ({url}/…): a token goes to a whole origin.",
+                todo=f'Pass "{url}".',
             )
         socket = url.with_scheme("wss" if url.scheme == "https" else "ws")
         origins |= {origin_of(url), origin_of(socket)}
     return frozenset(origins)
 
 
-@lru_cache(maxsize=256)  # as yarl keeps those that it has parsed: most programs have a few paths
+@lru_cache(maxsize=256)  # most programs use a few paths
 def resolve(base: str, origins: frozenset[Origin], url: str | URL) -> URL:
     """The absolute URL of a request, if the token may go there.
 
-    Raises `ForeignOrigin`, aiohttp's `InvalidURL`, or `ConfigurationError` for a path that leaves the base.
+    A relative URL is appended to the base. Raises `ForeignOrigin`, aiohttp's `InvalidURL`, or
+    `ConfigurationError` for a path that leaves the base.
     """
     if not _is_plain_path(url):
         target = _parsed(url)
@@ -53,16 +56,15 @@ def resolve(base: str, origins: frozenset[Origin], url: str | URL) -> URL:
             return _checked(target, origins)
     path, root = str(url), URL(base)
     joint = "" if not path or path[0] in "?#" else "/"
-    # Appended, not joined: joining "/rest" to ".../api" would drop the base path.
+    # Append, do not join: joining "/rest" to ".../api" would drop the base path.
     target = _parsed(f"{str(root).rstrip('/')}{joint}{path.lstrip('/')}", encoded=isinstance(url, URL))
     raw = target.raw_path
     if raw.startswith(root.raw_path.rstrip("/") + "/") and "%" not in raw and ".." not in raw:
-        return target  # as nearly all do; taking it to its parts costs more than all the rest
-    parts = root.parts  # dots have been resolved in text, and are left as they are in a URL
+        return target  # nearly always; splitting it into parts costs more than everything else here
+    parts = root.parts  # yarl resolves dots in text, but not in a URL object
     if target.parts[: len(parts)] != parts or ".." in target.parts:
         raise ConfigurationError(
-            "The relative URL leads out of the provider's base path.",
-            intact="Nothing was sent.",
+            "The relative URL leaves the provider's base path.",
             todo="Leave out the '..', or pass the absolute URL.",
         )
     return target
@@ -76,7 +78,7 @@ def _parsed(url: str | URL, *, encoded: bool = False) -> URL:
 
 
 def _is_plain_path(url: str | URL) -> bool:
-    """Whether it is a path without having to be parsed: "//host" is none, nor with a tab between the two."""
+    """Whether it is surely a path. "//host" is not, even with a tab between the slashes."""
     return isinstance(url, str) and url[:1] == "/" != url[1:2] and url.isprintable()
 
 
@@ -86,7 +88,7 @@ def _checked(url: URL, origins: frozenset[Origin]) -> URL:
     port = f":{url.explicit_port}" if url.explicit_port else ""
     named = f"{url.scheme or 'https'}://{url.host}{port}"
     raise ForeignOrigin(
-        f"{named} is not an origin that this session's token may go to.",
+        f"This session's token may not go to {named}.",
         todo=f'Allow it with AuthedSession(..., origins=["{named}"]), or use session.client for a '
         "request without the token.",
     )

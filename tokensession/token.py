@@ -9,9 +9,9 @@ __all__ = ["Token", "fingerprint"]
 
 
 def fingerprint(secret: str) -> str:
-    """Sixteen hex digits that tell one secret from another and give neither away.
+    """Sixteen hex digits that identify a secret without revealing it.
 
-    One-way, and the same in every process, so that it can stand in keys, records and logs.
+    One-way, and the same in every process, so it may appear in keys, records and logs.
     """
     digest = hashlib.blake2b(secret.encode("utf-8", "surrogatepass"), digest_size=8, person=b"tokensession")
     return digest.hexdigest()
@@ -19,11 +19,11 @@ def fingerprint(secret: str) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Token:
-    """An access token, frozen. `repr` shows its fingerprint, never the token.
+    """An access token and what came with it. Frozen. `repr` shows its fingerprint, never the token.
 
-    `lifetime` is what the provider granted, in seconds (its `expires_in`, RFC 6749 section 5.1), or
-    None if it did not say. `obtained_at` is the wall-clock moment at which the token request was
-    *sent*: a reply that took long makes a token expire early, never late.
+    `lifetime` is what the provider granted, in seconds (`expires_in`, RFC 6749 section 5.1), or None if it
+    did not say. `obtained_at` is when the token request was *sent*, in seconds since the epoch: after a slow
+    response the token expires early, never late.
     """
 
     access_token: str
@@ -35,7 +35,7 @@ class Token:
 
     @property
     def expires_at(self) -> float | None:
-        """Seconds since the epoch, or None if the provider gave no lifetime."""
+        """When the token expires, in seconds since the epoch, or None if it has no stated lifetime."""
         return None if self.lifetime is None else self.obtained_at + self.lifetime
 
     @property
@@ -45,10 +45,10 @@ class Token:
 
     @property
     def fingerprint(self) -> str:
-        """Names this access token in logs and events."""
+        """What identifies this access token in logs and events."""
         return fingerprint(self.access_token)
 
     def __repr__(self) -> str:
-        life = "no stated life" if self.lifetime is None else f"{self.lifetime:g} s"
+        lifetime = "no stated lifetime" if self.lifetime is None else f"{self.lifetime:g} s"
         rotation = "with" if self.refresh_token else "without"
-        return f"<Token {self.fingerprint} {life}, {rotation} refresh token>"
+        return f"<Token {self.fingerprint} {lifetime}, {rotation} refresh token>"

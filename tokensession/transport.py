@@ -1,10 +1,12 @@
-"""The network side of token requests, by aiohttp.
+"""`AiohttpTransport`: sends token requests with aiohttp.
 
-Each token request gets a client session of its own, closed behind it. That costs a fraction of a
-millisecond once an hour, and buys a lot: the request cannot wait for the pool that API requests fill,
-cannot pass through anybody's middleware (ours included), takes no cookies along, reuses no connection
-that the server may just be closing (which would leave its outcome unknown), and binds nothing to an
-event loop between requests.
+Each token request opens a client session of its own and closes it afterwards. That takes a fraction of a
+millisecond once an hour. In return a token request
+
+- never waits for a pool that API requests have filled,
+- passes through no middleware, ours included, and sends no cookies,
+- reuses no connection that the server may be closing, which would leave its outcome unknown,
+- leaves nothing bound to an event loop.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from ssl import SSLContext
 import aiohttp
 from yarl import URL
 
+from ._validate import describe
 from .clock import Clock, SystemClock, within
 from .errors import ConfigurationError, InvalidTokenResponse, NotSent, OutcomeUnknown, TokenSessionError
 from .providers.protocol import TokenRequest, TokenResponse
@@ -23,21 +26,28 @@ from .providers.protocol import TokenRequest, TokenResponse
 __all__ = ["MAX_BODY", "AiohttpTransport"]
 
 MAX_BODY = 1024 * 1024
-"""Bytes of a token reply that are read, before and after decompression. Real ones have a few thousand."""
+"""The most bytes of a token response that are read, before and after decompression.
+
+Real ones have a few thousand.
+"""
 
 _CLOCK = SystemClock()
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 # Raised before a byte of the request was sent. ClientConnectorError covers DNS, connecting, TLS and an
-# unreachable proxy; aiohttp raises the second for a proxy that refuses to connect us.
+# unreachable proxy; ClientHttpProxyError a proxy that answers CONNECT with an error.
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
 
 
 class AiohttpTransport:
-    """Sends token requests by aiohttp. Holds no connection, no session and no event loop.
+    """Sends token requests with aiohttp. Implements `TokenTransport`.
 
-    `ssl` and `proxy` are aiohttp's parameters of the same name, for a private certificate authority or
-    a way out of the network. `clock` times the whole request; the default is the machine's.
+    - `ssl` and `proxy` are aiohttp's parameters of the same name: pass an `ssl.SSLContext` for a private
+      certificate authority, and the URL of an HTTP proxy.
+    - `clock` measures the total time-out. The default is the machine's clock.
+
+    It keeps nothing between requests, so many sources may share one, in any event loop. Raises
+    `ConfigurationError` for arguments that cannot work.
     """
 
     __slots__ = ("_clock", "_proxy", "_ssl")
@@ -51,29 +61,35 @@ class AiohttpTransport:
     ) -> None:
         if not isinstance(ssl, bool | SSLContext | aiohttp.Fingerprint):
             raise ConfigurationError(
-                f"ssl is a {type(ssl).__name__}.", todo="Pass an ssl.SSLContext; True is the default."
+                f"ssl must be an ssl.SSLContext, an aiohttp.Fingerprint or a bool, not {describe(ssl)}."
             )
         if not _is_proxy(proxy):
-            raise ConfigurationError(  # not by its value: there may be a password in it
-                "proxy is not an http(s) URL.", todo='Pass one such as "http://proxy.example.com:3128".'
+            raise ConfigurationError(  # not its value: that may contain a password
+                "proxy must be an http or https URL such as 'http://proxy.example.com:3128', "
+                f"not {describe(proxy)}."
             )
         self._clock = clock or _CLOCK
         self._ssl = ssl
         self._proxy = proxy
 
     async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
-        """POST it, exactly once. Time-outs in seconds. See `TokenTransport`."""
+        """Send it exactly once, with time-outs in seconds.
+
+        Raises `NotSent`, `OutcomeUnknown` or `InvalidTokenResponse`: see `TokenTransport`.
+        """
         try:
-            # Not aiohttp's own total time-out: it cancels without a look at what has arrived meanwhile.
+            # Not aiohttp's total time-out: it discards a response that has just arrived.
             return await within(self._clock, total, self._post(request, connect))
         except _NOT_SENT as error:
             failure: TokenSessionError = NotSent(f"The token endpoint cannot be reached: {_describe(error)}.")
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError):  # no host at all
-            failure = NotSent("The token URL, or the proxy's, is none that aiohttp can request.")
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError):  # no usable host
+            failure = NotSent(
+                "aiohttp cannot request the token URL, or the proxy's URL.", todo="Check both host names."
+            )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            failure = OutcomeUnknown(f"The token request got no whole answer: {_describe(error)}.")
-        # Outside the handler, so that aiohttp's exception is no part of ours: some of them carry the
-        # request's headers, and the client's credentials may stand in one.
+            failure = OutcomeUnknown(f"The token request got no complete answer: {_describe(error)}.")
+        # Outside the handler, so that aiohttp's exception is not the context of ours: some have the
+        # request's headers, which may contain the client's credentials.
         raise failure
 
     async def _post(self, request: TokenRequest, connect: float) -> TokenResponse:
@@ -81,11 +97,11 @@ class AiohttpTransport:
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(force_close=True, ssl=self._ssl),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, connect=connect),  # name look-up and TLS included
-                auto_decompress=False,  # aiohttp would inflate a small bomb to its full size
+                timeout=aiohttp.ClientTimeout(total=None, connect=connect),  # includes name look-up and TLS
+                auto_decompress=False,  # aiohttp would inflate a decompression bomb to its full size
             ) as client,
             client.post(
-                # encoded=True: what the provider built is sent, not what yarl would make of it.
+                # encoded=True: send what the provider built, without yarl's normalization.
                 URL(request.url, encoded=True),
                 data=request.body,
                 headers=(("Accept-Encoding", "identity"), *request.headers),
@@ -96,7 +112,7 @@ class AiohttpTransport:
             try:
                 body = await _read(response)
             except InvalidTokenResponse as error:
-                error.granted = 200 <= response.status < 300  # what cannot be read may be a rotated token
+                error.granted = 200 <= response.status < 300  # it may have carried a rotated token
                 raise
             headers = tuple((name.lower(), value) for name, value in response.headers.items())
             return TokenResponse(response.status, headers, body)
@@ -106,7 +122,7 @@ class AiohttpTransport:
 
 
 def _is_proxy(proxy: str | None) -> bool:
-    """Whether aiohttp can be told so; what it cannot would look like a request without an answer."""
+    """Whether aiohttp can use it. Otherwise the outcome of each request would look unknown."""
     if proxy is None:
         return True
     with contextlib.suppress(ValueError, TypeError, IndexError):  # yarl raises all of these
@@ -116,33 +132,33 @@ def _is_proxy(proxy: str | None) -> bool:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body, decompressed, if it is at most MAX_BODY long either way."""
+    """The body, decompressed, if it has at most MAX_BODY bytes before and after."""
     body = bytearray()
     async for chunk in response.content.iter_chunked(64 * 1024):
         body += chunk
         if len(body) > MAX_BODY:
             raise InvalidTokenResponse(
-                f"The token reply is longer than {MAX_BODY} bytes; the rest was not read."
+                f"The token response is longer than {MAX_BODY} bytes. The rest was not read."
             )
-    # Nothing compressed was asked for; some gateways do it all the same.
+    # We ask for an uncompressed response, but some gateways compress anyway.
     if response.headers.get("Content-Encoding", "identity").lower() in ("gzip", "x-gzip", "deflate"):
         return _inflate(bytes(body))
     return bytes(body)
 
 
 def _inflate(body: bytes) -> bytes:
-    """Gzip, zlib, or the bare deflate that some servers send in its place."""
+    """Decompress gzip, zlib, or the raw deflate that some servers send instead."""
     for bits in (_GZIP_OR_ZLIB, -zlib.MAX_WBITS):
         inflater = zlib.decompressobj(bits)
         with contextlib.suppress(zlib.error):
             plain = inflater.decompress(body, MAX_BODY)
             if inflater.unconsumed_tail:
-                raise InvalidTokenResponse(f"The token reply inflates to more than {MAX_BODY} bytes.")
+                raise InvalidTokenResponse(f"The token response inflates to more than {MAX_BODY} bytes.")
             return plain
-    raise InvalidTokenResponse("The token reply calls itself compressed, and cannot be decompressed.")
+    raise InvalidTokenResponse("The token response claims to be compressed, but cannot be decompressed.")
 
 
 def _describe(error: BaseException) -> str:
-    """The kind of trouble. Messages of connection errors name host and port, and are safe to show."""
+    """The type of the error. Messages of connection errors name host and port, and are safe to show."""
     name = type(error).__name__
     return f"{name}: {error}" if isinstance(error, aiohttp.ClientConnectorError) else name

@@ -1,10 +1,10 @@
-"""What all benchmarks stand on.
+"""What all benchmarks share.
 
 | module | what it is |
 |---|---|
-| `environment` | what it ran on |
-| `rounds` | contestants taken in turn, and what their figures come to: medians, spread, ratios |
-| `results` | a result: rows, verdicts, environment; printed as a table, saved as JSON |
-| `command` | the options that all commands have, and what becomes of a result |
-| `server` | a token server with an API behind it, in a process of its own, and its remote control |
+| `environment` | the machine and the versions |
+| `rounds` | contestants taken in turn, and their figures: medians, spread, ratios |
+| `results` | a result: rows, goals, environment; printed as a table, saved as JSON |
+| `command` | the options that all commands have; printing and saving a result |
+| `server` | a token server with an API behind it, in its own process, and its remote control |
 """

@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [options]`: what the commands of all benchmarks have in common."""
+"""`python -m benchmarks NAME [options]`: what all these commands share."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ __all__ = ["finish", "parser"]
 
 
 def parser(name: str, doc: str | None, *, only: bool = False) -> ArgumentParser:
-    """The options that every benchmark has; `only`: its contestants can be chosen."""
+    """A parser with the options that every benchmark has. `only`: contestants can be chosen."""
     made = ArgumentParser(f"python -m benchmarks {name}", description=(doc or "").partition("\n")[0])
-    made.add_argument("--quick", action="store_true", help="a small trial; nothing is saved")
+    made.add_argument("--quick", action="store_true", help="a small trial, not saved")
     if only:
         made.add_argument(
-            "--only", nargs="+", default=[], metavar="NAME", help="contestants, by parts of names"
+            "--only",
+            nargs="+",
+            default=[],
+            metavar="NAME",
+            help="contestants whose names contain one of these",
         )
     return made
 
 
 def finish(result: Result, arguments: list[str], *, quick: bool) -> None:
-    """Show the result, and save it with what was typed, unless it comes from a trial."""
+    """Print the result, and save it with its command line, unless it is a trial."""
     result.command = " ".join(["python -m benchmarks", result.name, *arguments])
     result.show()
     if not quick:

@@ -1,4 +1,4 @@
-"""What a benchmark ran on. Nothing that names the machine or its owner."""
+"""The machine and the versions that a benchmark ran on. Nothing names the machine or its owner."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LIBRARIES = (
 
 
 def environment() -> dict[str, object]:
-    """Interpreter, processors, kernel, load, and the versions of what takes part."""
+    """Interpreter, processors, kernel, load, and the versions of the libraries that take part."""
     versions = {}
     for name in _LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""A benchmark's result: printed for people, saved for the plots and the page."""
+"""A benchmark's result: printed for you, saved for the plots and the page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _console = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a figure must reach: `met` is None where it cannot be judged here, and `why` says why."""
+    """What a figure must reach. `met` is None if it cannot be judged here; `why` says why."""
 
     what: str
     must: str
@@ -37,9 +37,9 @@ class Goal:
 class Result:
     """One run of one benchmark.
 
-    `rows` are dicts of the same keys, one a line of the table: texts, numbers, or None. A contestant that
-    cannot take part has a row with "cannot" and the reason. `series` is what the plot is drawn from, in any
-    shape that the plot of this benchmark knows. `command` is what was typed.
+    `rows`: one dict for each line of the table, with the same keys: text, numbers, or None. A contestant that
+    cannot take part has a row with "cannot" and the reason. `series`: the data of the plot, in a shape that
+    the plot of this benchmark knows. `command`: the command line.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
     def show(self) -> None:
-        """The table, the goals and the notes."""
+        """Print the table, the goals and the notes."""
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
         table = Table(title=self.name, title_justify="left", box=None, pad_edge=False)
         for number, column in enumerate(columns):
@@ -65,7 +65,11 @@ class Result:
             _console.print(f"  {note}")
 
     def save(self, directory: Path = RESULTS) -> Path:
-        """Write `NAME.json`; the environment is taken now."""
+        """Write `NAME.json`, with the environment as it is now.
+
+        One value a line, in the order of the code: in a diff with the previous file, only the lines of
+        changed values show. Keep it so: do not reformat the saved files.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         document = {
             "name": self.name,
@@ -86,22 +90,22 @@ class Result:
 
     @property
     def missed(self) -> Sequence[Goal]:
-        """The goals that were not reached."""
+        """The goals that were missed."""
         return [goal for goal in self.goals if goal.met is False]
 
 
 def say(text: str) -> None:
-    """A line of progress, on stderr."""
+    """Print a line of progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def progress(name: str) -> Any:
-    """A function for `interleaved` that tells of each round."""
+    """A function for `interleaved` that prints each round."""
 
-    def tell(done: int, total: int) -> None:
+    def show(done: int, total: int) -> None:
         say(f"  {name}: round {done} of {total}")
 
-    return tell
+    return show
 
 
 def _shown(value: Any) -> str:

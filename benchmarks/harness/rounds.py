@@ -1,7 +1,7 @@
-"""Contestants taken in turn, so that what the machine does to one it does to the others.
+"""Contestants taken in turn, so that noise on the machine hits all of them.
 
-A figure is never one run: `Spread` has the median and the quartiles. Two contestants are compared by the
-ratio of the figures of one and the same round, and then by the median of these ratios.
+A figure is never one run: `Spread` has the median and the quartiles. To compare two contestants, take the
+ratio of their figures in each round, and the median of these ratios.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Spread:
 
 
 def spread(figures: Sequence[float]) -> Spread:
-    """What these figures come to."""
+    """The spread of these figures."""
     ordered = sorted(figures)
     return Spread(
         statistics.median(ordered),
@@ -46,7 +46,7 @@ def spread(figures: Sequence[float]) -> Spread:
 
 
 def percentile(figures: Sequence[float], percent: float) -> float:
-    """Between the two nearest figures, in proportion. The figures need not be sorted."""
+    """The percentile, interpolated between the two nearest figures."""
     ordered = sorted(figures)
     place = (len(ordered) - 1) * percent / 100
     below = int(place)
@@ -55,7 +55,7 @@ def percentile(figures: Sequence[float], percent: float) -> float:
 
 
 def ratios(figures: Sequence[float], base: Sequence[float]) -> Spread:
-    """Round by round, how many times the base."""
+    """The spread of the ratios to the base, round by round."""
     return spread([one / other for one, other in zip(figures, base, strict=True)])
 
 
@@ -66,7 +66,7 @@ async def interleaved(
     warm_up: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[float]]:
-    """The figures of each, a round after the other; every other round goes backwards."""
+    """The figures of each contestant, round after round. Every other round goes backwards."""
     figures: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(-warm_up, rounds):
         order = list(contestants.items())

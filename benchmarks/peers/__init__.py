@@ -1,13 +1,14 @@
-"""The contestants: this library, the limit, and what else there is for the same purpose.
+"""The contestants: this library, the limit, and other libraries for the same purpose.
 
-| module | who |
+| module | what it has |
 |---|---|
-| `base` | what each can be told: prime, get, expire, holds |
+| `base` | what each can do: prime, get, expire, holds |
+| `common` | what the experiments with contestants share |
 | `over_aiohttp` | tokensession, raw aiohttp, the cookbook's middleware, aiohttp-oauth2-client |
 | `over_google` | google-auth |
 | `over_httpx` | Authlib, singleflight-auth, mcp, httpx-auth |
 
-`for peer in PEERS: if excuse(peer, "contention") is None: async with peer(credentials) as it: ...`
+`for kind in PEERS: if excuse(kind, "contention") is None: async with kind(credentials) as peer: ...`
 """
 
 from .base import CONNECTIONS, Peer, excuse

@@ -1,4 +1,4 @@
-"""What every contestant can be told, and what several of them need."""
+"""What every contestant can do, and what several of them need."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import aiohttp
 __all__ = ["CONNECTIONS", "TIMEOUT", "Peer", "excuse", "redeem"]
 
 CONNECTIONS = 100
-"""Connections at once, for everybody: aiohttp's default, and httpx's."""
+"""Connections at once, for all contestants: the default of aiohttp and httpx."""
 
 TIMEOUT = 300.0
-"""Seconds that one request may take: aiohttp's default. httpx's own 5 would count its queue as failures."""
+"""Seconds that one request may take: aiohttp's default. With httpx's 5, its queue would count as failures."""
 
 
 class Peer(ABC):
-    """One way of sending GET requests with a bearer, in the configuration that its own documents advise.
+    """One way to send GET requests with a bearer token, configured as its documentation advises.
 
     `credentials` are those of `harness.Server`: token_url, client_id, client_secret, refresh_token,
-    base_url; the client authenticates in the body. `lifetime_margin` is how many seconds before its expiry
-    a token counts as expired; None leaves that to the peer, and so do peers in which it is fixed.
+    base_url; the client authenticates in the body. `lifetime_margin`: how many seconds before its expiry
+    a token counts as expired. None leaves that to the peer; some peers ignore it.
 
-    `cannot` says which experiments it cannot take part in, and why: by the name of the experiment, or
-    "import" if a package is missing. Packages are imported when a peer is entered, and not before.
+    `cannot`: which experiments it cannot take part in, and why, by the name of the experiment, or "import" if
+    a package is missing. Packages are imported when a peer is entered, not before.
     """
 
     name: ClassVar[str]
@@ -43,7 +43,9 @@ class Peer(ABC):
 
     def __init__(self, credentials: Mapping[str, Any], *, lifetime_margin: float | None = None) -> None:
         if credentials.get("auth", "post") != "post":
-            raise ValueError('The peers authenticate in the body: Server(auth="post").')
+            raise ValueError(
+                f"auth must be 'post', not {credentials['auth']!r}: the peers authenticate in the body."
+            )
         self.credentials = dict(credentials)
         self.margin = lifetime_margin
         self._stack = AsyncExitStack()
@@ -57,26 +59,26 @@ class Peer(ABC):
 
     @abstractmethod
     async def open(self, stack: AsyncExitStack) -> None:
-        """Make what it needs, and have the stack close it."""
+        """Open what it needs, and let the stack close it."""
 
     @abstractmethod
     async def prime(self) -> None:
-        """Have a token."""
+        """Get a token."""
 
     @abstractmethod
     async def get(self, path: str) -> int:
-        """One API request, its body read; the status. Raises whatever the peer raises."""
+        """Make one API request and read its body. Returns the status. Raises what the peer raises."""
 
     @abstractmethod
     def expire(self) -> None:
-        """Make the token that it holds look expired, in the way in which its own code judges that."""
+        """Make its token look expired, in the way its own code checks that."""
 
     @abstractmethod
     def holds(self) -> str | None:
         """The refresh token that it would use next."""
 
     def url(self, path: str) -> str:
-        """The address of an API path."""
+        """The URL of an API path."""
         return f"{self.credentials['base_url']}{path}"
 
     def form(self, refresh_token: str | None) -> dict[str, str]:
@@ -97,7 +99,7 @@ def excuse(peer: type[Peer], experiment: str) -> str | None:
 async def redeem(
     peer: Peer, refresh_token: str | None, client: aiohttp.ClientSession | None = None
 ) -> dict[str, Any]:
-    """A token by a plain request, for peers that must be given their first one."""
+    """Get a token by a plain request, for peers that need a first one."""
     if client is None:
         async with aiohttp.ClientSession() as client:
             return await redeem(peer, refresh_token, client)

@@ -1,4 +1,4 @@
-"""What the experiments with contestants have in common."""
+"""What the experiments with contestants share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATH = "/ping"
 
 
 def contestants(experiment: str, only: Sequence[str] = ()) -> tuple[list[type[Peer]], list[tuple[str, str]]]:
-    """Those that take part, and those that cannot, each with the reason. `only` are parts of names."""
+    """Those that take part, and those that cannot with the reason. `only`: parts of names."""
     wanted = [peer for peer in PEERS if not only or any(part in peer.name for part in only)]
     excused = [(peer.name, reason) for peer in wanted if (reason := excuse(peer, experiment))]
     return [peer for peer in wanted if excuse(peer, experiment) is None], excused
@@ -26,7 +26,7 @@ def contestants(experiment: str, only: Sequence[str] = ()) -> tuple[list[type[Pe
 
 @asynccontextmanager
 async def primed(kind: type[Peer], server: Server) -> AsyncIterator[Peer]:
-    """A contestant that has a token, from a grant of its own."""
+    """A contestant that has a token, from its own grant."""
     async with kind(server.credentials | {"refresh_token": await server.new_credential()}) as peer:
         await peer.prime()
         yield peer
@@ -34,18 +34,18 @@ async def primed(kind: type[Peer], server: Server) -> AsyncIterator[Peer]:
 
 @dataclass(slots=True)
 class Tally:
-    """What came of some requests."""
+    """The outcomes of some requests."""
 
     served: int = 0
     failures: Counter[str] = field(default_factory=Counter)
 
     @property
     def failed(self) -> int:
-        """How many were not answered with 200."""
+        """How many did not get a 200."""
         return self.failures.total()
 
     def add(self, outcome: Any) -> None:
-        """Count one: a status or an exception."""
+        """Count one outcome: a status or an exception."""
         if outcome == 200:
             self.served += 1
         else:
@@ -57,7 +57,7 @@ class Tally:
 
 
 async def at_once(peer: Peer, count: int) -> Tally:
-    """So many tasks, one GET each."""
+    """Run this many tasks with one GET each."""
     tally = Tally()
     for outcome in await asyncio.gather(*(peer.get(PATH) for _ in range(count)), return_exceptions=True):
         tally.add(outcome)
@@ -65,11 +65,11 @@ async def at_once(peer: Peer, count: int) -> Tally:
 
 
 async def settle(seconds: float = 0.05) -> None:
-    """Let tasks, threads and sockets come to where they wait."""
+    """Give tasks, threads and sockets time to get to where they wait."""
     await asyncio.sleep(seconds)
 
 
 def worst(figures: Iterable[int]) -> int | str:
-    """A count that should be the same in every round, or its range."""
+    """A count that should be the same in every round. Its range, if it is not."""
     ordered = sorted(figures)
     return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]}-{ordered[-1]}"

@@ -1,4 +1,4 @@
-"""Contestants that send by aiohttp: this library, the limit, and what there is besides."""
+"""Contestants that use aiohttp: this library, the limit, and others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONG_AGO = 1  # seconds since 1970
 
 
 class _MovableClock:
-    """The machine's clocks, which can be moved on. To ask them costs 0.1 us more than the machine's own."""
+    """The machine's clocks, which can be moved ahead. Reading them costs 0.1 us more."""
 
     boot_counts_sleep = SystemClock.boot_counts_sleep
     jitter = staticmethod(SystemClock.jitter)
@@ -43,7 +43,7 @@ class _MovableClock:
 
 
 class Tokensession(Peer):
-    """This library: an AuthedSession over a store in memory. It expires by its clock."""
+    """This library: an AuthedSession over a store in memory. Its token expires by its clock."""
 
     name = "tokensession"
     transport = "aiohttp"
@@ -75,12 +75,12 @@ class Tokensession(Peer):
         self._clock.advance((self._source.snapshot().seconds_left or 0.0) + 1.0)
 
     def holds(self) -> str | None:
-        token = self._source._cache.token  # what is stored too; and this need not be awaited
+        token = self._source._cache.token  # the same as in the store, without awaiting
         return token.refresh_token if token else self.credentials["refresh_token"]
 
 
 class RawAiohttp(Peer):
-    """The limit: aiohttp with a fixed header. `prime` gets a token, and nothing looks after it."""
+    """The limit: aiohttp with a fixed header. `prime` gets a token, and nothing refreshes it."""
 
     name = "raw aiohttp"
     transport = "aiohttp"
@@ -91,7 +91,7 @@ class RawAiohttp(Peer):
 
     async def open(self, stack: AsyncExitStack) -> None:
         self._client = await stack.enter_async_context(aiohttp.ClientSession())
-        self._tokens = await stack.enter_async_context(aiohttp.ClientSession())  # has no bearer
+        self._tokens = await stack.enter_async_context(aiohttp.ClientSession())  # without the token
         self._refresh_token: str | None = self.credentials["refresh_token"]
 
     async def prime(self) -> None:
@@ -105,18 +105,17 @@ class RawAiohttp(Peer):
             return response.status
 
     def expire(self) -> None:
-        """Nothing looks at it."""
+        """Do nothing: it checks no expiry."""
 
     def holds(self) -> str | None:
         return self._refresh_token
 
 
 class _Refreshing:
-    """A middleware by the pattern that aiohttp's cookbook describes for tokens.
+    """A middleware as aiohttp's cookbook describes it for tokens.
 
-    Both of its forms in one: by the clock before a request, and by a 401 after it. A lock, and inside it
-    a look at whether the token is still the one that one had in mind. The refresh token is replaced when
-    a new one comes.
+    It has both of its forms: by the clock before a request, and by a 401 after it. It takes a lock, and then
+    checks whether the token is still the same. A new refresh token replaces the old one.
     """
 
     def __init__(self, peer: Peer) -> None:
@@ -131,11 +130,11 @@ class _Refreshing:
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         if time.time() >= self.expires_at:
-            await self.renew(request.session, self.access_token)
+            await self.refresh(request.session, self.access_token)
         response = await self._send(request, handler, used := self.access_token)
         if response.status == 401:
             response.release()
-            await self.renew(request.session, used)
+            await self.refresh(request.session, used)
             response = await self._send(request, handler, self.access_token)
         return response
 
@@ -145,7 +144,7 @@ class _Refreshing:
         request.headers[aiohttp.hdrs.AUTHORIZATION] = f"Bearer {token}"
         return await handler(request)
 
-    async def renew(self, client: aiohttp.ClientSession, used: str) -> None:
+    async def refresh(self, client: aiohttp.ClientSession, used: str) -> None:
         async with self._lock:
             if self.access_token != used:
                 return
@@ -159,7 +158,7 @@ class _Refreshing:
 
 
 class AiohttpCookbook(Peer):
-    """aiohttp with a middleware by the pattern of its own documents. It expires by `expires_at`."""
+    """aiohttp with a middleware from its cookbook. Its token expires by `expires_at`."""
 
     name = "aiohttp, cookbook's middleware"
     transport = "aiohttp"
@@ -169,7 +168,7 @@ class AiohttpCookbook(Peer):
         self._client = await stack.enter_async_context(aiohttp.ClientSession(middlewares=(self._auth,)))
 
     async def prime(self) -> None:
-        await self._auth.renew(self._client, self._auth.access_token)
+        await self._auth.refresh(self._client, self._auth.access_token)
 
     async def get(self, path: str) -> int:
         async with self._client.get(self.url(path)) as response:
@@ -184,11 +183,10 @@ class AiohttpCookbook(Peer):
 
 
 class AiohttpOAuth2Client(Peer):
-    """aiohttp-oauth2-client: its middleware, and a grant that begins with a token.
+    """aiohttp-oauth2-client: its middleware, and a grant that starts with a token.
 
-    Of its grants the password one is taken, since that one sends the client's credentials with a refresh;
-    no password is ever asked for. It expires by the token's `expires_at`, 30 seconds early, and does not
-    look at a 401.
+    It uses the password grant, because that one sends the client's credentials with a refresh. No password is
+    needed here. The token expires by its `expires_at`, 30 seconds early. It does not look at a 401.
     """
 
     name = "aiohttp-oauth2-client"
@@ -204,7 +202,7 @@ class AiohttpOAuth2Client(Peer):
         self._grant = await stack.enter_async_context(
             ResourceOwnerPasswordCredentialsGrant(
                 token_url=self.credentials["token_url"],
-                username="nobody",
+                username="unused",
                 password="unused",
                 token={
                     "access_token": "none yet",

@@ -13,8 +13,8 @@ __all__ = ["GoogleAuth"]
 class GoogleAuth(Peer):
     """google-auth: its asynchronous session over its OAuth 2 credentials, which are synchronous.
 
-    It has no public asynchronous credentials with a refresh token; the session takes these and runs them
-    in threads, one refresh at a time. It expires by the credentials' `expiry`, 225 seconds early.
+    It has no public asynchronous credentials with a refresh token. The session runs these in threads, one
+    refresh at a time. The token expires by the credentials' `expiry`, 225 seconds early.
     """
 
     name = "google-auth"
@@ -36,7 +36,7 @@ class GoogleAuth(Peer):
         stack.push_async_callback(self._session.close)
 
     async def prime(self) -> None:
-        await self.get("/ping")  # its session has no other way to ask for a token
+        await self.get("/ping")  # the session has no other way to get a token
 
     async def get(self, path: str) -> int:
         response = await self._session.get(self.url(path))

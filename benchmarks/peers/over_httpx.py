@@ -1,7 +1,7 @@
-"""Contestants that send by httpx, or by its successor httpx2: their time is mostly their transport's.
+"""Contestants that use httpx or its successor httpx2. Most of their time is spent in that transport.
 
-Both open 100 connections at most, as aiohttp does, and keep 20 of them. To keep all 100 costs them more than
-it saves, so that is left as it is.
+Both open 100 connections at most, as aiohttp does, and hold 20 of them open. Holding all 100 open costs them
+more than it saves, so that default is not changed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _LONG_AGO = 1  # seconds since 1970
 
 
 class Authlib(Peer):
-    """Authlib: AsyncOAuth2Client with `token_endpoint`, which makes it refresh by itself, and `update_token`.
+    """Authlib: AsyncOAuth2Client with `token_endpoint`, so that it refreshes by itself, and `update_token`.
 
-    It expires by the token's `expires_at`, 60 seconds early, and does not look at a 401.
+    The token expires by its `expires_at`, 60 seconds early. It does not look at a 401.
     """
 
     name = "authlib"
@@ -52,7 +52,7 @@ class Authlib(Peer):
         )
 
     async def _save(self, token: dict[str, Any], **_: Any) -> None:
-        """Where a program would write it down."""
+        """Where a program would store it."""
         self._saved = dict(token)
 
     async def prime(self) -> None:
@@ -71,10 +71,10 @@ class Authlib(Peer):
 
 
 class SingleflightAuth(Peer):
-    """singleflight-auth: AsyncSingleFlightAuth with functions of our own to get and to refresh the token.
+    """singleflight-auth: AsyncSingleFlightAuth with our own functions to get and to refresh the token.
 
-    It knows no expiry: it refreshes on a 401. So an expired token is one that the server refuses, and
-    every caller's first request is in vain; that is its design, and part of its time.
+    It knows no expiry: it refreshes on a 401. So every caller's first request with an expired token gets a
+    401, by design, and that is part of its time.
     """
 
     name = "singleflight-auth"
@@ -88,7 +88,7 @@ class SingleflightAuth(Peer):
         self._access_token = "none yet"
         self._refresh_token: str | None = self.credentials["refresh_token"]
         auth = AsyncSingleFlightAuth(get_token=lambda: self._access_token, refresh=self._refresh)
-        # A client of its own for the refresh, as its documents demand; kept, since making one takes 20 ms.
+        # A separate client for the refresh, as its documentation demands. Made once: that takes 20 ms.
         self._tokens = await stack.enter_async_context(httpx.AsyncClient(timeout=TIMEOUT))
         self._client = await stack.enter_async_context(httpx.AsyncClient(auth=auth, timeout=TIMEOUT))
 
@@ -117,15 +117,15 @@ class SingleflightAuth(Peer):
 class Mcp(Peer):
     """mcp: OAuthClientProvider as the `auth` of a client, with tokens of an earlier run in its storage.
 
-    It expires by the provider's `token_expiry_time`. It holds its lock while the request itself is on its
-    way, so that its requests go one after another.
+    The token expires by the provider's `token_expiry_time`. It holds its lock during the API request, so its
+    requests run one after another.
     """
 
     name = "mcp"
     transport = "httpx2"
     needs = ("mcp", "httpx2")
     cannot: ClassVar[Mapping[str, str]] = {
-        "revoked": "on a 401 it signs in anew, with a person at a browser; it does not refresh"
+        "revoked": "on a 401 it signs in again, with a person at a browser; it does not refresh"
     }
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -193,16 +193,16 @@ class _Storage:
 class HttpxAuth(Peer):
     """httpx-auth: the password grant, with a token of an earlier run in its cache.
 
-    Of its grants that one refreshes without a browser; no password is ever asked for. Its token request is
-    synchronous, and the event loop stands still meanwhile. It expires by the cache's expiry, 30 seconds
-    early, and does not look at a 401.
+    That grant refreshes without a browser, and no password is needed here. Its token request is synchronous
+    and blocks the event loop. The token expires by the cache's expiry, 30 seconds early. It does not look at
+    a 401.
     """
 
     name = "httpx-auth"
     transport = "httpx"
     needs = ("httpx-auth", "httpx")
     cannot: ClassVar[Mapping[str, str]] = {
-        "cancelled": "its token request blocks the event loop: meanwhile nobody can be cancelled, or wait",
+        "cancelled": "its token request blocks the event loop, so no task can be cancelled or wait",
     }
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -213,7 +213,7 @@ class HttpxAuth(Peer):
         tokens = stack.enter_context(httpx.Client(timeout=TIMEOUT))
         self._auth = OAuth2ResourceOwnerPasswordCredentials(
             self.credentials["token_url"],
-            username="nobody",
+            username="unused",
             password="unused",
             client=tokens,
             early_expiry=self.margin,
@@ -226,9 +226,9 @@ class HttpxAuth(Peer):
     async def prime(self) -> None:
         token = await redeem(self, self.credentials["refresh_token"])
         expiry = time.time() + token["expires_in"]
-        self._keep(token["access_token"], expiry, token.get("refresh_token"))
+        self._cache_token(token["access_token"], expiry, token.get("refresh_token"))
 
-    def _keep(self, access_token: str, expiry: float, refresh_token: str | None) -> None:
+    def _cache_token(self, access_token: str, expiry: float, refresh_token: str | None) -> None:
         self._cache.tokens[self._auth.state] = (access_token, expiry, refresh_token)
 
     async def get(self, path: str) -> int:
@@ -236,10 +236,10 @@ class HttpxAuth(Peer):
         return status
 
     def expire(self) -> None:
-        held = self._cache.tokens.get(self._auth.state)
-        if held is not None:
-            self._keep(held[0], _LONG_AGO, held[2])
+        cached = self._cache.tokens.get(self._auth.state)
+        if cached is not None:
+            self._cache_token(cached[0], _LONG_AGO, cached[2])
 
     def holds(self) -> str | None:
-        held = self._cache.tokens.get(self._auth.state)
-        return None if held is None else held[2]
+        cached = self._cache.tokens.get(self._auth.state)
+        return None if cached is None else cached[2]

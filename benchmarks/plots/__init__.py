@@ -2,9 +2,9 @@
 
 | module | what it is |
 |---|---|
-| `pictures` | one function a picture: what is drawn of which figures |
-| `lines` | lines over a number of something, and the marks of goals and limits |
-| `style` | how all of them look, on light and on dark ground |
+| `figures` | one function for each plot: what it draws |
+| `lines` | lines, and the marks of goals and limits |
+| `style` | how all plots look, on a light and on a dark background |
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ PLOTS = Path(__file__).parents[2] / "docs" / "plots"
 
 
 def source(results: Path, name: str) -> str:
-    """What a plot says it was drawn from. When the figures have changed, so has this."""
+    """The source note of a plot. It changes when the figures change."""
     digest = hashlib.sha256((results / f"{name}.json").read_bytes()).hexdigest()
     return f"Drawn from benchmarks/results/{name}.json, sha256 {digest[:16]}"
 
 
 def draw(results: Path = RESULTS, plots: Path = PLOTS) -> list[Path]:
-    """One SVG for each benchmark that has figures and a picture."""
+    """Draw one SVG for each benchmark that has figures and a plot."""
     from . import figures, style
 
     drawn = []
     with style.applied():
         for name, result in load(results).items():
-            if picture := figures.FIGURES.get(name):
-                title = str(picture.__doc__).splitlines()[0].rstrip(".")
-                figure = picture(result)
+            if plot := figures.FIGURES.get(name):
+                title = str(plot.__doc__).splitlines()[0].rstrip(".")
+                figure = plot(result)
                 drawn.append(style.save(figure, plots / f"{name}.svg", title, source(results, name)))
     return drawn

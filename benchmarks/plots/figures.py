@@ -1,4 +1,4 @@
-"""What is drawn of each benchmark's figures. The shape of `series` is in the docstring of its module.
+"""What each plot draws. The shape of `series` is in the docstring of the benchmark's module.
 
 The first line of a function's docstring is the title of its plot.
 """
@@ -66,7 +66,7 @@ def overhead(result: Result) -> Figure:
     names = list(dict.fromkeys(name for found in ways.values() for name in found))
     panels = axes(0.9 + 0.26 * len(names), columns=len(ways), sharey=True)
     for on, (how, found) in zip(panels, ways.items(), strict=True):
-        # The panels share their names: who has no figure in one of them keeps an empty place there.
+        # The panels share their names, so a name without a figure in one panel has an empty place there.
         bars(on, {name: found.get(name, {"median": math.nan}) for name in names}, "{:.2f}".format)
         on.axvline(1, color=LIMIT, linestyle=(0, (4, 2)), linewidth=1.3)
         on.set(xlim=(0, 1.1 * max(1, *(each["q3"] for each in found.values()))), title=how)
@@ -80,19 +80,19 @@ _NEAR = 1.5  # times the limit
 def contention(result: Result) -> Figure:
     """How many times the limit it takes until N tasks are served that find the token expired."""
     series = result["series"]
-    everybody, near = axes(6.4, rows=2, height_ratios=(3, 2.6))
+    all_lines, near = axes(6.4, rows=2, height_ratios=(3, 2.6))
     highest = {name: max((y for y in ys if y is not None), default=0) for name, ys in series["lines"].items()}
     close = [name for name, ys in series["lines"].items() if highest[name] <= _NEAR and ys[-1] is not None]
-    lines_of(everybody, series, colour)
-    everybody.set(xscale="log", yscale="log", title="all", ylabel=series["unit"])
-    everybody.set_ylim(0.7, max(1.3 * _NEAR, 1.5 * max(highest.values())))
+    lines_of(all_lines, series, colour)
+    all_lines.set(xscale="log", yscale="log", title="all", ylabel=series["unit"])
+    all_lines.set_ylim(0.7, max(1.3 * _NEAR, 1.5 * max(highest.values())))
     far = {name: ys for name, ys in series["lines"].items() if name not in close or colour(name) == OURS}
-    finish(everybody, {"x": series["x"], "lines": far}, colour, logarithmic=True)
+    finish(all_lines, {"x": series["x"], "lines": far}, colour, logarithmic=True)
     for place, name in enumerate(close):  # side by side, so that their quartiles do not hide each other
         x = [tasks * 1.035 ** (place - (len(close) - 1) / 2) for tasks in series["x"]]
         lines_of(near, {"x": x, "lines": {name: series["lines"][name]}}, colour, dash=place)
         whiskers(near, x, series["spread"][name], colour(name))
-    near.set(xscale="log", xlim=everybody.get_xlim(), xlabel="tasks at once", ylabel=series["unit"])
+    near.set(xscale="log", xlim=all_lines.get_xlim(), xlabel="tasks at once", ylabel=series["unit"])
     near.set_title(f"those that stay below {_NEAR:g} x the limit, with quartiles")
     finish(near, {"x": series["x"], "lines": {name: series["lines"][name] for name in close}}, colour)
     return _of(near)
@@ -106,7 +106,9 @@ def processes(result: Result) -> Figure:
     shades = {"floor": LIMIT, "file": OURS, "sqlite": OURS}
     for on, (kind, name) in zip(panels, kinds.items(), strict=True):
         lines = {
-            who: series["lines"][f"{who}, {kind}"] for who in shades if f"{who}, {kind}" in series["lines"]
+            store: series["lines"][f"{store}, {kind}"]
+            for store in shades
+            if f"{store}, {kind}" in series["lines"]
         }
         part = {"x": series["x"], "lines": lines}
         lines_of(on, part, shades.__getitem__)
@@ -205,7 +207,7 @@ def _of(on: Axes) -> Figure:
 
 
 def _by_name(series: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """From lists side by side to a median and quartiles for each name."""
+    """The median and quartiles for each name."""
     quartiles = zip(series["names"], series["median"], series["q1"], series["q3"], strict=True)
     return {name: {"median": median, "q1": q1, "q3": q3} for name, median, q1, q3 in quartiles}
 

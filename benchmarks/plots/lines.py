@@ -1,4 +1,4 @@
-"""Lines over a number of something, and the marks of goals and limits."""
+"""Lines, and the marks of goals and limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
 
 def lines_of(on: Axes, series: Mapping[str, Any], shade: Callable[[str], str], dash: int = 0) -> None:
-    """The lines of a series, ours above the others. A figure that there is not is a gap."""
+    """Draw the lines of a series, ours above the others. A missing figure is a gap."""
     many: dict[str, int] = {}
     for name, heights in series["lines"].items():
         tone = shade(name)
@@ -38,7 +38,7 @@ def lines_of(on: Axes, series: Mapping[str, Any], shade: Callable[[str], str], d
 def finish(
     on: Axes, series: Mapping[str, Any], shade: Callable[[str], str], *, logarithmic: bool = False
 ) -> None:
-    """Ticks, and the name of each line at its last figure."""
+    """Set the ticks, and write the name of each line at its last figure."""
     if logarithmic:
         plain_log(on.yaxis, fine=1000)
     if on.get_xscale() == "log":
@@ -54,26 +54,26 @@ def finish(
 
 
 def _apart(on: Axes, x: Sequence[float]) -> list[float]:
-    """Those whose figures have room beside each other on a logarithmic axis; the last is one of them."""
+    """The ticks that have room on a logarithmic axis, the last one included."""
     on.get_figure().draw_without_rendering()
     width = 0.75 * on.get_window_extent().width  # the names of the lines take the rest
-    kept = [x[-1]]
+    shown = [x[-1]]
     for place in reversed(x[:-1]):
-        between = width * math.log(kept[-1] / place) / math.log(x[-1] / x[0])
-        if between > 4.5 * len(rounded(place) + rounded(kept[-1])) + 8:
-            kept.append(place)
-    return kept
+        between = width * math.log(shown[-1] / place) / math.log(x[-1] / x[0])
+        if between > 4.5 * len(rounded(place) + rounded(shown[-1])) + 8:
+            shown.append(place)
+    return shown
 
 
 def whiskers(on: Axes, x: Sequence[float], quartiles: Sequence[Sequence[float] | None], shade: str) -> None:
-    """From the lower to the upper quartile, at each figure that has them."""
+    """A line from the lower to the upper quartile, at each figure that has them."""
     for place, pair in zip(x, quartiles, strict=True):
         if pair is not None:
             on.plot([place, place], list(pair), color=shade, linewidth=1, zorder=2)
 
 
 def goal_line(on: Axes, at: float, text: str, side: str = "left") -> None:
-    """Upright, for bars and dots. The text begins at it, or ends there if `side` is "right"."""
+    """A vertical line, for bars and dots. The text starts there, or ends there if `side` is "right"."""
     on.axvline(at, color=LIMIT, linestyle=(0, (4, 2)), linewidth=1.3)
     on.annotate(
         text,
@@ -87,7 +87,7 @@ def goal_line(on: Axes, at: float, text: str, side: str = "left") -> None:
 
 
 def limit_line(on: Axes, at: float, text: str, side: str = "left") -> None:
-    """Level, for lines, with its text at this side."""
+    """A horizontal line, for lines, with its text at this side."""
     on.axhline(at, color=LIMIT, linestyle=(0, (4, 2)), linewidth=1.3)
     on.annotate(
         text,

@@ -1,9 +1,9 @@
-"""How the plots look: few colours, direct labels, and one file that reads on light and on dark ground.
+"""How the plots look: few colours, direct labels, and one file for light and dark backgrounds.
 
-matplotlib writes the colours of light ground into each element; `save` adds a style sheet that turns them
-into those of dark ground where the reader's browser asks for it. Colours mean the same everywhere:
-tokensession is blue, a limit, floor or goal is orange, all others are grey. Blue and orange differ for every
-kind of colour vision, and no plot relies on them alone: each line and bar has its name beside it.
+matplotlib writes the colours for a light background into each element. `save` adds a style sheet that
+replaces them in dark mode. Colours mean the same everywhere: tokensession is blue, a limit, floor or goal is
+orange, all others are grey. Blue and orange differ for every kind of colour vision, and no plot relies on
+them alone: each line and bar has its name next to it.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ INK, OURS, LIMIT, OTHER, GRID = "#57606a", "#0b62c4", "#b3510c", "#8a939c", "#d8
 _ON_DARK = {INK: "#a9b3bd", OURS: "#5aa9ff", LIMIT: "#f0a050", OTHER: "#77818c", GRID: "#30363d"}
 
 _SETTINGS = {
-    "svg.fonttype": "none",  # text stays text: small, and it can be read out and searched
-    "svg.hashsalt": "tokensession",  # the same ids every time
+    "svg.fonttype": "none",  # text stays text: small, accessible and searchable
+    "svg.hashsalt": "tokensession",  # the same ids each time
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.edgecolor": INK,
@@ -68,7 +68,7 @@ _SETTINGS = {
 
 
 def colour(name: str) -> str:
-    """By what a contestant is called: ours, a limit, or another."""
+    """The colour of a contestant by its name: ours, a limit, or another."""
     if name.startswith("tokensession"):
         return OURS
     bound = ("limit", "floor", "goal", "raw aiohttp", "never expires", "empty")
@@ -77,29 +77,29 @@ def colour(name: str) -> str:
 
 @contextmanager
 def applied() -> Iterator[None]:
-    """Our style, for what is drawn and saved inside."""
+    """Our style, for what is drawn and saved in the block."""
     with mpl.rc_context(_SETTINGS):
         yield
 
 
 def axes(height: float = 3.6, rows: int = 1, columns: int = 1, **options: Any) -> list[Axes]:
-    """Axes to draw on, row by row. A page is about 7.6 inches wide."""
+    """New axes, row by row. A page is about 7.6 inches wide."""
     figure = Figure(figsize=(7.6, height), layout="constrained")
     FigureCanvasSVG(figure)
     return list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
 def save(figure: Figure, path: Path, title: str, source: str) -> Path:
-    """Write a figure. `source` says which figures it was drawn from."""
+    """Write a figure as SVG. `source` names its data."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_for_readers(text.getvalue(), title, source), encoding="utf-8")
+    path.write_text(_accessible(text.getvalue(), title, source), encoding="utf-8")
     return path
 
 
-def _for_readers(svg: str, title: str, source: str) -> str:
-    # The date is in the metadata: a plot has changed only if its figures have.
+def _accessible(svg: str, title: str, source: str) -> str:
+    # The metadata has the date; without it, a plot changes only if its figures do.
     svg = re.sub(r" <metadata>.*?</metadata>\n", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<\?xml.*?(?=<svg)", '<?xml version="1.0" encoding="utf-8"?>\n', svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]*; ", "", svg)
@@ -121,7 +121,7 @@ def _for_readers(svg: str, title: str, source: str) -> str:
 
 
 def plain_log(axis: Any, fine: float = 100) -> None:
-    """Figures as people write them on a logarithmic axis; if it spans less than `fine`, 2 and 5 as well."""
+    """Plain numbers on a logarithmic axis. If it spans less than `fine`, 2 and 5 get ticks as well."""
     low, high = axis.get_view_interval()
     steps = (1.0,) if high / low > fine else (1.0, 2.0, 5.0)
     axis.set_major_locator(LogLocator(base=10, subs=steps))
@@ -136,7 +136,7 @@ def end_labels(
     shade: Callable[[str], str] = colour,
     apart: float = 12,
 ) -> None:
-    """Write each line's name at its end, moved up or down (in points) as far as names would collide.
+    """Write each line's name at its end, moved up or down so that names do not overlap.
 
     Call it when the limits of the axes are final.
     """
@@ -158,8 +158,8 @@ def end_labels(
 
 
 def _dodged(heights: list[float], apart: float) -> list[float]:
-    """These heights in ascending order, at least so far apart, each group around its middle."""
-    groups: list[list[float]] = []  # of wanted heights; a group is laid out around their mean
+    """These ascending heights moved apart, each group around its middle."""
+    groups: list[list[float]] = []  # of heights; a group is placed around its mean
     for height in heights:
         groups.append([height])
         while len(groups) > 1 and _edge(groups[-2], apart, +1) + apart > _edge(groups[-1], apart, -1):
@@ -176,18 +176,18 @@ def _edge(group: list[float], apart: float, side: int) -> float:
 
 
 def rounded(value: float) -> str:
-    """Three figures, as people write them."""
+    """A number with three digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 Figures = Mapping[str, Mapping[str, float]]
-"""By name: the median, and the quartiles q1 and q3 if there are any."""
+"""For each name: the median, and the quartiles q1 and q3 if there are any."""
 
 
 def bars(
     on: Axes, figures: Figures, shown: Callable[[float], str] = rounded, shade: Callable[[str], str] = colour
 ) -> None:
-    """A bar for each, the first on top, with the quartiles as a whisker and the figure beside it."""
+    """A bar for each, the first on top, with the quartiles as a whisker and the figure next to it."""
     for place, (name, figure) in enumerate(figures.items()):
         on.barh(place, figure["median"], height=0.6, color=shade(name), edgecolor="none")
         _whisker(on, place, figure, INK)
@@ -197,7 +197,7 @@ def bars(
 def dots(
     on: Axes, figures: Figures, shown: Callable[[float], str] = rounded, shade: Callable[[str], str] = colour
 ) -> None:
-    """As `bars`, for a logarithmic axis, which has no zero for a bar to stand on."""
+    """As `bars`, for a logarithmic axis, where a bar has no zero to start from."""
     on.set_xscale("log")
     for place, (name, figure) in enumerate(figures.items()):
         on.plot([figure["median"]], [place], "o", color=shade(name), markersize=7)
@@ -217,17 +217,17 @@ def _named_rows(
     on: Axes, figures: Figures, shown: Callable[[float], str], shade: Callable[[str], str]
 ) -> None:
     ours = {name for name in figures if shade(name) == OURS}
-    stressed = ours if ours != set(figures) else set()  # what is all blue needs no stress
+    bold = ours if ours != set(figures) else set()
     for place, (name, figure) in enumerate(figures.items()):
         on.annotate(
             "-" if math.isnan(figure["median"]) else shown(figure["median"]),
             (1, place),
-            xycoords=("axes fraction", "data"),  # a column at the right, where no line runs through it
+            xycoords=("axes fraction", "data"),  # a column at the right, outside of all lines
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
-            color=OURS if name in stressed else INK,
-            fontweight="bold" if name in stressed else "normal",
+            color=OURS if name in bold else INK,
+            fontweight="bold" if name in bold else "normal",
         )
     on.set_yticks(range(len(figures)), list(figures))
     on.set_ylim(len(figures) - 0.4, -0.6)
@@ -235,5 +235,5 @@ def _named_rows(
     on.grid(visible=False, axis="y")
     on.spines["left"].set_visible(False)
     for label in on.get_yticklabels():
-        if label.get_text() in stressed:
+        if label.get_text() in bold:
             label.set(color=OURS, fontweight="bold")

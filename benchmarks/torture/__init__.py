@@ -4,17 +4,17 @@
 
 | module | what it is |
 |---|---|
-| `decide` | how much of everything, and the policy |
-| `worker` | one victim: a session that makes requests without pause |
-| `told` | its endpoint and its store, which tell what it does |
+| `plan` | how much of everything, and the policy |
+| `worker` | one worker process: a session that makes requests without pause |
+| `instrumented` | its transport and its store, which report what they do |
 | `clocks` | its clock, which is wrong |
-| `fleet` | the victims as the supervisor sees them: started, killed, stopped, replaced |
-| `provider` | the token server, which keeps books and does to a request what chaos has in mind |
+| `fleet` | the workers as the supervisor sees them: started, killed, stopped, replaced |
+| `provider` | the token server, which logs what happens and injects faults |
 | `exchange` | one token request there: spent, answered, or not |
-| `chaos` | what is done, when and to whom, drawn from a seed |
-| `book` | what has happened: entries in the order in which the supervisor learned of them |
-| `verdict` | what the book says, and what must not be in it; pure |
-| `watch` | looks at the stored record all the time |
+| `chaos` | what is done, when and to which worker, drawn from a seed |
+| `event_log` | what has happened, in the order in which the supervisor learned of it |
+| `verdict` | what the event log shows, and what it must not show; pure |
+| `watch` | reads the stored record all the time |
 | `supervisor` | puts it all together, and signs in again |
 | `report` | the table and the JSON |
 """

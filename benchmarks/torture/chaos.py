@@ -1,8 +1,8 @@
-"""What is done, when and to whom, drawn from a seed.
+"""What is done, when and to which worker, drawn from a seed.
 
-The timetable is the seed's alone: the same seed does the same things at the same moments, whatever the
-processes make of it. Some of it is done at its moment. The rest is *aimed*: it waits for the next token
-request of a worker, and is done to that one.
+The timetable depends on the seed only: the same seed does the same things at the same moments, whatever the
+processes do. Some acts happen at their moment. The others are *aimed*: each waits for the next token request
+of a worker, and happens to that one.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dataclasses import dataclass
 
 from .plan import POLICY, Plan
 
-__all__ = ["AIMED", "FAULTS", "LATEST", "Act", "Ordeals", "timetable"]
+__all__ = ["AIMED", "FAULTS", "LATEST", "Act", "AimedActs", "timetable"]
 
 LATEST = POLICY.orphan_wait / 2
-"""How long the provider may go on with the request of a client that was killed, in seconds."""
+"""How long the provider may continue with the request of a killed client, in seconds."""
 
 FAULTS = ("500", "429", "hang", "reset", "truncate")
 AIMED = ("kill arriving", "kill late", "kill rotated", "kill answered", "stop refreshing", *FAULTS)
 
-_EVERY = {  # seconds between two of a kind, on average; a token request is made about once a second
+_EVERY = {  # seconds between two of a kind, on average; there is about one token request a second
     "kill": 6.0,
     "kill arriving": 20.0,  # as its request arrives; the provider drops it, nothing is spent
-    "kill late": 45.0,  # the same, but the provider carries the request out, a little later
+    "kill late": 45.0,  # the same, but the provider carries the request out a little later
     "kill rotated": 40.0,  # the provider has rotated, and has not answered
-    "kill answered": 15.0,  # the answer is on its way: saved or not, by chance
+    "kill answered": 15.0,  # the response is on its way; whether it is saved is chance
     "stop": 7.0,
     "stop refreshing": 15.0,
     "step": 2.0,
@@ -40,25 +40,25 @@ _EVERY = {  # seconds between two of a kind, on average; a token request is made
     "truncate": 25.0,
 }
 _APART = {"revoke": 4.0}
-"""Seconds between two of a kind, at least. A token that a 401 has just brought and that is refused as well is
-not replaced before the spacing is over, by design; and every caller gets a 401 until then."""
+"""Seconds between two of a kind, at least. By design, a token that a 401 has just brought is not replaced
+within the minimum refresh interval, even if it gets a 401 too. Until then every caller gets a 401."""
 _LONGEST_STOP = 5.0  # seconds
-_SPARED = 0.8  # how many of the ordeals let the next token request alone
+_SPARED = 0.8  # share of the aimed acts that spare the next token request
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One thing to do at `at` (seconds from the beginning). The rest are its numbers, from 0 to 1."""
+    """One thing to do at `at` (seconds from the beginning). The other fields are random, from 0 to 1."""
 
     at: float
     what: str
-    who: float
+    which: float
     much: float
     coin: float
 
     @property
-    def standing(self) -> float:
-        """How long a stop lasts, in seconds."""
+    def stop_seconds(self) -> float:
+        """How long a stop lasts."""
         return 0.2 + (_LONGEST_STOP - 0.2) * self.much
 
 
@@ -75,11 +75,11 @@ def timetable(plan: Plan) -> Iterator[Act]:
         heapq.heappush(heap, (at + _APART.get(what, 0.0) + rng.expovariate(1 / _EVERY[what]), what))
 
 
-class Ordeals:
-    """What waits for the next token requests, in order; none of a kind waits twice.
+class AimedActs:
+    """Acts that wait for the next token requests, in order. At most one of each kind waits.
 
-    Most of them spare the request after theirs. Without that, what has piled up while nobody could refresh
-    would hit the replay as well, and nearly every accident would cost a sign-in: by design, and in vain.
+    Most of them spare the request after theirs. Otherwise, what has piled up while no worker could refresh
+    would also hit the replay, and nearly every accident would cost a sign-in.
     """
 
     def __init__(self) -> None:
@@ -87,20 +87,20 @@ class Ordeals:
         self._spare = False
 
     def aim(self, act: Act) -> None:
-        """The next token request gets it."""
+        """Let it happen to the next token request."""
         if all(other.what != act.what for other in self._waiting):
             self._waiting.append(act)
 
     def next(self) -> Act | None:
-        """For a token request that has just arrived."""
+        """The act for a token request that has just arrived, or None."""
         if self._spare or not self._waiting:
             self._spare = False
             return None
         act = self._waiting.popleft()
-        self._spare = act.who < _SPARED
+        self._spare = act.which < _SPARED
         return act
 
     def clear(self) -> None:
-        """No more of it."""
+        """Drop all that wait."""
         self._waiting.clear()
         self._spare = False

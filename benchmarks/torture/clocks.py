@@ -16,7 +16,7 @@ _TRUE = SystemClock()
 class SkewedClock:
     """A `tokensession.clock.Clock` whose wall clock is off by `offset` seconds, which may change.
 
-    The clock since boot is true: it has no hands that anybody could turn.
+    Its boot clock is right: that clock cannot be set.
     """
 
     boot = staticmethod(_TRUE.boot)
@@ -27,7 +27,7 @@ class SkewedClock:
         self.offset = offset
 
     def wall(self) -> float:
-        """What this machine would say if somebody had turned its clock."""
+        """The time on a machine whose clock is set wrong."""
         return time.time() + self.offset
 
     def __repr__(self) -> str:

@@ -1,8 +1,8 @@
 """What has happened, entry by entry, in the order in which the supervisor learned of it.
 
-Secrets are in here by fingerprint only. A *worker* is one incarnation of a process: "3.2" is the second
-process in the third place. What the workers say comes through their pipes, and is therefore in order for
-one worker only; a killed worker's pipe is read to its end before `Reaped` is entered.
+Secrets appear by fingerprint only. A *worker* is one process: "3.2" is the second process in place 3. Workers
+report through their pipes, so the order is exact for each worker only. A killed worker's pipe is read to its
+end before `Reaped` is added.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ __all__ = [
     "Claimed",
     "Continued",
     "Corrupt",
-    "Died",
+    "Disconnected",
     "Entry",
     "EventLog",
+    "Exited",
     "Fault",
-    "Gone",
-    "Heard",
+    "Finished",
     "Killed",
     "Leaked",
-    "Proven",
+    "NotRecovered",
     "Reaped",
+    "Recovered",
     "Redeemed",
     "Released",
     "Reused",
     "Revoked",
     "Sent",
+    "SignInRequired",
     "SignedIn",
     "Stepped",
     "Stopped",
     "Stored",
-    "Surfaced",
-    "Told",
-    "Unproven",
-    "Unread",
+    "TimedOut",
+    "Unauthorized",
     "Unsaved",
     "Used",
 ]
@@ -54,7 +54,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Arrived(Entry):
-    """A worker's token request has arrived whole. `number` counts them."""
+    """A worker's token request has arrived completely. `number` counts them."""
 
     number: int
     worker: str
@@ -62,15 +62,15 @@ class Arrived(Entry):
 
 
 @dataclass(frozen=True, slots=True)
-class Gone(Entry):
-    """Its client has closed the connection without an answer."""
+class Disconnected(Entry):
+    """The client closed the connection before it got a response."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Answered(Entry):
-    """The provider is through with it: answered, or let go of."""
+    """The provider is done with the request: answered or dropped."""
 
     number: int
 
@@ -79,7 +79,7 @@ class Answered(Entry):
 class Redeemed(Entry):
     """The grant was spent. `access` and `successor` (the next refresh token) exist from now on.
 
-    `withheld`: the reply was lost on purpose (`--lose-replies`).
+    `withheld`: the response was lost on purpose (`--lose-responses`).
     """
 
     number: int
@@ -92,7 +92,7 @@ class Redeemed(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Reused(Entry):
-    """A spent refresh token came again, and the sign-in that it descends from was revoked."""
+    """A spent refresh token came again, and the provider revoked its sign-in."""
 
     number: int
     worker: str
@@ -100,15 +100,15 @@ class Reused(Entry):
 
 
 @dataclass(frozen=True, slots=True)
-class Unread(Entry):
-    """The grant was spent, but its living client had run into its own time-out when the answer was there."""
+class TimedOut(Entry):
+    """The grant was spent, but its client had timed out before the response was ready."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Fault(Entry):
-    """A token request was spoiled."""
+    """A token request got an injected fault."""
 
     kind: str
 
@@ -138,24 +138,23 @@ class Killed(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Reaped(Entry):
-    """It is gone, and this is the refresh token in the record now."""
+    """The killed worker has ended. `stored` is the refresh token in the record at that moment."""
 
     worker: str
     stored: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Died(Entry):
-    """It ended although nobody had killed it."""
+class Exited(Entry):
+    """It ended although it was not killed. `reason` has the end of its stderr."""
 
     worker: str
-    status: int
-    words: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped(Entry):
-    """SIGSTOP, at this moment of the clock since boot."""
+    """SIGSTOP, at this moment of the boot clock."""
 
     worker: str
     at: float
@@ -177,12 +176,12 @@ class Stepped(Entry):
     worker: str
 
 
-# -- said by the workers ------------------------------------------------------------------------------
+# -- reported by the workers --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed(Entry):
-    """It holds the claim, and this is the credential that the record says to redeem."""
+    """It holds the claim. `credential` is what the record says to redeem."""
 
     worker: str
     credential: str
@@ -204,8 +203,8 @@ class Sent(Entry):
 
 
 @dataclass(frozen=True, slots=True)
-class Heard(Entry):
-    """The end of that: a status, or the type of the error that came instead."""
+class Finished(Entry):
+    """Its token request has ended, with a status or with the type of an error."""
 
     worker: str
     credential: str
@@ -214,22 +213,22 @@ class Heard(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Unsaved(Entry):
-    """It has a token which the store would not take."""
+    """It has a token that the store did not accept."""
 
     worker: str
 
 
 @dataclass(frozen=True, slots=True)
-class Told(Entry):
-    """Its callers were told to sign in again, by this error."""
+class SignInRequired(Entry):
+    """Its callers got this error, which says to sign in again."""
 
     worker: str
     error: str
 
 
 @dataclass(frozen=True, slots=True)
-class Surfaced(Entry):
-    """One of its callers got a 401. `why` is what the provider and the clocks say of its token."""
+class Unauthorized(Entry):
+    """One of its callers got a 401. `why` is what the provider and the clocks say about its token."""
 
     worker: str
     why: str
@@ -247,14 +246,14 @@ class Stored(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Corrupt(Entry):
-    """The record could not be understood."""
+    """The record could not be decoded."""
 
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class Leaked(Entry):
-    """All workers are gone, and the key is still claimed."""
+    """All workers have ended, and the key is still claimed."""
 
     what: str
 
@@ -267,28 +266,28 @@ class SignedIn(Entry):
 
 
 @dataclass(frozen=True, slots=True)
-class Proven(Entry):
-    """After all this it had a 200 with a token issued after chaos had ended."""
+class Recovered(Entry):
+    """It got a 200 with a token that was issued after chaos ended."""
 
     worker: str
 
 
 @dataclass(frozen=True, slots=True)
-class Unproven(Entry):
-    """It had none, for as long as it was given."""
+class NotRecovered(Entry):
+    """It got no such 200 in the time it was given."""
 
     worker: str
 
 
 @dataclass(slots=True)
 class EventLog:
-    """The entries so far; `lines` are the same for people, with the seconds since the first one."""
+    """The entries so far. `lines` has them as text, with the seconds since the first one."""
 
     entries: list[Entry] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 
-    def enter(self, entry: Entry) -> None:
-        """One more."""
+    def add(self, entry: Entry) -> None:
+        """Add one entry."""
         self.entries.append(entry)
         self.lines.append(f"{time.monotonic() - self.began:9.3f}  {entry!r}")

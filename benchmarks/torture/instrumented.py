@@ -1,6 +1,6 @@
-"""A worker's endpoint and store, which tell the supervisor how far a refresh has come.
+"""A worker's transport and store. They report to the supervisor how far a refresh has come.
 
-What was said before a kill is in the pipe, and is heard after it.
+What was reported before a kill is in the pipe, and is read after the kill.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from tokensession.token import fingerprint
 
 from .clocks import SkewedClock
 
-__all__ = ["OFFSET", "WORKER", "MarkedTransport", "ToldClaim", "ToldStore"]
+__all__ = ["OFFSET", "WORKER", "InstrumentedClaim", "InstrumentedStore", "InstrumentedTransport"]
 
 WORKER = "X-Torture-Worker"
-"""The header of a token request that says who sends it."""
+"""The header of a token request that names its worker."""
 OFFSET = "X-Torture-Offset"
-"""The one that says how wrong its clock is."""
+"""The header with the offset of its wall clock, in seconds."""
 
 
-class MarkedTransport:
-    """Sends token requests with the worker's name on them, and says what becomes of each."""
+class InstrumentedTransport:
+    """Sends token requests with the worker's name in a header, and reports the outcome of each."""
 
     def __init__(self, name: str, clock: SkewedClock) -> None:
         self._name = name
@@ -35,7 +35,7 @@ class MarkedTransport:
         """See `TokenTransport`."""
         marks = ((WORKER, self._name), (OFFSET, repr(self._clock.offset)))
         marked = TokenRequest(request.url, (*request.headers, *marks), request.body, request.secrets)
-        outcome: int | str = OutcomeUnknown.__name__  # what it is if we are cut off by a time-out
+        outcome: int | str = OutcomeUnknown.__name__  # for a request that a timeout cancels
         say(sent=True)
         try:
             token_response = await self._inner.send(marked, connect=connect, total=total)
@@ -45,53 +45,53 @@ class MarkedTransport:
             outcome = type(error).__name__
             raise
         finally:
-            say(heard=outcome)
+            say(outcome=outcome)
 
 
-class ToldStore:
-    """A store that tells the supervisor of its claims."""
+class InstrumentedStore:
+    """A store that reports its claims."""
 
-    def __init__(self, inner: Store, seed: str) -> None:
+    def __init__(self, inner: Store, configured: str) -> None:
         self._inner = inner
-        self._seed = seed
+        self._configured = configured
 
     async def load(self, key: str) -> Record | None:
-        """See `Store.load`, like all of these."""
+        """See `Store.load`, as for all of these."""
         return await self._inner.load(key)
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> Claim | Record:
-        """The claim, told."""
+        """Claim, then report it."""
         claim = await self._inner.claim(key, seen=seen, timeout=timeout)
         if isinstance(claim, Record):
             return claim
         token = decode(claim.current.data).token if claim.current else None
-        secret = token.refresh_token if token and token.refresh_token else self._seed
+        secret = token.refresh_token if token and token.refresh_token else self._configured
         say(claimed=fingerprint(secret))
-        return ToldClaim(claim)
+        return InstrumentedClaim(claim)
 
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
-        """Not told: it needs no claim."""
+        """Not reported: it needs no claim."""
         return await self._inner.put(key, data, expect=expect)
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
-        """Not told."""
+        """Not reported."""
         return await self._inner.delete(key, expect=expect)
 
     async def keys(self) -> list[str]:
-        """Not told."""
+        """Not reported."""
         return await self._inner.keys()
 
     async def aclose(self) -> None:
-        """Not told."""
+        """Not reported."""
         await self._inner.aclose()
 
 
-class ToldClaim:
-    """A claim that tells of its end."""
+class InstrumentedClaim:
+    """A claim that reports its end."""
 
     def __init__(self, inner: Claim) -> None:
         self._inner = inner
-        self._told = False
+        self._reported = False
 
     @property
     def current(self) -> Record | None:
@@ -104,17 +104,17 @@ class ToldClaim:
         return self._inner.interrupted
 
     async def commit(self, data: bytes) -> Record:
-        """Commit, then tell."""
+        """Commit, then report it."""
         record = await self._inner.commit(data)
-        self._tell()
+        self._report()
         return record
 
     async def abandon(self) -> None:
-        """Abandon, then tell."""
+        """Abandon, then report it."""
         await self._inner.abandon()
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
-        if not self._told:
-            self._told = True
+    def _report(self) -> None:
+        if not self._reported:
+            self._reported = True
             say(released=True)

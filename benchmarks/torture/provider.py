@@ -1,7 +1,7 @@
-"""The token server: `OAuth2Server`, which keeps books and does to a token request what chaos has in mind.
+"""The token server: `OAuth2Server`, which logs what happens and injects what chaos has aimed at a request.
 
-All of it is in the supervisor's process and event loop. So the book's order at the provider is the true one,
-and a kill that is aimed at a token request is over, the process reaped, before that request goes on.
+It runs in the supervisor's process and event loop. So the event log has the true order at the provider, and
+a kill aimed at a token request is over, and the process reaped, before that request continues.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from tokensession.testing.servers.faults import Genuine
 from tokensession.token import fingerprint
 
 from . import event_log
-from .chaos import LATEST, Act, Ordeals
-from .exchange import Redeem, answered, left, truncated
+from .chaos import LATEST, Act, AimedActs
+from .exchange import Redemption, disconnected, truncated, written
 from .instrumented import WORKER
 from .plan import Plan
 
-__all__ = ["Hands", "Issue", "Provider"]
+__all__ = ["Issue", "Provider", "WorkerControl"]
 
-_LOOK = 0.02  # seconds between two looks whether a client that is kept waiting has left
-_REMEMBERED = 4096  # refused API requests
+_POLL = 0.02  # seconds between two checks whether a waiting client has disconnected
+_REMEMBERED = 4096  # API requests that got a 401
 _boot = SystemClock.boot
 
 
-class Hands(Protocol):
-    """What the provider needs done to the worker whose request it has before it."""
+class WorkerControl(Protocol):
+    """What the provider can do to the worker that has sent a request."""
 
     async def kill(self, worker: str, aim: str) -> None:
-        """Kill it; return when it is reaped."""
+        """Kill it, and return when it is reaped."""
         ...
 
     def stop(self, worker: str, seconds: float, aim: str) -> None:
-        """Stop it for so long."""
+        """Stop it for this long."""
         ...
 
     def killed(self, worker: str) -> bool:
-        """Whether it has been killed, by whatever act."""
+        """Whether any act has killed it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """An access token that was issued: its number, for whom, when it expires (boot clock, the earliest
-    moment), the sign-in that it descends from, and how wrong that client's clock was."""
+    """An access token that was issued: its number, the worker, when it expires (boot clock, the earliest
+    moment), the number of the sign-in it descends from, and the offset of the worker's clock."""
 
     number: int
     worker: str
@@ -64,17 +64,17 @@ class Issue:
 
 
 class Provider(OAuth2Server):
-    """The server. Nothing goes wrong with the supervisor's own requests, which bear no worker's name."""
+    """The server. The supervisor's own requests name no worker, and get no faults."""
 
-    def __init__(self, plan: Plan, log: event_log.EventLog, ordeals: Ordeals, hands: Hands) -> None:
+    def __init__(self, plan: Plan, log: event_log.EventLog, acts: AimedActs, control: WorkerControl) -> None:
         super().__init__(lifetime=plan.lifetime)
-        self.log = _Seen(self._saw)
+        self.log = _RequestLog(self._seen)
         self.unauthorized_by_reason: Counter[str] = Counter()
-        self._refused_requests: OrderedDict[str, tuple[str, Issue | None]] = OrderedDict()
+        self._unauthorized_requests: OrderedDict[str, tuple[str, Issue | None]] = OrderedDict()
         self._plan = plan
         self._event_log = log
-        self._ordeals = ordeals
-        self._hands = hands
+        self._acts = acts
+        self._control = control
         self._rng = random.Random(f"{plan.seed} latency")
         self._numbers = 0
         self._open: dict[int, web.Request] = {}
@@ -84,195 +84,199 @@ class Provider(OAuth2Server):
         self._dead: set[int] = set()
         self._revoked_before = 0
         self.latest: dict[str, int] = {}
-        """The newest issue that each worker has had a 200 with."""
+        """The newest issue that each worker got a 200 with."""
 
     # -- for the supervisor -----------------------------------------------------------------------
 
     @property
     def issued(self) -> int:
-        """How many access tokens there have been."""
+        """How many access tokens were issued."""
         return len(self._issues)
 
     def new_credential(self) -> str:
         """A refresh token for a new sign-in, which gets the next number."""
-        seed = super().new_credential()
-        self._sign_ins[fingerprint(seed)] = max(self._sign_ins.values()) + 1
-        return seed
+        refresh_token = super().new_credential()
+        self._sign_ins[fingerprint(refresh_token)] = max(self._sign_ins.values()) + 1
+        return refresh_token
 
     def revoke_access_tokens(self) -> None:
-        """All of them, early."""
+        """Revoke all of them early."""
         super().revoke_access_tokens()
         self._revoked_before = len(self._issues)
-        self._event_log.enter(event_log.Revoked())
+        self._event_log.add(event_log.Revoked())
 
     def reason(self, request: str) -> tuple[str, Issue | None]:
-        """Why the last API request of that name was refused, and what its token was."""
-        return self._refused_requests.get(request, ("forgotten", None))
+        """Why the API request with this name got a 401, and the issue of its token."""
+        return self._unauthorized_requests.get(request, ("forgotten", None))
 
     # -- the API ----------------------------------------------------------------------------------
 
     def routes(self) -> list[web.RouteDef]:
-        """One more path: the name of a request is in it, so that the log shows it."""
+        """One more path, with the name of the request in it, so that the log shows it."""
         return [*super().routes(), web.get("/ping/{name}", api.ok)]
 
-    def _saw(self, seen: Seen) -> None:
+    def _seen(self, seen: Seen) -> None:
         name = seen.path.rpartition("/")[2]
-        issue = None if seen.bearer is None else self._issues.get(seen.bearer)
+        issue = None if seen.token is None else self._issues.get(seen.token)
         if seen.status == 401:
-            reason = self._reason(seen.bearer, issue)
+            reason = self._reason(seen.token, issue)
             self.unauthorized_by_reason[reason] += 1
-            self._refused_requests[name] = reason, issue
-            if len(self._refused_requests) > _REMEMBERED:
-                self._refused_requests.popitem(last=False)
-        elif issue is not None and seen.bearer is not None:
-            if seen.bearer not in self._used:
-                self._used.add(seen.bearer)
-                self._event_log.enter(event_log.Used(seen.bearer))
+            self._unauthorized_requests[name] = reason, issue
+            if len(self._unauthorized_requests) > _REMEMBERED:
+                self._unauthorized_requests.popitem(last=False)
+        elif issue is not None and seen.token is not None:
+            if seen.token not in self._used:
+                self._used.add(seen.token)
+                self._event_log.add(event_log.Used(seen.token))
             worker = name.rpartition("-")[0]
             self.latest[worker] = max(issue.number, self.latest.get(worker, 0))
 
-    def _reason(self, bearer: str | None, issue: Issue | None) -> str:
-        if bearer is None:
-            return "no bearer"
+    def _reason(self, token: str | None, issue: Issue | None) -> str:
+        if token is None:
+            return "no token"
         if issue is None:
-            return "unknown bearer"
+            return "unknown token"
         if issue.signed_in in self._dead:
             return "grant revoked"
         if issue.number <= self._revoked_before:
             return "revoked early"
-        return "expired" if _boot() >= issue.expires else "none"
+        return "expired" if _boot() >= issue.expires else "valid token"
 
     # -- token requests ---------------------------------------------------------------------------
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
-        self.script(_Ordeal(self))  # each is as good as another: it looks at the request that it gets
+        self.script(_ChaosFault(self))
         return await super()._token(request)
 
-    async def undergo(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
-        """One token request that is in order: into the book, and through what chaos has in mind."""
+    async def respond(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
+        """Log a valid token request, and respond to it as chaos wants."""
         credential = self.read(request, await request.read()).fingerprint
         worker = request.headers.get(WORKER)
         number = self._numbers = self._numbers + 1
-        redeem = Redeem(self, number, worker or "supervisor", credential, request, genuine)
+        redemption = Redemption(self, number, worker or "supervisor", credential, request, genuine)
         if worker is None:
-            return await answered(request, await redeem())
+            return await written(request, await redemption())
         for other, earlier in list(self._open.items()):
-            if left(earlier):
-                self._event_log.enter(event_log.Gone(other))
+            if disconnected(earlier):
+                self._event_log.add(event_log.Disconnected(other))
                 del self._open[other]
-        self._event_log.enter(event_log.Arrived(number, worker, credential))
+        self._event_log.add(event_log.Arrived(number, worker, credential))
         self._open[number] = request
         try:
-            return await self._perform(request, worker, redeem, self._ordeals.next())
+            return await self._perform(request, worker, redemption, self._acts.next())
         finally:
-            self._let_go(number)
+            self._done(number)
 
-    def _let_go(self, number: int) -> None:
+    def _done(self, number: int) -> None:
         if self._open.pop(number, None) is not None:
-            self._event_log.enter(event_log.Answered(number))
+            self._event_log.add(event_log.Answered(number))
 
     async def _perform(
-        self, request: web.Request, worker: str, redeem: Redeem, act: Act | None
+        self, request: web.Request, worker: str, redemption: Redemption, act: Act | None
     ) -> web.StreamResponse:
         match act.what if act is not None else "":
             case "kill arriving" as aim:
-                await self._hands.kill(worker, aim)
+                await self._control.kill(worker, aim)
                 return web.Response()
             case "kill late" as aim:
                 until = _boot() + (LATEST * act.much if act else 0)
-                await self._hands.kill(worker, aim)
+                await self._control.kill(worker, aim)
                 await asyncio.sleep(max(0.0, until - _boot()))
-                if _boot() < until + LATEST / 2:  # or this machine stood still: dropped, nothing spent
-                    await redeem()
+                if _boot() < until + LATEST / 2:  # otherwise this machine stood still: dropped, nothing spent
+                    await redemption()
                 return web.Response()
             case "kill rotated" as aim:
-                await redeem()
-                await self._hands.kill(worker, aim)
+                await redemption()
+                await self._control.kill(worker, aim)
                 return web.Response()
             case "kill answered" as aim:
-                response = await self._answer(request, redeem, held_up=False)
-                await self._hands.kill(worker, aim)
+                response = await self._answer(request, redemption, delayed=False)
+                await self._control.kill(worker, aim)
                 return response
             case "stop refreshing" as aim:
-                self._hands.stop(worker, act.standing if act else 0, aim)
+                self._control.stop(worker, act.stop_seconds if act else 0, aim)
             case "":
                 pass
             case fault:
-                return await self._spoil(request, redeem, fault, lose=bool(act and act.coin < 0.5))
-        return await self._answer(request, redeem)
+                return await self._spoil(request, redemption, fault, lose=bool(act and act.coin < 0.5))
+        return await self._answer(request, redemption)
 
     async def _answer(
-        self, request: web.Request, redeem: Redeem, *, held_up: bool = True
+        self, request: web.Request, redemption: Redemption, *, delayed: bool = True
     ) -> web.StreamResponse:
-        """The genuine answer, in the provider's time. The request of a killed client is carried out too."""
-        worker = redeem.worker
-        if held_up:
+        """The genuine response, with the provider's latency. A killed client's request is carried out too."""
+        worker = redemption.worker
+        if delayed:
             await asyncio.sleep(self._rng.random() * self._plan.latency / 2)
-        if left(request) and not self._hands.killed(worker):
-            return web.Response()  # it ran into its own time-out, on a slow machine: dropped, nothing spent
-        answer = await redeem()
-        if held_up:
+        if disconnected(request) and not self._control.killed(worker):
+            return web.Response()  # timed out on a slow machine: dropped, nothing spent
+        response = await redemption()
+        if delayed:
             await asyncio.sleep(self._rng.random() * self._plan.latency / 2)
-        if left(request) and not self._hands.killed(worker):
-            self._event_log.enter(event_log.Unread(redeem.number))
-        self._let_go(redeem.number)  # before it is written: the client may send the next at once
-        return await answered(request, answer)
+        if disconnected(request) and not self._control.killed(worker):
+            self._event_log.add(event_log.TimedOut(redemption.number))
+        self._done(redemption.number)  # before it is written: the client may send the next at once
+        return await written(request, response)
 
     async def _spoil(
-        self, request: web.Request, redeem: Redeem, fault: str, *, lose: bool
+        self, request: web.Request, redemption: Redemption, fault: str, *, lose: bool
     ) -> web.StreamResponse:
-        """Before the grant is spent; where replies may be lost, sometimes after."""
-        self._event_log.enter(event_log.Fault(fault))
+        """Inject a fault before the grant is spent. With `lose_responses`, sometimes after."""
+        self._event_log.add(event_log.Fault(fault))
         if fault == "500":
-            return Response(500, b"<h1>Internal Server Error</h1>").response()
+            return Response(500, b"<h1>Internal Server Error</h1>").to_web()
         if fault == "429":
-            return Response(429, b"", (("Retry-After", "1"),)).response()
-        if lose and self._plan.lose_replies:
-            await redeem(withheld=True)
+            return Response(429, b"", (("Retry-After", "1"),)).to_web()
+        if lose and self._plan.lose_responses:
+            await redemption(withheld=True)
         if fault == "hang":
-            while not left(request):  # noqa: ASYNC110 - aiohttp has no event for it
-                await asyncio.sleep(_LOOK)
+            while not disconnected(request):  # noqa: ASYNC110 - aiohttp has no event for it
+                await asyncio.sleep(_POLL)
             return web.Response()
         if fault == "reset":
-            return await Reset(spent=False).perform(request, redeem)
+            return await Reset(spent=False).perform(request, redemption)
         return await truncated(request)
 
-    def enter_redeemed(self, redeem: Redeem, answer: Response, *, before: float, withheld: bool) -> None:
+    def add_redeemed(
+        self, redemption: Redemption, response: Response, *, before: float, withheld: bool
+    ) -> None:
         """A token pair was issued at `before` or a little later."""
-        document: dict[str, Any] = json.loads(answer.body)
+        document: dict[str, Any] = json.loads(response.body)
         access, successor = fingerprint(document["access_token"]), fingerprint(document["refresh_token"])
-        signed_in = self._sign_ins[successor] = self._sign_ins[redeem.credential]
+        signed_in = self._sign_ins[successor] = self._sign_ins[redemption.credential]
         self._issues[access] = Issue(
-            len(self._issues) + 1, redeem.worker, before + self.lifetime, signed_in, redeem.offset
+            len(self._issues) + 1, redemption.worker, before + self.lifetime, signed_in, redemption.offset
         )
-        self._event_log.enter(
-            event_log.Redeemed(redeem.number, redeem.worker, redeem.credential, successor, access, withheld)
+        self._event_log.add(
+            event_log.Redeemed(
+                redemption.number, redemption.worker, redemption.credential, successor, access, withheld
+            )
         )
 
-    def enter_reused(self, redeem: Redeem) -> None:
+    def add_reused(self, redemption: Redemption) -> None:
         """A spent refresh token has come again."""
-        self._dead.add(self._sign_ins[redeem.credential])
-        self._event_log.enter(event_log.Reused(redeem.number, redeem.worker, redeem.credential))
+        self._dead.add(self._sign_ins[redemption.credential])
+        self._event_log.add(event_log.Reused(redemption.number, redemption.worker, redemption.credential))
 
 
-class _Ordeal:
-    """A fault that asks the provider what kind of fault it is."""
+class _ChaosFault:
+    """A fault that lets the provider choose what to do."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
     async def perform(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
         """See `Fault`."""
-        return await self._provider.undergo(request, genuine)
+        return await self._provider.respond(request, genuine)
 
 
-class _Seen(deque[Seen]):
-    """The server's log of API requests, read as it is written."""
+class _RequestLog(deque[Seen]):
+    """The server's log of API requests. It passes each one on as it is written."""
 
-    def __init__(self, saw: Callable[[Seen], None]) -> None:
+    def __init__(self, callback: Callable[[Seen], None]) -> None:
         super().__init__(maxlen=1)
-        self._tell = saw
+        self._callback = callback
 
     def append(self, seen: Seen) -> None:
         """One API request."""
-        self._tell(seen)
+        self._callback(seen)

@@ -21,20 +21,20 @@ from .verdict import Findings, examine
 
 __all__ = ["Report", "as_json", "show"]
 
-_WEATHER = (
+_EXPECTED = (
     tokensession.errors.SignInRequired,
     tokensession.errors.TokenUnavailable,
     tokensession.errors.StoreUnavailable,
 )
-"""What callers may be told while all this is done to them. Anything else is a defect."""
+"""Errors that callers may get while all this happens. Any other is a defect."""
 
-_WRONG = ("no bearer", "unknown bearer", "none")
-"""Why the API may not refuse a request: `none` is a living token."""
+_WRONG = ("no token", "unknown token", "valid token")
+"""Reasons for a 401 at the API that must not occur."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a run came to. `failures` by type, `unauthorized` (401s at the API) by reason."""
+    """The outcome of a run. `failures` by type, `unauthorized` (401s at the API) by reason."""
 
     plan: Plan
     seconds: float
@@ -45,43 +45,41 @@ class Report:
     requests: int
     failures: Counter[str]
     unauthorized: Counter[str]
-    looks: int
-    troubles: int
+    reads: int
+    failed_reads: int
 
     def findings(self) -> Findings:
-        """What the book says, and what the counters do."""
+        """What the event log shows, and what the counters show."""
         found = examine(self.entries)
         wrong = sum(self.unauthorized[reason] for reason in _WRONG)
-        strange = {name: count for name, count in self.failures.items() if not _is_weather(name)}
+        unexpected = {name: count for name, count in self.failures.items() if not _is_expected(name)}
         found.counts = {
             "requests": self.requests,
             "failures": self.failures.total(),
-            "failures that are no weather": sum(strange.values()),
+            "unexpected failures": sum(unexpected.values()),
             "expiries": self.stats.expiries,
             **found.counts,
             "401s at the API": self.unauthorized.total(),
-            "401s for a living token, a wrong one or none": wrong,
-            "token requests that were not in order": len(self.invalid_requests),
-            "looks at the record": self.looks,
-            "looks that the store refused": self.troubles,
+            "401s for a valid token, an unknown one or none": wrong,
+            "invalid token requests": len(self.invalid_requests),
+            "reads of the record": self.reads,
+            "reads that failed": self.failed_reads,
         }
         found.by_kind |= {"failures": self.failures, "401s at the API": self.unauthorized}
         found.must(self.requests > 0, "No request was made.")
-        found.must(not strange, f"Callers got errors that chaos does not explain: {strange}.")
-        found.must(wrong == 0, f"{wrong} requests were refused for a wrong bearer, none, or a living one.")
-        found.must(
-            not self.invalid_requests, f"{len(self.invalid_requests)} token requests were not in order."
-        )
+        found.must(not unexpected, f"Callers got unexpected errors: {unexpected}.")
+        found.must(wrong == 0, f"{wrong} API requests got a 401 for a valid token, an unknown one or none.")
+        found.must(not self.invalid_requests, f"{len(self.invalid_requests)} token requests were invalid.")
         return found
 
 
-def _is_weather(name: str) -> bool:
+def _is_expected(name: str) -> bool:
     kind = getattr(tokensession.errors, name, None)
-    return name == "status 401" or (isinstance(kind, type) and issubclass(kind, _WEATHER))
+    return name == "status 401" or (isinstance(kind, type) and issubclass(kind, _EXPECTED))
 
 
 def show(report: Report, found: Findings) -> None:
-    """The table, each count with its kinds below it, and the verdict."""
+    """Print the table, each count with its kinds below it, and the verdict."""
     plan, console = report.plan, Console(highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column()
@@ -97,12 +95,12 @@ def show(report: Report, found: Findings) -> None:
     console.print(table)
     console.print(
         f"\n{plan.seconds:g} s, {plan.processes} processes, {plan.store.partition(':')[0]}, "
-        f"seed {plan.seed}; {report.seconds:.1f} s in all"
+        f"seed {plan.seed}; {report.seconds:.1f} s in total"
     )
     for sentence in found.broken:
         console.print(sentence, style="bold red", markup=False)
     if not found.broken:
-        console.print("Every promise was kept.", style="bold green")
+        console.print("Every promise held.", style="bold green")
 
 
 def as_json(report: Report, found: Findings) -> str:

@@ -1,8 +1,8 @@
-"""Looks at the stored record all the time, as a process with nothing else to do."""
+"""Reads the stored record all the time, as one more process would."""
 
 from __future__ import annotations
 
-import asyncio
+import anyio
 
 from tokensession._refresh.state import TokenState, decode
 from tokensession.errors import ClaimTimeout, StoreCorrupt, StoreError
@@ -12,78 +12,80 @@ from tokensession.token import fingerprint
 from . import event_log
 from .plan import KEY
 
-__all__ = ["Watch", "gone"]
+__all__ = ["Watch", "lost_credential"]
 
-_LOOK = 0.02  # seconds
+_POLL = 0.02  # seconds
 
 
 class Watch:
-    """Reads and decodes the record again and again, and enters what it has not seen before."""
+    """Reads and decodes the record again and again, and logs what is new."""
 
     def __init__(self, store: Store, log: event_log.EventLog) -> None:
         self._store = store
         self._log = log
         self._version: str | None = None
-        self.looks = 0
-        self.troubles = 0
-        """How often the store could not be read, though what it holds may be sound."""
+        self.reads = 0
+        self.failed_reads = 0
+        """How often the store could not be read. The record may be fine."""
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             await self.look()
-            await asyncio.sleep(_LOOK)
+            await anyio.sleep(_POLL)
 
     async def look(self) -> TokenState | None:
-        """What is stored now; None if nothing is, or it cannot be read."""
-        self.looks += 1
+        """The stored state, or None if there is none or it cannot be read."""
+        self.reads += 1
         try:
             record = await self._store.load(KEY)
-            grant = decode(record.data) if record else None
+            state = decode(record.data) if record else None
         except StoreCorrupt as error:
-            self._log.enter(event_log.Corrupt(error.args[0]))
+            self._log.add(event_log.Corrupt(error.args[0]))
             return None
         except StoreError:
-            self.troubles += 1
+            self.failed_reads += 1
             return None
         if record is not None and record.version != self._version:
             self._version = record.version
-            if (stored := redeemable(grant)) is not None:
-                self._log.enter(event_log.Stored(stored))
-        return grant
+            if (stored := redeemable(state)) is not None:
+                self._log.add(event_log.Stored(stored))
+        return state
 
     async def stored(self) -> str | None:
         """The fingerprint of the refresh token in the record now."""
         return redeemable(await self.look())
 
     async def claim(self) -> None:
-        """When everybody has gone, the key is free: claim it without waiting."""
+        """Claim the key without waiting: once all workers have ended, it must be free."""
         try:
             record = await self._store.load(KEY)
             claim = await self._store.claim(KEY, seen=record.version if record else None, timeout=0)
         except ClaimTimeout as error:
-            self._log.enter(event_log.Leaked(error.args[0]))
+            self._log.add(event_log.Leaked(error.args[0]))
         except StoreCorrupt as error:
-            self._log.enter(event_log.Corrupt(error.args[0]))
+            self._log.add(event_log.Corrupt(error.args[0]))
         else:
             if not isinstance(claim, Record):
                 await claim.abandon()
 
 
-def redeemable(grant: TokenState | None) -> str | None:
-    """The fingerprint of the grant's refresh token."""
-    token = None if grant is None else grant.token
+def redeemable(state: TokenState | None) -> str | None:
+    """The fingerprint of the state's refresh token."""
+    token = None if state is None else state.token
     return None if token is None or token.refresh_token is None else fingerprint(token.refresh_token)
 
 
-def gone(grant: TokenState | None, seed: str) -> str | None:
-    """The fingerprint of the credential, if the record says that it is lost: refused, or replayed in vain.
+def lost_credential(state: TokenState | None, configured: str) -> str | None:
+    """The fingerprint of the credential, if the record says that it is lost: rejected, or replayed already.
 
-    `seed` is what was configured: with nothing else in the record, that is the credential.
+    `configured` is the fingerprint of the configured credential, which counts if the record has no other.
     """
-    if grant is None:
+    if state is None:
         return None
-    credential = redeemable(grant) or seed
-    error_response = grant.rejection is not None and grant.rejection.credential == credential
-    lost = grant.attempt is not None and grant.attempt.credential == credential and grant.attempt.replays > 0
-    return credential if error_response or lost else None
+    credential = redeemable(state) or configured
+    rejected = state.rejection is not None and state.rejection.credential == credential
+    replayed = (
+        state.attempt is not None and state.attempt.credential == credential and state.attempt.replays > 0
+    )
+    return credential if rejected or replayed else None

@@ -1,13 +1,12 @@
-"""One victim: `python -m benchmarks.torture.worker`.
+"""One worker process: `python -m benchmarks.torture.worker`.
 
-It makes API requests through one `AuthedSession`, a few at a time and without end, and says what it does:
-before it claims, sends or gives up, so that the supervisor knows how far it had come when it was killed.
-If its stdin ends, so does it, at once; and where it stands still, the kernel ends it with its supervisor.
+It makes API requests through one `AuthedSession`, a few at a time and without end. It reports what it does
+before it claims, sends or gives up, so the supervisor knows how far it had come when it was killed. It exits
+as soon as its stdin ends. If it is stopped then, the kernel kills it when its supervisor ends.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import os
@@ -16,7 +15,10 @@ import signal
 import sys
 import traceback
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
+
+import anyio
 
 from tokensession import AuthedSession, ManagedSource, SignInRequired
 from tokensession.cli.child_process import messages, say
@@ -25,17 +27,17 @@ from tokensession.providers import OAuth2
 from tokensession.stores import open_store
 
 from .clocks import SkewedClock
-from .instrumented import MarkedTransport, ToldStore
+from .instrumented import InstrumentedStore, InstrumentedTransport
 from .plan import KEY, POLICY
 
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
-_EVERY = 0.25  # seconds between two tallies
+_REPORT_EVERY = 0.25  # seconds
 
 
-class Victim:
-    """The tasks of this process, and what they have counted."""
+class Load:
+    """The tasks of this process, and their counters."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._name: str = settings["name"]
@@ -44,42 +46,44 @@ class Victim:
         self._numbers = 0
         self._requests = 0
         self._failures: Counter[str] = Counter()
-        self._lost: str | None = None
+        self._sign_in_required: str | None = None
         self._stopping = False
 
-    def step(self, offset: float) -> None:
-        """Somebody turns the clock."""
-        self._clock.offset = offset
-
     async def run(self) -> None:
-        """Work until `stop`."""
-        provider = OAuth2(**self._settings["credentials"])
+        """Make requests until `stop`."""
+        credentials = self._settings["credentials"]
         async with contextlib.aclosing(open_store(self._settings["store"])) as store:
             source = ManagedSource(
-                provider,
-                MarkedTransport(self._name, self._clock),
-                store=ToldStore(store, self._settings["credentials"]["refresh_token"]),
+                OAuth2(**credentials),
+                InstrumentedTransport(self._name, self._clock),
+                store=InstrumentedStore(store, credentials["refresh_token"]),
                 key=KEY,
                 policy=POLICY,
                 clock=self._clock,
                 observer=_observe,
             )
-            async with contextlib.aclosing(source), AuthedSession(source) as session:
-                tally = asyncio.ensure_future(self._tell())
-                await asyncio.gather(*(self._work(session) for _ in range(self._settings["tasks"])))
-                tally.cancel()
-        self._say()
+            async with source, AuthedSession(source) as session, anyio.create_task_group() as reporting:
+                reporting.start_soon(self._report_regularly)
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(self._settings["tasks"]):
+                        tasks.start_soon(self._make_requests, session)
+                reporting.cancel_scope.cancel()
+        self._report()
+
+    def step(self, offset: float) -> None:
+        """Set the wall clock."""
+        self._clock.offset = offset
 
     def stop(self) -> None:
-        """Finish what is under way."""
+        """Finish the requests that are running."""
         self._stopping = True
 
-    async def _work(self, session: AuthedSession) -> None:
+    async def _make_requests(self, session: AuthedSession) -> None:
         pause = self._settings["pause"]
         while not self._stopping:
             self._numbers += 1
             await self._request(session, f"{self._name}-{self._numbers}")
-            await asyncio.sleep(pause * (0.5 + random.random()))
+            await anyio.sleep(pause * (0.5 + random.random()))
 
     async def _request(self, session: AuthedSession, name: str) -> None:
         began, offset = self._clock.boot(), self._clock.offset
@@ -93,28 +97,28 @@ class Victim:
                 failure = f"status {response.status}"
         except SignInRequired as error:
             failure = type(error).__name__
-            if self._lost is None:
-                say(told=failure)
-            self._lost = failure
-        except Exception as error:  # noqa: BLE001 - whatever it is, the books want it
+            if self._sign_in_required is None:
+                say(sign_in_required=failure)
+            self._sign_in_required = failure
+        except Exception as error:  # noqa: BLE001 - every kind is counted
             failure = type(error).__name__
-            if not hasattr(error, "todo"):  # none of the library's own
+            if not hasattr(error, "todo"):  # not one of the library's own
                 traceback.print_exc()
         else:
             if failure is None:
-                self._lost = None
+                self._sign_in_required = None
         self._requests += 1
         if failure is not None:
             self._failures[failure] += 1
 
-    async def _tell(self) -> None:
+    async def _report_regularly(self) -> None:
         while True:
-            self._say()
-            await asyncio.sleep(_EVERY)
+            self._report()
+            await anyio.sleep(_REPORT_EVERY)
 
-    def _say(self) -> None:
-        if self._lost is not None:  # again and again: the supervisor may have been busy signing in
-            say(told=self._lost)
+    def _report(self) -> None:
+        if self._sign_in_required is not None:  # repeated, in case the supervisor was just signing in
+            say(sign_in_required=self._sign_in_required)
         say(requests=self._requests, failures=self._failures)
 
 
@@ -124,31 +128,29 @@ def _observe(event: Event) -> None:
 
 
 async def main() -> None:
-    """Take orders until the supervisor says stop, or is gone."""
+    """Work until the supervisor says stop, or has ended."""
     orders = messages()
     settings = await anext(orders)
     random.seed(settings["seed"])
-    victim = Victim(settings)
-    listening = asyncio.ensure_future(_listen(orders, victim))
-    await victim.run()
-    listening.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await listening
+    load = Load(settings)
+    async with anyio.create_task_group() as group:
+        group.start_soon(_take_orders, orders, load)
+        await load.run()
+        group.cancel_scope.cancel()
 
 
-async def _listen(orders: Any, victim: Victim) -> None:
+async def _take_orders(orders: AsyncIterator[dict[str, Any]], load: Load) -> None:
     async for order in orders:
         if order["do"] == "step":
-            victim.step(order["offset"])
+            load.step(order["offset"])
         else:
-            victim.stop()
-    # The supervisor is gone: there is nobody to work for, and nothing to finish.
-    os._exit(1)
+            load.stop()
+    os._exit(1)  # the supervisor has ended, so there is nothing to finish
 
 
 def _end_with_the_supervisor() -> None:
-    # A stopped process does not read that its stdin has ended. Linux only: elsewhere a supervisor that is
-    # killed, and not told to stop, may leave a stopped process behind.
+    # A stopped process does not read that its stdin has ended. Linux only: elsewhere, a supervisor that is
+    # killed may leave a stopped process behind.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
@@ -156,7 +158,7 @@ def _end_with_the_supervisor() -> None:
 if __name__ == "__main__":
     _end_with_the_supervisor()
     try:
-        asyncio.run(main())
-    except BrokenPipeError:
+        anyio.run(main)
+    except* BrokenPipeError:
         sys.stderr.close()
         os._exit(1)

@@ -1,4 +1,4 @@
-"""`BearerAuth` on a ClientSession of one's own: origins at every hop, 401s, bodies, secrets."""
+"""`BearerAuth` on a ClientSession of your own: origins at every hop, 401s, bodies, secrets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(scene: Callable[[], Awaitable[None]]) -> None:
 
 
 class Fixed:
-    """The least that a token source can be."""
+    """The smallest possible token source."""
 
     def __init__(self, access_token: str) -> None:
         self.value = Token(access_token=access_token, obtained_at=0.0)
@@ -48,16 +48,16 @@ def managed(server: OtoServer) -> ManagedSource:
     return ManagedSource(Oto(**server.credentials), AiohttpTransport(), store=MemoryStore())
 
 
-def with_bearer(source: Any, **options: Any) -> aiohttp.ClientSession:
+def with_auth(source: Any, **options: Any) -> aiohttp.ClientSession:
     origins = options.pop("origins", None)
     return aiohttp.ClientSession(middlewares=(BearerAuth(source, origins=origins),), **options)
 
 
-def test_f37_a_session_of_ones_own_gets_the_bearer_for_the_providers_origin_only() -> None:
+def test_f37_a_clientsession_of_your_own_sends_the_token_to_the_providers_origin_only() -> None:
     """Requests to another origin than those allowed pass through without the token."""
 
     async def scene() -> None:
-        async with OtoServer() as server, OtoServer() as other, with_bearer(managed(server)) as client:
+        async with OtoServer() as server, OtoServer() as other, with_auth(managed(server)) as client:
             async with client.get(server.base_url + "/open/echo") as response:
                 assert (await response.json())["authorized"]
             async with client.get(other.base_url + "/open/echo") as response:
@@ -68,12 +68,12 @@ def test_f37_a_session_of_ones_own_gets_the_bearer_for_the_providers_origin_only
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_f37_a_redirect_to_another_origin_is_followed_without_the_token(status: int) -> None:
-    """Every hop is checked: a redirect to another origin goes without the token, one within it keeps it."""
+    """Every hop is checked: a redirect to another origin loses the token, one within the origin keeps it."""
 
     async def scene() -> None:
         async with OtoServer() as server, OtoServer() as other:
             async with (
-                with_bearer(managed(server)) as client,
+                with_auth(managed(server)) as client,
                 AuthedSession(Oto(**server.credentials)) as session,
             ):
                 for get in (client.get, session.get):
@@ -105,7 +105,7 @@ def test_f32_a_401_is_answered_by_one_refresh_and_one_replay_with_the_body(
     """A 401 on a token that looks valid: one forced refresh, one replay with the whole body."""
 
     async def scene() -> None:
-        async with OtoServer() as server, with_bearer(managed(server)) as client:
+        async with OtoServer() as server, with_auth(managed(server)) as client:
             async with client.post(server.base_url + "/echo", **make()) as response:
                 first = (await response.json())["body"]
             server.revoke_access_tokens()
@@ -117,12 +117,12 @@ def test_f32_a_401_is_answered_by_one_refresh_and_one_replay_with_the_body(
 
 
 def test_a_file_is_replayed_from_its_beginning(tmp_path: Path) -> None:
-    """It has been read once when the 401 comes."""
+    """The file has been read once when the 401 arrives."""
     path = tmp_path / "upload"
     path.write_bytes(b"0123456789" * 20_000)
 
     async def scene() -> None:
-        async with OtoServer() as server, with_bearer(managed(server)) as client:
+        async with OtoServer() as server, with_auth(managed(server)) as client:
             await client.get(server.base_url + "/echo")
             server.revoke_access_tokens()
             with path.open("rb") as file:
@@ -134,7 +134,7 @@ def test_a_file_is_replayed_from_its_beginning(tmp_path: Path) -> None:
 
 
 def test_f46_a_stream_that_has_been_read_is_never_replayed_empty() -> None:
-    """A body that was a stream is not replayed empty: the 401 is returned; the next request is good."""
+    """A body that was a stream is not replayed empty: the 401 is returned, and the next request succeeds."""
 
     async def stream() -> AsyncIterator[bytes]:
         for _ in range(10):
@@ -143,7 +143,7 @@ def test_f46_a_stream_that_has_been_read_is_never_replayed_empty() -> None:
     async def scene() -> None:
         async with OtoServer() as server:
             source = managed(server)
-            async with with_bearer(source) as client:
+            async with with_auth(source) as client:
                 await client.get(server.base_url + "/echo")
                 server.revoke_access_tokens()
                 before = server.stats.requests
@@ -163,7 +163,7 @@ def test_f47_a_large_401_and_a_pool_of_one_connection_do_not_deadlock() -> None:
 
     async def scene() -> None:
         connector = aiohttp.TCPConnector(limit=1)
-        async with OtoServer() as server, with_bearer(managed(server), connector=connector) as client:
+        async with OtoServer() as server, with_auth(managed(server), connector=connector) as client:
             await client.get(server.base_url + "/echo")
             server.revoke_access_tokens()
             async with client.get(server.base_url + "/large-401") as response:
@@ -172,11 +172,11 @@ def test_f47_a_large_401_and_a_pool_of_one_connection_do_not_deadlock() -> None:
     run(scene)
 
 
-def test_f33_a_second_401_surfaces_and_further_requests_cause_no_refresh() -> None:
+def test_f33_a_second_401_is_returned_and_further_requests_cause_no_refresh() -> None:
     """Twenty requests that are always answered 401 cause one forced refresh, one replay, and twenty 401s."""
 
     async def scene() -> None:
-        async with OtoServer() as server, with_bearer(managed(server)) as client:
+        async with OtoServer() as server, with_auth(managed(server)) as client:
             for _ in range(20):
                 async with client.get(server.base_url + "/status/401") as response:
                     assert response.status == 401
@@ -186,11 +186,11 @@ def test_f33_a_second_401_surfaces_and_further_requests_cause_no_refresh() -> No
     run(scene)
 
 
-def test_a_403_is_about_permission_and_not_about_the_token() -> None:
-    """It is returned as it is."""
+def test_a_403_causes_no_refresh() -> None:
+    """The 403 is returned as it is: it is about permission."""
 
     async def scene() -> None:
-        async with OtoServer() as server, with_bearer(managed(server)) as client:
+        async with OtoServer() as server, with_auth(managed(server)) as client:
             async with client.get(server.base_url + "/status/403") as response:
                 assert response.status == 403
             assert server.stats.token_requests == 1
@@ -199,10 +199,10 @@ def test_a_403_is_about_permission_and_not_about_the_token() -> None:
 
 
 def test_if_the_token_cannot_be_replaced_its_error_is_raised_and_nothing_stays_open() -> None:
-    """It says more than the 401; the connection goes back."""
+    """The error says more than the 401, and the connection is released."""
 
     async def scene() -> None:
-        async with OtoServer() as server, with_bearer(managed(server)) as client:
+        async with OtoServer() as server, with_auth(managed(server)) as client:
             await client.get(server.base_url + "/echo")
             server.revoke_access_tokens()
             server.script(json_response(500, {}))
@@ -214,11 +214,11 @@ def test_if_the_token_cannot_be_replaced_its_error_is_raised_and_nothing_stays_o
     run(scene)
 
 
-def test_f01_a_cancelled_request_in_mid_refresh_leaves_no_connection_behind() -> None:
-    """A request cancelled while its 401 is refreshed leaves no connection behind, nor stops the refresh."""
+def test_f01_a_request_cancelled_during_its_refresh_leaves_no_connection_behind() -> None:
+    """Cancelling a request that waits for its refresh leaves no connection open, and the refresh goes on."""
 
     async def scene() -> None:
-        async with OtoServer() as server, with_bearer(managed(server)) as client:
+        async with OtoServer() as server, with_auth(managed(server)) as client:
             await client.get(server.base_url + "/echo")
             server.revoke_access_tokens()
             async with server.hold("before") as gate:
@@ -241,7 +241,7 @@ def test_f45_the_token_is_in_no_response_and_no_exception() -> None:
     async def scene() -> None:
         async with OtoServer() as server:
             source = managed(server)
-            async with with_bearer(source, raise_for_status=True) as client:
+            async with with_auth(source, raise_for_status=True) as client:
                 secret = (await source.token()).access_token
                 with pytest.raises(aiohttp.ClientResponseError) as caught:
                     await client.get(server.base_url + "/status/404")
@@ -264,7 +264,7 @@ def test_f45_the_token_is_in_no_response_and_no_exception() -> None:
 
 @pytest.mark.parametrize("limit", [1, 100])
 def test_f48_a_refresh_cannot_re_enter_the_session_that_waits_for_it(limit: int) -> None:
-    """Token requests pass through no middleware and no pool of the session, although on its own origin."""
+    """Token requests use no middleware and no connection pool of the session, even on the same origin."""
     seen: list[str] = []
 
     async def own(
@@ -289,11 +289,11 @@ def test_f48_a_refresh_cannot_re_enter_the_session_that_waits_for_it(limit: int)
     run(scene)
 
 
-def test_a_source_that_cannot_refresh_gets_its_401_back() -> None:
-    """A fixed token is a source like any other."""
+def test_with_a_source_that_cannot_refresh_the_401_is_returned() -> None:
+    """A source with a fixed token works too."""
 
     async def scene() -> None:
-        async with OtoServer() as server, with_bearer(Fixed("wrong"), origins=[server.base_url]) as client:
+        async with OtoServer() as server, with_auth(Fixed("wrong"), origins=[server.base_url]) as client:
             async with client.get(server.base_url + "/echo") as response:
                 assert response.status == 401
             assert server.stats.requests == 1
@@ -301,26 +301,33 @@ def test_a_source_that_cannot_refresh_gets_its_401_back() -> None:
     run(scene)
 
 
-def test_without_origins_a_bearer_is_refused() -> None:
-    """It would go anywhere."""
-    with pytest.raises(ConfigurationError, match="origins="):
-        BearerAuth(Fixed("secret"))
-    with pytest.raises(ConfigurationError):
-        BearerAuth(Fixed("secret"), origins=["api.example.com"])
-    with pytest.raises(ConfigurationError, match="whole origin"):
-        BearerAuth(Fixed("secret"), origins=["https://api.example.com/v1"])
-    with pytest.raises(ConfigurationError, match="ManagedSource"):
-        BearerAuth(Oto(refresh_token="r"))  # type: ignore[arg-type]
+def test_invalid_arguments_are_an_error_that_names_them() -> None:
+    """Without origins, the token could go anywhere."""
+    provider: Any = Oto(refresh_token="rt-secret")
+    for source, origins, says in (
+        (Fixed("secret"), None, "origins must name at least one origin .* this is None"),
+        (Fixed("secret"), [], "origins must name at least one origin .* this is a list"),
+        (Fixed("secret"), 7, "origins must be strings, not an int"),
+        (Fixed("secret"), [7], "origins must be a string, not an int"),
+        (Fixed("secret"), ["api.example.com"], "origins must be an absolute https URL .* 15 characters"),
+        (Fixed("secret"), ["https://api.example.com/v1"], r"not have a path \(https://api\.example\.com/"),
+        (provider, None, r"source must have a token\(\) method, and an Oto has none.*ManagedSource"),
+        (Fixed, None, r"source must have a token\(\) method, and the class Fixed has none"),
+        ("at-secret", None, "source must have .*, and a string of 9 characters has none"),
+    ):
+        with pytest.raises(ConfigurationError, match=says) as caught:
+            BearerAuth(source, origins=origins)  # type: ignore[arg-type]
+        assert "secret" not in str(caught.value)
 
 
-def test_it_is_compared_and_hashed_by_identity() -> None:
-    """aiohttp may keep middlewares in sets."""
+def test_middleware_is_compared_and_hashed_by_identity() -> None:
+    """You may put it into a set."""
     one, other = (BearerAuth(Fixed("x"), origins=["https://a.example"]) for _ in range(2))
     assert len({one, other, one}) == 2
 
 
-def test_headers_that_every_request_needs_are_added_for_our_origin_only() -> None:
-    """Priava's TenantRegion, if it is asked for; a caller's own value wins."""
+def test_configured_headers_are_added_for_the_allowed_origins_only() -> None:
+    """Priava's TenantRegion, for example. A request's own value wins."""
 
     async def scene() -> None:
         async with OtoServer() as server, OtoServer() as other:
@@ -346,14 +353,14 @@ def test_headers_that_every_request_needs_are_added_for_our_origin_only() -> Non
 
 
 def test_nothing_is_sent_if_there_is_no_token() -> None:
-    """The source's error is the request's."""
+    """The request raises the source's error."""
 
     async def scene() -> None:
         server = OtoServer()
         async with server:
             url = server.base_url
             source = managed(server)
-        async with OtoServer() as api, with_bearer(source, origins=[api.base_url]) as client:
+        async with OtoServer() as api, with_auth(source, origins=[api.base_url]) as client:
             assert url
             with pytest.raises(NotSent):
                 await client.get(api.base_url + "/echo")

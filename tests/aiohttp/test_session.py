@@ -1,4 +1,4 @@
-"""`AuthedSession` as its users meet it: over real servers, with every way to open, use and close it."""
+"""`AuthedSession` over real servers: every way to open, use and close it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("method", ["get", "post", "put", "patch", "delete", "options"])
-def test_each_method_sends_what_aiohttp_would_and_the_bearer(method: str) -> None:
+def test_each_method_sends_what_aiohttp_would_and_the_token(method: str) -> None:
     """Parameters, headers and bodies pass through."""
 
     async def scene() -> None:
@@ -77,8 +77,8 @@ def test_head_and_request_and_awaiting_work_as_in_aiohttp() -> None:
     run(scene)
 
 
-def test_a_websocket_is_opened_with_the_bearer_and_survives_a_revoked_token() -> None:
-    """The handshake is a request like any other: origin, 401, replay; and no secret in its errors."""
+def test_a_websocket_is_opened_with_the_token_and_survives_a_revoked_token() -> None:
+    """The handshake is a request like any other: origin check, 401, replay, no secret in its errors."""
 
     async def scene() -> None:
         async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
@@ -112,9 +112,7 @@ def test_a_websocket_is_opened_with_the_bearer_and_survives_a_revoked_token() ->
         (URL("/y%20z"), "/api/y%20z", ""),
     ],
 )
-def test_relative_urls_are_appended_to_the_base_whose_path_is_kept(
-    relative: str | URL, path: str, query: str
-) -> None:
+def test_relative_urls_are_appended_to_the_base_path(relative: str | URL, path: str, query: str) -> None:
     """Joining them would drop `/api`."""
     url = resolve(priava().base_url, parse_origins(priava().origins), relative)
     assert (url.raw_path, url.raw_query_string, str(url.origin())) == (path, query, "https://api.priava.com")
@@ -137,8 +135,8 @@ def priava(**options: Any) -> Priava:
         "ftp://api.priava.com/x",
     ],
 )
-def test_f37_a_foreign_origin_is_refused_before_anything_happens(foreign: str) -> None:
-    """A URL of another origin is refused before anything is opened; the error says how to allow it."""
+def test_f37_a_foreign_origin_raises_before_anything_is_opened(foreign: str) -> None:
+    """A URL of another origin raises before anything is sent, and the error says how to allow it."""
     session = AuthedSession(priava(), store=MemoryStore())
     with pytest.raises(ForeignOrigin, match=r"session\.client"):
         session.get(foreign)
@@ -147,7 +145,7 @@ def test_f37_a_foreign_origin_is_refused_before_anything_happens(foreign: str) -
 
 @pytest.mark.parametrize("escape", ["../x", "/a/../../b", "/%2e%2e/b", "/../apix/y", URL("/a/../b")])
 def test_a_relative_url_cannot_leave_the_base_path(escape: str | URL) -> None:
-    """The path is kept, dots or no dots."""
+    """A path with dots raises before anything is sent."""
     session = AuthedSession(priava(), store=MemoryStore())
     with pytest.raises(ConfigurationError, match="base path"):
         session.get(escape)
@@ -156,15 +154,15 @@ def test_a_relative_url_cannot_leave_the_base_path(escape: str | URL) -> None:
 @pytest.mark.parametrize(
     "home", ["https://api.priava.com/x", "https://API.priava.com:443/x", "wss://api.priava.com/"]
 )
-def test_other_spellings_of_the_origin_are_no_other_origin(home: str) -> None:
+def test_other_spellings_of_the_origin_are_the_same_origin(home: str) -> None:
     """Upper case, the default port, a websocket."""
     url = resolve(priava().base_url, parse_origins(priava().origins), home)
     assert url.host == "api.priava.com"
 
 
 @pytest.mark.parametrize("relative", ["/x", URL("/x")])
-def test_a_base_is_the_same_however_its_host_is_spelt(relative: str | URL) -> None:
-    """Else the middleware would not know the origin again, and the request would go without its token."""
+def test_upper_case_in_the_base_url_is_the_same_origin(relative: str | URL) -> None:
+    """Otherwise the middleware would not recognize the origin, and the request would have no token."""
     origins = parse_origins(["https://API.example.com"])
     url = resolve("https://API.example.com/api", origins, relative)
     assert origin_of(url) in origins
@@ -172,13 +170,13 @@ def test_a_base_is_the_same_however_its_host_is_spelt(relative: str | URL) -> No
 
 
 @pytest.mark.parametrize("nonsense", [None, 7, b"/x", "https://[", "https://x:y/"])
-def test_what_is_no_url_is_called_that(nonsense: Any) -> None:
+def test_an_invalid_url_raises_invalidurl(nonsense: Any) -> None:
     with pytest.raises(aiohttp.InvalidURL):
         resolve("https://api.example.com", parse_origins(["https://api.example.com"]), nonsense)
 
 
-def test_what_one_session_was_allowed_another_is_not() -> None:
-    """Addresses are remembered when they have been looked at: by the base and the origins they were for."""
+def test_the_cache_of_urls_does_not_mix_sessions() -> None:
+    """A cached URL belongs to one base and one set of origins."""
     one, other = parse_origins(["https://one.example"]), parse_origins(["https://other.example"])
     for _ in range(2):
         assert resolve("https://one.example", one, "/x") == URL("https://one.example/x")
@@ -201,14 +199,14 @@ def test_another_origin_can_be_allowed() -> None:
     run(scene)
 
 
-def test_plain_http_is_not_an_origin_that_can_be_allowed() -> None:
-    """Unless it is on this machine."""
+def test_plain_http_cannot_be_allowed_as_an_origin() -> None:
+    """Except on the loopback interface."""
     with pytest.raises(ConfigurationError, match="http://"):
         AuthedSession(priava(), store=MemoryStore(), origins=["http://api.example.com"])
 
 
 def test_the_plain_client_sends_no_token() -> None:
-    """`session.client` is for requests that want none."""
+    """`session.client` is for requests without the token."""
 
     async def scene() -> None:
         async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
@@ -226,8 +224,8 @@ def test_the_plain_client_sends_no_token() -> None:
         {"auth": ("user", "password")},
     ],
 )
-def test_other_credentials_on_a_request_are_refused(credentials: dict[str, Any]) -> None:
-    """Silently preferring one of two would be wrong either way."""
+def test_other_credentials_on_a_request_are_an_error(credentials: dict[str, Any]) -> None:
+    """Silently preferring one of the two would be wrong either way."""
 
     async def scene() -> None:
         async with AuthedSession(Oto(refresh_token="r")) as session:
@@ -237,8 +235,8 @@ def test_other_credentials_on_a_request_are_refused(credentials: dict[str, Any])
     run(scene)
 
 
-def test_a_borrowed_client_stays_open_and_its_middlewares_run_without_the_token() -> None:
-    """What is handed in is not closed, not changed, and not bypassed; ours is nearest to the wire."""
+def test_your_own_client_stays_open_and_its_middlewares_do_not_see_the_token() -> None:
+    """A client that you pass is not closed, changed or bypassed. Our middleware comes last."""
     seen: list[str | None] = []
 
     async def own(
@@ -263,8 +261,8 @@ def test_a_borrowed_client_stays_open_and_its_middlewares_run_without_the_token(
     run(scene)
 
 
-def test_a_borrowed_store_and_source_stay_open() -> None:
-    """They belong to who made them."""
+def test_your_own_store_and_source_stay_open() -> None:
+    """What you pass in is yours to close."""
 
     async def scene() -> None:
         closed: list[str] = []
@@ -287,21 +285,21 @@ def test_a_borrowed_store_and_source_stay_open() -> None:
     run(scene)
 
 
-def test_options_that_belong_to_the_source_are_refused_beside_one() -> None:
-    """They would be ignored."""
+def test_options_of_the_source_are_an_error_if_you_pass_a_source() -> None:
+    """Otherwise they would be ignored."""
     source = ManagedSource(Oto(refresh_token="r"), AiohttpTransport(), store=MemoryStore())
     with pytest.raises(ConfigurationError, match="ManagedSource"):
         AuthedSession(source, key="x")
 
 
-def test_something_that_is_no_provider_is_refused() -> None:
-    """With a word about where the providers are."""
+def test_an_argument_that_is_not_a_provider_is_an_error() -> None:
+    """The error says where the providers are."""
     with pytest.raises(ConfigurationError, match="providers"):
         AuthedSession("https://api.example.com", store=MemoryStore())  # type: ignore[arg-type]
 
 
 def test_a_store_by_url_is_opened_and_closed_with_the_session(tmp_path: Path) -> None:
-    """`store="sqlite:///…"`; the token is there for the next start."""
+    """With `store="sqlite:///…"` the token is there at the next start."""
 
     async def scene() -> None:
         async with PriavaServer() as server:
@@ -319,7 +317,7 @@ def test_a_store_by_url_is_opened_and_closed_with_the_session(tmp_path: Path) ->
 def test_f19_tokens_survive_a_restart_and_the_next_refresh_uses_the_rotated_one(
     tmp_path: Path, kind: type[FileStore] | type[SQLiteStore]
 ) -> None:
-    """Three starts over one file or database: the second and third refresh send the rotated token."""
+    """With one file or database for three starts, the second and third refresh send the rotated token."""
 
     async def scene() -> None:
         async with PriavaServer() as server:
@@ -338,7 +336,7 @@ def test_f19_tokens_survive_a_restart_and_the_next_refresh_uses_the_rotated_one(
 
 
 def test_a_rotating_provider_without_a_store_warns_once_and_says_what_to_do() -> None:
-    """Its new refresh tokens would be lost at exit. A provider with permanent ones does not warn."""
+    """Its new refresh tokens would be lost at exit. A provider that does not rotate causes no warning."""
     with pytest.warns(EphemeralStoreWarning, match="sqlite:///tokens.db") as caught:
         AuthedSession(priava())
     assert len(caught) == 1
@@ -348,8 +346,8 @@ def test_a_rotating_provider_without_a_store_warns_once_and_says_what_to_do() ->
         AuthedSession(priava(), store=MemoryStore())
 
 
-def test_opening_in_one_task_and_closing_in_another_works() -> None:
-    """No cancel scope, no task group, no owner."""
+def test_it_can_be_opened_in_one_task_and_closed_in_another() -> None:
+    """It holds no cancel scope and no task group."""
 
     async def scene() -> None:
         async with OtoServer() as server:
@@ -375,15 +373,15 @@ def test_opening_in_one_task_and_closing_in_another_works() -> None:
 def test_f42_the_same_objects_work_in_two_event_loops_one_after_the_other(
     tmp_path: Path, store: str, loop: str
 ) -> None:
-    """Session, store and provider made outside any loop are used in one, and then in another, uvloop too."""
+    """A session, store and provider made outside any event loop work in one and then another, also uvloop."""
     factory = __import__("uvloop").new_event_loop if loop == "uvloop" else None
-    kept = {
+    kinds = {
         "memory": MemoryStore,
         "file": lambda: FileStore(tmp_path / "d"),
         "sqlite": lambda: SQLiteStore(tmp_path / "t.db"),
     }
     server = OtoServer()
-    made = kept[store]()
+    made = kinds[store]()
     sessions: list[AuthedSession] = []
 
     async def use() -> str:
@@ -406,7 +404,7 @@ def test_f42_the_same_objects_work_in_two_event_loops_one_after_the_other(
 
 
 def test_f42_a_session_left_open_by_one_loop_can_be_used_in_the_next() -> None:
-    """A session that was not closed before its loop ended goes on in the next one with a new client."""
+    """A session that was not closed before its loop ended opens a new client in the next loop."""
     server = OtoServer()
 
     async def first() -> AuthedSession:
@@ -427,8 +425,8 @@ def test_f42_a_session_left_open_by_one_loop_can_be_used_in_the_next() -> None:
         gc.collect()
 
 
-def test_f32_a_hundred_requests_after_a_revocation_cause_one_refresh_and_all_are_served() -> None:
-    """A hundred requests with a token that was revoked: one POST, a hundred answers."""
+def test_f32_a_hundred_requests_after_a_revocation_cause_one_refresh_and_all_succeed() -> None:
+    """A hundred requests with a revoked token cause one token request, and all hundred succeed."""
 
     async def scene() -> None:
         async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
@@ -446,8 +444,8 @@ def test_f32_a_hundred_requests_after_a_revocation_cause_one_refresh_and_all_are
     run(scene)
 
 
-def test_no_request_leaves_without_its_token_because_the_token_could_not_be_had() -> None:
-    """The error of the token is the request's error."""
+def test_without_a_token_no_request_is_sent() -> None:
+    """The request raises the error of the token request."""
 
     async def scene() -> None:
         async with PriavaServer() as server:
@@ -460,8 +458,8 @@ def test_no_request_leaves_without_its_token_because_the_token_could_not_be_had(
     run(scene)
 
 
-def test_f18_closing_lets_a_refresh_under_way_finish_and_store_its_token() -> None:
-    """The caller is gone, the session is closing, and the rotated token is still stored."""
+def test_f18_closing_lets_a_running_refresh_finish_and_store_its_token() -> None:
+    """The caller is cancelled, the session is closing, and the rotated token is still stored."""
 
     async def scene() -> None:
         store = MemoryStore()
@@ -483,10 +481,8 @@ def test_f18_closing_lets_a_refresh_under_way_finish_and_store_its_token() -> No
 
 
 @pytest.mark.parametrize("url", ["sqlite:///{}/tokens.db", "file://{}/tokens"])
-def test_f18_closing_a_session_drains_its_refresh_before_it_closes_its_own_store(
-    tmp_path: Path, url: str
-) -> None:
-    """The store that a session opened is closed after the refresh under way has written its token to it."""
+def test_f18_closing_waits_for_the_refresh_before_it_closes_the_store(tmp_path: Path, url: str) -> None:
+    """The store that a session has opened is closed after the running refresh has stored its token."""
     store = url.format(tmp_path)
 
     async def scene() -> None:
@@ -510,8 +506,8 @@ def test_f18_closing_a_session_drains_its_refresh_before_it_closes_its_own_store
 
 
 @pytest.mark.parametrize("spent", [False, True], ids=["before it is spent", "after"])
-def test_f39_a_request_of_the_session_causes_one_post_although_the_connection_is_reset(spent: bool) -> None:
-    """A token request that is reset after sending is made once: OutcomeUnknown, and no API request leaves."""
+def test_f39_a_reset_connection_causes_one_token_request_for_all_waiting_requests(spent: bool) -> None:
+    """A token request that is reset after sending is made once, and no API request is sent."""
 
     async def scene() -> None:
         async with PriavaServer() as server:
@@ -527,7 +523,7 @@ def test_f39_a_request_of_the_session_causes_one_post_although_the_connection_is
 
 
 def test_f44_an_idle_session_costs_at_most_two_kibibytes_and_no_task() -> None:
-    """Ten thousand idle sessions over one store and one client cost 2 KiB each at most, and no task."""
+    """Ten thousand idle sessions over one store and one client cost at most 2 KiB each, and no task."""
 
     async def scene() -> None:
         store = MemoryStore()
@@ -557,8 +553,8 @@ def test_f44_an_idle_session_costs_at_most_two_kibibytes_and_no_task() -> None:
     run(scene)
 
 
-def test_a_used_session_costs_at_most_two_kibibytes_as_well() -> None:
-    """With its token in memory, and without the token's own characters."""
+def test_a_source_with_a_token_costs_at_most_two_kibibytes() -> None:
+    """Not counting the token's own characters."""
 
     async def scene() -> None:
         store = MemoryStore()
@@ -602,7 +598,7 @@ def test_f45_repr_shows_state_and_no_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "says"),
     [
         ({"store": 42}, "store must be .* not a int"),
         ({"store": MemoryStore}, "store must be .* not a type"),
@@ -610,16 +606,16 @@ def test_f45_repr_shows_state_and_no_secret() -> None:
         ({"client": "https://api.example.com"}, "ClientSession"),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(wrong: dict[str, Any], said: str) -> None:
-    """Not at the first request, as an AttributeError."""
-    with pytest.raises(ConfigurationError, match=said):
+def test_invalid_arguments_are_an_error_at_once(wrong: dict[str, Any], says: str) -> None:
+    """Not an AttributeError at the first request."""
+    with pytest.raises(ConfigurationError, match=says):
         AuthedSession(Oto(refresh_token="r"), **wrong)
     with pytest.raises(ConfigurationError, match="must be a provider"):
         AuthedSession(Oto, store=MemoryStore())  # type: ignore[type-abstract]
 
 
-def test_token_requests_can_go_their_own_way() -> None:
-    """`endpoint=`, for a certificate authority or a proxy that the API does not share."""
+def test_token_requests_go_through_the_transport_you_pass() -> None:
+    """`transport=` is for a certificate authority or a proxy that the API does not share."""
 
     async def scene() -> None:
         transport = ScriptedTransport(token_response({"access_token": "a", "expires_in": 60}))
@@ -631,7 +627,7 @@ def test_token_requests_can_go_their_own_way() -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 def test_eager_tasks_change_nothing_and_leave_nothing_behind() -> None:
-    """A flight may be over before whoever started it goes on."""
+    """A refresh may be over before its starter continues."""
 
     async def scene() -> None:
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
@@ -642,7 +638,7 @@ def test_eager_tasks_change_nothing_and_leave_nothing_behind() -> None:
         for _ in range(50):
             await source.refresh()
         assert repr(source._coordinator._tasks) == "<SharedTasks 0 running>"
-        assert source._coordinator._flight is None
+        assert source._coordinator._current is None
         assert not source._coordinator._tasks._tasks
 
     run(scene)

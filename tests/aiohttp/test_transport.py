@@ -43,7 +43,7 @@ def run(scene: Callable[[], Awaitable[None]]) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(handler: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
-    """A token endpoint of our own."""
+    """A token endpoint with this handler."""
     app = web.Application()
     app.router.add_post("/token", handler)
     runner = web.AppRunner(app)
@@ -61,8 +61,8 @@ async def post(server: PriavaServer, *, connect: float = 5, total: float = 20) -
     return await AiohttpTransport().send(provider.request(provider.credential), connect=connect, total=total)
 
 
-def test_a_reply_comes_back_whole() -> None:
-    """Status, headers by lower-case name, body."""
+def test_a_response_has_status_headers_and_body() -> None:
+    """Header names are lower-case."""
 
     async def scene() -> None:
         async with PriavaServer() as server:
@@ -76,7 +76,7 @@ def test_a_reply_comes_back_whole() -> None:
 
 
 def test_a_closed_port_means_not_sent() -> None:
-    """The provider has seen nothing: no grant can be spent."""
+    """The provider has seen nothing, so no credential can be spent."""
 
     async def scene() -> None:
         server = PriavaServer()
@@ -88,12 +88,12 @@ def test_a_closed_port_means_not_sent() -> None:
     run(scene)
 
 
-def test_a_host_that_no_name_server_can_be_asked_for_means_not_sent() -> None:
-    """Two dots in a row are a typing error, and no lost reply: nothing can have been spent."""
+def test_an_impossible_host_name_means_not_sent() -> None:
+    """Two dots in a row are a typing error, so no credential can be spent."""
 
     async def scene() -> None:
         request = TokenRequest("https://id..example/token", headers=(), body=b"")
-        with pytest.raises(NotSent, match="none that aiohttp can request"):
+        with pytest.raises(NotSent, match="aiohttp cannot request the token URL"):
             await AiohttpTransport().send(request, connect=5, total=20)
         elsewhere, proxied = replace(request, url="http://127.0.0.1:9/"), "http://proxy..example:3128"
         with pytest.raises(NotSent, match="proxy"):
@@ -103,28 +103,28 @@ def test_a_host_that_no_name_server_can_be_asked_for_means_not_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "says"),
     [
-        {"ssl": "no"},
-        {"ssl": None},
-        {"proxy": ""},
-        {"proxy": 3128},
-        {"proxy": "proxy.example:3128"},
-        {"proxy": "socks5://proxy.example"},
-        {"proxy": "http://me:hunter2@[::1"},
+        ({"ssl": "no"}, "ssl must be an ssl.SSLContext, .* or a bool, not a string of 2 characters"),
+        ({"ssl": None}, "ssl must be an ssl.SSLContext, .* or a bool, not None"),
+        ({"proxy": ""}, "proxy must be an http or https URL .*, not an empty string"),
+        ({"proxy": 3128}, "proxy must be an http or https URL .*, not an int"),
+        ({"proxy": "proxy.example:3128"}, "proxy must be .*, not a string of 18 characters"),
+        ({"proxy": "socks5://proxy.example"}, "proxy must be .*, not a string of 22 characters"),
+        ({"proxy": "http://me:hunter2@[::1"}, "proxy must be .*, not a string of 22 characters"),
     ],
     ids=str,
 )
-def test_an_endpoint_that_could_send_nothing_is_refused_when_it_is_made(wrong: dict[str, Any]) -> None:
-    """Found out at the first token request, it would look like a reply that was lost."""
-    with pytest.raises(ConfigurationError, match=next(iter(wrong))) as caught:
+def test_invalid_arguments_are_an_error_that_names_them(wrong: dict[str, Any], says: str) -> None:
+    """At the first token request they would look like a lost response."""
+    with pytest.raises(ConfigurationError, match=says) as caught:
         AiohttpTransport(**wrong)
     assert "hunter2" not in repr(caught.value)
     assert caught.value.__cause__ is None
 
 
 def test_a_connection_that_is_never_accepted_means_not_sent() -> None:
-    """A full backlog: the connect time-out ends it."""
+    """The server's backlog is full, and the connect time-out ends the attempt."""
 
     async def scene() -> None:
         with socket.socket() as full, socket.socket() as first, socket.socket() as second:
@@ -149,10 +149,10 @@ def test_a_connection_that_is_never_accepted_means_not_sent() -> None:
 @pytest.mark.parametrize(
     "fault", [Reset(spent=False), Reset(spent=True), Truncate()], ids=["reset", "reset, spent", "truncated"]
 )
-def test_f39_a_broken_connection_after_sending_means_unknown_and_is_not_repeated(
+def test_f39_a_broken_connection_after_sending_means_unknown_and_is_not_retried(
     fault: Reset | Truncate,
 ) -> None:
-    """A connection reset after sending, or in the reply, costs exactly one POST, of unknown outcome."""
+    """A connection that is reset after sending, or during the response, causes exactly one POST."""
 
     async def scene() -> None:
         async with PriavaServer() as server:
@@ -165,8 +165,8 @@ def test_f39_a_broken_connection_after_sending_means_unknown_and_is_not_repeated
 
 
 @pytest.mark.parametrize("fault", [Hang(), Drip(pause=0.01)], ids=["hang", "slow drip"])
-def test_f03_f10_a_server_that_dawdles_is_ended_by_the_total_time_out(fault: Hang | Drip) -> None:
-    """A real server that hangs, or sends a byte now and then for ever, is ended by the total time-out."""
+def test_f03_f10_a_slow_server_is_ended_by_the_total_time_out(fault: Hang | Drip) -> None:
+    """A real server that hangs, or endlessly sends a byte now and then, is ended by the total time-out."""
 
     async def scene() -> None:
         async with PriavaServer() as server:
@@ -179,7 +179,7 @@ def test_f03_f10_a_server_that_dawdles_is_ended_by_the_total_time_out(fault: Han
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_f38_a_redirect_of_the_token_endpoint_is_not_followed(status: int) -> None:
-    """A token endpoint that redirects gets no second request anywhere: the secrets in the body stay here."""
+    """A token endpoint that redirects causes no further request, so the secrets go nowhere else."""
 
     async def scene() -> None:
         async with PriavaServer() as server, PriavaServer() as elsewhere:
@@ -195,8 +195,8 @@ def test_f38_a_redirect_of_the_token_endpoint_is_not_followed(status: int) -> No
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "bare deflate"])
-def test_compressed_replies_are_read_although_none_was_asked_for(encoding: str) -> None:
-    """Some gateways compress whatever is asked. Brotli, which aiohttp would offer, is not offered."""
+def test_a_compressed_response_is_read_although_it_was_not_asked_for(encoding: str) -> None:
+    """Some gateways compress whatever you ask for."""
     body = b'{"access_token": "a"}'
     bare = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     packed = {
@@ -214,8 +214,8 @@ def test_compressed_replies_are_read_although_none_was_asked_for(encoding: str) 
     run(scene)
 
 
-def test_token_requests_ask_for_a_reply_that_is_not_compressed() -> None:
-    """What cannot be read for certain is not asked for: a rotated token could be in it."""
+def test_token_requests_ask_for_an_uncompressed_response() -> None:
+    """A response that cannot be decompressed may contain a rotated token."""
     seen: list[str | None] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -234,16 +234,16 @@ def test_token_requests_ask_for_a_reply_that_is_not_compressed() -> None:
 
 @pytest.mark.parametrize("status", [200, 500])
 @pytest.mark.parametrize("what", ["long", "bomb", "garbage"])
-def test_too_much_is_refused_before_it_fills_the_memory(what: str, status: int) -> None:
+def test_a_response_that_is_too_long_is_not_read_to_its_end(what: str, status: int) -> None:
     """Row 35: a long body, a small one that inflates to a huge one, one that does not inflate.
 
-    A success may have been a rotated token all the same, which is known to who must not send the old one.
+    If the status was 2xx, the error says that the response may have carried a token.
     """
     gzipped = (("Content-Encoding", "gzip"),)
     fault = {
         "long": Response(status, b"x" * (MAX_BODY + 1)),
         "bomb": Response(status, gzip.compress(b"x" * 64 * MAX_BODY), gzipped),
-        "garbage": Response(status, b"no gzip at all", gzipped),
+        "garbage": Response(status, b"not gzip", gzipped),
     }[what]
 
     async def scene() -> None:
@@ -256,8 +256,8 @@ def test_too_much_is_refused_before_it_fills_the_memory(what: str, status: int) 
     run(scene)
 
 
-def test_f45_no_secret_is_in_an_error_of_the_endpoint_or_in_anything_that_hangs_on_it() -> None:
-    """aiohttp's exceptions carry the request's headers: none of them is in ours or in its traceback."""
+def test_f45_no_secret_is_in_an_error_of_the_transport_or_in_its_traceback() -> None:
+    """aiohttp's exceptions contain the request's headers; ours contain neither those nor the exceptions."""
 
     async def garbage(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"this is not HTTP\r\n\r\n")
@@ -288,8 +288,8 @@ def test_f45_no_secret_is_in_an_error_of_the_endpoint_or_in_anything_that_hangs_
     run(scene)
 
 
-def test_token_requests_do_not_wait_for_the_pool_of_the_api() -> None:
-    """A pool of one connection, taken by an API request, while a token is fetched."""
+def test_token_requests_do_not_wait_for_the_connection_pool_of_the_api() -> None:
+    """An API request holds the only connection of the pool."""
 
     async def scene() -> None:
         async with OAuth2Server() as server:
@@ -306,8 +306,8 @@ def test_token_requests_do_not_wait_for_the_pool_of_the_api() -> None:
     run(scene)
 
 
-def test_cookies_of_a_token_endpoint_are_not_kept() -> None:
-    """A token request takes nothing along and brings nothing back but its reply."""
+def test_cookies_of_a_token_endpoint_are_ignored() -> None:
+    """A token request sends no cookie and stores none."""
     seen: list[str | None] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -326,8 +326,8 @@ def test_cookies_of_a_token_endpoint_are_not_kept() -> None:
     run(scene)
 
 
-def test_json_with_any_content_type_is_passed_on() -> None:
-    """Row 1: the Content-Type is nobody's business here."""
+def test_the_content_type_of_a_response_does_not_matter() -> None:
+    """Row 1: the body is passed on as it is."""
 
     async def scene() -> None:
         async with PriavaServer() as server:

@@ -1,8 +1,7 @@
 """Awaits an empty coroutine function and `source.token()` a thousand times each, for callgrind to count.
 
-`os.getloadavg` is the mark between the parts: callgrind is told to write what it has counted before each of
-its calls. The package is loaded without its door, which would load aiohttp: under valgrind that takes ten
-seconds.
+`os.getloadavg` separates the parts: callgrind writes its counts before each of its calls. The package is
+imported without its `__init__`, which would import aiohttp: that takes ten seconds under valgrind.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ async def main() -> None:
     provider = OAuth2(
         token_url="https://id.example.com/token", client_id="c", client_secret="s", refresh_token="r"
     )
-    answer = token_response({"access_token": "access", "expires_in": 36_000})
-    source = ManagedSource(provider, ScriptedTransport(answer), store=MemoryStore())
+    response = token_response({"access_token": "access", "expires_in": 36_000})
+    source = ManagedSource(provider, ScriptedTransport(response), store=MemoryStore())
     for call in (source.token, empty):
         await awaits(call)
     gc.disable()

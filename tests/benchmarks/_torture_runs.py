@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-GUARD = 90.0  # seconds; an upper bound for a hang, never waited for
+GUARD = 90.0  # seconds; an upper bound for a hang
 
-if str(ROOT) not in sys.path:  # the benchmarks are no part of what is installed
+if str(ROOT) not in sys.path:  # benchmarks is not installed
     sys.path.insert(0, str(ROOT))
 
 
@@ -29,26 +29,26 @@ def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit status, and what it said."""
+    """The exit status and the output."""
     assert process.stdout is not None
     guard = threading.Timer(GUARD, process.kill)
     guard.start()
     try:
         with process.stdout:
-            said = process.stdout.read()
-        return process.wait(), said
+            output = process.stdout.read()
+        return process.wait(), output
     finally:
         guard.cancel()
 
 
-def stand_still(process: subprocess.Popen[str]) -> None:
-    """SIGSTOP; it stands still when this returns."""
+def stop(process: subprocess.Popen[str]) -> None:
+    """SIGSTOP. It has stopped when this returns."""
     process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED)
 
 
-def until_said(process: subprocess.Popen[str], words: str) -> None:
-    """Read its output as far as a line with these words."""
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    """Read its output up to a line with these words."""
     assert process.stdout is not None
     guard = threading.Timer(GUARD, process.kill)
     guard.start()
@@ -56,6 +56,6 @@ def until_said(process: subprocess.Popen[str], words: str) -> None:
         for line in process.stdout:
             if words in line:
                 return
-        raise AssertionError(f"it never said {words!r}")
+        raise AssertionError(f"{words!r} is not in the output")
     finally:
         guard.cancel()

@@ -1,4 +1,4 @@
-"""The contestants of the benchmarks are what they are said to be, and the four experiments with them run."""
+"""The contestants of the benchmarks do what they should, and the four experiments with them run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 ROOT = str(Path(__file__).parents[2])
-if ROOT not in sys.path:  # the benchmarks are no part of what is installed
+if ROOT not in sys.path:  # benchmarks is not installed
     sys.path.insert(0, ROOT)
 
 from benchmarks import cancelled, contention, outage, revoked  # noqa: E402
@@ -22,7 +22,6 @@ from benchmarks.harness import results  # noqa: E402
 from benchmarks.harness.server import Server  # noqa: E402
 from benchmarks.peers import PEERS, AiohttpCookbook, Peer, RawAiohttp, Tokensession, excuse  # noqa: E402
 from benchmarks.peers.common import PATH, primed, worst  # noqa: E402
-from benchmarks.peers.failing_server import FailingServer  # noqa: E402
 
 INSTALLED = [peer for peer in PEERS if excuse(peer, "import") is None]
 REFRESHING = [peer for peer in INSTALLED if peer is not RawAiohttp]
@@ -31,7 +30,7 @@ FOUR = {"cancelled": cancelled, "contention": contention, "outage": outage, "rev
 
 
 def named(peers: list[type[Peer]]) -> list[object]:
-    """As parameters that read well."""
+    """As parameters with readable ids."""
     return [pytest.param(peer, id=peer.__name__) for peer in peers]
 
 
@@ -47,7 +46,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 @pytest.fixture(autouse=True)
 def _saved_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test may write over the figures of the repository."""
+    """No test may overwrite the figures in the repository."""
     monkeypatch.setattr(results.Result.save, "__defaults__", (tmp_path,))
 
 
@@ -56,7 +55,7 @@ def _saved_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", named(INSTALLED))
 def test_a_contestant_gets_a_token_and_makes_a_request_with_it(kind: type[Peer]) -> None:
-    """One token request to begin with, and the API is content with what it sends."""
+    """It sends one valid token request, and the API answers 200."""
 
     async def scene() -> None:
         async with Server(auth="post") as server:
@@ -70,25 +69,25 @@ def test_a_contestant_gets_a_token_and_makes_a_request_with_it(kind: type[Peer])
 
 
 @pytest.mark.parametrize("kind", named(REFRESHING))
-def test_expire_makes_a_contestant_refresh_once_and_go_on_with_the_new_refresh_token(
+def test_expire_makes_a_contestant_refresh_once_and_use_the_new_refresh_token_next(
     kind: type[Peer],
 ) -> None:
-    """Twice, for a clock that can be moved only once would look right the first time."""
+    """Twice, because a clock that can be moved only once would pass the first time."""
 
     async def scene() -> None:
         async with Server(auth="post") as server, primed(kind, server) as peer:
-            held = [peer.holds()]
+            refresh_tokens = [peer.holds()]
             for expiries in (1, 2):
                 peer.expire()
                 assert [await peer.get(PATH) for _ in range(3)] == [200] * 3
-                held.append(peer.holds())
+                refresh_tokens.append(peer.holds())
                 assert (await server.stats())["token_requests"] == 1 + expiries
-            assert len(set(held)) == 3, "refresh tokens rotate"
+            assert len(set(refresh_tokens)) == 3, "refresh tokens rotate"
 
     run(scene)
 
 
-def test_raw_aiohttp_sends_what_it_has_whatever_becomes_of_it() -> None:
+def test_raw_aiohttp_never_refreshes() -> None:
     """The limit must not spend time on what the others are measured for."""
 
     async def scene() -> None:
@@ -104,8 +103,8 @@ def test_raw_aiohttp_sends_what_it_has_whatever_becomes_of_it() -> None:
     run(scene)
 
 
-def test_the_cookbooks_middleware_refreshes_once_for_many_by_the_clock_and_by_a_401() -> None:
-    """The pattern is given its best: a lock and a look, rotation, one retry. It is the strongest rival."""
+def test_the_cookbooks_middleware_refreshes_once_for_many_by_clock_and_by_401() -> None:
+    """It is the strongest rival, so it gets a lock, a second check, rotation and one retry."""
 
     async def scene() -> None:
         async with Server(auth="post") as server, primed(AiohttpCookbook, server) as peer:
@@ -120,16 +119,16 @@ def test_the_cookbooks_middleware_refreshes_once_for_many_by_the_clock_and_by_a_
     run(scene)
 
 
-def test_a_margin_counts_as_expired_what_is_within_it() -> None:
-    """A margin longer than the token's life makes each request refresh, one after another."""
+def test_a_token_within_the_margin_counts_as_expired() -> None:
+    """With a margin longer than the token's life, each request refreshes."""
 
     async def scene() -> None:
         async with Server(auth="post", lifetime=60) as server:
             for kind in (Tokensession, AiohttpCookbook):
                 for margin, requests in ((10.0, 1), (90.0, 3)):
                     before = (await server.stats())["token_requests"]
-                    seed = {"refresh_token": await server.new_credential()}
-                    async with kind(server.credentials | seed, lifetime_margin=margin) as peer:
+                    own = {"refresh_token": await server.new_credential()}
+                    async with kind(server.credentials | own, lifetime_margin=margin) as peer:
                         await peer.prime()
                         assert [await peer.get(PATH) for _ in range(2)] == [200, 200]
                     assert (await server.stats())["token_requests"] - before == requests
@@ -137,8 +136,8 @@ def test_a_margin_counts_as_expired_what_is_within_it() -> None:
     run(scene)
 
 
-def test_who_is_not_installed_cannot_and_says_what_is_missing() -> None:
-    """A missing package is a reason in the table, and no traceback; and nothing is imported for it."""
+def test_a_contestant_that_is_not_installed_says_what_is_missing() -> None:
+    """A missing package is a reason in the table, without a traceback or an import."""
 
     class Absent(Peer):
         name, transport = "absent", "none"
@@ -157,32 +156,30 @@ def test_who_is_not_installed_cannot_and_says_what_is_missing() -> None:
     assert PEERS[:2] == (Tokensession, RawAiohttp)
 
 
-def test_a_client_that_authenticates_in_the_header_is_turned_away() -> None:
-    """Not every contestant can do that, so none does: it would be another experiment."""
+def test_credentials_for_basic_authentication_are_an_error() -> None:
+    """Not every contestant can authenticate in the header, so none does."""
     with pytest.raises(ValueError, match="in the body"):
         RawAiohttp({"auth": "basic"})
 
 
-def test_the_faltering_server_counts_token_requests_and_takes_the_token_back_until_it_recovers() -> None:
-    """Who goes on with the spent token must not look as if the outage had not touched it."""
+def test_a_failing_server_counts_token_requests_and_revokes_tokens_until_it_recovers() -> None:
+    """A contestant that continues with the expired token must not look as if there were no outage."""
 
     async def scene() -> None:
-        with FailingServer() as server:
-            async with AiohttpCookbook(server.credentials) as peer:
-                await peer.prime()
-                assert await peer.get(PATH) == 200
-                server.fail()
-                with pytest.raises(aiohttp.ClientResponseError):
-                    await peer.get(PATH)
-                assert server.posts == 2
-                server.recover()
-                assert await peer.get(PATH) == 200
+        async with Server(auth="post") as server, primed(AiohttpCookbook, server) as peer:
+            assert await peer.get(PATH) == 200
+            await server.fail()
+            with pytest.raises(aiohttp.ClientResponseError):
+                await peer.get(PATH)
+            assert (await server.stats())["token_requests"] == 2
+            await server.recover()
+            assert await peer.get(PATH) == 200
 
     run(scene)
 
 
-def test_a_count_that_differs_between_rounds_is_shown_as_its_range() -> None:
-    """One bad round of three is not hidden by a median."""
+def test_a_count_that_differs_between_rounds_is_shown_as_a_range() -> None:
+    """A median would hide one bad round of three."""
     assert worst([1, 1, 1]) == 1
     assert worst([1, 7, 1]) == "1-7"
 
@@ -194,7 +191,7 @@ def test_a_count_that_differs_between_rounds_is_shown_as_its_range() -> None:
 def test_an_experiment_runs_small_and_saves_nothing(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--quick` shows every contestant, or why it cannot take part, and the counts that must hold do."""
+    """`--quick` prints every contestant, and the counts that must hold do."""
     status = FOUR[name].main(["--quick", "--only", "tokensession", "cookbook", "authlib"])
     shown = capsys.readouterr().out
     assert status == 0, shown
@@ -203,51 +200,51 @@ def test_an_experiment_runs_small_and_saves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_in_which_a_count_is_broken_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token request too few is as wrong as one too many: here nothing expires, so there is none."""
+def test_a_run_with_a_wrong_count_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too few token requests are wrong too: here nothing expires, so there are none."""
     monkeypatch.setattr(Tokensession, "expire", lambda peer: None)
     assert contention.main(["--quick", "--only", "tokensession"]) == 1
 
 
-def test_cancelling_the_caller_that_refreshes_fails_nobody_here_and_everybody_with_a_plain_lock() -> None:
-    """The experiment tells the two apart: the same scene, one grant kept and the other lost."""
+def test_cancelling_the_refreshing_caller_fails_no_waiter_here_and_all_with_a_plain_lock() -> None:
+    """The experiment tells the two apart."""
 
     async def scene() -> None:
         async with Server(auth="post") as server:
-            kept = await cancelled.scene(Tokensession, server, waiting=5)
-            assert (kept.waiting.served, kept.token_requests, kept.after.served) == (5, 1, 1)
-            lost = await cancelled.scene(AiohttpCookbook, server, waiting=5)
-            assert (lost.waiting.failed, lost.token_requests, lost.after.served) == (5, 6, 0)
+            ours = await cancelled.cancel_first(Tokensession, server, waiting=5)
+            assert (ours.waiting.served, ours.token_requests, ours.after.served) == (5, 1, 1)
+            plain = await cancelled.cancel_first(AiohttpCookbook, server, waiting=5)
+            assert (plain.waiting.failed, plain.token_requests, plain.after.served) == (5, 6, 0)
             assert (await server.stats())["reuse_detections"] > 0
 
     run(scene)
 
 
-def test_who_survives_an_outage_is_seen_to_go_on() -> None:
-    """One token request for a wave of callers, and service again when it is over."""
+def test_recovery_after_an_outage_is_reported() -> None:
+    """One token request for a wave of callers, and a 200 when it is over."""
 
     async def scene() -> None:
-        row = await outage.scene(Tokensession, waves=1)
-        assert (row["callers"], row["token requests"], row["goes on"]) == (outage.PEER_EACH, 1, "yes")
+        row = await outage.fail_and_recover(Tokensession, waves=1)
+        assert (row["callers"], row["token requests"], row["recovers"]) == (outage.PEER_EACH, 1, "yes")
 
     run(scene)
 
 
-def test_an_outage_is_counted_by_the_request_and_not_by_the_caller() -> None:
-    """A minute's token requests stay below what the policy's shortest pauses allow; the naive ones do not."""
+def test_token_requests_in_an_outage_do_not_grow_with_the_callers() -> None:
+    """They stay below what the policy's shortest pauses allow. Naive ones do not."""
 
     async def scene() -> None:
         for trouble in outage.TROUBLES:
-            requests, told = await outage.minute(trouble, seed=1, waves=60, each=5)
-            assert told == 300
+            requests, unavailable = await outage.minute(trouble, seed=1, waves=60, each=5)
+            assert unavailable == 300
             assert (1 if trouble == "503" else 3) <= requests <= outage.bound(trouble, waves=60) < 60
         assert await outage.naive(waves=6, each=5) == 30
 
     run(scene)
 
 
-def test_a_result_can_be_written_down_with_all_its_series() -> None:
-    """What the plots are drawn from survives JSON, and every contestant has a figure for every size."""
+def test_a_result_survives_json_with_all_its_series() -> None:
+    """Every contestant has a figure for every size."""
 
     async def scene() -> None:
         result = await contention.measure({10: 2}, only=["tokensession"], latency=0.0)
@@ -261,6 +258,6 @@ def test_a_result_can_be_written_down_with_all_its_series() -> None:
 
 
 def test_every_experiment_can_be_run_by_name() -> None:
-    """The module that `python -m benchmarks NAME` looks for has a `main`."""
+    """The module that `python -m benchmarks NAME` imports has a `main`."""
     for name in FOUR:
         assert callable(import_module(f"benchmarks.{name}").main)

@@ -1,4 +1,4 @@
-"""The plots: drawn from figures alone, the same each time, readable on light and on dark ground."""
+"""The plots: drawn from saved figures only, the same each time, readable on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-if str(ROOT) not in sys.path:  # the benchmarks are no part of what is installed
+if str(ROOT) not in sys.path:  # benchmarks is not installed
     sys.path.insert(0, str(ROOT))
 
 pytest.importorskip("matplotlib", reason="the plots need the extra `bench`")
@@ -56,8 +56,8 @@ def texts(svg: str) -> list[str]:
     return [str(element.text) for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
-def test_a_plot_is_the_same_each_time_it_is_drawn_and_changes_with_its_figures(tmp_path: Path) -> None:
-    """No date, no random id: a plot that has changed in the repository has other figures."""
+def test_a_plot_changes_only_with_its_figures(tmp_path: Path) -> None:
+    """It has no date and no random id."""
     once, again = (drawn(CROWDED, "contention", tmp_path) for _ in range(2))
     assert once == again
     other = contention([10, 100], {"tokensession": [1.0, 1.2], "raw aiohttp": [1, 1]})
@@ -65,8 +65,8 @@ def test_a_plot_is_the_same_each_time_it_is_drawn_and_changes_with_its_figures(t
     assert not re.search(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}", once)
 
 
-def test_every_line_has_its_name_beside_it_once_and_no_two_names_overlap(tmp_path: Path) -> None:
-    """Direct labels instead of a legend, also where many lines end at nearly the same height."""
+def test_every_line_has_its_name_next_to_it_and_no_two_names_overlap(tmp_path: Path) -> None:
+    """Also if many lines end at nearly the same height."""
     svg = drawn(CROWDED, "contention", tmp_path)
     heights: dict[str, list[float]] = {}
     for element in ElementTree.fromstring(svg).iter(f"{SVG}text"):
@@ -79,17 +79,16 @@ def test_every_line_has_its_name_beside_it_once_and_no_two_names_overlap(tmp_pat
     assert all(one + 10 < next_ for one, next_ in itertools.pairwise(below))
 
 
-def test_every_colour_has_another_for_dark_ground_and_the_ground_shows_through(tmp_path: Path) -> None:
-    """An SVG is an image on the reader's page: nothing is painted that is not meant for both grounds."""
+def test_every_colour_has_one_for_dark_mode_and_the_background_is_transparent(tmp_path: Path) -> None:
     svg = drawn(CROWDED, "contention", tmp_path)
     before, _, rest = svg.partition("@media (prefers-color-scheme: dark) {")
-    rules, _, picture = rest.partition("</style>")
-    colours = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", before + picture))
+    rules, _, drawing = rest.partition("</style>")
+    colours = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", before + drawing))
     assert {style.OURS, style.INK, style.LIMIT, style.OTHER} <= colours
     for colour in colours:
         assert f'"fill: {colour}"' in rules.replace("style*=", "")
         assert f'"stroke: {colour}"' in rules.replace("style*=", "")
-    assert "#ffffff" not in picture
+    assert "#ffffff" not in drawing
 
 
 def test_tokensession_is_blue_and_bold_and_others_are_grey(tmp_path: Path) -> None:
@@ -102,8 +101,7 @@ def test_tokensession_is_blue_and_bold_and_others_are_grey(tmp_path: Path) -> No
     assert style.OURS not in styles["a library"]
 
 
-def test_whoever_could_not_take_part_is_not_in_the_plot(tmp_path: Path) -> None:
-    """No bar of length 0 for somebody who was not measured."""
+def test_a_contestant_that_could_not_take_part_is_not_in_the_plot(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"client": name, "how": how, "of raw": spread(1.0)}
         for how in ("sequential", "100 tasks")
@@ -115,8 +113,8 @@ def test_whoever_could_not_take_part_is_not_in_the_plot(tmp_path: Path) -> None:
     assert "httpx-auth" not in found
 
 
-def test_whoever_is_in_one_of_two_panels_has_an_empty_place_in_the_other(tmp_path: Path) -> None:
-    """Both panels go by the names at the left: a missing one must not move the others up."""
+def test_a_contestant_in_one_of_two_panels_has_an_empty_place_in_the_other(tmp_path: Path) -> None:
+    """Both panels share the names at the left, so a missing one must not move the others up."""
     rows: list[dict[str, Any]] = [{"client": name, "how": "one", "of raw": spread(0.5)} for name in PEERS]
     rows += [{"client": name, "how": "two", "of raw": spread(0.25)} for name in PEERS if name != "a library"]
     svg = drawn({"rows": rows, "series": {}}, "overhead", tmp_path)
@@ -126,29 +124,29 @@ def test_whoever_is_in_one_of_two_panels_has_an_empty_place_in_the_other(tmp_pat
     assert at["-"] == pytest.approx(at["a library"], abs=2)
 
 
-def test_names_at_the_ends_of_lines_are_moved_apart_no_further_than_they_must() -> None:
-    """Each group stays around its middle, and those that have room stay where they are."""
+def test_names_at_the_ends_of_lines_are_moved_apart_only_as_far_as_needed() -> None:
+    """Each group stays around its middle, and names with room stay in place."""
     assert style._dodged([0, 100, 200], 12) == [0, 100, 200]
     assert style._dodged([100, 100], 12) == [94, 106]
     assert style._dodged([0, 10, 21], 12) == pytest.approx([-5 / 3, 31 / 3, 67 / 3])
-    crowd = style._dodged([float(number) for number in range(20)], 12)
-    assert all(b - a == pytest.approx(12) for a, b in itertools.pairwise(crowd))
-    assert sum(crowd) / 20 == pytest.approx(9.5)
+    crowded = style._dodged([float(number) for number in range(20)], 12)
+    assert all(b - a == pytest.approx(12) for a, b in itertools.pairwise(crowded))
+    assert sum(crowded) / 20 == pytest.approx(9.5)
 
 
-def test_figures_are_written_as_people_write_them() -> None:
+def test_numbers_have_three_digits_and_thousands_separators() -> None:
     found = [style.rounded(value) for value in (0.0412, 1, 2.345, 99.96, 123.4, 15000)]
     assert found == ["0.0412", "1", "2.35", "100", "123", "15,000"]
 
 
-def test_every_picture_has_a_title_of_its_own() -> None:
-    titles = [str(picture.__doc__).splitlines()[0] for picture in figures.FIGURES.values()]
+def test_every_plot_has_its_own_title() -> None:
+    titles = [str(plot.__doc__).splitlines()[0] for plot in figures.FIGURES.values()]
     assert len(set(titles)) == len(titles)
     assert all(title.endswith(".") for title in titles)
 
 
-def test_the_saved_figures_can_all_be_drawn_as_they_are_on_the_page(tmp_path: Path) -> None:
-    """Every benchmark with a picture whose figures are saved, small enough for a page of ten of them."""
+def test_all_saved_figures_can_be_drawn_and_their_plots_are_in_the_docs(tmp_path: Path) -> None:
+    """Each plot is under 40 kB: the page has ten of them."""
     for file in draw(RESULTS, tmp_path):
         assert file.stat().st_size < 40_000
         assert texts(file.read_text(encoding="utf-8"))

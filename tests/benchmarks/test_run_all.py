@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: what there is, and all of it in one go."""
+"""`python -m benchmarks`: the list, and all benchmarks in one run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Runs:
-    """Notes which benchmarks are run, and how often all is drawn; those named `broken` fail."""
+    """Notes which benchmarks run, and how often plots are drawn. Those named `broken` fail."""
 
     def __init__(self, *broken: str) -> None:
         self.broken = broken
@@ -33,40 +33,38 @@ class Runs:
 
 
 @pytest.mark.parametrize("option", ["--list", "-h", "--help"])
-def test_the_list_names_every_benchmark_in_a_line_of_its_own(
-    option: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_list_has_one_line_for_each_benchmark(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([option]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name, what in BENCHMARKS.items():
         assert sum(line.split(maxsplit=1) == [name, what] for line in lines) == 1
 
 
-def test_an_unknown_name_is_a_mistake_in_usage_and_is_answered_with_the_list(tmp_path: Path) -> None:
-    """Exit status 2, as for any command line that cannot be understood."""
-    status, said = finish(start("hotpath", tmp=tmp_path))
+def test_an_unknown_name_is_a_usage_error_and_prints_the_list(tmp_path: Path) -> None:
+    """Exit status 2."""
+    status, output = finish(start("hotpath", tmp=tmp_path))
     assert status == 2
-    assert "hot-path" in said
+    assert "hot-path" in output
     assert main(["--slow"]) == main(["plots", "contention"]) == 2
 
 
 def in_another_process(program: str) -> subprocess.CompletedProcess[str]:
-    """So that what it loads does not stay behind here."""
+    """So that its imports do not affect this process."""
     command = [sys.executable, "-W", "error", "-c", program]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_every_benchmark_of_the_list_can_be_run_by_its_name() -> None:
-    """Its module is there, can be loaded with what the tests need, and has a main."""
+def test_every_listed_benchmark_has_a_module_with_a_main() -> None:
+    """It can be imported with the extra `test` alone."""
     done = in_another_process(
         "from importlib import import_module; from benchmarks.__main__ import BENCHMARKS, module_of\n"
-        "for name in BENCHMARKS: assert callable(import_module(module_of(name)).main), name"
+        "for name in [*BENCHMARKS, 'versus']: assert callable(import_module(module_of(name)).main), name"
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_listing_the_benchmarks_loads_none_of_them() -> None:
-    """One of them may need what is not installed; the list is there all the same."""
+def test_listing_the_benchmarks_imports_none_of_them() -> None:
+    """A missing library of one benchmark does not break the list."""
     done = in_another_process(
         "import sys; from benchmarks.__main__ import BENCHMARKS, main, module_of; main(['--list'])\n"
         "assert not [name for name in BENCHMARKS if module_of(name) in sys.modules]"
@@ -74,10 +72,10 @@ def test_listing_the_benchmarks_loads_none_of_them() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_without_a_name_all_that_measure_run_in_order_and_then_the_plots_are_drawn(
+def test_without_a_name_all_that_measure_run_in_order_and_then_plots_are_drawn(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Torture is not among them. The environment is printed before anything runs."""
+    """Torture does not run. The environment is printed first."""
     runs = Runs()
     assert run_all(run=runs.run, draw=runs.draw) == 0
     assert runs.ran == [(name, []) for name in MEASURING]
@@ -92,10 +90,10 @@ def test_without_a_name_all_that_measure_run_in_order_and_then_the_plots_are_dra
     ]
 
 
-def test_one_that_fails_does_not_keep_the_others_from_running_and_is_named_in_the_end(
+def test_if_one_fails_the_others_still_run_and_it_is_named_at_the_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The figures of the others are drawn, and the exit status is 1."""
+    """The others' figures are drawn, and the exit status is 1."""
     runs = Runs("stores", "steady")
     assert run_all(run=runs.run, draw=runs.draw) == 1
     assert [name for name, _ in runs.ran] == list(MEASURING)
@@ -103,8 +101,7 @@ def test_one_that_fails_does_not_keep_the_others_from_running_and_is_named_in_th
     assert capsys.readouterr().err.splitlines()[-1] == "failed: stores, steady"
 
 
-def test_a_quick_run_is_quick_for_each_of_them_and_draws_nothing() -> None:
-    """Its figures mean nothing, so that they are not to be seen anywhere."""
+def test_a_quick_run_of_all_passes_the_option_on_and_draws_nothing() -> None:
     runs = Runs()
     assert run_all(quick=True, run=runs.run, draw=runs.draw) == 0
     assert runs.ran == [(name, ["--quick"]) for name in MEASURING]

@@ -1,4 +1,4 @@
-"""The torture command as a user runs it: it ends well, says all it counted, and leaves nobody behind."""
+"""The torture command as a user runs it: it prints its verdict, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from _children import Children
-from _torture_runs import GUARD, finish, stand_still, start, until_said
+from _processes import Children
+from _torture_runs import GUARD, finish, read_until, start, stop
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 COUNTS = {
     "requests",
     "failures",
-    "failures that are no weather",
+    "unexpected failures",
     "expiries",
     "token requests",
     "kills",
@@ -24,16 +24,16 @@ COUNTS = {
     "faults",
     "clock steps",
     "access tokens revoked early",
-    "tokens the store would not take at first",
+    "tokens the store did not accept at first",
     "concurrent token requests, at most",
     "token requests that met a dead client's",
     "reuse detections, excused",
     "reuse detections otherwise",
-    "reuse detections that no caller was told of",
+    "reuse detections without a sign-in error",
     "sign-ins lost, by design",
     "sign-ins lost otherwise",
     "replays",
-    "lost answers to one refresh token, at most",
+    "lost responses to one refresh token, at most",
     "corrupt records",
     "leaked locks",
     "401s that callers got, explained",
@@ -42,19 +42,19 @@ COUNTS = {
     "workers that recovered",
     "workers that did not recover",
     "401s at the API",
-    "401s for a living token, a wrong one or none",
-    "token requests that were not in order",
-    "looks at the record",
-    "looks that the store refused",
+    "401s for a valid token, an unknown one or none",
+    "invalid token requests",
+    "reads of the record",
+    "reads that failed",
 }
 
 
-def test_a_short_torture_ends_well_and_counts_everything(tmp_path: Path) -> None:
+def test_a_short_torture_breaks_no_promise_and_counts_everything(tmp_path: Path) -> None:
     """Three processes, five seconds of chaos: exit status 0, and each count is in the JSON."""
     file = tmp_path / "counts.json"
     arguments = ["--minutes", "0.08", "--processes", "3", "--seed", "7", "--json", str(file)]
-    status, said = finish(start("torture", *arguments, tmp=tmp_path))
-    assert status == 0, said
+    status, output = finish(start("torture", *arguments, tmp=tmp_path))
+    assert status == 0, output
     document = json.loads(file.read_text())
     assert set(document["counts"]) == COUNTS
     assert document["broken"] == []
@@ -62,37 +62,36 @@ def test_a_short_torture_ends_well_and_counts_everything(tmp_path: Path) -> None
     assert document["counts"]["token requests"] > 0
     assert document["counts"]["kills"] > 0
     assert document["counts"]["workers that recovered"] == 3
-    assert document["counts"]["looks at the record"] > 0
-    assert "Every promise was kept." in said
-    assert "seed 7" in said
+    assert document["counts"]["reads of the record"] > 0
+    assert "Every promise held." in output
+    assert "seed 7" in output
     assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
-def test_the_end_of_the_command_is_the_end_of_its_processes(end: signal.Signals, tmp_path: Path) -> None:
-    """Also of one that stands still, and although a killed supervisor can end nobody."""
+def test_ending_the_command_ends_its_processes(end: signal.Signals, tmp_path: Path) -> None:
+    """Also a stopped worker ends, and also if the supervisor is killed."""
     process = start("torture", "--minutes", "10", "--processes", "2", tmp=tmp_path)
     try:
-        until_said(process, "at work")
-        stand_still(process)  # so that it kills and starts nobody while we look
+        read_until(process, "at work")
+        stop(process)  # so it kills and starts no worker while we look
         with Children(process.pid) as workers:
-            assert workers.pids  # perhaps one fewer, or one more: it has begun to kill
+            assert workers.pids  # perhaps one fewer or one more: it has begun to kill
             workers.send_signal(workers.pids[0], signal.SIGSTOP)
             process.send_signal(end)
             process.send_signal(signal.SIGCONT)
-            status, said = finish(process)
-            assert workers.all_gone(guard=GUARD)
+            status, output = finish(process)
+            assert workers.all_gone(timeout=GUARD)
     finally:
         process.kill()
-    assert status == (130 if end is signal.SIGINT else -signal.SIGKILL), said
+    assert status == (130 if end is signal.SIGINT else -signal.SIGKILL), output
 
 
-def test_it_is_listed_and_another_name_is_a_mistake(tmp_path: Path) -> None:
-    """Without a name everything else would be measured."""
-    status, said = finish(start("--list", tmp=tmp_path))
-    assert (status, "torture" in said) == (0, True)
-    status, said = finish(start("tortoise", tmp=tmp_path))
-    assert (status, "torture" in said) == (2, True)
+def test_torture_is_listed_and_an_unknown_name_is_an_error(tmp_path: Path) -> None:
+    status, output = finish(start("--list", tmp=tmp_path))
+    assert (status, "torture" in output) == (0, True)
+    status, output = finish(start("tortoise", tmp=tmp_path))
+    assert (status, "torture" in output) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -106,12 +105,10 @@ def test_it_is_listed_and_another_name_is_a_mistake(tmp_path: Path) -> None:
         ["--store", "tortoise://x"],
     ],
 )
-def test_what_cannot_work_is_said_in_a_line_before_anything_is_started(
-    wrong: list[str], tmp_path: Path
-) -> None:
-    """A number that is none, a store that processes cannot share, a directory that is not there."""
-    status, said = finish(start("torture", *wrong, tmp=tmp_path))
+def test_wrong_options_are_reported_before_anything_starts(wrong: list[str], tmp_path: Path) -> None:
+    """A value that is not a number, a store that processes cannot share, a missing directory."""
+    status, output = finish(start("torture", *wrong, tmp=tmp_path))
     assert status == 2
-    assert "error: " in said
-    assert "Traceback" not in said
-    assert "at work" not in said
+    assert "error: " in output
+    assert "Traceback" not in output
+    assert "at work" not in output

@@ -1,7 +1,8 @@
-"""The commands as somebody starts them."""
+"""The commands, run as a user runs them."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -13,18 +14,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from _children import Children
-from _processes import GUARD, finish, start
+from _processes import TIMEOUT, Children, finish, read_until, running
 
 from tokensession.cli import main
 
 ROW = {"requests", "failures", "expiries", "token_requests", "reuse_detections", "latency_ms"}
 SHORT = ("--processes", "2", "--tasks", "3", "--expiries", "1", "--lifetime", "60")
-"""A minute, so that no token falls due once more while this machine has better things to do."""
+"""Tokens live a minute, so that none expires a second time on a slow machine."""
+ENDLESS = ("demo", "--processes", "2", "--tasks", "3", "--expiries", "1000")
+
+
+def command(*arguments: str, tmp: Path) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    return running("-m", "tokensession", *arguments, tmp=tmp)
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_its_extra_the_command_says_how_to_get_it(
+def test_without_its_extra_the_command_says_how_to_install_it(
     missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)  # type: ignore[arg-type]
@@ -46,12 +51,13 @@ def test_the_package_can_be_run_as_a_module() -> None:
 
 
 def test_a_short_demo_succeeds_and_prints_one_json_document(tmp_path: Path) -> None:
-    status, out, err = finish(start("demo", "--json", *SHORT, tmp=tmp_path))
+    with command("demo", "--json", *SHORT, tmp=tmp_path) as process:
+        status, out, err = finish(process)
     assert (status, err) == (0, "")
     document = json.loads(out)
     assert document["problems"] == []
     assert set(document["oto"]) == set(document["priava"]) == ROW
-    assert set(document["naive"]["oto"]) == set(document["naive"]["priava"]) == ROW
+    assert set(document["baseline"]["oto"]) == set(document["baseline"]["priava"]) == ROW
     for provider in ("oto", "priava"):
         row = document[provider]
         assert row["token_requests"] == row["expiries"] >= 1
@@ -61,7 +67,8 @@ def test_a_short_demo_succeeds_and_prints_one_json_document(tmp_path: Path) -> N
 
 
 def test_a_demo_without_a_terminal_prints_plain_lines(tmp_path: Path) -> None:
-    status, out, err = finish(start("demo", *SHORT, tmp=tmp_path))
+    with command("demo", *SHORT, tmp=tmp_path) as process:
+        status, out, err = finish(process)
     assert (status, err) == (0, "")
     assert "\x1b" not in out
     assert re.search(r"^tokensession  \d+\.\d s: oto \d+ requests", out, re.MULTILINE)
@@ -70,11 +77,8 @@ def test_a_demo_without_a_terminal_prints_plain_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_demo_that_is_ended_leaves_no_process_and_no_file_behind(number: int, tmp_path: Path) -> None:
-    process = start("demo", "--expiries", "1000", *SHORT[:4], tmp=tmp_path)
-    try:
-        assert process.stdout is not None
-        while "requests," not in (line := process.stdout.readline()):
-            assert line, "the demo ended before it began"
+    with command(*ENDLESS, tmp=tmp_path) as process:
+        read_until(process, "requests,")
         with Children(process.pid) as children:
             assert len(children.pids) == 3
             assert len(list(tmp_path.iterdir())) == 1
@@ -83,71 +87,55 @@ def test_a_demo_that_is_ended_leaves_no_process_and_no_file_behind(number: int, 
             status, _, err = finish(process)
             assert status == (-9 if number == signal.SIGKILL else 128 + number)
             assert "Traceback" not in err
-            assert children.all_gone(guard=GUARD)
+            assert children.all_gone(timeout=TIMEOUT)
         assert list(tmp_path.iterdir()) == []
-    finally:
-        process.kill()
-
-
-@pytest.mark.parametrize(("provider", "path"), [("oto", ""), ("priava", "/api")])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_prints_its_address_and_stops_when_told_to(
-    provider: str, path: str, number: int, tmp_path: Path
-) -> None:
-    process = start("serve", provider, "--lifetime", "7", tmp=tmp_path)
-    try:
-        assert process.stdout is not None
-        first = process.stdout.readline()
-        found = re.search(rf"http://127\.0\.0\.1:\d+{path}(?=,)", first)
-        assert found, first
-        with pytest.raises(urllib.error.HTTPError) as answer:
-            urllib.request.urlopen(found[0] + "/echo")
-        assert answer.value.code == 401
-        answer.value.close()
-        process.send_signal(number)
-        status, out, err = finish(process)
-        assert (status, err) == (0, "")
-        assert f"base_url='{found[0]}'" in out
-        assert ("knows none of the old tokens: delete that store (tokens.db)" in out) == (
-            provider == "priava"
-        )
-        assert "Stopped after 1 requests" in out
-    finally:
-        process.kill()
-
-
-def test_serve_says_when_its_port_is_taken(tmp_path: Path) -> None:
-    first = start("serve", "oto", tmp=tmp_path)
-    try:
-        assert first.stdout is not None
-        found = re.search(r":(\d+),", first.stdout.readline())
-        assert found
-        status, _, err = finish(start("serve", "oto", "--port", found[1], tmp=tmp_path))
-        assert status == 1
-        assert err.startswith(f"Error: Cannot listen on port {found[1]}: ")
-        first.send_signal(signal.SIGTERM)
-        assert finish(first)[0] == 0
-    finally:
-        first.kill()
 
 
 def is_client(pid: int) -> bool:
-    """Not the one that serves; the order of their numbers tells nothing."""
+    """Whether it is a client process, not the servers' process."""
     return b"tokensession.cli.load" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def test_a_demo_whose_client_dies_fails_and_says_which(tmp_path: Path) -> None:
-    process = start("demo", "--expiries", "1000", *SHORT[:4], tmp=tmp_path)
-    try:
-        assert process.stdout is not None
-        while "requests," not in (line := process.stdout.readline()):
-            assert line, "the demo ended before it began"
+def test_a_demo_whose_client_process_dies_fails_and_names_it(tmp_path: Path) -> None:
+    with command(*ENDLESS, tmp=tmp_path) as process:
+        read_until(process, "requests,")
         with Children(process.pid) as children:
             children.send_signal(next(filter(is_client, children.pids)), signal.SIGKILL)
             status, _, err = finish(process)
             assert status == 1
             assert re.match(r"Error: The client [12] process ended early \(status -9\)\.", err)
-            assert children.all_gone(guard=GUARD)
+            assert children.all_gone(timeout=TIMEOUT)
         assert list(tmp_path.iterdir()) == []
-    finally:
-        process.kill()
+
+
+@pytest.mark.parametrize(("provider", "path"), [("oto", ""), ("priava", "/api")])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_prints_its_address_and_stops_at_a_signal(
+    provider: str, path: str, number: int, tmp_path: Path
+) -> None:
+    with command("serve", provider, "--lifetime", "7", tmp=tmp_path) as process:
+        first = read_until(process, "A test server for")
+        found = re.search(rf"http://127\.0\.0\.1:\d+{path}(?=,)", first)
+        assert found, first
+        with pytest.raises(urllib.error.HTTPError) as unauthorized:
+            urllib.request.urlopen(found[0] + "/echo")
+        assert unauthorized.value.code == 401
+        unauthorized.value.close()
+        process.send_signal(number)
+        status, out, err = finish(process)
+        assert (status, err) == (0, "")
+        assert f"base_url='{found[0]}'" in out
+        assert ("delete that store (tokens.db)" in out) == (provider == "priava")
+        assert "Stopped after 1 requests" in out
+
+
+def test_serve_says_when_its_port_is_taken(tmp_path: Path) -> None:
+    with command("serve", "oto", tmp=tmp_path) as first:
+        found = re.search(r":(\d+),", read_until(first, "A test server for"))
+        assert found
+        with command("serve", "oto", "--port", found[1], tmp=tmp_path) as second:
+            status, _, err = finish(second)
+        assert status == 1
+        assert err.startswith(f"Error: Cannot listen on port {found[1]}: ")
+        first.send_signal(signal.SIGTERM)
+        assert finish(first)[0] == 0

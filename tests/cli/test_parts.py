@@ -1,4 +1,4 @@
-"""The naive client, child processes and signals."""
+"""The baseline client, child processes and signals."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
+import anyio
 import pytest
 
 from tokensession.cli import child_process
@@ -18,34 +20,44 @@ from tokensession.cli.run_until_signal import until_signal
 from tokensession.errors import GrantRejected
 from tokensession.testing import FakeClock, OtoServer, PriavaServer
 
-GUARD = 60.0  # seconds; an upper bound for a hang, never waited for
+TIMEOUT = 60.0  # seconds; only a test that hangs takes that long
 
 
-def test_one_naive_client_alone_does_well(tmp_path: Path) -> None:
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """`anyio.run`, with a timeout."""
+
+    async def bounded() -> None:
+        with anyio.fail_after(TIMEOUT):
+            await main()
+
+    anyio.run(bounded)
+
+
+def test_one_baseline_client_alone_works(tmp_path: Path) -> None:
     async def main() -> None:
-        async with asyncio.timeout(GUARD), PriavaServer() as server, aiohttp.ClientSession() as http:
+        async with PriavaServer() as server, aiohttp.ClientSession() as http:
             provider = provider_for("priava", server.credentials)
             await sign_in(provider, http, tmp_path / "token.json")
             client = BaselineClient(provider, http, tmp_path / "token.json")
             assert await client.get("/echo") == 200
             server.revoke_access_tokens()
             assert await client.get("/echo") == 200
-            client._mine["renew_at"] = 0.0
+            client._token["refresh_at"] = 0.0
             assert await client.get("/echo") == 200
             assert server.stats.token_requests == 3
             assert server.stats.reuse_detections == server.stats.invalid_requests == 0
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_two_naive_clients_at_the_same_moment_sign_everybody_out(tmp_path: Path) -> None:
+def test_two_baseline_clients_that_refresh_at_once_lose_the_sign_in(tmp_path: Path) -> None:
     async def main() -> None:
-        async with asyncio.timeout(GUARD), PriavaServer() as server, aiohttp.ClientSession() as http:
+        async with PriavaServer() as server, aiohttp.ClientSession() as http:
             provider = provider_for("priava", server.credentials)
             await sign_in(provider, http, tmp_path / "token.json")
             clients = [BaselineClient(provider, http, tmp_path / "token.json") for _ in range(2)]
             for client in clients:
-                client._mine["renew_at"] = 0.0
+                client._token["refresh_at"] = 0.0
             async with server.hold("before") as gate:
                 requests = [asyncio.ensure_future(client.get("/echo")) for client in clients]
                 await gate.reached(2)
@@ -55,23 +67,23 @@ def test_two_naive_clients_at_the_same_moment_sign_everybody_out(tmp_path: Path)
             with pytest.raises(GrantRejected):
                 await BaselineClient(provider, http, tmp_path / "token.json").get("/echo")
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_naive_client_needs_something_to_sign_in_with(tmp_path: Path) -> None:
+def test_a_baseline_sign_in_needs_a_configured_credential(tmp_path: Path) -> None:
     async def main() -> None:
         credentials = PriavaServer(port=9).credentials | {"code": None}
         async with aiohttp.ClientSession() as http:
-            with pytest.raises(ValueError, match="no seed"):
+            with pytest.raises(ValueError, match="no configured credential"):
                 await sign_in(provider_for("priava", credentials), http, tmp_path / "token.json")
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_naive_clients_of_a_permanent_refresh_token_only_waste_requests(tmp_path: Path) -> None:
+def test_baseline_clients_with_a_permanent_refresh_token_only_waste_requests(tmp_path: Path) -> None:
     async def main() -> None:
         clock = FakeClock()
-        async with asyncio.timeout(GUARD), OtoServer(clock=clock) as server, aiohttp.ClientSession() as http:
+        async with OtoServer(clock=clock) as server, aiohttp.ClientSession() as http:
             provider = provider_for("oto", server.credentials)
             await sign_in(provider, http, tmp_path / "token.json")
             clients = [BaselineClient(provider, http, tmp_path / "token.json") for _ in range(5)]
@@ -79,10 +91,10 @@ def test_naive_clients_of_a_permanent_refresh_token_only_waste_requests(tmp_path
             assert [await client.get("/echo") for client in clients] == [200] * 5
             assert (server.stats.expiries, server.stats.token_requests) == (2, 6)
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_child_that_ends_early_is_reported_with_its_last_words() -> None:
+def test_a_child_that_ends_early_is_reported_with_its_last_stderr_lines() -> None:
     async def main() -> None:
         child = await Child.start("client 7", "tokensession.cli.no_such_module")
         try:
@@ -93,51 +105,68 @@ def test_a_child_that_ends_early_is_reported_with_its_last_words() -> None:
         finally:
             await child.stop()
 
-    asyncio.run(main())
+    run(main)
 
 
-async def _last_words(child: Child) -> None:
+async def _hear_to_the_end(child: Child) -> None:
     while True:
         await child.hear()
 
 
-def test_a_load_that_cannot_start_ends_its_process_and_says_why(tmp_path: Path) -> None:
+def test_a_load_that_cannot_start_ends_its_process_with_the_reason(tmp_path: Path) -> None:
     async def main() -> None:
         child = await Child.start("client 1", "tokensession.cli.load")
         try:
-            credentials = OtoServer(port=9).credentials  # nobody listens there, and nobody is asked
-            child.tell(
-                directory=str(tmp_path), tasks=1, pace=1.0, credentials={"naive": {"oto": credentials}}
+            credentials = OtoServer(port=9).credentials  # not used: the load fails before
+            await child.tell(
+                directory=str(tmp_path), tasks=1, pause=1.0, credentials={"baseline": {"oto": credentials}}
             )
             assert await child.hear() == {"ready": True}
-            child.tell(do="run", load="naive")
-            with pytest.raises(ChildFailed, match=r"No such file or directory: .*naive-oto\.json"):
-                await _last_words(child)
+            await child.tell(do="run", load="baseline")
+            with pytest.raises(ChildFailed, match=r"No such file or directory: .*baseline-oto\.json"):
+                await _hear_to_the_end(child)
         finally:
             await child.stop()
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_child_that_does_not_leave_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_does_not_exit_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         child = await Child.start("server", "tokensession.cli.demo_servers")
-        child.tell(lifetime=2)
+        await child.tell(lifetime=2)
         directory = Path((await child.hear())["directory"])
-        child._process.send_signal(signal.SIGSTOP)  # or it may have left before it is killed
+        child._process.send_signal(signal.SIGSTOP)  # otherwise it might exit before it is killed
         await child.stop()
         assert child._process.returncode == -signal.SIGKILL
         shutil.rmtree(directory)
 
-    monkeypatch.setattr(child_process, "_GRACE", 0.0)
-    asyncio.run(main())
+    monkeypatch.setattr(child_process, "_EXIT_TIMEOUT", 0.0)
+    run(main)
 
 
-def test_work_that_is_not_interrupted_gives_its_result() -> None:
+def test_a_child_that_writes_more_than_a_pipe_holds_still_exits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        child = await Child.start("client 1", "talkative")
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await child.stop()
+        assert child._process.returncode == 0
+
+    (tmp_path / "talkative.py").write_text(
+        "import sys\nsys.stdin.read()\nfor pipe in (sys.stderr, sys.stdout): pipe.write('x' * (1 << 20))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run(main)
+
+
+def test_work_without_a_signal_returns_its_result() -> None:
     async def work() -> int:
         return 7
 
-    assert asyncio.run(until_signal(work())) == 7
+    assert anyio.run(until_signal, work()) == 7
 
 
 def test_a_signal_cancels_the_work_and_becomes_the_exit_status() -> None:
@@ -146,19 +175,32 @@ def test_a_signal_cancels_the_work_and_becomes_the_exit_status() -> None:
     async def work() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.Event().wait()
+            await anyio.sleep_forever()
         finally:
             cleaned.append(True)
 
     with pytest.raises(SystemExit) as exit_:
-        asyncio.run(until_signal(work()))
+        anyio.run(until_signal, work())
     assert exit_.value.code == 128 + signal.SIGTERM
     assert cleaned == [True]
 
 
-def test_a_cancellation_that_no_signal_caused_stays_one() -> None:
+def test_a_cancellation_without_a_signal_is_not_swallowed() -> None:
     async def work() -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(until_signal(work()))
+        anyio.run(until_signal, work())
+
+
+def test_an_error_is_raised_without_the_groups_of_task_groups() -> None:
+    async def fail() -> None:
+        raise ChildFailed("It ended.")
+
+    async def work() -> None:
+        async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
+            inner.start_soon(fail)
+            outer.start_soon(anyio.sleep_forever)
+
+    with pytest.raises(ChildFailed, match="It ended"):
+        anyio.run(until_signal, work())

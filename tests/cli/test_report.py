@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tokensession.cli.display import LiveDisplay, PlainDisplay, SilentDisplay
 from tokensession.cli.latency import Latencies
-from tokensession.cli.report import Board, Plan, Report, Row, as_json, problems
+from tokensession.cli.report import Plan, Progress, Report, Row, as_json, problems
 
 PLAN = Plan(expiries=6)
 GOOD = Row(requests=100, expiries=6, token_requests=6, p50=1.5, p99=9.0)
@@ -21,7 +21,10 @@ BAD = Row(requests=100, failures=80, expiries=2, token_requests=300, reuse_detec
 def report(**changed: Row) -> Report:
     shared = {"oto": GOOD, "priava": GOOD} | changed
     return Report(
-        PLAN, {"shared": shared, "naive": {"oto": BAD, "priava": BAD}}, {"shared": 8.0, "naive": 5.0}, 15.0
+        PLAN,
+        {"shared": shared, "baseline": {"oto": BAD, "priava": BAD}},
+        {"shared": 8.0, "baseline": 5.0},
+        15.0,
     )
 
 
@@ -29,7 +32,7 @@ def test_a_demo_in_which_every_expiry_took_one_request_has_no_problems() -> None
     assert problems(report()) == []
 
 
-def test_more_expiries_than_asked_for_are_no_problem() -> None:
+def test_more_expiries_than_planned_are_not_a_problem() -> None:
     assert problems(report(oto=replace(GOOD, expiries=7, token_requests=7))) == []
 
 
@@ -43,12 +46,12 @@ def test_more_expiries_than_asked_for_are_no_problem() -> None:
             "priava: 3 requests failed (2 ClientError, 1 status 401).",
         ),
         (replace(GOOD, reuse_detections=1), "priava: a spent refresh token was sent again."),
-        (replace(GOOD, invalid_requests=2), "priava: 2 token requests were not byte-exact."),
-        (replace(GOOD, requests=0), "priava: no request was made."),
-        (replace(GOOD, expiries=4, token_requests=4), "priava: 4 expiries of 6 were reached."),
+        (replace(GOOD, invalid_requests=2), "priava: 2 token requests were invalid."),
+        (replace(GOOD, requests=0), "priava: no requests were made."),
+        (replace(GOOD, expiries=4, token_requests=4), "priava: only 4 of 6 expiries were reached."),
     ],
 )
-def test_anything_else_is_a_problem_and_is_named(row: Row, says: str) -> None:
+def test_everything_else_is_a_problem_with_a_sentence(row: Row, says: str) -> None:
     assert problems(report(priava=row)) == [says]
 
 
@@ -62,38 +65,38 @@ def test_the_json_has_the_promised_keys_and_numbers() -> None:
         "reuse_detections": 0,
         "latency_ms": {"p50": 1.5, "p99": 9.0},
     }
-    assert document["naive"]["priava"]["reuse_detections"] == 1
+    assert document["baseline"]["priava"]["reuse_detections"] == 1
     assert document["run"] == {
         "processes": 4,
         "tasks": 800,
         "lifetime": 2,
-        "load_seconds": {"shared": 8.0, "naive": 5.0},
+        "load_seconds": {"shared": 8.0, "baseline": 5.0},
         "seconds": 15.0,
     }
     assert document["problems"] == []
 
 
-def test_the_board_adds_up_what_processes_and_servers_say() -> None:
+def test_the_numbers_of_all_processes_and_servers_are_added_up() -> None:
     def tally(*seconds: float, **reasons: int) -> dict[str, object]:
         latencies = Latencies()
         for one in seconds:
             latencies.add(one)
         return {"requests": len(seconds), "reasons": reasons, "latencies": latencies.bins()}
 
-    board = Board()
-    assert board.expiries("shared") == 0
-    board.tallies["shared", 0] = {"oto": tally(0.001)}
-    board.tallies["shared", 0] = {"oto": tally(0.001, 0.001), "priava": tally()}
-    board.tallies["shared", 1] = {"oto": tally(0.1, Boom=1)}
-    board.tallies["naive", 1] = {"oto": tally(5.0)}
-    board.servers = {"shared": {"oto": {"expiries": 3, "token_requests": 4}, "priava": {"expiries": 2}}}
-    row = board.rows()["shared"]["oto"]
+    progress = Progress()
+    assert progress.expiries("shared") == 0
+    progress.tallies["shared", 0] = {"oto": tally(0.001)}
+    progress.tallies["shared", 0] = {"oto": tally(0.001, 0.001), "priava": tally()}
+    progress.tallies["shared", 1] = {"oto": tally(0.1, Boom=1)}
+    progress.tallies["baseline", 1] = {"oto": tally(5.0)}
+    progress.servers = {"shared": {"oto": {"expiries": 3, "token_requests": 4}, "priava": {"expiries": 2}}}
+    row = progress.rows()["shared"]["oto"]
     assert (row.requests, row.failures, row.expiries, row.token_requests) == (3, 1, 3, 4)
     assert row.reasons == (("Boom", 1),)
     assert row.p50 == pytest.approx(1.0, rel=0.02)
     assert row.p99 == pytest.approx(100.0, rel=0.02)
-    assert board.expiries("shared") == 2
-    assert board.rows()["naive"]["oto"].requests == 1
+    assert progress.expiries("shared") == 2
+    assert progress.rows()["baseline"]["oto"].requests == 1
 
 
 def test_latencies_without_a_request_are_zero_and_the_smallest_do_not_fail() -> None:
@@ -103,7 +106,7 @@ def test_latencies_without_a_request_are_zero_and_the_smallest_do_not_fail() -> 
     assert latencies.quantile(0.5) == pytest.approx(0.001, rel=0.02)
 
 
-def test_the_plain_display_writes_a_line_a_second_and_no_control_characters(
+def test_the_plain_display_prints_a_line_per_second_without_control_characters(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     display = PlainDisplay()
@@ -121,14 +124,14 @@ def test_the_live_display_shows_the_table_and_ends_with_the_verdict() -> None:
     output = io.StringIO()
     display = LiveDisplay(Console(file=output, force_terminal=True, width=100, highlight=False))
     display.begin(PLAN)
-    display.update("naive", 1.5, report().rows)
+    display.update("baseline", 1.5, report().rows)
     assert "every task for itself: 1.5 s" in output.getvalue()
     display.end(report())
     assert "\x1b" in output.getvalue()
     assert "Every expiry took one token request" in output.getvalue()
 
 
-def test_displays_that_are_broken_off_or_silent_print_nothing_more(
+def test_a_silent_display_and_an_interrupted_one_print_nothing_at_the_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     silent = SilentDisplay()

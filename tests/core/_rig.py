@@ -1,4 +1,4 @@
-"""A source with everything around it in the test's hands: clock, endpoint, store, events."""
+"""A `ManagedSource` whose clock, transport, store and events the test controls."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from tokensession.stores import MemoryStore
 from tokensession.stores.protocol import Store
 from tokensession.testing import FakeClock, ScriptedTransport, token_response
 
-LIFE = 3600
+LIFETIME = 3600
 
 
-def success(number: int, *, life: float | None = LIFE, refresh: str | None = "rotating") -> TokenResponse:
-    """The reply that brings `access-N`, and `refresh-N` unless told otherwise."""
+def success(
+    number: int, *, expires_in: float | None = LIFETIME, refresh: str | None = "rotating"
+) -> TokenResponse:
+    """A token response with `access-N`, and with `refresh-N` unless `refresh` says otherwise."""
     document: dict[str, Any] = {"access_token": f"access-{number}", "token_type": "Bearer"}
-    if life is not None:
-        document["expires_in"] = life
+    if expires_in is not None:
+        document["expires_in"] = expires_in
     if refresh == "rotating":
         document["refresh_token"] = f"refresh-{number}"
     elif refresh is not None:
@@ -31,19 +33,19 @@ def success(number: int, *, life: float | None = LIFE, refresh: str | None = "ro
 
 
 def invalid_grant() -> TokenResponse:
-    """The provider's refusal of a refresh token."""
+    """The provider rejects the refresh token."""
     return token_response({"error": "invalid_grant"}, status=400)
 
 
 class Rig:
-    """One process: a source over a store that others may share, with a scripted endpoint."""
+    """One process: a source over a store that may be shared, with a scripted transport."""
 
     def __init__(
         self,
         *script: Any,
         store: Store | None = None,
         clock: FakeClock | None = None,
-        seed: str | None = "seed-token",
+        configured: str | None = "configured-token",
         rotates: bool = True,
         key: str | None = "account",
         policy: Policy | None = None,
@@ -57,7 +59,7 @@ class Rig:
             token_url="https://id.example.com/token",
             client_id="client",
             client_secret="client-secret",
-            refresh_token=seed,
+            refresh_token=configured,
             rotates=rotates,
         )
         if leeway:
@@ -75,8 +77,8 @@ class Rig:
         )
 
     @property
-    def posts(self) -> int:
-        """Token requests so far."""
+    def token_requests(self) -> int:
+        """How many token requests have been sent."""
         return len(self.transport.requests)
 
     def sent(self, index: int = -1) -> str:
@@ -84,34 +86,49 @@ class Rig:
         return self.transport.requests[index].body.decode()
 
     async def stored(self) -> TokenState | None:
-        """What the store has under the key."""
+        """The state that is stored under the key."""
         record = await self.store.load(self.source.key)
         return decode(record.data) if record else None
 
+    async def stored_access(self) -> str | None:
+        """The access token that is stored, or None."""
+        state = await self.stored()
+        return state.token.access_token if state is not None and state.token is not None else None
+
     async def access(self) -> str:
-        """The access token that a caller gets now."""
+        """The access token that a caller gets."""
         return (await self.source.token()).access_token
 
-    async def landed(self) -> None:
-        """Wait until no refresh is under way."""
+    async def refreshed(self) -> None:
+        """Wait until no refresh is running."""
         while self.source.snapshot().refreshing:
             await asyncio.sleep(0)
 
 
-async def asleep(clock: FakeClock, seconds: float) -> None:
-    """Wait until somebody sleeps for so long: the place of a race is known by its pause."""
+async def until_sleeping(clock: FakeClock, seconds: float) -> None:
+    """Wait until a task sleeps for exactly this long. Its pause identifies where it is."""
     while seconds not in clock.sleepers:
         await asyncio.sleep(0)
 
 
-async def turns(count: int = 50) -> None:
-    """Let everything that can run, run."""
+async def let_tasks_run(count: int = 50) -> None:
+    """Give every task that can run `count` turns of the event loop."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
+def run_in_every_turn(test: Callable[[int], Awaitable[None]], count: int) -> None:
+    """Run it `count` times: with the turn of the event loop in which something is to happen, from 0."""
+    for turn in range(count):
+
+        async def main(turn: int = turn) -> None:
+            await test(turn)
+
+        run(main)
+
+
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    """Run an async test, bounded in case it hangs."""
+    """Run an async test, with a time limit in case it hangs."""
 
     async def bounded() -> None:
         async with asyncio.timeout(60):

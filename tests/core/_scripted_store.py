@@ -1,4 +1,4 @@
-"""A store that does what the test says at each of its steps, and the gates to hold it there."""
+"""A store that does what the test says at each of its steps, and gates that stop it there."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from _rig import Rig
+
 from tokensession import StoreUnavailable
+from tokensession._refresh.single_flight import SharedTask
 from tokensession.stores import MemoryStore
 from tokensession.stores.protocol import ANY, Claim, Record
+from tokensession.testing import FakeClock
 
 Step = Callable[[], Awaitable[object]]
 
 
 class Gate:
-    """`await gate.arrived.wait()` until somebody stands here, `gate.open.set()` to let them on."""
+    """Stops what reaches it: `await gate.arrived.wait()` until something does, `gate.open.set()` to go on."""
 
     def __init__(self) -> None:
         self.arrived = asyncio.Event()
@@ -25,20 +29,20 @@ class Gate:
         await self.open.wait()
 
 
-async def down() -> None:
-    """The store is."""
+async def fail() -> None:
+    """The store is down."""
     raise StoreUnavailable("The disk is full.")
 
 
 async def hang() -> None:
-    """For ever."""
+    """Never return."""
     await asyncio.Event().wait()
 
 
-class OddStore(MemoryStore):
-    """`steps["commit"] = down`: awaited before the store does it; also "load", "put", "claim", "abandon".
+class ScriptedStore(MemoryStore):
+    """`steps["commit"] = fail` is awaited before a commit. So are "load", "put", "claim" and "abandon".
 
-    "committed" and "stored" (for put) are awaited after it.
+    "committed" is awaited after a commit, and "stored" after a put.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -62,17 +66,17 @@ class OddStore(MemoryStore):
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
         await self.step("claim")
         claim = await super().claim(key, seen=seen, timeout=timeout)
-        return claim if isinstance(claim, Record) else OddClaim(self, claim)
+        return claim if isinstance(claim, Record) else ScriptedClaim(self, claim)
 
-    def held(self) -> bool:
-        """Whether anybody holds a claim, or has left its mark."""
+    def has_claims(self) -> bool:
+        """Whether a claim is held, or a holder has left its mark."""
         return bool(self._holders or self._interrupted)
 
 
-class OddClaim:
-    """Its claim."""
+class ScriptedClaim:
+    """A claim of a `ScriptedStore`."""
 
-    def __init__(self, store: OddStore, claim: Claim) -> None:
+    def __init__(self, store: ScriptedStore, claim: Claim) -> None:
         self._store, self._claim = store, claim
         self.current, self.interrupted = claim.current, claim.interrupted
 
@@ -85,3 +89,16 @@ class OddClaim:
     async def abandon(self) -> None:
         await self._store.step("abandon")
         await self._claim.abandon()
+
+
+def scripted(*script: Any, **options: Any) -> tuple[Rig, ScriptedStore, FakeClock]:
+    """A rig over a `ScriptedStore`, with full jitter."""
+    clock = FakeClock(jitter=1.0)
+    store = ScriptedStore(clock=clock)
+    return Rig(*script, store=store, clock=clock, **options), store, clock
+
+
+def running_task(rig: Rig) -> SharedTask[Any]:
+    """The only task that is running."""
+    (task,) = rig.source._coordinator._tasks.running
+    return task

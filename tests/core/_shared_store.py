@@ -1,4 +1,4 @@
-"""One place for records, and new store objects over it, as each new process makes its own."""
+"""One store's records, and a new store object for each process."""
 
 from __future__ import annotations
 
@@ -15,33 +15,39 @@ from tokensession.testing import FakeClock
 STORES = pytest.mark.parametrize("kind", ["memory", "file", "sqlite"])
 
 
-class Shelf:
-    """The records of one kind of store under `path`, which is made. Memory has one object for all."""
+class SharedStore:
+    """The records of one kind of store in the directory `path`, which it makes.
+
+    All processes share the one memory store.
+    """
 
     def __init__(self, kind: str, path: Path, clock: FakeClock) -> None:
         self.kind = kind
         self.clock = clock
         path.mkdir(exist_ok=True)
         memory = MemoryStore(clock=clock)
-        self._kinds: dict[str, Callable[[], Store]] = {
+        self._open: dict[str, Callable[[], Store]] = {
             "memory": lambda: memory,
             "file": lambda: FileStore(path / "tokens", clock=clock),
             "sqlite": lambda: SQLiteStore(path / "tokens.db", clock=clock),
         }
 
     def open(self) -> Store:
-        """A store object of one's own."""
-        return self._kinds[self.kind]()
+        """A new store object."""
+        return self._open[self.kind]()
 
     async def stored(self) -> TokenState | None:
-        """What is stored, read by a store object that has never seen it."""
+        """The stored state, read by a new store object."""
         store = self.open()
         record = await store.load("account")
         await store.aclose()
         return decode(record.data) if record else None
 
-    async def mark(self) -> float | None:
-        """The mark of a holder that never ended. Raises ClaimTimeout if the claim is not free, now."""
+    async def interrupted(self) -> float | None:
+        """How long ago a holder began that never ended its claim, in seconds.
+
+        Raises `ClaimTimeout` if the claim is not free.
+        """
         store = self.open()
         record = await store.load("account")
         claim = await store.claim("account", seen=record.version if record else None, timeout=0)

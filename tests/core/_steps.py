@@ -1,8 +1,8 @@
-"""Stand at every suspension of a piece of work, found by running it and not by a list that somebody keeps.
+"""Do something at each suspension of some work, without a list of them that would have to be maintained.
 
-A task factory wraps each coroutine that becomes a task. Each time a watched task gives up the processor, it
-stands at its next *point*; at one of them, counted over all watched tasks, the test does something. So a
-test for every point is a loop over k = 0, 1, 2, ... that ends with the run which never stood at a k-th one.
+A task factory wraps each coroutine that becomes a task. Each time a watched task suspends, it has reached
+its next *step*. The test acts at one step, counted over all watched tasks. A test of every step is a loop
+over k = 0, 1, 2, ... that ends with the first run that has no step k.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.testing import token_response
 
 REFRESH = "tokensession refresh"
-"""How the task of a refresh is named."""
+"""The beginning of the name of a refresh task."""
 
 
 class Steps:
-    """Watches tasks while it is entered: `with Steps(REFRESH, at=3, then=caller.cancel) as steps`.
+    """Watches tasks inside a block: `with Steps(REFRESH, at=3, then=caller.cancel) as steps`.
 
-    Watched are the tasks whose names begin with `name`, and, if `children`, those that they start, to
-    any depth. `then` is called when they stand at point `at`, by the task that stands there; with
-    `at=None`, at every point. `count` is how often they stood, `root` the first of them.
+    It watches the tasks whose names begin with `name` and, if `children`, the tasks that they start, to any
+    depth. `then` is called at step `at`, in the task that suspends there; with `at=None`, at every step.
+    `count` is the number of steps so far, `root` the first watched task.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Steps:
 
     @property
     def reached(self) -> bool:
-        """Whether they have stood at point `at`."""
+        """Whether there has been a step `at`."""
         return self.at is not None and self.count > self.at
 
     def __enter__(self) -> Self:
@@ -69,8 +69,8 @@ class Steps:
             self._watched.add(task)
         return task
 
-    def stand(self) -> None:
-        """The running task has given up the processor."""
+    def suspended(self) -> None:
+        """The running task suspends."""
         task = asyncio.current_task()
         assert task is not None
         if task.get_name().startswith(self.name):  # it has no name yet when it is made
@@ -82,26 +82,26 @@ class Steps:
         if self.at is None or self.count == self.at + 1:
             try:
                 self.then()
-            except BaseException as error:  # noqa: BLE001 - the test's own, and no business of the work
+            except BaseException as error:  # noqa: BLE001 - the test's own error; the work must not see it
                 self.failed = self.failed or error
 
 
 class _Stepped(Coroutine[Any, Any, Any]):
-    """A coroutine that says when it has given up the processor."""
+    """A coroutine that reports each suspension."""
 
     def __init__(self, work: Coroutine[Any, Any, Any], steps: Steps) -> None:
         self._work = work
         self._steps = steps
 
     def send(self, value: Any) -> Any:
-        waits_for = self._work.send(value)
-        self._steps.stand()
-        return waits_for
+        awaited = self._work.send(value)
+        self._steps.suspended()
+        return awaited
 
     def throw(self, *error: Any) -> Any:
-        waits_for = self._work.throw(*error)
-        self._steps.stand()
-        return waits_for
+        awaited = self._work.throw(*error)
+        self._steps.suspended()
+        return awaited
 
     def close(self) -> None:
         self._work.close()
@@ -111,34 +111,34 @@ class _Stepped(Coroutine[Any, Any, Any]):
 
 
 class Provider:
-    """The honest other side, without a network: refresh tokens rotate, and each is good once.
+    """A token endpoint without a network. Refresh tokens rotate, and each works once.
 
-    `answer` is a line for a `ScriptedTransport`. It gives up the processor before the refresh token is
-    spent and after, as a request on the wire does. `issued` is the number of the last token.
+    `answer` is a line for a `ScriptedTransport`. It suspends before and after the refresh token is spent, as
+    a real request does. `issued` is the number of the last token, `valid` the refresh token that works.
     """
 
-    def __init__(self, seed: str = "seed-token") -> None:
-        self.good = seed
+    def __init__(self, configured: str = "configured-token") -> None:
+        self.valid = configured
         self.issued = 0
         self.sent: list[str] = []
 
     @property
     def reused(self) -> int:
-        """How many requests came with a refresh token that had been sent before."""
+        """How many requests brought a refresh token that had been sent before."""
         return len(self.sent) - len(set(self.sent))
 
     def answer(self, request: TokenRequest) -> Awaitable[TokenResponse]:
-        """Redeem what the request brings."""
+        """Redeem the refresh token in the request."""
         return self._answer(parse_qs(request.body.decode())["refresh_token"][0])
 
     async def _answer(self, refresh_token: str) -> TokenResponse:
         self.sent.append(refresh_token)
         for _ in range(6):
             await asyncio.sleep(0)
-        if refresh_token != self.good:
+        if refresh_token != self.valid:
             return token_response({"error": "invalid_grant"}, status=400)
         self.issued += 1
-        self.good = f"refresh-{self.issued}"
-        answer = success(self.issued)
+        self.valid = f"refresh-{self.issued}"
+        response = success(self.issued)
         await asyncio.sleep(0)
-        return answer
+        return response

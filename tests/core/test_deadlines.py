@@ -1,4 +1,4 @@
-"""Whatever hangs, the flight does not: its parts have deadlines, and the next caller starts afresh."""
+"""Every part of a refresh has a deadline, so a hanging transport or store does not hang the callers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from _rig import Rig, run, success, turns
+from _rig import Rig, let_tasks_run, run, success
 
 from tokensession import OutcomeUnknown, StoreUnavailable, TokenSessionError
 from tokensession.providers.protocol import TokenRequest, TokenResponse
@@ -16,13 +16,13 @@ from tokensession.stores.protocol import Record
 from tokensession.testing import FakeClock
 
 LONGEST = 10 + 30 + 20 + 10 + 20
-"""Seconds: a refresh whose parts all take as long as they may, and some more."""
+"""Seconds. A refresh whose parts all take as long as they may is over by then."""
 
 
 async def ended(rig: Rig, caller: asyncio.Task[str]) -> float:
-    """After how many seconds of the rig's clock the caller has its answer, at most LONGEST."""
+    """After how many seconds of the rig's clock the caller has its answer. At most LONGEST."""
     for second in range(LONGEST + 1):
-        await turns(200)  # more than the last look at a request whose time is up takes
+        await let_tasks_run(200)  # more than the last look after a time-out takes
         if caller.done():
             return second
         rig.clock.advance(1)
@@ -35,8 +35,8 @@ async def never(_request: TokenRequest) -> TokenResponse:
     raise AssertionError
 
 
-async def tidies_up(_request: TokenRequest) -> TokenResponse:
-    """Hangs, and when it is stopped takes a few turns to close its connection."""
+async def cleans_up(_request: TokenRequest) -> TokenResponse:
+    """Hangs, and when it is cancelled takes some turns of the event loop to close its connection."""
     try:
         await asyncio.Event().wait()
     finally:
@@ -45,8 +45,8 @@ async def tidies_up(_request: TokenRequest) -> TokenResponse:
     raise AssertionError
 
 
-async def answers_when_stopped(_request: TokenRequest) -> TokenResponse:
-    """Takes its cancellation for a reason to hurry."""
+async def answers_when_cancelled(_request: TokenRequest) -> TokenResponse:
+    """Returns a response when it is cancelled."""
     try:
         await asyncio.Event().wait()
     except asyncio.CancelledError:
@@ -54,8 +54,8 @@ async def answers_when_stopped(_request: TokenRequest) -> TokenResponse:
     raise AssertionError
 
 
-async def fails_when_stopped(_request: TokenRequest) -> TokenResponse:
-    """Raises something of its own when it is stopped."""
+async def fails_when_cancelled(_request: TokenRequest) -> TokenResponse:
+    """Raises another exception when it is cancelled."""
     try:
         await asyncio.Event().wait()
     except asyncio.CancelledError:
@@ -63,46 +63,46 @@ async def fails_when_stopped(_request: TokenRequest) -> TokenResponse:
     raise AssertionError
 
 
-async def busy(_request: TokenRequest) -> TokenResponse:
-    """Does something all the time, and comes to nothing."""
+async def spins(_request: TokenRequest) -> TokenResponse:
+    """Never ends, and never really waits."""
     while True:
         await asyncio.sleep(0)
 
 
-TRANSPORTS: list[Any] = [never, tidies_up, answers_when_stopped, fails_when_stopped, busy]
+TRANSPORTS: list[Any] = [never, cleans_up, answers_when_cancelled, fails_when_cancelled, spins]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda transport: transport.__name__)
 @pytest.mark.parametrize("rotates", [False, True], ids=["permanent", "rotating"])
-def test_f03_f10_the_token_request_is_over_by_its_deadline_whatever_the_endpoint_does(
+def test_f03_f10_the_token_request_is_over_by_its_deadline_whatever_the_transport_does(
     transport: Callable[..., Any], rotates: bool
 ) -> None:
-    """A request that never ends is ended after Policy.request_timeout, and the next caller starts afresh."""
+    """A token request ends after Policy.request_timeout, and the next caller starts a new refresh."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig = Rig(transport, success(2), rotates=rotates)
         callers = [asyncio.create_task(rig.access()) for _ in range(10)]
         assert await ended(rig, callers[0]) == rig.source._transaction.policy.request_timeout == 20
         for caller in callers:
             with pytest.raises(OutcomeUnknown):
                 await caller
-        assert rig.transport.timeouts == [(5, 20)], "the endpoint is told of it, too"
+        assert rig.transport.timeouts == [(5, 20)], "the transport gets the time-outs too"
         stored = await rig.stored()
         assert (stored is not None and stored.attempt is not None) is rotates
         rig.clock.advance(1)
         assert await rig.access() == "access-2"
-        assert rig.posts == 2
+        assert rig.token_requests == 2
 
-    run(scene)
+    run(main)
 
 
-def test_f03_f10_an_endpoint_that_cannot_be_stopped_does_not_hold_up_the_flight() -> None:
-    """An endpoint that swallows its cancellation is left to itself, and the deadline holds all the same."""
+def test_f03_f10_a_transport_that_ignores_cancellation_does_not_hold_up_the_refresh() -> None:
+    """A transport that ignores its cancellation is abandoned, and the deadline holds."""
 
-    async def scene() -> None:
+    async def main() -> None:
         stopped = asyncio.Event()
 
-        async def deaf(_request: TokenRequest) -> TokenResponse:
+        async def ignores_cancellation(_request: TokenRequest) -> TokenResponse:
             while not stopped.is_set():
                 try:
                     await stopped.wait()
@@ -110,7 +110,7 @@ def test_f03_f10_an_endpoint_that_cannot_be_stopped_does_not_hold_up_the_flight(
                     continue
             raise ConnectionError
 
-        rig = Rig(deaf, success(2), rotates=False)
+        rig = Rig(ignores_cancellation, success(2), rotates=False)
         caller = asyncio.create_task(rig.access())
         try:
             assert await ended(rig, caller) <= 22
@@ -118,20 +118,20 @@ def test_f03_f10_an_endpoint_that_cannot_be_stopped_does_not_hold_up_the_flight(
             stopped.set()
             await asyncio.gather(caller, return_exceptions=True)
 
-    run(scene)
+    run(main)
 
 
-class Stuck(MemoryStore):
-    """A store of somebody's whose `where` hangs, until it is mended."""
+class StuckStore(MemoryStore):
+    """A third-party store whose method `where` hangs until `repaired` is set."""
 
     def __init__(self, where: str, **options: Any) -> None:
         super().__init__(**options)
         self.where = where
-        self.mended = asyncio.Event()
+        self.repaired = asyncio.Event()
 
     async def _pass(self, where: str) -> None:
         if self.where == where:
-            await self.mended.wait()
+            await self.repaired.wait()
 
     async def load(self, key: str) -> Record | None:
         await self._pass("load")
@@ -144,9 +144,9 @@ class Stuck(MemoryStore):
 
 
 class StuckClaim:
-    """Its claim."""
+    """A claim of a `StuckStore`."""
 
-    def __init__(self, store: Stuck, claim: Any) -> None:
+    def __init__(self, store: StuckStore, claim: Any) -> None:
         self._store, self._claim = store, claim
         self.current, self.interrupted = claim.current, claim.interrupted
 
@@ -161,14 +161,14 @@ class StuckClaim:
 
 
 @pytest.mark.parametrize("where", ["load", "claim", "commit", "abandon"])
-def test_f03_a_store_that_hangs_anywhere_does_not_hold_up_the_flight(where: str) -> None:
-    """Reading, claiming, writing and letting go each have an end: callers get an answer in bounded time."""
+def test_f03_a_store_that_hangs_anywhere_does_not_hold_up_the_refresh(where: str) -> None:
+    """Reading, claiming, writing and abandoning each have a deadline, so callers get an answer in time."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock(jitter=0.5)
-        store = Stuck(where, clock=clock)
-        bad = RuntimeError("a reader that fails") if where == "abandon" else success(1)
-        rig = Rig(bad, success(2), store=store, clock=clock, rotates=False)
+        store = StuckStore(where, clock=clock)
+        response = RuntimeError("a provider that fails") if where == "abandon" else success(1)
+        rig = Rig(response, success(2), store=store, clock=clock, rotates=False)
         caller = asyncio.create_task(rig.access())
         try:
             await ended(rig, caller)
@@ -179,13 +179,13 @@ def test_f03_a_store_that_hangs_anywhere_does_not_hold_up_the_flight(where: str)
                     await caller
             assert not rig.source.snapshot().refreshing
         finally:
-            store.mended.set()
+            store.repaired.set()
             await asyncio.gather(caller, return_exceptions=True)
-        if where == "abandon":  # the claim is the store's problem now
+        if where == "abandon":  # the claim stays held: only the store can release it
             return
         clock.advance(31)
-        await turns()
+        await let_tasks_run()
         assert await rig.access() in ("access-1", "access-2")
         await rig.source.aclose()
 
-    run(scene)
+    run(main)

@@ -1,4 +1,4 @@
-"""A process that forks while a token is being refreshed."""
+"""A process that forks during a refresh."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tokensession.providers import Oto
 from tokensession.stores import SQLiteStore
 from tokensession.testing import token_response
 
-warnings.simplefilter("ignore", DeprecationWarning)  # of 3.12, that a process with threads forks
+warnings.simplefilter("ignore", DeprecationWarning)  # since 3.12, for a process with threads that forks
 parent = os.getpid()
 
-class Endpoint:
+class Transport:
     def __init__(self):
-        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+        self.arrived, self.answer = asyncio.Event(), asyncio.Event()
 
     async def send(self, request, *, connect, total):
         assert os.getpid() == parent, "a second token request"
-        self.asked.set()
+        self.arrived.set()
         await self.answer.wait()
         return token_response({"access_token": "the-one-token", "expires_in": 3600})
 
@@ -31,10 +31,10 @@ async def child(source):
     await source.aclose()
 
 async def main():
-    endpoint, store = Endpoint(), SQLiteStore(sys.argv[1])
-    source = ManagedSource(Oto(refresh_token="r"), endpoint, store=store)
+    transport, store = Transport(), SQLiteStore(sys.argv[1])
+    source = ManagedSource(Oto(refresh_token="r"), transport, store=store)
     caller = asyncio.create_task(source.token())
-    await endpoint.asked.wait()
+    await transport.arrived.wait()
     pid = os.fork()
     if pid == 0:
         try:
@@ -42,7 +42,7 @@ async def main():
         except BaseException as error:
             print("child", repr(error), flush=True)
         os._exit(0)
-    endpoint.answer.set()
+    transport.answer.set()
     token = await caller
     await asyncio.to_thread(os.waitpid, pid, 0)
     print("parent", token.access_token)
@@ -53,8 +53,8 @@ asyncio.run(main())
 """
 
 
-def test_a_child_forked_in_mid_refresh_waits_for_its_parents_token_and_can_close(tmp_path: Path) -> None:
-    """The flight that it has inherited cannot land there, and is not joined; the claim is its parent's."""
+def test_a_child_forked_during_a_refresh_gets_the_parents_token_and_can_close(tmp_path: Path) -> None:
+    """The inherited refresh cannot finish in the child, so the child waits for the parent's claim instead."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "tokens.db")],
         capture_output=True,

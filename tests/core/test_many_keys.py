@@ -1,4 +1,4 @@
-"""A hundred thousand keys: what one of them costs does not depend on the others. Counted, never timed."""
+"""100,000 keys: the cost of one does not depend on the others. Counted, never timed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MANY = 100_000
 
 
 def lines_of(work: Callable[[], Any]) -> int:
-    """How many lines and calls of Python this runs: a loop over all keys would show."""
+    """How many lines and calls of Python this runs. A loop over all keys would show."""
     count = 0
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
@@ -34,7 +34,7 @@ def lines_of(work: Callable[[], Any]) -> int:
 
     before = sys.gettrace()
     gc.collect()
-    gc.disable()  # what somebody else has left behind would be finalised here, and counted
+    gc.disable()  # otherwise finalisers of other objects would run here and be counted
     sys.settrace(trace)
     try:
         work()
@@ -45,14 +45,14 @@ def lines_of(work: Callable[[], Any]) -> int:
 
 
 def drive(coroutine: Any) -> Any:
-    """Run to its end a coroutine that never waits."""
+    """Run a coroutine that never suspends."""
     with pytest.raises(StopIteration) as done:
         coroutine.send(None)
     return done.value.value
 
 
 async def use(store: Store, key: str) -> None:
-    """All that a refresh asks of a store."""
+    """The store calls of one refresh."""
     record = await store.load(key)
     assert record is not None
     claim = await store.claim(key, seen=record.version, timeout=0)
@@ -60,8 +60,8 @@ async def use(store: Store, key: str) -> None:
     await claim.commit(record.data)
 
 
-def test_f44_memory_looks_a_key_up_in_the_same_number_of_steps_among_100_000() -> None:
-    """Loading, claiming and committing a key runs the same lines among 100,000 keys as among ten."""
+def test_f44_memory_finds_a_key_in_the_same_number_of_steps_among_100_000() -> None:
+    """Loading, claiming and committing runs the same lines with 100,000 keys as with ten."""
     steps = []
     for keys in (10, MANY):
         store = MemoryStore(clock=FakeClock())
@@ -69,25 +69,25 @@ def test_f44_memory_looks_a_key_up_in_the_same_number_of_steps_among_100_000() -
         async def fill(store: MemoryStore = store, keys: int = keys) -> None:
             for number in range(keys):
                 await store.put(f"tenant-{number}", b"data")
-            await store.put("the last one", b"data")
+            await store.put("tenant-last", b"data")
 
         async def one(store: MemoryStore = store) -> int:
-            drive(use(store, "the last one"))  # whatever is done once is done now
-            return lines_of(lambda: drive(use(store, "the last one")))
+            drive(use(store, "tenant-last"))  # what is done only once is done now
+            return lines_of(lambda: drive(use(store, "tenant-last")))
 
-        async def scene(store: MemoryStore = store) -> None:
+        async def main(store: MemoryStore = store) -> None:
             await fill()
             steps.append(await one())
 
-        run(scene)
+        run(main)
     assert steps[0] == steps[1] > 20
 
 
-def test_f44_sqlite_looks_a_key_up_by_its_index_among_100_000(tmp_path: Path) -> None:
-    """Each statement of a refresh searches the index, in as many steps among 100,000 keys as among ten."""
+def test_f44_sqlite_finds_a_key_by_its_index_among_100_000(tmp_path: Path) -> None:
+    """Each statement of a refresh searches the index, with 100,000 keys in about as many steps as ten."""
     steps: list[int] = []
 
-    async def scene() -> None:
+    async def main() -> None:
         store = SQLiteStore(tmp_path / "tokens.db", clock=FakeClock())
         for keys in (10, MANY):
             await store.put("tenant-7", b"data")
@@ -98,24 +98,24 @@ def test_f44_sqlite_looks_a_key_up_by_its_index_among_100_000(tmp_path: Path) ->
                 )
             filling.close()
             await use(store, "tenant-7")
-            counted, said = await watched(store, "tenant-7")
+            counted, statements = await watched(store, "tenant-7")
             steps.append(counted)
-            with sqlite3.connect(tmp_path / "tokens.db") as asking:
-                for statement in said:
+            with sqlite3.connect(tmp_path / "tokens.db") as reading:
+                for statement in statements:
                     if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE")):
-                        plan = asking.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+                        plan = reading.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
                         assert not any("SCAN" in str(row) for row in plan), (statement, plan)
-            asking.close()
-            assert any("SELECT" in statement for statement in said)
+            reading.close()
+            assert any("SELECT" in statement for statement in statements)
         await store.aclose()
 
-    run(scene)
-    assert 0 < steps[1] <= steps[0] * 1.2, "the index is one level or two deeper"
+    run(main)
+    assert 0 < steps[1] <= steps[0] * 1.2, "the index is one or two levels deeper"
 
 
 async def watched(store: SQLiteStore, key: str) -> tuple[int, list[str]]:
-    """What SQLite does for one refresh: the steps of its virtual machine, and the statements about tokens."""
-    count, said = 0, list[str]()
+    """The steps of SQLite's virtual machine for one refresh, and its statements about tokens."""
+    count, statements = 0, list[str]()
     connection: Any = store._database._connection
 
     def step() -> int:
@@ -124,27 +124,27 @@ async def watched(store: SQLiteStore, key: str) -> tuple[int, list[str]]:
         return 0
 
     connection.set_progress_handler(step, 1)
-    connection.set_trace_callback(lambda text: said.append(text) if "tokens" in text else None)
+    connection.set_trace_callback(lambda text: statements.append(text) if "tokens" in text else None)
     await use(store, key)
     connection.set_progress_handler(None, 0)
     connection.set_trace_callback(None)
-    return count, [text for text in said if "sqlite_master" not in text]
+    return count, [text for text in statements if "sqlite_master" not in text]
 
 
-def test_f44_the_file_store_opens_no_file_but_the_keys_own(tmp_path: Path) -> None:
-    """Reading one key runs the same lines of code with 300 files in the directory as with ten."""
+def test_f44_the_file_store_opens_only_the_file_of_the_key(tmp_path: Path) -> None:
+    """Reading one key runs the same lines with 300 files in the directory as with ten."""
     steps: list[int] = []
 
-    async def scene() -> None:
+    async def main() -> None:
         store = FileStore(tmp_path / "tokens", clock=FakeClock())
         await use_all(store, range(10))
         steps.append(lines_of(lambda: store._files.read("tenant-7")))
-        for number in range(290):  # strangers to the store, as the files of other keys are
+        for number in range(290):  # as the files of other keys
             (tmp_path / "tokens" / f"{number:064x}.token").write_bytes(b"")
         steps.append(lines_of(lambda: store._files.read("tenant-7")))
         await store.aclose()
 
-    run(scene)
+    run(main)
     assert steps[0] == steps[1] > 5
 
 
@@ -154,10 +154,10 @@ async def use_all(store: Store, numbers: range) -> None:
         await use(store, f"tenant-{number}")
 
 
-def test_f44_a_refresh_leaves_nothing_behind_in_the_store_but_its_record() -> None:
-    """After ten thousand refreshes under as many keys no claim, waiter or mark is kept of any of them."""
+def test_f44_a_refresh_leaves_only_its_record_in_the_store() -> None:
+    """After ten thousand refreshes under as many keys, no claim, waiter or mark is left."""
 
-    async def scene() -> None:
+    async def main() -> None:
         store = MemoryStore(clock=FakeClock())
         for number in range(10_000):
             claim = await store.claim(f"tenant-{number}", seen=None, timeout=0)
@@ -168,18 +168,16 @@ def test_f44_a_refresh_leaves_nothing_behind_in_the_store_but_its_record() -> No
         assert not store._interrupted
         assert store._slots.in_use == store._slots.waiting == 0
 
-    run(scene)
+    run(main)
 
 
 @pytest.mark.parametrize(
     ("serving", "few", "many"), [(False, 1000, 10_000), (True, 200, 2000)], ids=["new", "serving"]
 )
-def test_f44_a_source_costs_at_most_two_kibibytes_however_many_there_are(
-    serving: bool, few: int, many: int
-) -> None:
-    """1,000 idle sources or 10,000 of them: each costs at most 2 KiB, its token in memory included."""
+def test_f44_a_source_costs_at_most_2_kib_however_many_there_are(serving: bool, few: int, many: int) -> None:
+    """Each of 1,000 or 10,000 idle sources costs at most 2 KiB, its token included."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock(jitter=0.5)
         store = MemoryStore(clock=clock)
         rig = Rig(store=store, clock=clock)
@@ -208,4 +206,4 @@ def test_f44_a_source_costs_at_most_two_kibibytes_however_many_there_are(
         assert then <= 2048, f"{then:.0f} bytes"
         assert then <= first * 1.1, f"{first:.0f} bytes each, and then {then:.0f}"
 
-    run(scene)
+    run(main)

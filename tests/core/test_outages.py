@@ -1,4 +1,4 @@
-"""The token endpoint or the store is down: nothing is lost, nobody is stormed, everybody is told."""
+"""The token endpoint or the store is down: no token is lost, retries are spaced, and errors are typed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _rig import LIFE, Rig, asleep, invalid_grant, run, success, turns
+from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, success, until_sleeping
 
 from tokensession import (
     ClientRejected,
@@ -28,26 +28,26 @@ from tokensession.stores.protocol import ANY, Record
 from tokensession.testing import FakeClock, token_response
 
 
-def test_f25_an_early_refresh_that_fails_is_an_event_and_no_error() -> None:
-    """A refresh ahead that fails while the token is valid is an event; the callers hear nothing of it."""
+def test_f25_a_background_refresh_that_fails_is_an_event_and_not_an_error() -> None:
+    """Callers go on getting the valid token."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig = Rig(success(1), NotSent("down"), clock=FakeClock(jitter=0.5))
         await rig.access()
-        rig.clock.advance(LIFE - 299)
+        rig.clock.advance(LIFETIME - 299)
         assert await rig.access() == "access-1"
-        await rig.landed()
+        await rig.refreshed()
         assert await rig.access() == "access-1"
         assert isinstance(rig.events[-1], RefreshFailed)
         assert rig.events[-1].still_usable > 0
 
-    run(scene)
+    run(main)
 
 
-def test_f22_a_caller_in_the_cool_down_gets_a_copy_of_the_error_with_the_pause_that_is_left() -> None:
-    """A minute without a token endpoint: a dozen requests, and each caller is told when to come again."""
+def test_f22_a_caller_during_the_back_off_gets_the_error_with_the_remaining_pause() -> None:
+    """A minute without a token endpoint costs a dozen requests, and each error says when to try again."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig = Rig(*(NotSent("down") for _ in range(1000)), clock=FakeClock(jitter=0.5))
         errors: list[BaseException] = []
         for _ in range(60):
@@ -56,18 +56,18 @@ def test_f22_a_caller_in_the_cool_down_gets_a_copy_of_the_error_with_the_pause_t
             rig.clock.advance(1)
         assert len(errors) == 60 * 170
         assert all(isinstance(e, NotSent) and e.retry_after is not None for e in errors)
-        assert rig.posts <= 12
+        assert rig.token_requests <= 12
 
-    run(scene)
+    run(main)
 
 
 def test_f24_a_5xx_changes_no_credentials() -> None:
-    """After a 502 and a 503 the same refresh token works: a failure that passes signs nobody out."""
+    """After a 502 and a 503 the same refresh token works."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig = Rig(success(1), token_response(b"<html>", 502), token_response(b"", 503), success(2))
         await rig.access()
-        rig.clock.advance(LIFE)
+        rig.clock.advance(LIFETIME)
         for _ in range(2):
             with pytest.raises(TokenUnavailable):
                 await rig.access()
@@ -75,44 +75,44 @@ def test_f24_a_5xx_changes_no_credentials() -> None:
         assert await rig.access() == "access-2"
         assert "refresh_token=refresh-1" in rig.sent()
 
-    run(scene)
+    run(main)
 
 
 @pytest.mark.parametrize("rotates", [False, True], ids=["permanent", "rotating"])
-@pytest.mark.parametrize("trouble", [502, 503, 504, 408, "not sent", "no answer"])
-def test_f24_no_passing_failure_touches_the_stored_credentials(trouble: Any, rotates: bool) -> None:
-    """A 5xx, a 408, no connection or no answer signs nobody out: the stored token and refresh token stay."""
+@pytest.mark.parametrize("failure_kind", [502, 503, 504, 408, "not sent", "no response"])
+def test_f24_no_temporary_failure_changes_the_stored_credentials(failure_kind: Any, rotates: bool) -> None:
+    """A 5xx, a 408, no connection or no response leaves the stored token and refresh token as they are."""
 
-    async def scene() -> None:
-        failure = {"not sent": NotSent("no route"), "no answer": OutcomeUnknown("lost")}
-        answer = failure[trouble] if isinstance(trouble, str) else token_response(b"", trouble)
+    async def main() -> None:
+        failure = {"not sent": NotSent("no route"), "no response": OutcomeUnknown("lost")}
+        answer = failure[failure_kind] if isinstance(failure_kind, str) else token_response(b"", failure_kind)
         rig = Rig(success(1), answer, success(2), rotates=rotates)
         await rig.access()
         before = await rig.store.load("account")
-        kept = await rig.stored()
-        rig.clock.advance(LIFE)
+        before_state = await rig.stored()
+        rig.clock.advance(LIFETIME)
         with pytest.raises(TokenUnavailable):
             await rig.access()
         stored = await rig.stored()
         assert stored is not None
-        assert kept is not None
-        assert stored.token == kept.token
-        if not (rotates and trouble == "no answer"):  # that is noted beside the token
+        assert before_state is not None
+        assert stored.token == before_state.token
+        if not (rotates and failure_kind == "no response"):  # that is noted in the state, next to the token
             assert await rig.store.load("account") == before
         rig.clock.advance(60)
         assert await rig.access() == "access-2"
         assert "refresh_token=refresh-1" in rig.sent()
 
-    run(scene)
+    run(main)
 
 
 @pytest.mark.parametrize(
     ("header", "pause"), [("120", 120.0), ("0", 1.0), ("99999", 3600.0), (None, 60.0), ("soon", 60.0)]
 )
 def test_f23_retry_after_is_honoured_within_bounds(header: str | None, pause: float) -> None:
-    """A 429 is followed by the pause that it asks for, from 1 s to an hour; by a minute if it names none."""
+    """A 429 is followed by the pause it asks for, from 1 s to an hour, or by a minute if it names none."""
 
-    async def scene() -> None:
+    async def main() -> None:
         headers = (("retry-after", header),) if header else ()
         rig = Rig(token_response({}, 429, headers), success(1))
         with pytest.raises(RateLimited) as limited:
@@ -125,57 +125,57 @@ def test_f23_retry_after_is_honoured_within_bounds(header: str | None, pause: fl
         rig.clock.advance(0.5)
         assert await rig.access() == "access-1"
 
-    run(scene)
+    run(main)
 
 
-def test_a_configuration_that_is_refused_is_not_hammered() -> None:
-    """One request a minute at most, and the error says what to look at."""
+def test_a_rejected_client_sends_one_request_a_minute() -> None:
+    """The error says what to check."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig = Rig(token_response({"error": "invalid_client"}, 401), success(1))
         for _ in range(20):
             with pytest.raises(ClientRejected, match="credentials"):
                 await rig.access()
             rig.clock.advance(2)
-        assert rig.posts == 1
+        assert rig.token_requests == 1
         rig.clock.advance(60)
         assert await rig.access() == "access-1"
 
-    run(scene)
+    run(main)
 
 
-def test_nonsense_from_the_provider_leaves_the_token_alone() -> None:
-    """A typed error, and the grant stays."""
+def test_an_invalid_token_response_leaves_the_stored_token_alone() -> None:
+    """It is a typed error, and the next refresh works."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig = Rig(success(1), token_response(["not", "a", "token"]), success(2))
         await rig.access()
-        rig.clock.advance(LIFE)
+        rig.clock.advance(LIFETIME)
         with pytest.raises(InvalidTokenResponse):
             await rig.access()
         rig.clock.advance(60)
         assert await rig.access() == "access-2"
 
-    run(scene)
+    run(main)
 
 
-def test_f25_until_its_real_end_a_token_is_served_if_no_other_can_be_had() -> None:
-    """EXPIRED comes a minute early, for latency: in an outage the token is served to its real end."""
+def test_f25_in_an_outage_a_token_is_served_until_it_expires() -> None:
+    """ENDING begins a minute early: if the refresh fails, callers get the old token until its real end."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig = Rig(success(1), NotSent("down"), NotSent("down"))
         await rig.access()
-        rig.clock.advance(LIFE - 30)
+        rig.clock.advance(LIFETIME - 30)
         assert await rig.access() == "access-1"
         rig.clock.advance(30)
         with pytest.raises(NotSent):
             await rig.access()
 
-    run(scene)
+    run(main)
 
 
 class FaultyStore(MemoryStore):
-    """A store that can be broken and mended."""
+    """A store that fails at the steps in `broken`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -199,88 +199,88 @@ class FaultyStore(MemoryStore):
 
 
 def faulty(*script: Any) -> tuple[Rig, FaultyStore, FakeClock]:
-    """A source over a store that can be broken."""
+    """A rig over a `FaultyStore`."""
     clock = FakeClock(jitter=0.5)
     store = FaultyStore(clock=clock)
     return Rig(*script, store=store, clock=clock), store, clock
 
 
-def test_f26_a_store_that_cannot_be_read_does_not_take_the_token_from_memory() -> None:
-    """The store is unreadable: the valid token is served, then a typed error, and nothing is cleared."""
+def test_f26_an_unreadable_store_does_not_clear_the_token_in_memory() -> None:
+    """The valid token is served, then the error is typed, and nothing in the store is cleared."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
         store = FaultyStore(clock=clock)
         rig = Rig(success(1), success(2), store=store, clock=clock)
         await rig.access()
         before = await store.load("account")
         store.broken = {"load"}
-        clock.advance(LIFE - 299)
+        clock.advance(LIFETIME - 299)
         assert await rig.access() == "access-1"
-        await rig.landed()
+        await rig.refreshed()
         assert await rig.access() == "access-1"
-        clock.advance(LIFE)
+        clock.advance(LIFETIME)
         with pytest.raises(StoreUnavailable):
             await rig.access()
-        assert rig.posts == 1
+        assert rig.token_requests == 1
         store.broken = set()
-        assert await store.load("account") == before, "nothing was cleared"
+        assert await store.load("account") == before, "nothing must be cleared"
         clock.advance(60)
         assert await rig.access() == "access-2"
 
-    run(scene)
+    run(main)
 
 
 @pytest.mark.parametrize("where", ["load", "claim"])
 def test_f28_a_store_that_is_down_fails_at_once_and_is_not_taken_for_contention(where: str) -> None:
-    """A store outage is StoreUnavailable, at once; only another holder is waited for, and is ClaimTimeout."""
+    """An outage is StoreUnavailable at once; only waiting for another holder ends in ClaimTimeout."""
 
-    class Down(FaultyStore):
+    class DownStore(FaultyStore):
         async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
             self._check("claim")
             return await super().claim(key, seen=seen, timeout=timeout)
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
-        store = Down(clock=clock)
+        store = DownStore(clock=clock)
         rig = Rig(success(1), store=store, clock=clock)
         store.broken = {where}
         caller = asyncio.create_task(rig.access())
-        await turns()
-        assert caller.done(), "no time has passed, and it has its answer"
+        await let_tasks_run()
+        assert caller.done(), "the answer must come without any time passing"
         error = caller.exception()
         assert isinstance(error, StoreUnavailable)
-        assert not isinstance(error, TokenUnavailable), "which a ClaimTimeout is"
-        assert rig.posts == 0
+        assert not isinstance(error, TokenUnavailable), "a ClaimTimeout is one"
+        assert rig.token_requests == 0
         store.broken = set()
         clock.advance(1)
         assert await rig.access() == "access-1"
 
-    run(scene)
+    run(main)
 
 
 @pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
 def test_f28_a_store_on_a_disk_that_is_gone_fails_without_waiting(
     tmp_path: Path, kind: type[FileStore] | type[SQLiteStore]
 ) -> None:
-    """A real directory that is not there is StoreUnavailable, without a look at the clock or a request."""
+    """A missing directory is StoreUnavailable, without waiting and without a token request."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
         store = kind(tmp_path / "unmounted" / "tokens", clock=clock)
         rig = Rig(success(1), store=store, clock=clock)
         with pytest.raises(StoreUnavailable):
             await rig.access()
-        assert rig.posts == 0
+        assert rig.token_requests == 0
         await store.aclose()
 
-    run(scene)
+    run(main)
 
 
 def test_f27_a_rotated_token_that_cannot_be_stored_is_served_and_stored_later() -> None:
-    """A rotated token that cannot be written is served from memory, and saved again, loudly, until it is."""
+    """It is served from memory and written again until it is stored, with an event for each failure."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig, store, clock = faulty(success(1))
         store.broken = {"write"}
         assert await rig.access() == "access-1"
@@ -288,13 +288,13 @@ def test_f27_a_rotated_token_that_cannot_be_stored_is_served_and_stored_later() 
         for _ in range(3):
             await clock.slept()
             clock.advance(31)
-            await turns()
+            await let_tasks_run()
         assert sum(isinstance(event, SaveFailed) for event in rig.events) >= 3
         assert await rig.access() == "access-1"
         store.broken = set()
         await clock.slept()
         clock.advance(31)
-        await turns()
+        await let_tasks_run()
         assert isinstance(rig.events[-1], Saved)
         assert not rig.source.snapshot().unsaved
         stored = await rig.stored()
@@ -302,21 +302,19 @@ def test_f27_a_rotated_token_that_cannot_be_stored_is_served_and_stored_later() 
         assert stored.token is not None
         assert stored.token.refresh_token == "refresh-1"
 
-    run(scene)
+    run(main)
 
 
 @pytest.mark.parametrize(
     ("end", "kind"), [(invalid_grant(), GrantRejected), (OutcomeUnknown("lost"), OutcomeUnknown)]
 )
-def test_f21_f27_what_became_of_a_request_is_not_forgotten_when_it_cannot_be_stored(
-    end: Any, kind: type[Exception]
-) -> None:
-    """A refusal or a lost reply that could not be noted is noted later; meanwhile nothing is sent."""
+def test_f21_f27_an_outcome_that_cannot_be_stored_is_stored_later(end: Any, kind: type[Exception]) -> None:
+    """A rejection or lost response that could not be noted is noted later; until then nothing is sent."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig, store, clock = faulty(success(1), end, success(3))
         await rig.access()
-        clock.advance(LIFE)
+        clock.advance(LIFETIME)
         store.broken = {"write"}
         with pytest.raises(kind):
             await rig.access()
@@ -325,11 +323,11 @@ def test_f21_f27_what_became_of_a_request_is_not_forgotten_when_it_cannot_be_sto
             clock.advance(5)
             with pytest.raises(TokenSessionError):
                 await rig.access()
-        assert rig.posts == 2
+        assert rig.token_requests == 2
         store.broken = set()
         clock.advance(60)
         while rig.source.snapshot().unsaved:
-            await turns()
+            await let_tasks_run()
         assert [event.token for event in rig.events if isinstance(event, Saved)] == [None]
         stored = await rig.stored()
         assert stored is not None
@@ -337,13 +335,13 @@ def test_f21_f27_what_became_of_a_request_is_not_forgotten_when_it_cannot_be_sto
         assert (stored.attempt is None) is (kind is GrantRejected)
         await rig.source.aclose()
 
-    run(scene)
+    run(main)
 
 
-def test_a_token_that_could_not_be_stored_gives_way_to_a_newer_sign_in() -> None:
-    """The late save is superseded, and the newer token is served."""
+def test_an_unsaved_token_gives_way_to_a_newer_sign_in() -> None:
+    """The late write is superseded, and the newer token is served."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig, store, clock = faulty(success(1))
         other = Rig(success(9), store=store, clock=clock)
         store.broken = {"write"}
@@ -352,49 +350,32 @@ def test_a_token_that_could_not_be_stored_gives_way_to_a_newer_sign_in() -> None
         await other.source.sign_in(refresh_token="new")
         await clock.slept()
         clock.advance(31)
-        await turns()
+        await let_tasks_run()
         assert await rig.access() == "access-9"
         assert not rig.source.snapshot().unsaved
 
-    run(scene)
-
-
-def test_f27_closing_says_so_if_a_token_could_not_be_stored() -> None:
-    """Closing with a token that is still not stored is an error: the old refresh token is spent."""
-
-    async def scene() -> None:
-        rig, store, clock = faulty(success(1))
-        store.broken = {"write"}
-        await rig.access()
-        closing = asyncio.create_task(rig.source.aclose())
-        for _ in range(60):
-            await turns(20)
-            clock.advance(1)
-        with pytest.raises(StoreUnavailable, match="before the session closed"):
-            await closing
-
-    run(scene)
+    run(main)
 
 
 def test_a_code_is_not_spent_when_the_store_is_down() -> None:
     """Signing in looks at the store first."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
         store = FaultyStore(clock=clock)
         rig = Rig(store=store, clock=clock)
         store.broken = {"load"}
         with pytest.raises(StoreUnavailable):
             await rig.source.sign_in(code="once")
-        assert rig.posts == 0
+        assert rig.token_requests == 0
 
-    run(scene)
+    run(main)
 
 
 def test_a_sign_in_that_cannot_be_stored_is_served_and_stored_later() -> None:
-    """A code works once, so its token is kept."""
+    """A code works once, so its token must not be lost."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig, store, clock = faulty(success(1))
         store.broken = {"put"}
         await rig.source.sign_in(code="once")
@@ -402,16 +383,16 @@ def test_a_sign_in_that_cannot_be_stored_is_served_and_stored_later() -> None:
         store.broken = set()
         await clock.slept()
         clock.advance(31)
-        await turns()
+        await let_tasks_run()
         assert (await rig.stored()) is not None
 
-    run(scene)
+    run(main)
 
 
-def test_a_sign_out_that_cannot_be_stored_signs_nobody_out_and_says_so() -> None:
-    """Half a sign-out would look like one."""
+def test_a_sign_out_that_cannot_be_stored_fails_and_changes_nothing() -> None:
+    """The token is served as before."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
         store = FaultyStore(clock=clock)
         rig = Rig(success(1), store=store, clock=clock)
@@ -421,18 +402,18 @@ def test_a_sign_out_that_cannot_be_stored_signs_nobody_out_and_says_so() -> None
             await rig.source.sign_out()
         assert await rig.access() == "access-1"
 
-    run(scene)
+    run(main)
 
 
-def test_a_foreign_store_that_raises_anything_is_reported_as_a_typed_error() -> None:
-    """And what it raised is the cause."""
+def test_any_exception_of_a_third_party_store_becomes_a_typed_error() -> None:
+    """The original exception is its cause."""
 
-    class Rude(MemoryStore):
+    class BrokenStore(MemoryStore):
         async def load(self, key: str) -> Record | None:
             raise ConnectionResetError("by peer")
 
-    async def scene() -> None:
-        rig = Rig(store=Rude())
+    async def main() -> None:
+        rig = Rig(store=BrokenStore())
         with pytest.raises(TokenSessionError, match="ConnectionResetError") as error:
             await rig.access()
         causes = []
@@ -442,56 +423,56 @@ def test_a_foreign_store_that_raises_anything_is_reported_as_a_typed_error() -> 
             cause = cause.__cause__
         assert ConnectionResetError in causes
 
-    run(scene)
+    run(main)
 
 
-def test_a_corrupt_record_is_an_error_until_somebody_signs_in() -> None:
-    """It is not overwritten by a refresh from the configured seed: it may be repaired."""
+def test_a_corrupt_record_is_an_error_until_you_sign_in() -> None:
+    """A refresh does not overwrite it, because you may be able to repair it."""
 
-    async def scene() -> None:
+    async def main() -> None:
         rig = Rig(success(1))
         await rig.store.put("account", b"\x00garbage")
         with pytest.raises(StoreError):
             await rig.access()
-        assert rig.posts == 0
+        assert rig.token_requests == 0
         await rig.source.sign_in(refresh_token="new")
         assert await rig.access() == "access-1"
 
-    run(scene)
+    run(main)
 
 
-def test_a_corrupt_record_does_not_stand_in_the_way_of_a_store_that_says_so() -> None:
-    """A store that cannot read its own record lets a sign-in replace it."""
+def test_a_sign_in_replaces_a_record_that_the_store_cannot_read() -> None:
+    """StoreCorrupt from the store does not stop a sign-in."""
 
-    class Damaged(MemoryStore):
+    class DamagedStore(MemoryStore):
         async def load(self, key: str) -> Record | None:
             if not self._records:
                 raise StoreCorrupt("The file is damaged.")
             return await super().load(key)
 
-    async def scene() -> None:
-        rig = Rig(success(1), store=Damaged())
+    async def main() -> None:
+        rig = Rig(success(1), store=DamagedStore())
         with pytest.raises(StoreCorrupt):
             await rig.access()
         await rig.source.sign_in(refresh_token="new")
         assert await rig.access() == "access-1"
 
-    run(scene)
+    run(main)
 
 
 @pytest.mark.parametrize("what", ["raises", "hangs"])
-def test_f27_a_foreign_store_that_breaks_the_contract_on_commit_loses_no_rotated_token(what: str) -> None:
-    """Whatever a store raises on commit, and if it never answers: the token is served, and saved later."""
+def test_f27_a_third_party_store_whose_commit_fails_or_hangs_loses_no_rotated_token(what: str) -> None:
+    """The token is served from memory, and saved later."""
     hanging = asyncio.Event()
 
-    class Rude(MemoryStore):
+    class BrokenStore(MemoryStore):
         broken = True
 
         async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
             claim = await super().claim(key, seen=seen, timeout=timeout)
             commit = claim.commit if not isinstance(claim, Record) else None
 
-            async def rude(data: bytes) -> Record:
+            async def broken_commit(data: bytes) -> Record:
                 if self.broken and what == "raises":
                     raise ConnectionResetError("by peer")
                 if self.broken:
@@ -501,92 +482,94 @@ def test_f27_a_foreign_store_that_breaks_the_contract_on_commit_loses_no_rotated
                 return await commit(data)
 
             if not isinstance(claim, Record):
-                claim.commit = rude  # type: ignore[method-assign]
+                claim.commit = broken_commit  # type: ignore[method-assign]
             return claim
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock(jitter=0.5)
-        store = Rude(clock=clock)
+        store = BrokenStore(clock=clock)
         rig = Rig(success(1), store=store, clock=clock)
         caller = asyncio.create_task(rig.access())
         if what == "hangs":
             await hanging.wait()
-            await asleep(clock, 10)
+            await until_sleeping(clock, 10)
             clock.advance(10)
         assert await caller == "access-1"
         assert rig.source.snapshot().unsaved
         store.broken = False
         for _ in range(3):
-            await turns()
+            await let_tasks_run()
             clock.advance(31)
-        await turns()
+        await let_tasks_run()
         assert not rig.source.snapshot().unsaved
         stored = await rig.stored()
         assert stored is not None
         assert stored.token is not None
         assert stored.token.refresh_token == "refresh-1"
 
-    run(scene)
+    run(main)
 
 
 def test_f03_a_store_that_never_answers_is_a_typed_error_in_time() -> None:
-    """A store that hangs is StoreUnavailable in time, and not a flight that everybody joins for ever."""
+    """A store that hangs is StoreUnavailable after `store_timeout`, and no caller waits longer."""
 
-    class Deaf(MemoryStore):
+    class HangingStore(MemoryStore):
         async def load(self, key: str) -> Record | None:
             await asyncio.Event().wait()
             return None
 
-    async def scene() -> None:
-        rig = Rig(store=Deaf())
+    async def main() -> None:
+        rig = Rig(store=HangingStore())
         caller = asyncio.create_task(rig.access())
-        await asleep(rig.clock, 10)
+        await until_sleeping(rig.clock, 10)
         rig.clock.advance(10)
         with pytest.raises(StoreUnavailable, match="did not answer"):
             await caller
 
-    run(scene)
+    run(main)
 
 
 def test_f27_f42_a_token_that_could_not_be_stored_is_stored_by_the_next_event_loop() -> None:
-    """An unsaved token outlives its event loop: the next flight, in whatever loop, saves it first."""
+    """An unsaved token outlives its event loop: the next refresh, in any loop, saves it first."""
     clock = FakeClock(jitter=0.5)
     store = FaultyStore(clock=clock)
     rig = Rig(success(1), success(2), store=store, clock=clock)
     store.broken = {"write"}
     assert asyncio.run(rig.access()) == "access-1"
     store.broken = set()
-    clock.advance(LIFE)
+    clock.advance(LIFETIME)
     assert asyncio.run(rig.access()) == "access-2"
     assert "refresh_token=refresh-1" in rig.sent()
     assert not rig.source.snapshot().unsaved
 
 
-def test_the_same_access_token_with_a_new_life_is_not_asked_for_again_and_again() -> None:
-    """Some servers hand out the token they have, and say how long it still lives."""
+def test_the_same_access_token_with_a_new_lifetime_causes_no_refresh_loop() -> None:
+    """Some servers return the token they have, with its remaining lifetime."""
 
-    async def scene() -> None:
-        again = token_response({"access_token": "access-1", "expires_in": LIFE, "refresh_token": "refresh-1"})
+    async def main() -> None:
+        again = token_response(
+            {"access_token": "access-1", "expires_in": LIFETIME, "refresh_token": "refresh-1"}
+        )
         rig = Rig(success(1), again)
         await rig.access()
-        rig.clock.advance(LIFE)
+        rig.clock.advance(LIFETIME)
         for _ in range(20):
             assert await rig.access() == "access-1"
-        assert rig.posts == 2
+        assert rig.token_requests == 2
 
-    run(scene)
+    run(main)
 
 
-def test_a_refresh_ahead_that_failed_does_not_keep_a_caller_who_needs_a_token_waiting() -> None:
-    """Its long back-off is for refreshes that nobody waits for; a 401 or an order is tried sooner."""
+def test_a_forced_refresh_does_not_wait_for_the_back_off_of_a_background_refresh() -> None:
+    """That long back-off is only for refreshes that no caller waits for."""
 
-    async def scene() -> None:
-        rig = Rig(success(1, life=100_000), NotSent("down"), success(2), clock=FakeClock(jitter=0.9))
+    async def main() -> None:
+        rig = Rig(success(1, expires_in=100_000), NotSent("down"), success(2), clock=FakeClock(jitter=0.9))
         token = await rig.source.token()
         rig.clock.advance(100_000 - 310)
         await rig.access()
-        await rig.landed()
+        await rig.refreshed()
         rig.clock.advance(1)
         assert (await rig.source.refresh(token)).access_token == "access-2"
 
-    run(scene)
+    run(main)

@@ -1,4 +1,4 @@
-"""A process that stood still past its deadlines: what arrived meanwhile is taken."""
+"""A process that was stopped past its deadlines uses the responses that have arrived."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock
 
 
-def test_f11_a_token_reply_that_came_while_the_process_stood_still_is_kept() -> None:
-    """A reply that arrived while the holder stood still past its deadline is read, stored and served."""
+def test_f11_a_token_response_that_arrived_while_the_process_was_stopped_is_used() -> None:
+    """It is read, stored and served, although its deadline has passed."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setblocking(False)
@@ -27,7 +27,7 @@ def test_f11_a_token_reply_that_came_while_the_process_stood_still_is_kept() -> 
                 token_url=f"http://127.0.0.1:{listener.getsockname()[1]}/token",
                 client_id="client",
                 client_secret="client-secret",
-                refresh_token="seed-token",
+                refresh_token="configured-token",
                 rotates=True,
             )
             transport = AiohttpTransport(clock=clock)
@@ -37,9 +37,9 @@ def test_f11_a_token_reply_that_came_while_the_process_stood_still_is_kept() -> 
             connection, _ = await loop.sock_accept(listener)
             with connection:
                 request = b""
-                while b"refresh_token=seed-token" not in request:
+                while b"refresh_token=configured-token" not in request:
                     request += await loop.sock_recv(connection, 65536)
-                # One step, without giving up the processor: the reply arrives, and an hour goes by.
+                # Without suspending: the response arrives, and an hour passes.
                 body = json.dumps({"access_token": "access", "expires_in": 86400}).encode()
                 head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
                 connection.setblocking(True)
@@ -48,28 +48,28 @@ def test_f11_a_token_reply_that_came_while_the_process_stood_still_is_kept() -> 
                 assert (await caller).access_token == "access"
             await source.aclose()
 
-    run(scene)
+    run(main)
 
 
 def test_f03_a_deadline_still_ends_what_has_not_arrived() -> None:
-    """The last look is a look and no wait: work that needs anything more is over."""
+    """The last look does not wait: work that needs anything more is over."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
         never = asyncio.Event()
-        late = asyncio.create_task(within(clock, 20, never.wait()))
+        work = asyncio.create_task(within(clock, 20, never.wait()))
         await clock.slept()
         clock.advance(20)
         with pytest.raises(TimeoutError):
-            await late
+            await work
 
-    run(scene)
+    run(main)
 
 
-def test_f10_the_deadline_of_a_token_request_holds_for_the_body_too() -> None:
-    """A reply of which half has arrived when time is up is a lost one, however long it is waited for."""
+def test_f10_the_deadline_of_a_token_request_covers_the_body() -> None:
+    """A response of which only half has arrived at the deadline is lost."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setblocking(False)
@@ -77,7 +77,7 @@ def test_f10_the_deadline_of_a_token_request_holds_for_the_body_too() -> None:
                 token_url=f"http://127.0.0.1:{listener.getsockname()[1]}/token",
                 client_id="client",
                 client_secret="client-secret",
-                refresh_token="seed-token",
+                refresh_token="configured-token",
             )
             assert provider.credential is not None
             request = provider.request(provider.credential)
@@ -92,4 +92,4 @@ def test_f10_the_deadline_of_a_token_request_holds_for_the_body_too() -> None:
                 with pytest.raises(OutcomeUnknown):
                     await sending
 
-    run(scene)
+    run(main)

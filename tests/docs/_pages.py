@@ -27,7 +27,9 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     """Every fenced block of a page, in order. A fence that is never closed is an error."""
-    found, mark, opened, text = [], "", None, []
+    found: list[Block] = []
+    mark, opened = "", None
+    text: list[str] = []
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if opened is not None:
             if line == "```":
@@ -49,13 +51,19 @@ def prose(page: Path) -> str:
     """The page without its fenced blocks, comments and generated parts (figures, tables of tests)."""
     text = page.read_text(encoding="utf-8")
     text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"^<!-- [^>]*written by [^>]*-->$.*?^<!-- end of [^>]*-->$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(
+        r"^<!-- [^>]*written by [^>]*-->$.*?^<!-- end of [^>]*-->$", "", text, flags=re.DOTALL | re.MULTILINE
+    )
     return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
     """What links into a page may end with: its headings, as code hosts spell them."""
-    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    titles = re.findall(
+        r"^#+ (.+)$",
+        re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE),
+        re.MULTILINE,
+    )
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 

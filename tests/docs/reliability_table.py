@@ -1,8 +1,8 @@
-"""Writes the tables in docs/reliability.md: the failures and their tests, the stores' properties and theirs.
+"""Write the tables in docs/reliability.md: failures and their tests, properties of stores and theirs.
 
 python tests/docs/reliability_table.py
 
-A test belongs to a failure if its name says so (`test_f01_...`, `test_f03_f10_...`); what it promises is the
+A test belongs to a failure if its name says so (`test_f01_...`, `test_f03_f10_...`). What it promises is the
 first line of its docstring.
 """
 
@@ -19,65 +19,66 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 
 FAILURES = {
-    1: "The caller that started the refresh is cancelled, or runs out of time",
-    2: "One of those who wait is cancelled, also while the store's thread works for it",
-    3: "The refresh never comes to an end",
+    1: "The caller that started the refresh is cancelled or times out",
+    2: "A waiter is cancelled, even while the store's thread works for it",
+    3: "The refresh never ends",
     4: "A caller arrives just as the refresh is ending",
     5: "Ten thousand tasks find the token expired",
-    6: "Sixty-four processes of one host find it expired",
-    7: "Several hosts find it expired",
+    6: "Sixty-four processes of one host find the token expired",
+    7: "Several hosts find the token expired",
     8: "The refresh token was read before the claim was granted, and is old",
     9: "The claim covers less than reading, redeeming and storing",
-    10: "The token request takes longer than the right to make it lasts",
+    10: "The token request takes longer than the claim lasts",
     11: "The holder is stopped: SIGSTOP, a paused machine, a closed lid",
     12: "The claim was lost although the rotation succeeded",
-    13: "A holder lets go of somebody else's claim",
+    13: "A holder releases a claim that is not its own",
     14: "The holder is killed",
     15: "A lock or mark has a time in the future",
-    16: "Two hold one claim, because a lock file was removed",
-    17: "A crash between the provider's rotation and our save",
-    18: "Closing takes the store away from a refresh under way",
+    16: "Two processes hold one claim, because a lock file was removed",
+    17: "The process crashes after the provider has rotated the token and before it is saved",
+    18: "Closing takes the store away from a running refresh",
     19: "The rotated refresh token is not written where it is read from",
     20: "The loser of a race deletes what the winner has stored",
-    21: "A refresh token that is dead is sent again and again",
-    22: "The token endpoint is down, and everybody asks it",
+    21: "A rejected refresh token is sent again and again",
+    22: "The token endpoint is down, and every caller sends a request to it",
     23: "A 429 is answered with more requests",
     24: "A 5xx or a time-out signs people out",
-    25: "A refresh ahead fails while the token is still good",
+    25: "A refresh ahead of time fails while the token is still valid",
     26: "The store cannot be read",
     27: "The store cannot be written after a rotation",
-    28: "An outage of the store is taken for contention",
-    29: "A file is torn, or half written",
-    30: "Those who wait use up connections or descriptors",
-    31: "Those who wait queue one behind another",
-    32: "The API says 401 to a token that looks good",
-    33: "The API says 401 whatever token it is given",
-    34: "The machine slept, and a clock did not notice",
+    28: "An outage of the store is mistaken for contention",
+    29: "A file is torn or half written",
+    30: "Waiters use up connections or file descriptors",
+    31: "Waiters queue one behind another",
+    32: "The API answers 401 to a token that looks valid",
+    33: "The API answers 401 to every token",
+    34: "The machine was suspended, and a clock did not notice",
     35: "The wall clock is wrong, or steps",
-    36: "The token lives shorter than the time at which it would be refreshed",
+    36: "The token lives shorter than the refresh window",
     37: "The API redirects to another origin",
     38: "The token endpoint redirects",
-    39: "Some helper sends the token request twice",
-    40: "Two identities share a refresh or a record",
-    41: "Somebody signs out during a refresh",
+    39: "Some layer sends the token request twice",
+    40: "Two accounts share a refresh or a record",
+    41: "A user signs out during a refresh",
     42: "One object is used in two event loops, one after the other",
-    43: "A refresh in the background dies unheard",
-    44: "A hundred thousand keys",
-    45: "A secret in a repr, a log, a traceback, an exception",
-    46: "The 401 comes when the body was a stream that has been read",
-    47: "The 401 has a large body, and the pool one connection",
+    43: "A background refresh fails unnoticed",
+    44: "There are a hundred thousand keys",
+    45: "A secret appears in a repr, a log, a traceback or an exception",
+    46: "The 401 arrives when the body was a stream that has been read",
+    47: "The 401 has a large body, and the pool has one connection",
     48: "The token request goes through the session that waits for it",
     49: "An operator replaces the configured refresh token",
-    50: "The reply has no refresh token",
+    50: "The response has no refresh token",
 }
 
 NOT_COVERED = {
-    7: "it takes a store that hosts share, and none ships yet. The refresh itself is tried against claims "
-    "with leases, in the model below.",
+    7: "it needs a store that hosts share, and none ships yet. The model below tries the refresh itself "
+    "against claims with leases.",
 }
 
 PARTS = {
-    10: "The half about leases waits for a store that has some; in the model below they lapse at any moment.",
+    10: "The half about leases waits for a store that has leases. In the model below they run out at any "
+    "time.",
 }
 
 Test = tuple[str, str, str]  # file, name, promise

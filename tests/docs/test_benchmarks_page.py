@@ -1,4 +1,4 @@
-"""What the page of benchmarks prints is what was measured, and is there in full. Nothing is measured here."""
+"""The page of benchmarks shows what was measured, in full. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def section(name: str) -> str:
 
 def test_the_figures_on_the_page_are_those_that_were_measured() -> None:
     """The page is what page.py writes from the results that are committed."""
-    assert written(TEXT, load()) == TEXT, "it is stale; write it anew: .venv/bin/python -m benchmarks plots"
+    assert written(TEXT, load()) == TEXT, "the page is stale; run: .venv/bin/python -m benchmarks plots"
 
 
 def test_every_benchmark_has_its_section_in_the_order_in_which_they_run() -> None:
-    """A heading for each name of the registry, and no other that looks like one."""
+    """One heading for each name of the registry."""
     headings = re.findall(r"^## (\S+)$", TEXT, re.MULTILINE)
     assert headings == list(BENCHMARKS)
 
@@ -52,14 +52,14 @@ def test_every_benchmark_has_its_figures_and_their_command_on_the_page(name: str
 
 
 def test_every_results_file_is_of_a_benchmark_and_says_so() -> None:
-    """No figures of something that is not there any more."""
+    """There are no figures of a benchmark that no longer exists."""
     results = load()
     assert set(results) <= set(MEASURING)
     assert {name: result["name"] for name, result in results.items()} == {name: name for name in results}
 
 
 def test_no_results_file_names_the_machine_or_a_path_of_it() -> None:
-    """Figures are published: what they ran on is there, and whose it was is not."""
+    """Figures are public: they say what they ran on, and nothing else about the machine."""
     for file in RESULTS.glob("*.json"):
         assert not re.search(r"/(?:home|root|Users|tmp|work)/", file.read_text(encoding="utf-8")), file.name
 
@@ -81,7 +81,7 @@ def test_every_plot_is_small_sound_titled_and_drawn_from_the_figures_beside_it(t
     assert root.tag == f"{SVG}svg"
     assert root.findtext(f"{SVG}title")
     drawn_from = root.findtext(f"{SVG}desc")
-    assert drawn_from == source(RESULTS, file.stem), "draw it anew: .venv/bin/python -m benchmarks plots"
+    assert drawn_from == source(RESULTS, file.stem), "draw it again: .venv/bin/python -m benchmarks plots"
     assert file.stat().st_size < 40_000
 
 
@@ -95,14 +95,14 @@ def test_every_plot_has_a_ground_that_shows_through_and_colours_for_dark_ones(ta
 
 # -- how figures are written, with made-up ones ----------------------------------------------------
 
-BLANK = """Said by hand.
+BLANK = """Written by hand.
 <!-- environment: written by benchmarks/page.py -->
 old
 <!-- end of environment -->
 <!-- figures of one: written by benchmarks/page.py -->
 old
 <!-- end of figures -->
-Said by hand, too.
+Written by hand, too.
 """
 
 
@@ -133,8 +133,8 @@ def test_what_is_written_by_hand_stays_and_figures_are_replaced() -> None:
     """Also when they are written a second time."""
     page = written(BLANK, {"one": result()})
     assert page == written(page, {"one": result()})
-    assert page.startswith("Said by hand.\n")
-    assert page.endswith("<!-- end of figures -->\nSaid by hand, too.\n")
+    assert page.startswith("Written by hand.\n")
+    assert page.endswith("<!-- end of figures -->\nWritten by hand, too.\n")
     assert "old" not in page
     assert "| who | ms |\n| --- | ---: |\n| tokensession | 1.5 |\n" in page
     assert "not installed: mcp" in page
@@ -159,7 +159,9 @@ def test_a_goal_that_was_missed_is_on_the_page_as_missed_with_the_reason() -> No
 @pytest.mark.parametrize(
     "row", [{"who": "mcp", "cannot": "it has none."}, {"who": "mcp", "ms": "cannot: it has none"}]
 )
-def test_whoever_cannot_take_part_is_named_with_the_reason_and_has_no_row(row: dict[str, Any]) -> None:
+def test_a_contestant_that_cannot_take_part_is_named_with_the_reason_and_has_no_row(
+    row: dict[str, Any],
+) -> None:
     page = written(BLANK, {"one": result(rows=[{"who": "tokensession", "ms": 1.5}, row])})
     assert "Cannot take part:\n\n- mcp: it has none.\n" in page
     assert "| mcp |" not in page

@@ -1,39 +1,40 @@
-"""What a page lists is all there is, and all of it is there."""
+"""A page lists everything that exists, and nothing else."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
-from _pages import ROOT, blocks
+from _pages import PAGES, ROOT, blocks, named, prose
 
 import tokensession
 from tokensession import errors, events
 from tokensession.providers import OAuth2, Oto, Priava
 
 DOCS = ROOT / "docs"
+REASONS = {"due", "expired", "unauthorized", "forced"}  # of a refresh: the second table under "Events"
 
 
-def floors() -> list[tuple[str, ...]]:
-    """The list that the house test goes by."""
+def layers() -> list[tuple[str, ...]]:
+    """The list that tests/project enforces."""
     found: list[tuple[str, ...]] = runpy.run_path(str(ROOT / "tests/project/test_layers.py"))["LAYERS"]
     return found
 
 
-def test_the_drawing_of_the_floors_is_the_one_that_is_enforced() -> None:
-    (drawing,) = [b for b in blocks(DOCS / "architecture.md") if b.mark == "floors"]
+def test_the_drawing_of_the_layers_is_the_one_that_is_enforced() -> None:
+    (drawing,) = [b for b in blocks(DOCS / "architecture.md") if b.mark == "layers"]
     drawn: dict[int, set[str]] = {}
     for line in drawing.text.splitlines():
         number, _, rest = line.partition(" ")
-        names = re.findall(r"(?<!\S)[\w/]+(?:\.py|/\*?)(?!\S)", rest)
+        names = re.findall(r"(?<!\S)[\w/]+(?:\.py|/)(?!\S)", rest)
         drawn[int(number)] = {
-            "" if name == "__init__.py" else name.removesuffix(".py").removesuffix("*").replace("/", ".")
-            for name in names
+            "" if name == "__init__.py" else name.removesuffix(".py").replace("/", ".") for name in names
         }
-    assert drawn == {number: set(members) for number, members in enumerate(floors())}
+    assert drawn == {number: set(members) for number, members in enumerate(layers())}
 
 
 def first_column(page: str, heading: str) -> list[str]:
@@ -45,7 +46,7 @@ def first_column(page: str, heading: str) -> list[str]:
 
 def test_every_error_is_on_the_page_of_errors() -> None:
     kinds = {name for name in errors.__all__ if name != "TokenSessionError"}
-    listed = first_column("errors.md", "Errors")
+    listed = first_column("reference/errors.md", "Errors")
     assert len(listed) == len(set(listed))
     assert set(listed) == kinds
 
@@ -57,26 +58,60 @@ def test_every_event_is_on_the_page_of_errors_with_its_level() -> None:
         if isinstance(kind := getattr(events, name), type) and issubclass(kind, events.Event)
     }
     kinds.pop("Event")
-    text = (DOCS / "errors.md").read_text(encoding="utf-8")
+    text = (DOCS / "reference/errors.md").read_text(encoding="utf-8")
     for name, kind in kinds.items():
         level = {10: "debug", 20: "info", 30: "warning", 40: "error"}[kind.level]
         assert re.search(rf"^\| `{name}` \| {level} \|", text, re.MULTILINE), f"{name} at level {level}"
-    assert set(first_column("errors.md", "Events")) == set(kinds)
+    assert set(first_column("reference/errors.md", "Events")) - REASONS == set(kinds)
 
 
 def test_every_field_of_a_snapshot_is_on_the_page_of_errors() -> None:
-    listed = first_column("errors.md", "State")
+    listed = first_column("reference/errors.md", "State")
     assert listed == list(tokensession.Snapshot.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("provider", [Oto, Priava, OAuth2])
 def test_every_parameter_of_a_provider_is_on_its_page(provider: type[Any]) -> None:
-    listed = first_column("providers.md", provider.__name__)
+    listed = first_column("reference/providers.md", provider.__name__)
     parameters = [name for name in inspect.signature(provider.__init__).parameters if name != "self"]
     assert listed[: len(parameters)] == parameters
 
 
-def test_every_door_of_errors_is_open_at_the_top() -> None:
-    """An error that a caller is told to catch can be imported from `tokensession`."""
-    inside = {"Superseded"}  # between stores and the renewal; no caller of a session sees it
+def test_every_error_can_be_imported_from_tokensession() -> None:
+    """You catch them by names of `tokensession`."""
+    inside = {"Superseded"}  # between stores and the refresh transaction; callers of a session never see it
     assert set(errors.__all__) - inside <= set(tokensession.__all__)
+
+
+def test_every_page_is_in_plain_words() -> None:
+    """The words that the house style rules out are on no page. Generated tables are left out."""
+    words = ["somebody", "nobody", "whoever", "anybody", "anew", "mend", "mended", "he", "him", "his"]
+    ruled_out = re.compile(
+        rf"\b({'|'.join([*words, 'meanwhile', 'for ever', 'is none of', 'goes along'])})\b", re.IGNORECASE
+    )
+    found = [
+        f"{named(page)}: {hit[0]}"
+        for page in PAGES
+        if page.name not in {"CHANGELOG.md", "api.md"}
+        for hit in ruled_out.finditer(prose(page))
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    """In the repository, in the package, or in `_refresh/` where the page has said so."""
+    homes = [ROOT, ROOT / "tokensession", ROOT / "tokensession" / "_refresh"]
+    spans = re.findall(r"`([^`\n]+)`", prose(page))
+    files = {
+        name for span in spans for name in re.findall(r"(?<!\S)[\w./-]+\.(?:py|toml|md|svg)(?!\S)", span)
+    }
+    examples = {block.mark.removeprefix("file: ") for block in blocks(page)}
+    missing = {name for name in files - examples if not any((home / name).exists() for home in homes)}
+    assert not {name for name in missing if not name.startswith(".venv/")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_no_page_names_a_path_of_a_machine_or_a_package_registry(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.])/(?:home|root|Users|work)/|pypi\.org|pythonhosted", text)

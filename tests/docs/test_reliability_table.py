@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
-from reliability_table import FAILURES, NOT_COVERED, PAGE, PROPERTIES, by_failure, every_test, written
+from _store_properties import PROPERTIES
+from reliability_table import FAILURES, NOT_COVERED, PAGE, by_failure, every_test, written
 
 
 def test_the_tables_in_the_docs_are_those_of_the_tests() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page == written(page), "the tables are stale; run: .venv/bin/python tests/docs/reliability_table.py"
+    assert page == written(page), (
+        "the tables are stale; run: .venv/bin/python tests/docs/reliability_table.py"
+    )
 
 
 def test_every_failure_has_a_test_or_a_reason_and_no_test_names_another() -> None:

@@ -1,9 +1,9 @@
-"""From a handful of bytes to a hostile token reply, with secrets planted whole, in many spellings.
+"""Makes a hostile token response from a few bytes, with whole secrets planted in many spellings.
 
-The bytes 0xF8 to 0xFF are in no UTF-8 text, so some of them are instructions here: "a secret comes here",
-"a piece of a real reply", "far along in the body". So a fuzzer that knows nothing of OAuth changes bytes
-and gets replies, and it can cut or damage anything but a planted secret: half a secret that a server
-never had is nobody's promise. `shows_a_secret` knows every spelling that `planted` writes.
+The bytes 0xF8 to 0xFF never occur in UTF-8 text, so some of them are instructions: "a secret comes here",
+"a piece of a real response", "far along in the body". A fuzzer that knows nothing of OAuth changes bytes and
+gets responses. It can cut or damage anything except a planted secret, because we do not promise to hide
+half a secret that the server never had. `shows_a_secret` knows every spelling that is planted.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tokensession.providers import (
     StrategyProvider,
     TokenResponse,
     _wire,
-    seconds,
-    until,
+    expires_at,
+    expires_in,
 )
 
 REFRESH = 'r1/0gQx7 Wv%2B&k"é\\Zm4+tN8=cE5y'
@@ -37,9 +37,9 @@ ACCESS = "at.K3fQ9sW2-xL7vB4nM8cZ1yR6tD5"
 ROTATED = "nr~H2jP8gV5kC1wN9bX4zS7qF3mT6"
 
 SECRET, PIECE, PAD, NUMBER = 0xFF, 0xFE, 0xFD, 0xFC
-"""Instructions. Each takes the byte behind it: which secret, which piece, how far, which number."""
+"""Instructions. Each takes the next byte: which secret, which piece, how far, which number."""
 
-_TRANSPORT = "https://id.example.com/token"
+_TOKEN_URL = "https://id.example.com/token"
 _REFRESH, _CODE = Credential("refresh_token", REFRESH), Credential("authorization_code", CODE)
 _SAFE = Credential("refresh_token", CODE)
 
@@ -52,40 +52,40 @@ _NESTED = Strategy(
     name="nested",
     grants={"refresh_token": ("grant_type", "refresh_token", "client_secret")},
     fields=Fields(access_token="data.access_token", codes=("error.message", "error.code", "error")),
-    lifetime=until("data.validUntil"),
+    lifetime=expires_at("data.validUntil"),
     default_lifetime=60,
 )
 _CAMEL = Strategy(
     name="camel",
     grants={"refresh_token": ("grant_type", "refresh_token", "client_secret")},
     fields=Fields(access_token="accessToken", refresh_token="refreshToken", token_type="tokenType"),
-    lifetime=seconds("expiresIn"),
+    lifetime=expires_in("expiresIn"),
 )
 
 
-def _client(strategy: Strategy, secret: str, seed: Credential) -> StrategyProvider:
+def _client(strategy: Strategy, secret: str, credential: Credential) -> StrategyProvider:
     return StrategyProvider(
         strategy,
         identity="client-7",
         base_url="https://api.example.com",
-        token_url=_TRANSPORT,
+        token_url=_TOKEN_URL,
         values={"client_id": "client-7", "client_secret": secret},
-        credential=seed,
+        credential=credential,
     )
 
 
-def _oauth2(secret: str, **seed: str) -> OAuth2:
-    return OAuth2(token_url=_TRANSPORT, client_id="client-7", client_secret=secret, **seed)
+def _oauth2(secret: str, **credential: str) -> OAuth2:
+    return OAuth2(token_url=_TOKEN_URL, client_id="client-7", client_secret=secret, **credential)
 
 
-def _priava(**seed: str) -> Priava:
+def _priava(**credential: str) -> Priava:
     redirect = "https://my.app.com/oauth2callback"
     return Priava(
-        client_id="client-7", client_secret=CLIENT_SECRET, redirect_uri=redirect, region="EU", **seed
+        client_id="client-7", client_secret=CLIENT_SECRET, redirect_uri=redirect, region="EU", **credential
     )
 
 
-ASKED: tuple[tuple[StrategyProvider, Credential, frozenset[str]], ...] = tuple(
+READERS: tuple[tuple[StrategyProvider, Credential, frozenset[str]], ...] = tuple(
     (provider, credential, frozenset(provider._secrets(credential)))
     for provider, credential in (
         (Oto(refresh_token=REFRESH), _REFRESH),
@@ -93,20 +93,20 @@ ASKED: tuple[tuple[StrategyProvider, Credential, frozenset[str]], ...] = tuple(
         (_priava(code=CODE), _CODE),
         (_oauth2(CLIENT_SECRET, refresh_token=REFRESH), _REFRESH),
         (_oauth2(WORDS, code=CODE), _CODE),
-        # No "&" in these: a form that echoes one as it is has half a secret in its field.
+        # No "&" in these secrets: a form that echoes one as it is would have half a secret in its field.
         (_client(_FORM, WORDS, _SAFE), _SAFE),
         (_client(_NESTED, CLIENT_SECRET, _REFRESH), _REFRESH),
         (_client(_CAMEL, CLIENT_SECRET, _REFRESH), _REFRESH),
     )
 )
-"""Who reads a reply, to what request, and the secrets that must not be shown of it."""
+"""Who reads a response, to which credential, and the secrets that must not be shown of it."""
 
 
 # -- secrets, and how they may be spelled -------------------------------------------------------------
 
 
 def spellings(secret: str) -> tuple[bytes, ...]:
-    """The secret as it may stand in a body."""
+    """The secret as it may appear in a body."""
     utf8, escaped = secret.encode(), json.dumps(secret)[1:-1]
     ways = (
         *(secret, escaped, json.dumps(secret, ensure_ascii=False)[1:-1], escaped.replace("/", "\\/")),
@@ -147,14 +147,14 @@ _PARTS: dict[str, str] = {
 
 
 def shows_a_secret(text: str) -> str | None:
-    """The secret of which twelve characters in a row stand in the text, in any of the spellings."""
+    """The secret of which the text contains twelve characters in a row, in any of the spellings."""
     windows = _windows(text)
     if _PARTS.keys().isdisjoint(windows):
         return None
     return next(_PARTS[window] for window in windows if window in _PARTS)
 
 
-# -- bytes into replies -------------------------------------------------------------------------------
+# -- bytes into responses -----------------------------------------------------------------------------
 
 PIECES = tuple(
     piece.encode()
@@ -223,7 +223,7 @@ _TYPES = ("application/json", "text/html; charset=utf-16", "application/x-www-fo
 
 @dataclass(frozen=True)
 class Hostile:
-    """A reply that was made of bytes, who is to read it, and which secrets its body has."""
+    """A response made of bytes, the provider that reads it, and the secrets that its body may have."""
 
     provider: StrategyProvider
     credential: Credential
@@ -231,13 +231,13 @@ class Hostile:
     planted: frozenset[str]
 
 
-HEAD = 6  # bytes before the body: who, status, headers, date, pause, content type
+HEAD = 6  # bytes before the body: reader, status, headers, date, pause, content type
 
 
 def hostile(data: bytes) -> Hostile:
-    """The reply that these bytes stand for. Any bytes stand for one."""
-    who, status, present, date, pause, kind = data[:HEAD].ljust(HEAD, b"\0")
-    provider, credential, own = ASKED[who % len(ASKED)]
+    """The response that these bytes stand for. Any bytes stand for one."""
+    reader, status, present, date, pause, kind = data[:HEAD].ljust(HEAD, b"\0")
+    provider, credential, own = READERS[reader % len(READERS)]
     headers = [
         ("date", _header(_DATES, date, data)),
         ("retry-after", _header(_PAUSES, pause, data)),
@@ -245,12 +245,12 @@ def hostile(data: bytes) -> Hostile:
         ("set-cookie", f"session={ACCESS}"),
     ]
     body = expanded(data[HEAD:], own | {ACCESS, ROTATED})
-    kept = tuple(header for bit, header in enumerate(headers) if present >> bit & 1)
-    return Hostile(provider, credential, TokenResponse(STATUSES[status % len(STATUSES)], kept, body), own)
+    chosen = tuple(header for bit, header in enumerate(headers) if present >> bit & 1)
+    return Hostile(provider, credential, TokenResponse(STATUSES[status % len(STATUSES)], chosen, body), own)
 
 
 def _header(table: tuple[str, ...], number: int, data: bytes) -> str:
-    if number >= 0xF0:  # something of the input itself, as aiohttp would hand it over
+    if number >= 0xF0:  # a part of the input itself, as aiohttp would decode it
         return data[HEAD : HEAD + 4 * (number & 15)].decode("utf-8", "surrogateescape")
     return table[number % len(table)]
 
@@ -271,7 +271,7 @@ def expanded(data: bytes, secrets: frozenset[str]) -> bytes:
             body += PIECES[number % len(PIECES)]
         elif byte == NUMBER:
             body += NUMBERS[number % len(NUMBERS)]
-        elif byte == PAD:  # so that what comes now lies across the excerpt's edge
+        elif byte == PAD:  # so that the next bytes lie across the end of the excerpt
             body += b" " * max(0, 4096 - 2 * number - len(body))
         else:
             body.append(byte)

@@ -1,6 +1,6 @@
-"""Where a fuzzer's inputs come from: real replies and records, grammars that know them, and mutation.
+"""The fuzzer's inputs: real responses and records, grammars for them, and mutation.
 
-Everything is drawn from one `random.Random`, so that a seed names a whole run.
+Everything is drawn from one `random.Random`, so a seed determines a whole run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Make = Callable[[Random], bytes]
 
 
 def _planted(secret: str) -> str:
-    """The instruction to write a secret as it is, as text: JSON's encoder shall leave it alone."""
+    """The instruction to write a secret as it is, as text that JSON's encoder does not change."""
     return bytes((SECRET, next(i for i, (name, _) in enumerate(PLANTABLE) if name == secret))).decode(
         "latin-1"
     )
@@ -63,7 +63,7 @@ _BODIES: tuple[bytes, ...] = (
     b'{"body": "' + bytes([SECRET, 4]) + b'"}',
 )
 
-_GRANTS = tuple(
+_STATES = tuple(
     map(
         encode,
         (
@@ -79,7 +79,7 @@ _GRANTS = tuple(
         ),
     )
 )
-_FILES = tuple(_encode("oto/production/1", Record("v1", grant)) for grant in _GRANTS)
+_FILES = tuple(_encode("oto/production/1", Record("v1", state)) for state in _STATES)
 _MARKS = (b"1750000000.5 0123456789abcdef\n".ljust(128, b"\0"), b"nan x", b"-inf x", b"1e999", b"-1 v", b"")
 _DATES = (
     *(
@@ -103,7 +103,7 @@ _URLS = (
 _PACKED = (gzip.compress(_BODIES[0]), zlib.compress(_BODIES[0]), gzip.compress(b" " * 9000), b"\x1f\x8b\x08")
 
 
-_GOOD: tuple[tuple[bytes, tuple[int, ...]], ...] = (
+_VALID: tuple[tuple[bytes, tuple[int, ...]], ...] = (
     *((body, (0, 1, 2, 3, 4)) for body in _BODIES[:2]),
     *((body, (0, 1, 3)) for body in _BODIES if body.startswith(b'{"error": "')),
     *((body, (5,)) for body in _BODIES if b"&" in body[:60]),
@@ -112,7 +112,7 @@ _GOOD: tuple[tuple[bytes, tuple[int, ...]], ...] = (
     (b'{"access_token": "' + _ACCESS.encode("latin-1") + b'", "expires_in": \xfc\x0b}', (0, 1, 4)),
     (b'{"access_token": "' + _ACCESS.encode("latin-1") + b'", "scope": "\xfe\x1f"}', (0, 3)),
 )
-"""Bodies, and the numbers of those in `_hostile.ASKED` who can read them."""
+"""Bodies, and the numbers of the `_hostile.READERS` that can read them."""
 
 # -- grammars -----------------------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ def _instruction(random: Random) -> bytes:
 
 
 def _value(random: Random, depth: int = 0) -> bytes:
-    """A JSON value, seldom a wrong one."""
+    """A JSON value, rarely a malformed one."""
     draw = random.random()
     if draw < 0.3:
         return bytes((NUMBER, random.randrange(len(NUMBERS))))
@@ -167,11 +167,11 @@ def _body(random: Random) -> bytes:
 
 
 def _response(random: Random) -> bytes:
-    """Half of them by a server that at least means to answer its client."""
+    """A response. Half of them come from a server that follows the reader's strategy."""
     head = bytearray(random.randbytes(HEAD))
     if random.random() < 0.5:
         return bytes(head) + _body(random)
-    body, readers = random.choice(_GOOD)
+    body, readers = random.choice(_VALID)
     head[0], head[1] = random.choice(readers), random.choice((0, 0, 0, 2))
     return bytes(head) + body
 
@@ -195,15 +195,15 @@ def _map(documents: Sequence[bytes]) -> Make:
         if random.random() < 0.5:
             return whole
         document = msgpack.unpackb(whole)
-        home = document
-        name = random.choice(list(home))
-        if isinstance(home[name], dict) and random.random() < 0.7:
-            home = home[name]
-            name = random.choice(list(home))
+        parent = document
+        name = random.choice(list(parent))
+        if isinstance(parent[name], dict) and random.random() < 0.7:
+            parent = parent[name]
+            name = random.choice(list(parent))
         if random.random() < 0.15:
-            del home[name]
+            del parent[name]
         else:
-            home[name] = _packed(random)
+            parent[name] = _packed(random)
         return bytes(msgpack.packb(document))
 
     return make
@@ -214,12 +214,12 @@ def _one_of(seeds: Sequence[bytes]) -> Make:
 
 
 MAKE: dict[str, Make] = {
-    "reply": _response,
+    "response": _response,
     "json": _body,
     "form": _body,
     "date": _one_of(_DATES),
     "text": _body,
-    "record": _map(_GRANTS),
+    "record": _map(_STATES),
     "file": _map(_FILES),
     "mark": _one_of(_MARKS),
     "url": _one_of(_URLS),
@@ -252,7 +252,7 @@ _TOKENS = (
 
 
 def mutated(random: Random, data: bytes) -> bytes:
-    """The input with one to three things done to it; one in four is left as it is."""
+    """The input with one to three changes. One in four is not changed."""
     if random.random() < 0.25:
         return data
     text = bytearray(data)
@@ -286,13 +286,13 @@ def inputs(name: str, seed: int) -> Callable[[], bytes]:
 
 
 def seeds(name: str) -> list[bytes]:
-    """Some of a target's inputs, as they come, for a fuzzer that mutates by itself."""
+    """Some of a target's inputs without mutation, for a fuzzer that mutates them itself."""
     random = Random(f"seeds/{name}")
     return [MAKE[name](random) for _ in range(200)]
 
 
 def write_corpus(name: str, directory: Path) -> None:
-    """The seeds as files, one each."""
+    """Write each seed to a file."""
     directory.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(seeds(name)):
         (directory / f"seed-{number:03}").write_bytes(data)

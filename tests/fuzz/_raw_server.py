@@ -1,4 +1,4 @@
-"""A token endpoint that answers with bytes: whatever a broken or hostile one may put on the wire."""
+"""A token endpoint that answers with any bytes, as a broken or hostile one may."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
-Answer = bytes | Iterable[bytes] | Callable[["Line"], Awaitable[None]]
+Answer = bytes | Iterable[bytes] | Callable[["Connection"], Awaitable[None]]
 
 _BUFFER = 64 * 1024
 
 
-class Line:
-    """One connection: what is written to it, counted, until the other end has had enough."""
+class Connection:
+    """One connection. Counts the bytes that are sent on it."""
 
     def __init__(self, writer: asyncio.StreamWriter, more: asyncio.Event) -> None:
         self._writer = writer
@@ -30,15 +30,15 @@ class Line:
 
 
 class RawServer:
-    """Reads each token request whole, then sends the next of its answers and closes the connection.
+    """Reads a token request, sends the next of its answers, and closes the connection.
 
-    An answer is some bytes, an iterable of bytes (endless, perhaps), or a function of the `Line`. The
-    last answer is given again and again. `posts` counts requests, `sent` the bytes sent.
+    An answer is bytes, an iterable of bytes (which may be endless), or a function of the `Connection`. The
+    last answer is repeated. `posts` counts requests, `sent` the bytes sent.
     """
 
     def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
-        self._lines: list[Line] = []
+        self._connections: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._more = asyncio.Event()
@@ -46,11 +46,11 @@ class RawServer:
 
     @property
     def sent(self) -> int:
-        """Bytes handed to the kernel or about to be, on all connections."""
-        return sum(line.sent for line in self._lines)
+        """Bytes sent on all connections, including buffered ones."""
+        return sum(connection.sent for connection in self._connections)
 
     async def reached(self, sent: int) -> None:
-        """Wait until so many bytes have been sent."""
+        """Wait until this many bytes have been sent."""
         while self.sent < sent:
             self._more.clear()
             await self._more.wait()
@@ -74,7 +74,7 @@ class RawServer:
         await self.idle()
 
     async def idle(self) -> None:
-        """Wait until nobody is being answered any more: all clients have their answer or have gone."""
+        """Wait until no client is being answered."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -83,18 +83,18 @@ class RawServer:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        line = Line(writer, self._more)
-        self._lines.append(line)
-        # ValueError: a TLS greeting has no lines. The rest: the client has hung up, as it should.
+        connection = Connection(writer, self._more)
+        self._connections.append(connection)
+        # ValueError: a TLS handshake has no lines. The others: the client has closed the connection.
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ValueError):
             await _request(reader)
             self.posts += 1
             answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
             if callable(answer):
-                await answer(line)
+                await answer(connection)
             else:
                 for part in (answer,) if isinstance(answer, bytes) else answer:
-                    await line.send(part)
+                    await connection.send(part)
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
@@ -109,13 +109,13 @@ async def _request(reader: asyncio.StreamReader) -> None:
 
 
 def http(body: bytes, *headers: str, status: int = 200) -> bytes:
-    """A whole response, honest about its length."""
+    """A whole response with the right Content-Length."""
     head = (f"HTTP/1.1 {status} Status", *headers, f"Content-Length: {len(body)}", "", "")
     return "\r\n".join(head).encode() + body
 
 
 def chunked(chunks: Iterable[bytes], *headers: str) -> Iterator[bytes]:
-    """A response in chunks, which ends when they do."""
+    """A response in these chunks."""
     yield "\r\n".join(("HTTP/1.1 200 OK", *headers, "Transfer-Encoding: chunked", "", "")).encode()
     for chunk in chunks:
         yield b"%x\r\n%s\r\n" % (len(chunk), chunk)

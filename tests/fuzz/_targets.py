@@ -65,25 +65,25 @@ def chain(error: BaseException) -> Iterator[BaseException]:
             pending += (link.__cause__, link.__context__)
 
 
-def told(error: BaseException) -> str:
-    """All that anybody gets to see of an error, its attributes and its history included."""
+def everything_shown(error: BaseException) -> str:
+    """Everything that can be seen of an error, including its attributes, causes and contexts."""
     text = ""
     for link in chain(error):
-        # What exceptions of parsers hold that no vars() shows:
-        held = [getattr(link, name, None) for name in ("doc", "object", "unpacked", "extra")]
-        for value in (str(link), *link.args, *vars(link).values(), *held):
+        # Attributes of parsers' exceptions that vars() does not have:
+        parts = [getattr(link, name, None) for name in ("doc", "object", "unpacked", "extra")]
+        for value in (str(link), *link.args, *vars(link).values(), *parts):
             part = value if isinstance(value, str) else repr(value)
             if part not in text:
                 text += part + "\n"
     return text
 
 
-def assert_fit_to_be_shown(error: TokenSessionError, *, thorough: bool) -> None:
-    """One short line, without a secret in it or in anything that hangs on it."""
+def assert_safe_to_show(error: TokenSessionError, *, thorough: bool) -> None:
+    """The message is one short line, and neither it nor the error's attributes and causes show a secret."""
     line = str(error)
     assert len(line) < LONGEST_MESSAGE, f"a message of {len(line)} characters"
-    assert line.isprintable(), f"a message that is no printable line: {line!r}"
-    text = told(error)
+    assert line.isprintable(), f"a message that is not one printable line: {line!r}"
+    text = everything_shown(error)
     if thorough:  # slower, and the same texts once more
         text += repr(error) + "".join(traceback.format_exception(error))
     secret = shows_a_secret(text)
@@ -94,26 +94,26 @@ def _thorough(data: bytes) -> bool:
     return sum(data) % 64 == 0
 
 
-# -- (a) token replies --------------------------------------------------------------------------------
+# -- (a) token responses ------------------------------------------------------------------------------
 
 
-def check_reply(data: bytes, read: Read | None = None) -> str:
-    """`Provider.read` returns a token that can be used, or raises what its docstring names."""
+def check_response(data: bytes, read: Read | None = None) -> str:
+    """`Provider.read` returns a usable token, or raises what its docstring names."""
     case = hostile(data)
     try:
         issued = (read or case.provider.read)(case.response, case.credential, sent_at=SENT_AT)
     except _DOCUMENTED as error:
-        assert_fit_to_be_shown(error, thorough=_thorough(data))
+        assert_safe_to_show(error, thorough=_thorough(data))
         pause = getattr(error, "retry_after", None)
         assert pause is None or (pause >= 0 and math.isfinite(pause)), f"retry_after is {pause}"
         return type(error).__name__
     except Exception as error:
-        raise AssertionError(f"no documented error: {type(error).__name__}") from error
-    _assert_sane(issued, case.response, case.credential)
+        raise AssertionError(f"not a documented error: {type(error).__name__}") from error
+    _assert_usable(issued, case.response, case.credential)
     return "Issued with a note" if issued.notes else "Issued"
 
 
-def _assert_sane(issued: Issued, response: TokenResponse, credential: Credential) -> None:
+def _assert_usable(issued: Issued, response: TokenResponse, credential: Credential) -> None:
     token = issued.token
     assert 200 <= response.status < 300
     assert token.access_token
@@ -148,67 +148,67 @@ def _document(parse: Callable[[bytes], dict[str, object]], body: bytes, data: by
     try:
         document = parse(body)
     except InvalidTokenResponse as error:
-        assert_fit_to_be_shown(error, thorough=_thorough(data))
+        assert_safe_to_show(error, thorough=_thorough(data))
         return type(error).__name__
     assert isinstance(document, dict)
     assert all(isinstance(name, str) for name in document)
     for value in document.values():
-        life, pause = _wire.lifetime_seconds(value), _wire.retry_after(value, SENT_AT)
-        assert life is None or abs(life) <= MAX_LIFETIME
+        lifetime, pause = _wire.lifetime_seconds(value), _wire.retry_after(value, SENT_AT)
+        assert lifetime is None or abs(lifetime) <= MAX_LIFETIME
         assert pause is None or math.isfinite(pause)
     return "an object"
 
 
 def check_date(data: bytes) -> str:
-    """A moment, or None."""
+    """A point in time, or None."""
     text = data.decode("utf-8", "surrogateescape")
     moment, pause = _wire.parse_http_date(text), _wire.retry_after(text, SENT_AT)
     assert moment is None or math.isfinite(moment)
     assert pause is None or math.isfinite(pause)
     assert moment is None or pause is not None
-    return "no moment" if moment is None else "a moment"
+    return "not a date" if moment is None else "a date"
 
 
 def check_text(data: bytes) -> str:
-    """What is quoted of a body is one short line without a secret in it."""
+    """An excerpt of a body is one short line without a secret."""
     body = expanded(data, frozenset(CONFIGURED))
     quoted = _redact.excerpt(body, CONFIGURED)
     assert len(quoted) <= 121
     assert quoted.isprintable()
     whole = _redact.excerpt(body[:4096], CONFIGURED, longest=1_000_000)
-    # The whole of what is looked at, of a body that is not cut: nothing hides behind the dots.
+    # Check all that is read of a body that is not cut, so that the dots hide nothing.
     for text in (quoted, whole if len(body) <= 4096 else ""):
         secret = shows_a_secret(text)
         assert secret is None, f"{secret!r} is shown: {text!r}"
     return "redacted" if "[redacted]" in whole else "nothing to redact"
 
 
-# -- (c) and (d) what a store gives back --------------------------------------------------------------
+# -- (c) and (d) what a store returns -----------------------------------------------------------------
 
 
 def check_record(data: bytes, decode: Callable[[bytes], TokenState] = decode) -> str:
-    """A grant that is written as it is read, or `StoreCorrupt`."""
+    """A state that survives a round trip, or `StoreCorrupt`."""
     try:
-        grant = decode(data)
+        state = decode(data)
     except StoreCorrupt as error:
-        assert_fit_to_be_shown(error, thorough=_thorough(data))
+        assert_safe_to_show(error, thorough=_thorough(data))
         return "StoreCorrupt"
     except Exception as error:
-        raise AssertionError(f"no StoreCorrupt: {type(error).__name__}") from error
-    written = encode(grant)
-    assert decode(written) == grant
+        raise AssertionError(f"not StoreCorrupt: {type(error).__name__}") from error
+    written = encode(state)
+    assert decode(written) == state
     assert encode(decode(written)) == written
-    return "a grant"
+    return "a state"
 
 
 def check_file(data: bytes) -> str:
-    """A record that is written as it is read, or `StoreCorrupt`."""
+    """A record that survives a round trip, or `StoreCorrupt`."""
     try:
         found = _decode(_PLACE, data)
     except StoreCorrupt as error:
         found = error
     if isinstance(found, StoreCorrupt):  # its caller raises it
-        assert_fit_to_be_shown(found, thorough=_thorough(data))
+        assert_safe_to_show(found, thorough=_thorough(data))
         return "StoreCorrupt"
     key, record = found
     assert isinstance(key, str)
@@ -219,7 +219,7 @@ def check_file(data: bytes) -> str:
 
 
 def check_mark(data: bytes) -> str:
-    """A mark whose age is a number that is not negative, or none."""
+    """A mark whose age is not negative, or None."""
     mark = Mark.decode(data[:128], SENT_AT)
     if mark is None:
         return "no mark"
@@ -234,15 +234,15 @@ _SCHEMES = ("file", "sqlite", "memory", "FILE", "sqlite:///", "file:///", "memor
 
 
 def check_url(data: bytes) -> str:
-    """A store that has touched nothing, or `ConfigurationError`, without the password that is in it."""
+    """A store that has touched nothing, or `ConfigurationError` without the URL's password."""
     number, rest = data[:1] or b"\0", data[1:].decode("utf-8", "surrogateescape")
-    # A scheme that is not ours makes the interpreter look through every package: seldom, then.
+    # An unknown scheme makes the interpreter search every package, so it is rare.
     url = rest if number == b"\xff" else _SCHEMES[number[0] % len(_SCHEMES)] + ":" + rest
     try:
         store = open_store(url.replace("<password>", ACCESS))
     except ConfigurationError as error:
         if number != b"\xff":  # a scheme is repeated
-            assert_fit_to_be_shown(error, thorough=_thorough(data))
+            assert_safe_to_show(error, thorough=_thorough(data))
         return "ConfigurationError"
     assert isinstance(store, Store)
     return type(store).__name__
@@ -253,14 +253,14 @@ def check_inflate(data: bytes) -> str:
     try:
         plain = _inflate(data)
     except InvalidTokenResponse as error:
-        assert_fit_to_be_shown(error, thorough=_thorough(data))
+        assert_safe_to_show(error, thorough=_thorough(data))
         return "InvalidTokenResponse"
     assert len(plain) <= MAX_BODY
     return "inflated"
 
 
 TARGETS: dict[str, tuple[Check, int]] = {
-    "reply": (check_reply, 50),
+    "response": (check_response, 50),
     "json": (check_json, 9),
     "form": (check_form, 5),
     "date": (check_date, 8),

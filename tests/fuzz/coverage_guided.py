@@ -1,7 +1,7 @@
 """Fuzz one target, guided by coverage: `python tests/fuzz/coverage_guided.py TARGET -runs=1000000`.
 
-What stands behind the target goes to libFuzzer: `-max_total_time=60`, `-max_len=400`, a directory that
-keeps its corpus. Atheris is no dependency of the project; CPython 3.11 has a wheel of it.
+What follows the target goes to libFuzzer: `-max_total_time=60`, `-max_len=400`, a directory for the corpus.
+Atheris is not a dependency of the project. There is a wheel for CPython 3.11.
 """
 
 from __future__ import annotations

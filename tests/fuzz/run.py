@@ -1,7 +1,7 @@
 """Fuzz the parsers: `python tests/fuzz/run.py --inputs 1000000 --seed 1 [--target NAME]`.
 
-Prints, for each target, how many inputs there were, what came out, the slowest input, and how to see a
-failure again. The exit status is 1 if there was one. `--replay NAME HEX` runs one input.
+Prints for each target the number of inputs, the outcomes, the slowest input, and how to repeat a failure. The
+exit status is 1 if there was a failure. `--replay NAME HEX` runs one input.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_FAILURES = 5  # of one target; then the next one
 
 @dataclass
 class Figures:
-    """What one target made of its inputs."""
+    """The results of one target."""
 
     name: str
     inputs: int = 0
@@ -35,9 +35,9 @@ class Figures:
     failures: list[tuple[bytes, str]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        came = ", ".join(f"{what} {count:,}" for what, count in self.outcomes.most_common())
+        outcomes = ", ".join(f"{what} {count:,}" for what, count in self.outcomes.most_common())
         return [
-            f"{self.name}: {self.inputs:,} inputs in {self.seconds:.1f} s; {came}; "
+            f"{self.name}: {self.inputs:,} inputs in {self.seconds:.1f} s; {outcomes}; "
             f"slowest {self.slowest * 1000:.1f} ms ({len(self.slowest_input)} bytes); "
             f"{len(self.failures)} failures",
             *(f"  --replay {self.name} {data.hex()}\n    {what}" for data, what in self.failures),
@@ -47,14 +47,14 @@ class Figures:
 def fuzz(name: str, count: int, seed: int, check: Check | None = None) -> Figures:
     """Run `count` inputs, or fewer if it keeps failing."""
     figures, draw, check = Figures(name), inputs(name, seed), check or TARGETS[name][0]
-    clock, outcomes = time.process_time, figures.outcomes  # what others do on this machine is not counted
+    clock, outcomes = time.process_time, figures.outcomes  # does not count other processes on this machine
     start = clock()
     for _ in range(count):
         data = draw()
         before = clock()
         try:
             outcomes[check(data)] += 1
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what we look for
+        except Exception as error:  # noqa: BLE001 - any exception is a failure
             figures.failures.append((data, f"{type(error).__name__}: {error}"[:500]))
         took = clock() - before
         if took > figures.slowest:
@@ -67,7 +67,7 @@ def fuzz(name: str, count: int, seed: int, check: Check | None = None) -> Figure
 
 
 def share(name: str, inputs: int) -> int:
-    """How many of all the inputs a target gets."""
+    """How many of the inputs a target gets."""
     return inputs * TARGETS[name][1] // 100
 
 

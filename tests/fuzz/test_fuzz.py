@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, the same each time, what longer runs have found, and proof that it can find."""
+"""A short run of the fuzzer, always the same; what longer runs have found; tests of the fuzzer itself."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import msgpack
 import pytest
 from _hostile import (
     ACCESS,
-    ASKED,
     CODE,
     HEAD,
     PAD,
     PLANTABLE,
+    READERS,
     REFRESH,
     ROTATED,
     SECRET,
     shows_a_secret,
     spellings,
 )
-from _targets import SENT_AT, TARGETS, check_form, check_record, check_reply, check_text
+from _targets import SENT_AT, TARGETS, check_form, check_record, check_response, check_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run import Figures, fuzz, main, share
@@ -40,13 +40,13 @@ from tokensession.token import Token
 INPUTS = 16_000
 
 OUTCOMES = {
-    "reply": "Issued, Issued with a note, GrantRejected, ClientRejected, RateLimited, TokenUnavailable, "
+    "response": "Issued, Issued with a note, GrantRejected, ClientRejected, RateLimited, TokenUnavailable, "
     "OutcomeUnknown, InvalidTokenResponse",
     "json": "an object, InvalidTokenResponse, TruncatedResponse",
     "form": "an object, InvalidTokenResponse",
-    "date": "a moment, no moment",
+    "date": "a date, not a date",
     "text": "redacted, nothing to redact",
-    "record": "a grant, StoreCorrupt",
+    "record": "a state, StoreCorrupt",
     "file": "a record, StoreCorrupt",
     "mark": "a mark, no mark",
     "url": "FileStore, SQLiteStore, MemoryStore, ConfigurationError",
@@ -56,7 +56,7 @@ OUTCOMES = {
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_input_of_a_short_run_breaks_a_promise(name: str) -> None:
-    """And each outcome comes up: a run that only ever failed to parse would prove nothing."""
+    """Each outcome occurs: a run in which all inputs fail to parse would prove nothing."""
     figures = fuzz(name, share(name, INPUTS), seed=20)
     assert figures.failures == []
     assert figures.outcomes.keys() == set(OUTCOMES[name].split(", "))
@@ -64,7 +64,7 @@ def test_no_input_of_a_short_run_breaks_a_promise(name: str) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(sorted(TARGETS)), st.binary(max_size=200))
-def test_no_bytes_at_all_break_a_promise(name: str, data: bytes) -> None:
+def test_no_arbitrary_bytes_break_a_promise(name: str, data: bytes) -> None:
     """Hypothesis draws without a grammar, and shrinks what it finds."""
     assert TARGETS[name][0](data)
 
@@ -72,9 +72,9 @@ def test_no_bytes_at_all_break_a_promise(name: str, data: bytes) -> None:
 # -- what longer runs have found ----------------------------------------------------------------------
 
 
-def head(who: int, status: int) -> bytes:
-    """The instructions before a body: the reader by its place in ASKED, the status by that in STATUSES."""
-    return bytes((who, status)).ljust(HEAD, b"\0")
+def head(reader: int, status: int) -> bytes:
+    """The instructions before a body: the reader's place in READERS, the status's place in STATUSES."""
+    return bytes((reader, status)).ljust(HEAD, b"\0")
 
 
 def planted(secret: str, way: int = 0) -> bytes:
@@ -83,19 +83,22 @@ def planted(secret: str, way: int = 0) -> bytes:
 
 
 BY_CODE, OAUTH2, FORM = 2, 3, 5
-REFUSED = head(OAUTH2, 2)  # with 400
+REJECTED = head(OAUTH2, 2)  # with 400
 
 FINDS: Mapping[str, tuple[Callable[[bytes], str], bytes]] = {
-    "UTF-16, little end first": (check_reply, REFUSED + planted(REFRESH, -2)),
-    "UTF-16, big end first, after other text": (check_reply, REFUSED + b"echo: " + planted(REFRESH, -1)),
-    "a JSON document in a string of another": (check_reply, REFUSED + b'{"body": "' + planted(REFRESH, 4)),
-    "the same by PHP, which escapes slashes": (check_reply, head(BY_CODE, 2) + b'"' + planted(CODE, 5)),
-    "JSON in HTML": (check_reply, REFUSED + b"<pre>" + planted(REFRESH, 12)),
-    "bytes as Python shows them": (check_reply, REFUSED + b"b'" + planted(REFRESH, 13)),
-    "a form that is none, in the error's context": (check_reply, head(FORM, 0) + planted(CODE)),
+    "UTF-16, little end first": (check_response, REJECTED + planted(REFRESH, -2)),
+    "UTF-16, big end first, after other text": (check_response, REJECTED + b"echo: " + planted(REFRESH, -1)),
+    "a JSON document in a string of another": (
+        check_response,
+        REJECTED + b'{"body": "' + planted(REFRESH, 4),
+    ),
+    "the same by PHP, which escapes slashes": (check_response, head(BY_CODE, 2) + b'"' + planted(CODE, 5)),
+    "JSON in HTML": (check_response, REJECTED + b"<pre>" + planted(REFRESH, 12)),
+    "bytes as Python shows them": (check_response, REJECTED + b"b'" + planted(REFRESH, 13)),
+    "text that is not a form, in the error's context": (check_response, head(FORM, 0) + planted(CODE)),
     "the same, from the parser alone": (check_form, ACCESS.encode()),
-    "an access token of one letter, which tears others apart": (
-        check_reply,
+    "an access token of one letter, which splits other secrets": (
+        check_response,
         head(OAUTH2, 0)
         + b'{"error": "'
         + planted(ACCESS)
@@ -103,11 +106,11 @@ FINDS: Mapping[str, tuple[Callable[[bytes], str], bytes]] = {
         + planted(ROTATED)
         + b'", "access_token": "X"}',
     ),
-    "a token that the cut leaves too little of": (
-        check_reply,
-        REFUSED + bytes((PAD, 100)) + planted(ROTATED) + bytes((PAD, 0)) + b"x" * 300,
+    "a token that is nearly cut off": (
+        check_response,
+        REJECTED + bytes((PAD, 100)) + planted(ROTATED) + bytes((PAD, 0)) + b"x" * 300,
     ),
-    "an escaped secret that goes on behind the cut": (
+    "an escaped secret that continues after the cut": (
         check_text,
         bytes((PAD, 127)) + planted(REFRESH, 4) + bytes((PAD, 0)) + b"x" * 300,
     ),
@@ -115,32 +118,32 @@ FINDS: Mapping[str, tuple[Callable[[bytes], str], bytes]] = {
 
 
 @pytest.mark.parametrize("find", FINDS)
-def test_what_was_found_once_stays_mended(find: str) -> None:
-    """Secrets that an error showed, or that hung on one."""
+def test_what_longer_runs_have_found_stays_fixed(find: str) -> None:
+    """Secrets that an error once showed, or had in its causes or attributes."""
     check, data = FINDS[find]
     assert check(data)
 
 
-def test_two_secrets_that_overlap_are_both_hidden_whole() -> None:
-    """One that begins inside another used to lose its beginning only."""
+def test_two_overlapping_secrets_are_both_redacted_as_a_whole() -> None:
+    """Of one that began inside another, only the beginning was once redacted."""
     assert _redact.redact("(ab cd ef)", ["ab cd", "cd ef"]) == "([redacted])"
     assert _redact.redact("(ab cd ef)", ["cd ef", "ab cd"]) == "([redacted])"
 
 
 def test_an_excerpt_of_a_body_shorter_than_its_secret_s_escapes_is_empty() -> None:
-    """A long secret once made the cut count from the wrong end."""
+    """With a long secret, the cut was once counted from the wrong end."""
     assert _redact.excerpt(b"\\u00e9" * 1000, ["é" * 700]) == ""
 
 
-def test_a_body_of_which_nothing_can_be_shown_is_not_called_empty() -> None:
-    provider, credential, _ = ASKED[OAUTH2]
+def test_a_body_without_a_showable_part_is_not_called_empty() -> None:
+    provider, credential, _ = READERS[OAUTH2]
     body = json.dumps({"access_token": "é" * 1000, "x": "y" * 5000}).encode()
     with pytest.raises(InvalidTokenResponse, match=r"answered 400\.") as caught:
         provider.read(TokenResponse(400, (), body), credential, sent_at=SENT_AT)
     assert "empty" not in str(caught.value)
 
 
-# -- the fuzzer can find ------------------------------------------------------------------------------
+# -- the fuzzer finds bugs ----------------------------------------------------------------------------
 
 
 def walk(value: Any) -> None:
@@ -157,35 +160,35 @@ def key_error(response: TokenResponse) -> Any:
 
 
 def body_in_the_message(response: TokenResponse) -> Any:
-    raise InvalidTokenResponse(f"This is no answer: {response.body.decode('utf-8', 'replace')[:200]!r}")
+    raise InvalidTokenResponse(f"This is not an answer: {response.body.decode('utf-8', 'replace')[:200]!r}")
 
 
 def body_in_the_context(response: TokenResponse) -> Any:
     try:
         json.loads(response.body)
     except ValueError:
-        raise InvalidTokenResponse("This is no JSON.") from None
-    raise InvalidTokenResponse("This is no answer.")
+        raise InvalidTokenResponse("This is not JSON.") from None
+    raise InvalidTokenResponse("This is not an answer.")
 
 
 def body_in_an_attribute(response: TokenResponse) -> Any:
-    error = InvalidTokenResponse("This is no answer.")
-    error.reply_body = response.body  # type: ignore[attr-defined]
+    error = InvalidTokenResponse("This is not an answer.")
+    error.response_body = response.body  # type: ignore[attr-defined]
     raise error
 
 
 def recursion(response: TokenResponse) -> Any:
     if response.body.count(b"[") > 60:
         walk(deep(2000))
-    raise InvalidTokenResponse("This is no answer.")
+    raise InvalidTokenResponse("This is not an answer.")
 
 
 def many_lines(response: TokenResponse) -> Any:
-    raise InvalidTokenResponse(f"This is no answer.\nStatus: {response.status}")
+    raise InvalidTokenResponse(f"This is not an answer.\nStatus: {response.status}")
 
 
 def a_long_message(response: TokenResponse) -> Any:
-    raise InvalidTokenResponse("This is no answer. " * (1 + len(response.body)))
+    raise InvalidTokenResponse("This is not an answer. " * (1 + len(response.body)))
 
 
 def an_unusable_token(response: TokenResponse) -> Any:
@@ -194,11 +197,11 @@ def an_unusable_token(response: TokenResponse) -> Any:
 
 def a_token_in_a_note(response: TokenResponse) -> Any:
     access = _wire.access_token(_wire.parse_json(response.body).get("access_token"))
-    return Issued(Token(access, SENT_AT), notes=(f"an odd token: {access}",))
+    return Issued(Token(access, SENT_AT), notes=(f"an unexpected token: {access}",))
 
 
 def an_undocumented_error(response: TokenResponse) -> Any:
-    raise TokenSessionError("This is no answer.")
+    raise TokenSessionError("This is not an answer.")
 
 
 @pytest.mark.parametrize(
@@ -217,17 +220,19 @@ def an_undocumented_error(response: TokenResponse) -> Any:
     ],
 )
 def test_a_broken_reader_is_found_within_a_short_run(broken: Callable[[TokenResponse], Any]) -> None:
-    """A fuzzer that finds nothing here would find nothing anywhere."""
+    """If the fuzzer finds nothing here, it finds nothing anywhere."""
 
     def read(response: TokenResponse, _credential: Credential, *, sent_at: float) -> Any:
         assert sent_at == SENT_AT
         return broken(response)
 
-    figures = fuzz("reply", share("reply", INPUTS), seed=20, check=lambda data: check_reply(data, read))
+    figures = fuzz(
+        "response", share("response", INPUTS), seed=20, check=lambda data: check_response(data, read)
+    )
     assert figures.failures
 
 
-def grants_of_anything(data: bytes) -> TokenState:
+def states_of_anything(data: bytes) -> TokenState:
     document = msgpack.unpackb(data)
     return TokenState(configured=document["seed"])
 
@@ -239,14 +244,14 @@ def tokens_in_the_message(data: bytes) -> TokenState:
         raise StoreCorrupt(f"The stored record is damaged: {data[:600]!r}") from None
 
 
-@pytest.mark.parametrize("broken", [grants_of_anything, tokens_in_the_message])
+@pytest.mark.parametrize("broken", [states_of_anything, tokens_in_the_message])
 def test_a_broken_decoder_is_found_within_a_short_run(broken: Callable[[bytes], TokenState]) -> None:
     check = lambda data: check_record(data, broken)  # noqa: E731 - as short as it is
     assert fuzz("record", share("record", INPUTS), seed=20, check=check).failures
 
 
-def test_every_planted_spelling_is_recognised() -> None:
-    """Or a leak in that spelling would go unseen."""
+def test_every_planted_spelling_is_recognized() -> None:
+    """Otherwise a leak in that spelling would not be noticed."""
     for secret, way in PLANTABLE:
         shown = "".join(c if c.isprintable() else " " for c in way.decode("utf-8", "replace"))
         assert shows_a_secret(f"It says {' '.join(shown.split())}!") == secret
@@ -256,7 +261,7 @@ def test_every_planted_spelling_is_recognised() -> None:
 
 
 def calls(work: Callable[[], object]) -> int:
-    """How many calls, of Python and of C functions, the work makes: it has no clock to be wrong."""
+    """How many Python and C functions the work calls. Unlike a time, that is always the same."""
     count = 0
 
     def counting(_frame: object, event: str, _argument: object) -> None:
@@ -289,9 +294,9 @@ SHAPES: Mapping[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("status", [200, 400])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_reply_of_twice_the_size_takes_at_most_twice_the_work(shape: str, status: int) -> None:
-    """No reply, of at most a mebibyte, can keep the event loop for long."""
-    for provider, credential, _ in ASKED:
+def test_a_response_of_twice_the_size_takes_at_most_twice_the_work(shape: str, status: int) -> None:
+    """No response (it has at most a mebibyte) can block the event loop for long."""
+    for provider, credential, _ in READERS:
 
         def work(size: int, provider: Any = provider, credential: Credential = credential) -> int:
             response = TokenResponse(status, (), SHAPES[shape](size))
@@ -303,7 +308,7 @@ def test_a_reply_of_twice_the_size_takes_at_most_twice_the_work(shape: str, stat
             read()  # patterns are compiled once
             return calls(read)
 
-        # From the size on at which excerpts are full, and tokens too long to be searched for.
+        # From this size on, excerpts are full, and tokens are too long to be searched for.
         assert work(8_000) <= 2.1 * work(4_000) + 50
 
 
@@ -330,8 +335,8 @@ def test_a_record_of_twice_the_size_takes_at_most_twice_the_work(make: Callable[
     assert work(8_000) <= 2.1 * work(4_000) + 50
 
 
-def test_work_that_grows_with_the_square_is_seen() -> None:
-    """The count can tell: a look at each pair makes four times the calls."""
+def test_quadratic_work_is_detected() -> None:
+    """Comparing all pairs makes four times the calls."""
 
     def pairs(size: int) -> int:
         keys = list(map(str, range(size)))
@@ -343,7 +348,7 @@ def test_work_that_grows_with_the_square_is_seen() -> None:
 # -- the commands -------------------------------------------------------------------------------------
 
 
-def test_the_command_prints_its_figures_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_its_figures_and_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--inputs", "300", "--seed", "3"]) == 0
     printed = capsys.readouterr().out
     assert all(f"{name}: " in printed for name in TARGETS)
@@ -351,10 +356,10 @@ def test_the_command_prints_its_figures_and_ends_well(capsys: pytest.CaptureFixt
     assert "0 failures" in printed
 
 
-def test_a_failure_is_printed_with_the_command_that_shows_it_again(
+def test_a_failure_is_printed_with_the_command_that_repeats_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    figures = Figures("mark", inputs=1, failures=[(b"nan x", "AssertionError: so it is")])
+    figures = Figures("mark", inputs=1, failures=[(b"nan x", "AssertionError: wrong")])
     (_, again) = figures.lines()
     assert again.split()[:3] == ["--replay", "mark", b"nan x".hex()]
     assert main(again.split()[:3]) == 0
@@ -363,7 +368,7 @@ def test_a_failure_is_printed_with_the_command_that_shows_it_again(
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is not None, reason="atheris is installed")
 def test_without_atheris_the_coverage_guided_run_says_what_to_install() -> None:
-    command = [sys.executable, str(Path(__file__).with_name("coverage_guided.py")), "reply"]
+    command = [sys.executable, str(Path(__file__).with_name("coverage_guided.py")), "response"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert "pip install atheris" in done.stderr

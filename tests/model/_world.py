@@ -1,9 +1,9 @@
 """A world in which a refresh can go wrong in every way: a provider, a store, processes, and time.
 
-The processes are real sources (`ManagedSource`, with the real `transaction.py` and all that is around it). The
-provider and the store are models: each thing that is asked of them waits, as an `Op`, until the test says
-what becomes of it. So the test decides the order of everything, and may kill a process between any two
-steps. Nothing runs by itself; `World.settle` lets everybody go on until all of them wait.
+The processes are real sources: `ManagedSource` and everything below it. The provider and the store are
+models. Each call of them waits, as an `Op`, until the test decides how it ends. So the test decides the
+order of everything, and can kill a process between any two steps. Nothing runs by itself: `World.settle`
+runs all processes until each of them waits.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from tokensession.stores.protocol import ANY, AnyVersion, Claim, Record, new_ver
 from tokensession.testing import FakeClock
 from tokensession.token import Token, fingerprint
 
-LIFE = 3600
+LIFETIME = 3600
 KEY = "account"
 POLICY = Policy()
 
-_TURNS = 30  # of the event loop, until everybody waits for something again
+_TURNS = 30  # of the event loop, until every process waits for an Op or a timer
 _LAST_LOOK = 16  # more, after a time-out
 
 
 @dataclass(eq=False)
 class Op:
-    """Something that a process has asked for and waits for. `fates` are the ways it can end."""
+    """A call that a process waits for. `fates` are the ways it can end."""
 
     process: Process
     what: str
     fates: dict[str, Callable[[], Any]]
     done: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    def meet(self, fate: str) -> bool:
-        """Let it end that way, if it can now. An exception of the fate is what the process gets."""
+    def end(self, fate: str) -> bool:
+        """End it this way, if that is possible now. The process gets what the fate returns or raises."""
         try:
             answer = self.fates[fate]()
-        except Exception as error:  # noqa: BLE001 - the fate is to fail
+        except Exception as error:  # noqa: BLE001 - this is how it ends
             self.process.world.tell(f"{self.what} of {self.process.name}: {type(error).__name__}")
             if not self.done.done():
                 self.done.set_exception(error)
@@ -65,72 +65,72 @@ class Op:
 
 
 WAIT = object()
-"""What a fate returns that cannot come true yet."""
+"""A fate returns this if it is not possible yet."""
 
 
 @dataclass(eq=False)
 class Sent:
-    """One token request, and all that became of it. The provider's books, which nobody else sees."""
+    """One token request and its outcome, as only the provider knows it."""
 
     process: Process
     credential: str
     recorded: bool
-    """Whether the store knew, when it was sent, that this credential had been sent before."""
+    """Whether the stored state said, when it was sent, that this credential had been sent before."""
     signing_in: bool
     arrived: bool = False
     generation: int = 0
-    """Of the token that was issued for it, or 0."""
+    """The generation of the token that was issued for it, or 0."""
     rejected: bool = False
     delivered: bool = False
-    """Whether the answer reached a process that was alive."""
+    """Whether the response reached a process that was alive."""
     harmless: bool = False
-    """Whether it ended in an answer, or before it left, that says it has spent nothing."""
+    """Whether its outcome says that it has spent nothing."""
     lapsed: bool = False
-    """Whether its process lost the claim meanwhile."""
+    """Whether its process lost the claim while it was running."""
 
 
 class Provider:
-    """An authorization server: refresh tokens are good once, and one that comes back ends its grant."""
+    """An authorization server. Each refresh token works once, and one that is reused revokes its sign-in."""
 
     def __init__(self) -> None:
         self.generation = 0
-        self.grants: dict[str, int] = {}  # refresh token -> its grant
+        self.sign_ins: dict[str, int] = {}  # credential -> its sign-in
         self.spent: dict[str, Sent] = {}
         self.revoked: set[int] = set()
-        self.reused: list[tuple[Sent, Sent]] = []  # what spent it, what presented it again
+        self.reused: list[tuple[Sent, Sent]] = []  # the request that spent it, the request that reused it
         self.sent: list[Sent] = []
         self._next = 0
 
     def new_credential(self) -> str:
         self._next += 1
-        seed = f"seed-{self._next}"
-        self.grants[seed] = self._next
-        return seed
+        credential = f"credential-{self._next}"
+        self.sign_ins[credential] = self._next
+        return credential
 
     def redeem(self, sent: Sent) -> TokenResponse:
-        """Act on a token request that has arrived."""
+        """Handle a token request that has arrived."""
         sent.arrived = True
-        grant = self.grants.get(sent.credential)
+        sign_in = self.sign_ins.get(sent.credential)
         earlier = self.spent.get(sent.credential)
-        if earlier is not None and grant is not None and grant not in self.revoked:
+        if earlier is not None and sign_in is not None and sign_in not in self.revoked:
             self.reused.append((earlier, sent))
-            self.revoked.add(grant)
-        if grant is None or grant in self.revoked:
+            self.revoked.add(sign_in)
+        if sign_in is None or sign_in in self.revoked:
             sent.rejected = True
             return _response(400, {"error": "invalid_grant"})
         self.spent[sent.credential] = sent
         self.generation += 1
         sent.generation = self.generation
         refresh = f"refresh-{self.generation}"
-        self.grants[refresh] = grant
+        self.sign_ins[refresh] = sign_in
         return _response(
             200,
-            {"access_token": f"access-{self.generation}", "refresh_token": refresh, "expires_in": LIFE},
+            {"access_token": f"access-{self.generation}", "refresh_token": refresh, "expires_in": LIFETIME},
         )
 
-    def grant_of(self, generation: int) -> int:
+    def sign_in_of(self, generation: int) -> int:
         """The sign-in that this token comes from."""
-        return self.grants[f"refresh-{generation}"]
+        return self.sign_ins[f"refresh-{generation}"]
 
 
 def _response(status: int, document: object) -> TokenResponse:
@@ -138,36 +138,36 @@ def _response(status: int, document: object) -> TokenResponse:
 
 
 def generation(token: Token | None) -> int:
-    """Which one it is; 0 for none."""
+    """Its generation; 0 without a token."""
     return int(token.access_token.removeprefix("access-")) if token is not None else 0
 
 
 class World:
-    """All of it. Make it in a running event loop."""
+    """Everything. Make it in a running event loop."""
 
     def __init__(self, *, count: int, flaws: frozenset[str] = frozenset()) -> None:
         self.clock = FakeClock()
         self.provider = Provider()
         self.record: Record | None = None
         self.holder: ModelClaim | None = None
-        self.mark: float | None = None  # boot clock: when a holder began that has not ended
+        self.mark: float | None = None  # boot clock: when a holder began that has not ended its claim
         self.ops: list[Op] = []
-        self.orphans: list[Callable[[], Any]] = []  # writes whose caller has gone, still under way
-        self.wire: list[tuple[float, Callable[[], Any]]] = []  # requests of the dead, and until when
-        self.buried: list[Process] = []
-        self.interruptions = 0  # claims that ended without a word
-        self.ended: set[int] = set()  # the sign-ins that somebody has signed out of
-        self.undone = False  # a sign-out, by a token of before
-        self.signed_in: set[int] = set()  # the sign-ins that have returned, or were there at first
-        self.earlier: dict[int, frozenset[int]] = {}  # those that had, when this one began
-        self.outdated: set[int] = set()  # those that are earlier than one that has been stored
-        self.brought_back = False  # one of these, over a later one
-        self.unsaved = 0  # what was received and could not be stored at once
+        self.orphans: list[Callable[[], Any]] = []  # writes whose caller has gone, still running
+        self.wire: list[tuple[float, Callable[[], Any]]] = []  # (deadline, request of a killed process)
+        self.killed: list[Process] = []
+        self.interruptions = 0  # claims that never ended
+        self.ended: set[int] = set()  # the sign-ins that have been signed out
+        self.undone = False  # whether an older token was stored over a sign-out
+        self.signed_in: set[int] = set()  # the sign-ins that have returned, and the first one
+        self.earlier: dict[int, frozenset[int]] = {}  # sign-in -> those that had returned when it began
+        self.outdated: set[int] = set()  # those earlier than one that has been stored
+        self.brought_back = False  # whether one of these was stored over a later one
+        self.unsaved = 0  # how many writes failed
         self.over = False
         self._timers = False
         self.story: list[str] = []
-        self.seed = self.provider.new_credential()
-        self.signed_in.add(self.provider.grants[self.seed])
+        self.configured = self.provider.new_credential()
+        self.signed_in.add(self.provider.sign_ins[self.configured])
         self.flaws = flaws
         self.processes = [self._started(number) for number in range(count)]
 
@@ -177,13 +177,13 @@ class World:
         return process
 
     def kill(self, process: Process) -> Process:
-        """SIGKILL, and a new process in its place. What it had asked for may still happen, unheard."""
+        """Kill a process and start a new one. What the old one had requested may still happen."""
         self.tell(f"{process.name} is killed")
         process.alive = False
-        self.buried.append(process)
+        self.killed.append(process)
         number = self.processes.index(process)
         if self.holder is not None and self.holder.store.process is process:
-            self.holder = None  # as the kernel does; the mark stays
+            self.holder = None  # as the kernel does with a lock; the mark stays
             self.interruptions += 1
         for op in [op for op in self.ops if op.process is process]:
             self.ops.remove(op)
@@ -195,7 +195,7 @@ class World:
         return self.processes[number]
 
     def lapse(self) -> None:
-        """The holder's lease runs out, although it lives: it was stopped, or cut off."""
+        """The lease of a live holder runs out: it was stopped, or its connection was lost."""
         if self.holder is None:
             return
         self.tell(f"the lease of {self.holder.store.process.name} lapses")
@@ -206,28 +206,28 @@ class World:
         self.interruptions += 1
 
     def advance(self, seconds: float) -> None:
-        """Time goes by. What the dead have sent arrives soon or never."""
-        self.tell(f"{seconds:g} s go by")
+        """Time passes. Requests of killed processes arrive soon or never."""
+        self.tell(f"{seconds:g} s pass")
         self.clock.advance(seconds)
         self._timers = True
         self.wire = [(until, arrives) for until, arrives in self.wire if until > self.clock.boot()]
 
     def tell(self, what: str) -> None:
-        """For whoever has to find out how it came to this."""
-        grant = self.grant
-        stored = "nothing" if grant is None else f"{generation(grant.token)} {grant.attempt or ''}"
-        noted = grant is not None and (grant.rejection or grant.signed_out)
+        """Add a line to the story that is printed with a failure."""
+        state = self.state
+        stored = "nothing" if state is None else f"{generation(state.token)} {state.attempt or ''}"
+        noted = state is not None and (state.rejection or state.signed_out)
         self.story.append(f"{what}  [stored: {stored}{' rejection or sign-out' if noted else ''}]")
 
     async def settle(self) -> None:
-        """Let everybody go on until all of them wait."""
+        """Run all processes until each of them waits."""
         turns, self._timers = _TURNS + self._timers * _LAST_LOOK, False
         for _ in range(turns):
             await asyncio.sleep(0)
         self.ops = [op for op in self.ops if not op.done.done()]
 
     async def ask(self, process: Process, what: str, **fates: Callable[[], Any]) -> Any:
-        """Wait for the test to say what becomes of it. A dead process waits for ever."""
+        """Wait until the test decides how it ends. A killed process never continues."""
         if self.over:
             raise asyncio.CancelledError
         op = Op(process, what, fates)
@@ -240,33 +240,34 @@ class World:
                 self.ops.remove(op)
 
     @property
-    def grant(self) -> TokenState | None:
+    def state(self) -> TokenState | None:
+        """The stored state."""
         return decode(self.record.data) if self.record is not None else None
 
     def write(self, data: bytes) -> Record:
-        old, new = self.grant, decode(data)
+        old, new = self.state, decode(data)
         if old is not None and old.signed_out and new.token is not None:
-            self.undone = self.undone or self.provider.grant_of(generation(new.token)) in self.ended
+            self.undone = self.undone or self.provider.sign_in_of(generation(new.token)) in self.ended
         if new.token is not None:
-            grant = self.provider.grant_of(generation(new.token))
-            self.brought_back = self.brought_back or grant in self.outdated
-            self.outdated |= self.earlier.get(grant, frozenset())
+            sign_in = self.provider.sign_in_of(generation(new.token))
+            self.brought_back = self.brought_back or sign_in in self.outdated
+            self.outdated |= self.earlier.get(sign_in, frozenset())
         self.record = Record(new_version(), data)
         return self.record
 
     async def sign_in(self, process: Process) -> Token:
-        """Somebody signs in anew."""
-        seed = self.provider.new_credential()
-        grant = self.provider.grants[seed]
-        process.signing_in.add(seed)
-        self.earlier[grant] = frozenset(self.signed_in)
-        token = await process.source.sign_in(refresh_token=seed)
-        self.signed_in.add(grant)
+        """Sign in with a new credential."""
+        credential = self.provider.new_credential()
+        sign_in = self.provider.sign_ins[credential]
+        process.signing_in.add(credential)
+        self.earlier[sign_in] = frozenset(self.signed_in)
+        token = await process.source.sign_in(refresh_token=credential)
+        self.signed_in.add(sign_in)
         return token
 
 
 class Process:
-    """One process: a source over the shared store, with a clock of its own, until it is killed."""
+    """One process until it is killed: a source over the shared store, with its own wall clock."""
 
     def __init__(self, world: World, name: str, offset: float) -> None:
         self.world = world
@@ -280,17 +281,17 @@ class Process:
         self.signing_in: set[str] = set()
 
     def make_source(self) -> ManagedSource:
-        """The real thing."""
+        """The real source."""
         provider = OAuth2(
             token_url="https://id.example.com/token",
             client_id="client",
             client_secret="client-secret",
-            refresh_token=self.world.seed,
+            refresh_token=self.world.configured,
             rotates=True,
         )
         source = ManagedSource(
             provider,
-            ModelEndpoint(self),
+            ModelTransport(self),
             store=ModelStore(self),
             key=KEY,
             policy=POLICY,
@@ -298,8 +299,10 @@ class Process:
             observer=self.note,
         )
         for flaw in self.world.flaws & FLAWED.keys():
-            kept = {each.name: getattr(source._transaction, each.name) for each in fields(RefreshTransaction)}
-            source._coordinator._transaction = FLAWED[flaw](**kept)
+            parts = {
+                part.name: getattr(source._transaction, part.name) for part in fields(RefreshTransaction)
+            }
+            source._coordinator._transaction = FLAWED[flaw](**parts)
         return source
 
     def note(self, event: Event) -> None:
@@ -307,18 +310,18 @@ class Process:
         self.world.unsaved += isinstance(event, SaveFailed)
 
     async def end(self) -> None:
-        """At the end of the world: nobody is left waiting."""
+        """End everything that still waits."""
         for task in tuple(self.tasks):
             task.cancel()
         await self.source._coordinator._tasks.cancel()
 
     def call(self, work: Coroutine[Any, Any, Token | None]) -> None:
-        """Start a caller; what it gets is kept."""
+        """Start a caller, and record what it gets."""
 
         async def caller() -> None:
             try:
                 token = await work
-            except Exception as error:  # noqa: BLE001 - looked at by the test
+            except Exception as error:  # noqa: BLE001 - the test looks at it
                 self.errors.append(error)
             else:
                 if token is not None:
@@ -329,11 +332,11 @@ class Process:
         task.add_done_callback(self.tasks.discard)
 
     def __repr__(self) -> str:
-        return f"<{self.name}{'' if self.alive else ' dead'}>"
+        return f"<{self.name}{'' if self.alive else ' killed'}>"
 
 
 class ProcessClock:
-    """The world's time, with a wall clock that may be wrong."""
+    """The world's clock, with a wall clock that may be wrong."""
 
     def __init__(self, process: Process, offset: float) -> None:
         self._process = process
@@ -352,10 +355,10 @@ class ProcessClock:
     async def sleep(self, seconds: float) -> None:
         await self._clock.sleep(seconds)
         if not self._process.alive and not self._process.world.over:
-            await asyncio.get_running_loop().create_future()  # the dead do not wake
+            await asyncio.get_running_loop().create_future()  # a killed process does not wake
 
 
-class ModelEndpoint:
+class ModelTransport:
     """The network between a process and the provider."""
 
     def __init__(self, process: Process) -> None:
@@ -365,8 +368,8 @@ class ModelEndpoint:
     async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
         process, world = self._process, self._process.world
         credential = parse_qs(request.body.decode())["refresh_token"][0]
-        grant = world.grant
-        attempt = grant.attempt if grant is not None else None
+        state = world.state
+        attempt = state.attempt if state is not None else None
         sent = Sent(
             process,
             credential,
@@ -375,28 +378,28 @@ class ModelEndpoint:
         )
         self._provider.sent.append(sent)
 
-        def refuses_connection() -> None:
+        def no_connection() -> None:
             sent.harmless = True
             raise NotSent("no route")
 
         def fails(status: int) -> Callable[[], TokenResponse]:
-            def answer() -> TokenResponse:
+            def respond() -> TokenResponse:
                 sent.harmless = True
                 return _response(status, {})
 
-            return answer
+            return respond
 
-        def lost_on_the_way() -> None:
+        def lost() -> None:
             raise OutcomeUnknown("reset")
 
         response: TokenResponse = await world.ask(
             process,
             "send",
             arrives=lambda: self._provider.redeem(sent),
-            no_connection=refuses_connection,
-            answers_500=fails(500),
-            answers_503=fails(503),
-            lost=lost_on_the_way,
+            no_connection=no_connection,
+            status_500=fails(500),
+            status_503=fails(503),
+            lost=lost,
         )
         if not sent.arrived:
             return response
@@ -405,12 +408,12 @@ class ModelEndpoint:
             sent.delivered = True
             return response
 
-        answer: TokenResponse = await world.ask(process, "reply", delivered=delivered, lost=lost_on_the_way)
+        answer: TokenResponse = await world.ask(process, "response", delivered=delivered, lost=lost)
         return answer
 
 
 class ModelStore:
-    """One process's handle on the shared record. Leases, so a claim may lapse under its holder."""
+    """One process's store object over the shared record. Claims are leases, which may lapse."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -430,14 +433,14 @@ class ModelStore:
             record = world.record
             if record is not None and record.version != seen:
                 return record
-            free = world.holder is None or "claims exclude nobody" in world.flaws
+            free = world.holder is None or "claims are not exclusive" in world.flaws
             if not free:
                 if world.clock.boot() >= until:
-                    raise ClaimTimeout("somebody else holds it")
+                    raise ClaimTimeout("another process holds it")
                 return WAIT
-            silent = world.mark is None or world.holder is not None
-            silent = silent or "a killed holder is not told of" in world.flaws
-            interrupted = None if silent else world.clock.boot() - world.mark
+            unmarked = world.mark is None or world.holder is not None
+            unmarked = unmarked or "a killed holder leaves no mark" in world.flaws
+            interrupted = None if unmarked else world.clock.boot() - world.mark
             world.holder = ModelClaim(self, record, interrupted)
             world.mark = world.clock.boot()
             return world.holder
@@ -453,21 +456,21 @@ class ModelStore:
                 raise Superseded("another version", record=world.record)
             if decode(data).signed_out:
                 arrived = [sent.credential for sent in world.provider.sent if sent.arrived]
-                world.ended.update(world.provider.grants[credential] for credential in arrived)
+                world.ended.update(world.provider.sign_ins[credential] for credential in arrived)
             return world.write(data)
 
         return await self._written("put", write)
 
     async def _written(self, what: str, write: Callable[[], Record]) -> Record:
-        """A write that is finished although its caller has gone, sooner or later."""
+        """A write, which finishes even if its caller has gone."""
 
-        def unheard() -> None:
+        def unconfirmed() -> None:
             write()
             _unavailable()
 
         try:
             record: Record = await self.world.ask(
-                self.process, what, works=write, fails=_unavailable, works_unheard=unheard
+                self.process, what, works=write, fails=_unavailable, works_unconfirmed=unconfirmed
             )
         except asyncio.CancelledError:
             if self.process.alive and not self.world.over:
@@ -482,7 +485,7 @@ class ModelStore:
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
 
 def _unavailable() -> None:
@@ -490,7 +493,7 @@ def _unavailable() -> None:
 
 
 class ModelClaim:
-    """A lease. It may lapse; what is committed then is judged by its version alone."""
+    """A lease. It may lapse; a commit compares versions, whether it has or not."""
 
     def __init__(self, store: ModelStore, current: Record | None, interrupted: float | None) -> None:
         self.store = store
@@ -523,7 +526,7 @@ class ModelClaim:
         return self._written
 
     async def abandon(self) -> None:
-        # The mark of an earlier holder comes back: what that one did is not known any better now.
+        # The mark of an earlier holder comes back, because its outcome is still unknown.
         world, process = self.store.world, self.store.process
         release = partial(self._release, self._earlier)
         try:
@@ -539,30 +542,30 @@ class ModelClaim:
             world.holder, world.mark = None, mark
 
 
-class Forgetful(RefreshTransaction):
-    """Does not write down what became of a token request."""
+class NotesNothing(RefreshTransaction):
+    """Does not store the outcome of a token request."""
 
     async def _note(self, claim: Claim, step: Any, note: Any, error: BaseException) -> Record:
         await claim.abandon()
         raise error
 
 
-class Yielding(RefreshTransaction):
-    """Takes any newer record for a newer generation."""
+class YieldsToNotes(RefreshTransaction):
+    """Treats any newer record as a newer generation."""
 
     def _before(self, step: Any) -> Callable[[TokenState | None], bool]:
         return lambda _stored: False
 
 
-class Hasty(RefreshTransaction):
-    """Does not wait for what a dead holder may have sent."""
+class DoesNotWait(RefreshTransaction):
+    """Does not wait for the last request of a killed holder."""
 
     def _orphan_wait(self, began: float) -> float:
         return 0.0
 
 
 FLAWED: dict[str, type[RefreshTransaction]] = {
-    "a note is not stored": Forgetful,
-    "a late token gives way to a note": Yielding,
-    "nobody waits for the requests of the dead": Hasty,
+    "a note is not stored": NotesNothing,
+    "a late token gives way to a note": YieldsToNotes,
+    "no wait for requests of killed processes": DoesNotWait,
 }

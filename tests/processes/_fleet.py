@@ -1,4 +1,4 @@
-"""Real processes that share a store, each on a leash: what it is told, and when, is the test's choice.
+"""Real processes that share a store. The test decides what each of them does, and when.
 
 They are forked from one that has imported everything, so that sixty-four of them cost little.
 """
@@ -13,19 +13,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from tokensession.testing.conformance.peer import Nursery, nursery
+from tokensession.testing.conformance.peer import ForkServer, fork_server
 
 PROGRAM = str(Path(__file__).with_name("_worker.py"))
 
 
 class Worker:
-    """One process. `await worker.ask("token")` gives the set of answers its tasks got.
+    """One process. `await worker.ask("token", 10)` returns the distinct answers that its ten tasks got.
 
-    `stop`, `watch` and `at` take the stages of `worker`.
+    `_worker.py` lists the stages for `stop`, `watch`, `at` and `go`.
     """
 
-    def __init__(self, home: Nursery, pid: int, connection: socket.socket) -> None:
-        self._home = home
+    def __init__(self, server: ForkServer, pid: int, connection: socket.socket) -> None:
+        self._server = server
         self._pid = pid
         self._connection = connection
         self._alive = True
@@ -37,56 +37,56 @@ class Worker:
         self._writer.write(json.dumps(order).encode() + b"\n")
         await self._writer.drain()
 
-    async def said(self) -> Any:
+    async def read(self) -> Any:
         return json.loads(await self._lines.readline())
 
-    async def tell(self, order: str, count: int = 1, **arguments: str) -> None:
-        """Begin; `answer` waits for the end."""
+    async def begin(self, order: str, count: int = 1, **arguments: str) -> None:
+        """Begin an order. `answer` waits for its end."""
         await self._send(do=order, count=count, **arguments)
 
     async def answer(self) -> list[str]:
-        answers: list[str] = await self.said()
+        answers: list[str] = await self.read()
         assert isinstance(answers, list), f"an answer was expected, not {answers}"
         return answers
 
     async def ask(self, order: str, count: int = 1, **arguments: str) -> list[str]:
-        await self.tell(order, count, **arguments)
+        await self.begin(order, count, **arguments)
         return await self.answer()
 
     async def stop(self, stage: str) -> None:
-        """It is to stop there, once, until `go`."""
+        """Make it stop at this stage, once, until `go`."""
         await self._send(do="stop", at=stage)
 
     async def watch(self, stage: str) -> None:
-        """It is to say when it comes by, once."""
+        """Make it report when it reaches this stage, once."""
         await self._send(do="watch", at=stage)
 
     async def at(self, stage: str) -> None:
-        """Wait until it is there."""
-        assert await self.said() == {"at": stage}
+        """Wait until it has reached this stage."""
+        assert await self.read() == {"at": stage}
 
     async def go(self, stage: str) -> None:
         await self._send(do="go", at=stage)
 
-    async def tell_and_wait(self, order: str, count: int = 1) -> None:
-        """Begin, and return when it waits for somebody else's claim."""
+    async def begin_and_wait(self, order: str, count: int = 1) -> None:
+        """Begin an order, and return when the process waits for another holder's claim."""
         await self.watch("waiting")
-        await self.tell(order, count)
+        await self.begin(order, count)
         await self.at("waiting")
 
     def kill(self) -> None:
-        """SIGKILL; it has ended when this returns."""
+        """Send SIGKILL. The process has ended when this returns."""
         if self._alive:
             self._alive = False
-            self._home.signal("kill", self._pid)
+            self._server.signal("kill", self._pid)
 
-    def freeze(self) -> None:
-        """SIGSTOP; it stands still when this returns."""
-        self._home.signal("stop", self._pid)
+    def pause(self) -> None:
+        """Send SIGSTOP. The process is stopped when this returns."""
+        self._server.signal("stop", self._pid)
 
-    def thaw(self) -> None:
-        """SIGCONT."""
-        self._home.signal("resume", self._pid)
+    def resume(self) -> None:
+        """Send SIGCONT."""
+        self._server.signal("resume", self._pid)
 
     def end(self) -> None:
         self.kill()
@@ -95,28 +95,28 @@ class Worker:
 
 @contextlib.asynccontextmanager
 async def fleet(size: int, provider: dict[str, Any], store: str) -> AsyncIterator[list[Worker]]:
-    """So many processes, started and ready. Whatever happens, none is left behind."""
-    home = nursery(PROGRAM)
+    """So many processes, started and ready. All of them end with the context."""
+    server = fork_server(PROGRAM)
     with contextlib.ExitStack() as stack:
         workers = []
         for _ in range(size):
             ours, theirs = socket.socketpair()
             with theirs:
-                worker = Worker(home, home.start({"provider": provider, "store": store}, theirs), ours)
+                worker = Worker(server, server.start({"provider": provider, "store": store}, theirs), ours)
             await worker.connect()
             stack.callback(worker.end)
             workers.append(worker)
         for worker in workers:
-            assert await worker.said() == "ready"
+            assert await worker.read() == "ready"
         yield workers
 
 
-def run(scene: Callable[[], Awaitable[None]]) -> None:
-    """Run a scene, bounded in case it hangs."""
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """Run the body of a test, with a time limit in case it hangs."""
 
     async def bounded() -> None:
         async with asyncio.timeout(120):
-            await scene()
+            await main()
 
     asyncio.run(bounded())
 

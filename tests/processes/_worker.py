@@ -1,15 +1,15 @@
-"""The other end of `_fleet.Worker`: one process with one session, told what to do line by line.
+"""The other end of `_fleet.Worker`: one process with one session. It reads one order per line.
 
-It can be made to stop on its way, or to say where it is:
+The test can make it stop, or report, at these stages of a refresh:
 
     load        the record has been read, before the claim
     claim       about to claim the key
-    waiting     the claim is somebody else's, and has been tried for
-    granted     the claim is there
+    waiting     another process has the claim, and the first try has failed
+    granted     the claim has been granted
     send        about to send the token request
-    received    the reply is there
-    commit      about to save
-    committed   saved, and nothing handed out yet
+    received    the response has been received
+    commit      about to save the token
+    committed   saved, and not handed out yet
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from tokensession.providers import Priava
 from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import Record, Store, open_store
 from tokensession.stores.protocol import Claim
-from tokensession.testing.conformance.peer import rear
+from tokensession.testing.conformance.peer import serve_forks
 
-# The pause after a killed holder is proven with a hand-moved clock; here it would only take time, and
-# so would the one between two looks at the store. What is held by a gate must not run into a time-out.
+# No pauses: they are tested with a fake clock, and here they would only take time. Long time-outs, because a
+# gate may hold a process at any stage.
 POLICY = Policy(orphan_wait=0, rejected_pause=0, request_timeout=60, claim_timeout=60, store_timeout=60)
 
 
 class Stages:
-    """Where this process is to stop, or to say that it has come by, once each."""
+    """The stages at which this process must stop or report, once each."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
@@ -61,7 +61,7 @@ class Stages:
 
 
 class StagedClaim:
-    """A claim that passes by the stages."""
+    """A claim with stages."""
 
     def __init__(self, claim: Claim, stages: Stages) -> None:
         self._claim = claim
@@ -80,7 +80,7 @@ class StagedClaim:
 
 
 class StagedStore:
-    """A store that passes by the stages."""
+    """A store with stages."""
 
     def __init__(self, store: Store, stages: Stages) -> None:
         self._store = store
@@ -95,8 +95,8 @@ class StagedStore:
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
         await self._stages.at("claim")
         trying = asyncio.ensure_future(self._store.claim(key, seen=seen, timeout=timeout))
-        await asyncio.sleep(0)  # it asks first
-        await self._store.load(key)  # by then it has looked, and tried the lock
+        await asyncio.sleep(0)  # let it begin
+        await self._store.load(key)  # behind its first try of the lock, in the store's thread
         if not trying.done():
             await self._stages.at("waiting")
         found = await trying
@@ -107,7 +107,7 @@ class StagedStore:
 
 
 class StagedTransport:
-    """An endpoint that passes by the stages."""
+    """A transport with stages."""
 
     def __init__(self, stages: Stages) -> None:
         self._transport = AiohttpTransport()
@@ -115,18 +115,18 @@ class StagedTransport:
 
     async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
         await self._stages.at("send")
-        answer = await self._transport.send(request, connect=connect, total=total)
+        response = await self._transport.send(request, connect=connect, total=total)
         await self._stages.at("received")
-        return answer
+        return response
 
 
-class Life:
-    """What this process does, order by order."""
+class Orders:
+    """Carries out the orders of the test."""
 
     def __init__(self, session: AuthedSession, stages: Stages) -> None:
         self._session = session
         self._stages = stages
-        self._said = ""
+        self._message = ""
 
     async def token(self) -> str:
         return (await self._session.source.token()).fingerprint
@@ -147,13 +147,13 @@ class Life:
 
     async def why(self) -> str:
         """The message of the last error."""
-        return self._said
+        return self._message
 
     async def _one(self, do: str, arguments: dict[str, str]) -> str:
         try:
             answer: str = await getattr(self, do)(**arguments)
         except TokenSessionError as error:
-            self._said = str(error)
+            self._message = str(error)
             return type(error).__name__
         return answer
 
@@ -162,7 +162,7 @@ class Life:
         await self._stages.say(sorted(set(answers)))
 
 
-async def live(fd: int, setup: dict[str, Any]) -> None:
+async def main(fd: int, setup: dict[str, Any]) -> None:
     lines, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
     stages = Stages(writer)
     store = StagedStore(open_store(setup["store"]), stages)
@@ -170,7 +170,7 @@ async def live(fd: int, setup: dict[str, Any]) -> None:
     async with AuthedSession(
         provider, store=store, policy=POLICY, transport=StagedTransport(stages)
     ) as session:
-        life, orders = Life(session, stages), set()
+        orders, running = Orders(session, stages), set()
         await stages.say("ready")
         while line := await lines.readline():
             order = json.loads(line)
@@ -182,12 +182,10 @@ async def live(fd: int, setup: dict[str, Any]) -> None:
                 case "go":
                     stages.go(order["at"])
                 case do:
-                    work = life.carry_out(do, order.pop("count"), order)
-                    orders.add(
-                        asyncio.ensure_future(work)
-                    )  # it may be stopped; the next line is read all the same
+                    work = orders.carry_out(do, order.pop("count"), order)
+                    running.add(asyncio.ensure_future(work))  # in the background, because it may be stopped
 
 
 if __name__ == "__main__":
-    gc.freeze()  # what the children share with their parent stays shared
-    rear(socket.socket(fileno=int(sys.argv[1])), live)
+    gc.freeze()  # keeps the memory that the children share with their parent shared
+    serve_forks(socket.socket(fileno=int(sys.argv[1])), main)

@@ -1,4 +1,4 @@
-"""Prints the lower bounds of all dependencies as pip's constraints, for the CI leg that installs them.
+"""Print the lower bounds of all dependencies as constraints for pip. CI installs and tests them.
 
 python tests/project/lowest.py > lowest.txt && pip install -c lowest.txt '.[test]'
 """
@@ -14,7 +14,7 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def declared(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The name and the bound of each requirement, extras and markers left out."""
+    """The name and the bound of each requirement, without extras and markers."""
     for line in lines:
         found = re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*([^;]*)", line)
         assert found is not None, line
@@ -22,10 +22,14 @@ def declared(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def constraints() -> str:
-    """`name==lowest`, a line for each."""
+    """One line `name==lowest` for each dependency."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    sections = [project["dependencies"], extras["cli"], extras["test"]]  # what is compared with, is as it is
+    sections = [
+        project["dependencies"],
+        extras["cli"],
+        extras["test"],
+    ]  # not "bench": the peers have no bounds
     bounds = {name: bound for section in sections for name, bound in declared(section)}
     return "".join(f"{name}=={bound.removeprefix('>=')}\n" for name, bound in sorted(bounds.items()) if bound)
 

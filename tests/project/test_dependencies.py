@@ -1,4 +1,4 @@
-"""What is imported is declared, with a lower bound that CI installs; what is declared is used."""
+"""Every import is declared, with a lower bound that CI installs, and every declared dependency is used."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from lowest import constraints, declared
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SECTIONS = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
-TOOLS = {"build", "coverage", "hatchling", "mypy", "pytest-cov", "ruff"}  # run, and not imported
+TOOLS = {"build", "coverage", "hatchling", "mypy", "pyright", "pytest-cov", "ruff"}  # run, not imported
+RUNNERS = {"uvloop"}  # imported by its name in a string
 
-
-HOMES = {"google": "google-auth"}  # the others are called like their modules
+DECLARED = {
+    "google": "google-auth",
+    "griffe": "griffelib",
+}  # module -> what we declare, where that is not clear
 
 
 def imported(folder: str) -> set[str]:
-    """The distributions whose modules a folder imports, wherever in a file that is.
+    """The distributions whose modules a folder imports, anywhere in a file.
 
-    One that is not installed is taken to be called like its module.
+    A distribution that is not installed is assumed to have its module's name.
     """
-    homes, found = packages_distributions(), set()
+    distributions: dict[str, list[str]] = dict(packages_distributions())
+    distributions |= {name: [declared] for name, declared in DECLARED.items()}
+    found = set()
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -35,8 +40,10 @@ def imported(folder: str) -> set[str]:
                 places = f"{name}.py", f"{name}/__init__.py"
                 local = any(list((ROOT / folder).rglob(place)) for place in places) or (ROOT / name).is_dir()
                 if not local:
-                    guess = [HOMES.get(name, name.replace("_", "-"))]
-                    found |= {home.lower().replace("_", "-") for home in homes.get(name, guess)}
+                    found |= {
+                        distribution.lower().replace("_", "-")
+                        for distribution in distributions.get(name, [name])
+                    }
     return found - {"tokensession"}
 
 
@@ -44,32 +51,29 @@ def names(section: str) -> set[str]:
     return {name.lower() for name, _ in declared(SECTIONS[section])}
 
 
-def test_what_the_library_imports_is_declared_and_nothing_else_is() -> None:
-    """Not by way of another dependency, which may drop it: each import has a line of its own."""
-    optional = names("cli") | {"pytest"}  # of tokensession.cli, and of the conformance suite
+def test_the_library_declares_exactly_what_it_imports() -> None:
+    """Each import has its own line: another dependency could stop requiring it."""
+    optional = names("cli") | {"pytest"}  # for tokensession.cli and the conformance suite
     assert imported("tokensession") == names("") | optional
 
 
-def test_what_the_tests_and_benchmarks_import_is_declared() -> None:
+def test_the_tests_and_benchmarks_declare_what_they_import() -> None:
     known = names("") | names("cli") | names("test")
-    atheris = {"atheris"}  # for those who fuzz: its runner says how to get it
+    atheris = {"atheris"}  # only for fuzzing: its runner says how to get it
     assert imported("tests") <= known | names("bench") | atheris
-    assert (
-        names("test") - TOOLS - names("") - {"tokensession", "anyio", "hypothesis", "pytest", "uvloop"}
-        == set()
-    )
+    assert names("test") <= TOOLS | RUNNERS | imported("tests") | {"tokensession"}
     assert imported("benchmarks") <= names("") | names("cli") | names("bench")
 
 
-def test_every_dependency_has_a_lower_bound_and_no_upper_one() -> None:
-    """An upper bound of a library is a conflict for its users on the day of somebody's release."""
+def test_every_dependency_has_a_lower_bound_and_no_upper_bound() -> None:
+    """An upper bound in a library becomes a conflict for its users with the next release."""
     for section, lines in SECTIONS.items():
         for name, bound in declared(lines):
             if name != "tokensession":
                 assert re.fullmatch(r">=\d+(\.\d+)+", bound), f"{name} in [{section}]: {bound or 'no bound'}"
 
 
-def test_the_lower_bounds_can_be_asked_for_as_constraints() -> None:
-    asked = constraints().split()
-    assert "aiohttp==3.14.4" in asked
-    assert len(asked) == len({line.partition("==")[0] for line in asked}), "one bound for each"
+def test_the_lower_bounds_are_printed_as_constraints() -> None:
+    lines = constraints().split()
+    assert "aiohttp==3.14.4" in lines
+    assert len(lines) == len({line.partition("==")[0] for line in lines}), "one bound for each"

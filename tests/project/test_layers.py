@@ -1,4 +1,4 @@
-"""The architecture, read off the imports: they only go down."""
+"""The layers of the architecture: modules import only from their own layer and those below."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tokensession
 
 ROOT = Path(tokensession.__file__).parent
 
-# The drawing in docs/architecture.md. A name with a dot at the end stands for a package.
+# The diagram in docs/architecture.md. A name that ends with a dot is a package.
 LAYERS: list[tuple[str, ...]] = [
     ("_redact", "clock", "errors", "events", "token"),
     ("_validate", "policy"),
@@ -25,12 +25,12 @@ LAYERS: list[tuple[str, ...]] = [
 ]
 
 AIOHTTP = {"aiohttp", "multidict", "yarl"}
-FOREIGN_BY_LAYER: dict[int, set[str]] = {
+THIRD_PARTY_BY_LAYER: dict[int, set[str]] = {
     6: {"aiohttp", "multidict", "yarl"},
     7: {*AIOHTTP, "anyio", "click", "msgpack", "pytest", "rich"},
 }
 
-FOREIGN_BY_MODULE = {
+THIRD_PARTY_BY_MODULE = {
     "_refresh.state": {"msgpack"},
     "session": {*AIOHTTP, "anyio"},
     "source": {"anyio"},
@@ -59,9 +59,9 @@ def layer(name: str) -> int:
 
 
 def imports(name: str, path: Path) -> tuple[set[str], set[str]]:
-    """The modules of ours, and the foreign packages, that a module imports anywhere in its text."""
+    """Our modules and the third-party packages that a module imports, anywhere in its text."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    ours, foreign = set(), set()
+    ours, third_party = set(), set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
@@ -82,44 +82,44 @@ def imports(name: str, path: Path) -> tuple[set[str], set[str]]:
             if top == "tokensession":
                 ours.add(target.removeprefix("tokensession").lstrip("."))
             elif top not in sys.stdlib_module_names:
-                foreign.add(top)
-    return ours, foreign
+                third_party.add(top)
+    return ours, third_party
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
-def test_imports_go_down_the_layers_only(name: str) -> None:
-    """Each module imports from its own layer and those below it, and foreign packages where they belong."""
-    ours, foreign = imports(name, modules()[name])
+def test_modules_import_only_from_their_layer_and_below(name: str) -> None:
+    """A module imports third-party packages only where they are listed for it."""
+    ours, third_party = imports(name, modules()[name])
     here = layer(name)
     upward = {other for other in ours if layer(other) > here}
     assert not upward, f"tokensession.{name} (layer {here}) imports upwards: {upward}"
-    allowed = FOREIGN_BY_LAYER.get(here, set()) | FOREIGN_BY_MODULE.get(name, set())
-    assert foreign <= allowed, f"tokensession.{name} (layer {here}) imports {foreign - allowed}"
+    allowed = THIRD_PARTY_BY_LAYER.get(here, set()) | THIRD_PARTY_BY_MODULE.get(name, set())
+    assert third_party <= allowed, f"tokensession.{name} (layer {here}) imports {third_party - allowed}"
 
 
-def test_stores_know_no_providers_and_providers_no_stores() -> None:
-    """The two families meet in the refresh transaction, and nowhere below it."""
+def test_stores_and_providers_do_not_import_each_other() -> None:
+    """They meet in the refresh transaction."""
     for name, path in modules().items():
-        ours, foreign = imports(name, path)
+        ours, third_party = imports(name, path)
         if name.startswith("stores"):
             assert not any(o.startswith(("providers", "token", "_refresh")) for o in ours), name
         if name.startswith("providers"):
             assert not any(o.startswith(("stores", "_refresh")) for o in ours), name
-            assert not foreign, name
+            assert not third_party, name
 
 
-def test_the_single_flight_knows_no_tokens_and_the_decisions_do_no_io() -> None:
-    """What is general stays general, and what is pure stays pure."""
+def test_shared_tasks_know_no_tokens_and_pure_modules_do_no_io() -> None:
+    """`single_flight` imports only errors, and the decisions import no clock, event or store."""
     ours, _ = imports("_refresh.single_flight", modules()["_refresh.single_flight"])
     assert ours == {"errors"}
     for pure in ("_refresh.decide", "_refresh.schedule", "_refresh.cache", "policy"):
-        ours, foreign = imports(pure, modules()[pure])
-        assert not foreign
+        ours, third_party = imports(pure, modules()[pure])
+        assert not third_party
         assert not ours & {"clock", "events", "stores.protocol", "_refresh.store_access"}, pure
         assert "async " not in modules()[pure].read_text(), pure
 
 
-def test_every_module_can_be_read_in_one_sitting() -> None:
-    """About 250 lines is the measure; beyond 400 a module has grown a second subject."""
+def test_no_module_is_longer_than_400_lines() -> None:
+    """Most have about 250. A longer one probably has a second subject."""
     long = {name: n for name, path in modules().items() if (n := len(path.read_text().splitlines())) > 400}
     assert not long

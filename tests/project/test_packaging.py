@@ -1,4 +1,4 @@
-"""What is shipped: every module, the type marker, and the doorway that must not swallow the stores."""
+"""The wheel has every module and the type marker. The `stores` link at the root must not hide the stores."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_stores_link_is_relative_and_leads_into_the_package() -> None:
-    """A doorway for readers, in any checkout."""
+def test_the_stores_link_is_relative_and_points_into_the_package() -> None:
+    """It is a shortcut for readers, in any checkout."""
     link = ROOT / "stores"
     assert link.is_symlink()
     assert os.readlink(link) == "tokensession/stores"  # noqa: PTH115 - the text of the link itself
 
 
 def test_a_wheel_built_from_the_sdist_has_every_module(tmp_path: Path) -> None:
-    """sdist → wheel loses nothing: the build tool once took the stores for duplicates of the link."""
+    """The build tool once took the stores for duplicates of the link."""
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path)]
     done = subprocess.run([*build, str(ROOT)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

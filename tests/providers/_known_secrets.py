@@ -1,4 +1,4 @@
-"""Recognisable secrets, every spelling a server may echo them in, and providers that hold them."""
+"""Recognizable secrets, every spelling a server may echo them in, and providers that use them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PROVIDERS = {"oto": oto, "priava": priava, "oauth2": oauth2}
 
 
 def token_response(body: Any, status: int = 200, **headers: str) -> TokenResponse:
-    """A reply with these bytes, or this as JSON. `retry_after=` is the header Retry-After."""
+    """A response with these bytes, or this document as JSON. `retry_after=` is the header Retry-After."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return TokenResponse(
         status, tuple((name.replace("_", "-"), value) for name, value in headers.items()), data
@@ -62,7 +62,7 @@ def token_response(body: Any, status: int = 200, **headers: str) -> TokenRespons
 
 
 def granted(**changes: Any) -> dict[str, Any]:
-    """A good reply's document, with changes; None leaves a field out."""
+    """The document of a good response, with changes; None leaves a field out."""
     document = {
         "access_token": NEW_ACCESS,
         "refresh_token": NEW_REFRESH,
@@ -77,7 +77,7 @@ def read(provider: StrategyProvider, answer: TokenResponse, credential: Credenti
 
 
 def spellings(secret: str) -> set[str]:
-    """The secret as it may stand in a body, a URL, a log or a header."""
+    """The secret as it may appear in a body, a URL, a log or a header."""
     utf8 = secret.encode()
     return {
         secret,
@@ -110,7 +110,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def shown(error: BaseException) -> str:
-    """All that anybody can get to see of an error."""
+    """Everything that can be seen of an error."""
     texts = ["".join(traceback.format_exception(error))]
     for link in chain(error):
         texts += [str(link), repr(link), repr(link.args), repr(vars(link))]
@@ -119,7 +119,7 @@ def shown(error: BaseException) -> str:
 
 
 def assert_keeps_secrets(text: str, secrets: Iterable[str] = (*CONFIGURED, *ISSUED)) -> None:
-    """None of the secrets, in no spelling, nor the part of it that is easy to recognise."""
+    """The text has none of the secrets in any spelling, nor the part of them that is easy to recognize."""
     folded = text.casefold()
     for secret in secrets:
         for spelling in spellings(secret):

@@ -1,7 +1,7 @@
-"""The forty hostile and odd token replies, one by one, as each provider reads them.
+"""The forty rows of hostile and unusual token responses, as each provider reads them.
 
-`R(row, what, ...)` is one variant of one row of the table. `want` is the error's type and, with it, what
-is checked of the error; or None for a success, and what is checked of the issued token.
+`R(row, what, ...)` is one variant of one row of the table. `want` is the error's type, or None for a token.
+`check` checks the error or the token.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, ScriptedTransport
 
 ELSEWHERE = {
-    28: "edge/test_middleware.py: a 401 from the API",
-    33: "edge/test_endpoint.py: that no redirect is followed (here: how one is read)",
-    35: "edge/test_endpoint.py: huge bodies and compressed bombs (here: deep nesting)",
-    36: "edge/test_endpoint.py: connections reset after sending (here: truncated documents)",
-    37: "edge/test_endpoint.py: the total deadline",
+    28: "aiohttp/test_middleware.py: a 401 from the API",
+    33: "aiohttp/test_transport.py: no redirect is followed (here: how one is read)",
+    35: "aiohttp/test_transport.py: huge bodies and compressed bombs (here: deep nesting)",
+    36: "aiohttp/test_transport.py: connections reset after sending (here: truncated documents)",
+    37: "aiohttp/test_transport.py: the total time-out",
 }
-"""Rows that are about the network or the session, wholly or in part, and where those parts are tested."""
+"""Rows that are about the network or the session, at least in part, and where those parts are tested."""
 
-DEFAULT_LIFE = {"oto": 1800.0, "priava": 21600.0, "oauth2": None}
+DEFAULT_LIFETIME = {"oto": 1800.0, "priava": 21600.0, "oauth2": None}
 ALL = tuple(PROVIDERS)
 DATE = "Sun, 15 Jun 2025 15:06:40 GMT"  # SENT_AT
 
@@ -93,18 +93,18 @@ class R:
 # -- checks of an issued token ------------------------------------------------------------------
 
 
-def life(expected: float, *, odd: bool = False) -> Callable[[Issued, str], None]:
+def lifetime_is(expected: float, *, note: bool = False) -> Callable[[Issued, str], None]:
     def check(issued: Issued, _provider: str) -> None:
         assert issued.token.lifetime == expected
-        assert bool(issued.notes) is odd
+        assert bool(issued.notes) is note
 
     return check
 
 
-def default_life(*, odd: bool) -> Callable[[Issued, str], None]:
+def default_lifetime(*, note: bool) -> Callable[[Issued, str], None]:
     def check(issued: Issued, provider: str) -> None:
-        assert issued.token.lifetime == DEFAULT_LIFE[provider]
-        assert bool(issued.notes) is odd
+        assert issued.token.lifetime == DEFAULT_LIFETIME[provider]
+        assert bool(issued.notes) is note
         assert all("expires_in" in note for note in issued.notes)
 
     return check
@@ -158,7 +158,7 @@ def pause(expected: float | None) -> Callable[[TokenUnavailable, str], None]:
 
 
 def not_unknown(error: TokenSessionError, _provider: str) -> None:
-    """Transient, and no doubt is noted: only what is unknown uses up the one replay."""
+    """Only an unknown outcome uses up the one replay."""
     assert not isinstance(error, OutcomeUnknown)
 
 
@@ -176,7 +176,7 @@ HTML = (
 
 
 def raw(value: bytes) -> bytes:
-    """A good reply whose expires_in is this, as it stands on the wire."""
+    """A good response with this expires_in, byte for byte."""
     return b"{" + TOKEN + b', "expires_in": ' + value + b"}"
 
 
@@ -197,13 +197,17 @@ def rows_1_to_13() -> Iterator[R]:
     yield R(2, "absent", granted(token_type=None))
     for kind in ("mac", "DPoP", 7, ["Bearer"], {"a": 1}, True, " Bearer"):
         yield R(
-            3, f"type_{kind}", granted(token_type=kind), InvalidTokenResponse, check=says("no bearer token")
+            3,
+            f"type_{kind}",
+            granted(token_type=kind),
+            InvalidTokenResponse,
+            check=says("not a bearer token"),
         )
     for value in ("3600", 3600, 3600.0, " 3600 ", "3600.0", "\t3600\r\n", "+3600"):
-        yield R(4, repr(value), granted(expires_in=value), check=life(3600))
-    yield R(5, "absent", granted(expires_in=None), check=default_life(odd=False))
-    yield R(5, "null", raw(b"null"), check=default_life(odd=False))
-    for odd in (
+        yield R(4, repr(value), granted(expires_in=value), check=lifetime_is(3600))
+    yield R(5, "absent", granted(expires_in=None), check=default_lifetime(note=False))
+    yield R(5, "null", raw(b"null"), check=default_lifetime(note=False))
+    for wrong in (
         "1h",
         "3_600",
         "٣٦٠٠",
@@ -219,25 +223,25 @@ def rows_1_to_13() -> Iterator[R]:
         "1e3",
         "9" * 41,
     ):
-        yield R(6, repr(odd)[:12], granted(expires_in=odd), check=default_life(odd=True))
+        yield R(6, repr(wrong)[:12], granted(expires_in=wrong), check=default_lifetime(note=True))
     for number in (b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400", b'"NaN"', b'"inf"'):
-        yield R(7, number.decode(), raw(number), check=default_life(odd=True))
+        yield R(7, number.decode(), raw(number), check=default_lifetime(note=True))
     for digits in (401, 5_000, 100_000):
         yield R(
             7, f"{digits}_digits", raw(b"1" * digits), InvalidTokenResponse, check=says(f"{digits} digits")
         )
         yield R(7, f"minus_{digits}_digits", raw(b"-" + b"1" * digits), InvalidTokenResponse)
-    yield R(7, "400_digits", raw(b"1" * 400), check=life(MAX_LIFETIME))
+    yield R(7, "400_digits", raw(b"1" * 400), check=lifetime_is(MAX_LIFETIME))
     for value in (0, -1, -(10**12), "0", "-5", 0.0, -0.0):
         yield R(8, repr(value), granted(expires_in=value), check=used_once)
     for value in (10**12, "1" + "0" * 12, 1e12, 10**30):
-        yield R(9, repr(value), granted(expires_in=value), check=life(MAX_LIFETIME))
+        yield R(9, repr(value), granted(expires_in=value), check=lifetime_is(MAX_LIFETIME))
     yield R(10, "absent", granted(refresh_token=None), check=refresh_is(REFRESH))
     yield R(10, "null", b"{" + TOKEN + b', "refresh_token": null}', check=refresh_is(REFRESH))
     yield R(10, "empty", granted(refresh_token=""), check=refresh_is(REFRESH))
     yield R(
         10,
-        "a_code_is_no_refresh_token",
+        "a_code_is_not_a_refresh_token",
         granted(refresh_token=None),
         credential=BY_CODE,
         who=FORMS,
@@ -319,11 +323,13 @@ def rows_21_to_29() -> Iterator[R]:
             yield R(21, f"{status}_{what}", body, TokenUnavailable, status=status, check=not_unknown)
     yield R(21, "408", b"", TokenUnavailable, status=408, check=not_unknown)
     yield R(21, "502_retry_after", b"", TokenUnavailable, 502, (("retry-after", "7"),), check=pause(7))
-    dead = {"error": "invalid_grant", "error_description": f"Token {REFRESH} is expired"}
-    rejected = code("invalid_grant", "invalid_grant (Token [redacted] is expired)")
-    yield R(22, "400", dead, GrantRejected, status=400, check=rejected)
-    yield R(22, "401", dead, GrantRejected, status=401, check=rejected)
-    yield R(22, "of_a_code", dead, GrantRejected, status=400, credential=BY_CODE, who=FORMS, check=rejected)
+    rejected = {"error": "invalid_grant", "error_description": f"Token {REFRESH} is expired"}
+    shown_as = code("invalid_grant", "invalid_grant (Token [redacted] is expired)")
+    yield R(22, "400", rejected, GrantRejected, status=400, check=shown_as)
+    yield R(22, "401", rejected, GrantRejected, status=401, check=shown_as)
+    yield R(
+        22, "of_a_code", rejected, GrantRejected, status=400, credential=BY_CODE, who=FORMS, check=shown_as
+    )
     for status in (400, 401, 403):
         yield R(
             23,
@@ -373,7 +379,7 @@ def rows_30_to_40() -> Iterator[R]:
         ("body_seconds", None, limit | {"retry-after": 90}, 90.0),
         ("body_date_without_zone_and_wrong_weekday", None, limit | {"retry-after": no_zone}, 120.0),
         ("odd_header_then_body", "soon", limit | {"retry-after": "90"}, 90.0),
-        ("none", None, limit, None),
+        ("absent", None, limit, None),
         ("odd", "soon", limit | {"retry-after": []}, None),
         ("empty_body", None, b"", None),
         ("html", "45", HTML, 45.0),
@@ -384,7 +390,7 @@ def rows_30_to_40() -> Iterator[R]:
     late = (("date", "Sun, 15 Jun 2025 15:07:40 GMT"), ("retry-after", gmt))
     yield R(30, "by_the_server_s_own_clock", limit, RateLimited, 429, late, check=pause(60))
     broken = (("date", "yesterday"), ("retry-after", gmt))
-    yield R(30, "by_ours_if_it_shows_none", limit, RateLimited, 429, broken, check=pause(120))
+    yield R(30, "by_our_clock_without_a_date", limit, RateLimited, 429, broken, check=pause(120))
     for name in ("OTO1143", "OTO1105"):
         body = {"success": False, "otoErrorCode": name, "otoErrorMessage": "slow down"}
         for status in (200, 400, 401, 403, 404, 429, 500, 503):
@@ -418,7 +424,7 @@ def rows_30_to_40() -> Iterator[R]:
     whole = json.dumps(granted(success=True, none=None, scope="é")).encode()
     for length in (1, 20, len(whole) // 2, whole.index(b"true") + 2, len(whole) - 1):
         yield R(36, f"cut_at_{length}", whole[:length], OutcomeUnknown, check=says("may be spent"))
-    yield R(36, "a_refusal_cut_off", b'{"error": "invalid_gra', InvalidTokenResponse, status=400)
+    yield R(36, "a_rejection_cut_off", b'{"error": "invalid_gra', InvalidTokenResponse, status=400)
     yield R(36, "an_outage_cut_off", b'{"error": "ser', TokenUnavailable, status=502, check=not_unknown)
     for twice in ("access_token", "refresh_token", "extra"):
         body = json.dumps(granted(extra="1")).encode()[:-1] + f', "{twice}": "{NEW_ACCESS}"}}'.encode()
@@ -500,21 +506,21 @@ def outcome(provider: StrategyProvider, variant: R) -> Issued | TokenSessionErro
 
 
 @pytest.mark.parametrize(("variant", "provider"), CASES)
-def test_each_row_has_its_meaning_and_no_error_tells_a_secret(variant: R, provider: str) -> None:
-    came = outcome(PROVIDERS[provider](), variant)
+def test_each_row_has_its_outcome_and_no_error_shows_a_secret(variant: R, provider: str) -> None:
+    result = outcome(PROVIDERS[provider](), variant)
     if variant.want is None:
-        assert isinstance(came, Issued), came
-        assert came.token.obtained_at == SENT_AT
-        assert came.token.access_token == NEW_ACCESS
-        assert_keeps_secrets(repr(came) + "".join(came.notes))
+        assert isinstance(result, Issued), result
+        assert result.token.obtained_at == SENT_AT
+        assert result.token.access_token == NEW_ACCESS
+        assert_keeps_secrets(repr(result) + "".join(result.notes))
     else:
-        assert isinstance(came, variant.want), came
-        assert str(came).startswith(f"{provider}: the token endpoint answered {variant.status}")
-        assert_keeps_secrets(shown(came))
-    variant.check(came, provider)
+        assert isinstance(result, variant.want), result
+        assert str(result).startswith(f"{provider}: the token endpoint answered {variant.status}")
+        assert_keeps_secrets(shown(result))
+    variant.check(result, provider)
 
 
-def test_every_row_of_the_table_is_here_or_named_elsewhere() -> None:
+def test_every_row_of_the_table_is_tested_here_or_elsewhere() -> None:
     here = {variant.row for variant in ROWS}
     assert here | ELSEWHERE.keys() == set(range(1, 41))
     assert {28, 37}.isdisjoint(here)
@@ -522,19 +528,19 @@ def test_every_row_of_the_table_is_here_or_named_elsewhere() -> None:
     assert all((tests / place.partition(":")[0]).is_file() for place in ELSEWHERE.values())
 
 
-def test_f24_only_a_refusal_asks_for_a_new_sign_in() -> None:
-    """Transient errors, nonsense and configuration errors never ask anybody to sign in again."""
+def test_f24_only_a_rejection_asks_for_a_new_sign_in() -> None:
+    """Transient errors, unreadable responses and configuration errors never ask for a new sign-in."""
     for variant in ROWS:
         for provider in variant.who:
-            came = outcome(PROVIDERS[provider](), variant)
-            if isinstance(came, SignInRequired):
-                assert isinstance(came, GrantRejected)
+            result = outcome(PROVIDERS[provider](), variant)
+            if isinstance(result, SignInRequired):
+                assert isinstance(result, GrantRejected)
                 assert variant.want is GrantRejected
 
 
 @pytest.mark.parametrize("provider", ALL)
 def test_f24_a_failure_leaves_the_stored_credentials_unchanged(provider: str) -> None:
-    """Whatever goes wrong, the stored token stays; only refusals and lost replies are noted beside it."""
+    """Whatever goes wrong, the stored token stays. Only rejections and unknown outcomes are noted with it."""
 
     async def main() -> None:
         for variant in ROWS:
@@ -576,7 +582,7 @@ async def fails_and_changes_nothing(provider: StrategyProvider, variant: R) -> N
     body=st.binary(max_size=60) | DOCUMENTS.map(lambda document: json.dumps(document).encode()),
     credential=st.sampled_from([BY_REFRESH, BY_CODE]),
 )
-def test_whatever_a_server_answers_only_documented_errors_come_out(
+def test_any_response_is_a_token_or_a_documented_error(
     provider: str, status: int, headers: dict[str, str], body: bytes, credential: Credential
 ) -> None:
     documented = (GrantRejected, ClientRejected, TokenUnavailable, InvalidTokenResponse)
@@ -589,27 +595,27 @@ def test_whatever_a_server_answers_only_documented_errors_come_out(
         assert decode(encode(TokenState(token=issued.token))).token == issued.token
 
 
-def test_a_reply_shows_neither_its_body_nor_its_headers() -> None:
+def test_the_repr_of_a_response_shows_neither_body_nor_headers() -> None:
     answer = token_response(granted(), set_cookie=NEW_ACCESS)
     assert_keeps_secrets(repr(answer))
     assert repr(answer) == f"<TokenResponse 200 {len(answer.body)} bytes>"
 
 
-def test_an_error_names_what_to_do_next() -> None:
+def test_an_error_says_what_is_intact_and_what_to_do_next() -> None:
     for variant in ROWS:
-        came = outcome(PROVIDERS[variant.who[0]](), variant)
-        if isinstance(came, TokenSessionError):
-            assert came.todo in str(came)
-            assert came.intact in str(came)
+        result = outcome(PROVIDERS[variant.who[0]](), variant)
+        if isinstance(result, TokenSessionError):
+            assert result.todo in str(result)
+            assert result.intact in str(result)
 
 
 def test_a_long_body_is_quoted_only_in_part() -> None:
-    came = outcome(oauth2(), R(20, "long", b"word " * 200_000))
-    assert isinstance(came, InvalidTokenResponse)
-    assert len(str(came)) < 500
+    result = outcome(oauth2(), R(20, "long", b"word " * 200_000))
+    assert isinstance(result, InvalidTokenResponse)
+    assert len(str(result)) < 500
 
 
-def test_a_form_encoded_reply_is_read_where_the_strategy_opts_in() -> None:
+def test_a_form_encoded_response_is_read_if_the_strategy_says_so() -> None:
     provider = oauth2()
     provider.strategy = replace(provider.strategy, decode=_wire.parse_form)
     body = f"access_token={NEW_ACCESS.replace('|', '%7C')}&scope=&token_type=bearer&expires_in=3600".encode()
@@ -621,18 +627,18 @@ def test_a_form_encoded_reply_is_read_where_the_strategy_opts_in() -> None:
 
 
 def test_a_scope_that_cannot_be_stored_does_not_cost_the_token() -> None:
-    """A rotation succeeded: what is odd about the rest of the reply must not lose it."""
-    for scope, kept in (
+    """A rotation succeeded, and the rest of the response must not lose it."""
+    for scope, stored in (
         ("read write", "read write"),
         ("\ud800", None),
         ("a\0b", None),
         (7, None),
         ([], None),
     ):
-        assert read(oauth2(), token_response(granted(scope=scope))).token.scope == kept
+        assert read(oauth2(), token_response(granted(scope=scope))).token.scope == stored
 
 
-def test_a_dotted_path_to_a_token_is_redacted_like_any_other() -> None:
+def test_a_token_at_a_dotted_path_is_redacted_too() -> None:
     provider = oauth2()
     strategy: Strategy = provider.strategy
     provider.strategy = replace(

@@ -1,4 +1,4 @@
-"""OAuth2: any server by RFC 6749, on the same strategy."""
+"""`OAuth2`: any server that follows RFC 6749."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def made(**changes: Any) -> OAuth2:
     return OAuth2(**(settings | changes))
 
 
-def test_it_is_a_provider_that_takes_the_careful_view_of_rotation() -> None:
+def test_oauth2_is_a_provider_that_rotates_refresh_tokens_by_default() -> None:
     provider = oauth2()
     assert isinstance(provider, Provider)
     assert provider.rotates is True
@@ -41,32 +41,32 @@ def test_it_is_a_provider_that_takes_the_careful_view_of_rotation() -> None:
     assert made(code=CODE).credential == BY_CODE
 
 
-def test_a_token_url_is_asked_as_it_is_given() -> None:
-    """With its slash at the end, where the server has one: without it some answer by a redirect."""
+def test_the_token_url_is_used_as_it_is() -> None:
+    """Some servers redirect a URL without its final slash."""
     given = made(refresh_token=REFRESH, token_url="https://id.example.com/o/token/")
     assert given.credential is not None
     assert given.request(given.credential).url == "https://id.example.com/o/token/"
     assert given.key == made(refresh_token=REFRESH, token_url="https://id.example.com/o/token").key
 
 
-def test_the_api_is_at_the_token_server_s_origin_unless_said_otherwise() -> None:
+def test_the_base_url_is_the_token_url_s_origin_by_default() -> None:
     assert made().base_url == "https://id.example.com"
     elsewhere = made(base_url="https://api.example.com:443/v1/")
     assert elsewhere.base_url == "https://api.example.com:443/v1"
     assert elsewhere.origins == ("https://api.example.com",)
 
 
-def test_a_reply_without_a_life_is_refreshed_on_401_only() -> None:
+def test_a_response_without_expires_in_has_no_lifetime() -> None:
     assert read(oauth2(), token_response(granted(expires_in=None))).token.lifetime is None
 
 
-def test_a_scope_is_kept_as_the_server_granted_it() -> None:
+def test_the_scope_is_what_the_server_granted() -> None:
     assert read(oauth2(), token_response(granted(scope="read write"))).token.scope == "read write"
     assert read(oauth2(), token_response(granted())).token.scope is None
 
 
-def test_f40_the_key_tells_servers_clients_and_seeds_apart() -> None:
-    """OAuth2: another server, client or seed is another key."""
+def test_f40_the_key_differs_for_other_servers_clients_and_credentials() -> None:
+    """OAuth2: another server, client or configured credential is another key."""
     keys = [
         made(refresh_token="rt-1").key,
         made(refresh_token="rt-2").key,
@@ -78,8 +78,8 @@ def test_f40_the_key_tells_servers_clients_and_seeds_apart() -> None:
     assert made().key == ""
 
 
-def test_f40_f45_neither_key_nor_repr_holds_a_secret() -> None:
-    """OAuth2: neither the key in the store nor the repr holds a secret."""
+def test_f40_f45_neither_key_nor_repr_contains_a_secret() -> None:
+    """OAuth2: neither the key in the store nor the repr contains a secret."""
     for provider in (made(code=CODE), made(refresh_token=REFRESH)):
         assert_keeps_secrets(provider.key + repr(provider))
 
@@ -91,29 +91,29 @@ def test_basic_authentication_needs_a_client_secret(secret: str | None) -> None:
 
 
 @pytest.mark.parametrize("secret", ["", " x", "x\u00a0"])
-def test_a_secret_that_is_given_is_checked_for_post_too(secret: str) -> None:
+def test_a_client_secret_is_checked_for_post_too(secret: str) -> None:
     with pytest.raises(ConfigurationError, match="client_secret"):
         made(auth="post", client_secret=secret)
 
 
 @pytest.mark.parametrize("name", ["scope", "redirect_uri", "client_id", "code", "refresh_token"])
 @pytest.mark.parametrize("value", ["", "x\u00a0", " x", "x\n", "\ud800"])
-def test_no_stray_character_gets_into_a_request(name: str, value: str) -> None:
+def test_a_stray_character_in_a_value_is_an_error(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         made(**{name: value})
 
 
 @pytest.mark.parametrize("auth", ["", "Basic", "jwt", None])
-def test_an_unknown_client_authentication_is_refused(auth: Any) -> None:
-    with pytest.raises(ConfigurationError, match="auth is"):
+def test_an_unknown_client_authentication_is_an_error_that_names_the_allowed_ones(auth: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^auth must be 'basic' or 'post', not "):
         made(auth=auth)
 
 
 @pytest.mark.parametrize("token_url", ["", "http://id.example.com/token", "https://id.example.com/t?x=1"])
-def test_a_token_url_that_would_leak_is_refused(token_url: str) -> None:
+def test_a_token_url_that_would_leak_is_an_error(token_url: str) -> None:
     with pytest.raises(ConfigurationError, match="token_url"):
         made(token_url=token_url)
 
 
-def test_the_token_goes_out_as_a_bearer() -> None:
+def test_the_token_is_sent_as_a_bearer_token() -> None:
     assert read(oauth2(), token_response(granted())).token.authorization == f"Bearer {NEW_ACCESS}"

@@ -34,7 +34,7 @@ def made(**changes: Any) -> Priava:
     return Priava(**(SETTINGS | changes))
 
 
-def test_it_is_a_provider_whose_refresh_tokens_rotate() -> None:
+def test_priava_is_a_provider_that_rotates_refresh_tokens() -> None:
     provider = priava()
     assert isinstance(provider, Provider)
     assert provider.rotates is True
@@ -44,7 +44,7 @@ def test_it_is_a_provider_whose_refresh_tokens_rotate() -> None:
     assert made().credential is None
 
 
-def test_the_documented_reply_is_read_whatever_the_scheme_s_case() -> None:
+def test_the_documented_response_is_read_whatever_the_case_of_its_token_type() -> None:
     body = {
         "access_token": NEW_ACCESS,
         "refresh_token": NEW_REFRESH,
@@ -56,7 +56,7 @@ def test_the_documented_reply_is_read_whatever_the_scheme_s_case() -> None:
     assert (token.refresh_token, token.lifetime) == (NEW_REFRESH, 21600)
 
 
-def test_the_base_keeps_its_path_and_the_origin_leaves_it_out() -> None:
+def test_the_base_url_has_a_path_and_the_origin_does_not() -> None:
     assert made().base_url == "https://api.priava.com/api"
     assert made().origins == ("https://api.priava.com",)
     sandbox = made(base_url="https://api-sandbox.priava.com/api")
@@ -64,18 +64,18 @@ def test_the_base_keeps_its_path_and_the_origin_leaves_it_out() -> None:
 
 
 @pytest.mark.parametrize("region", ["", "eu", "Eu", "apac", "us", "EU ", "EMEA", None, "APAC | EU | US"])
-def test_a_region_that_is_not_one_of_the_three_is_a_value_error(region: Any) -> None:
-    with pytest.raises(ValueError, match=r"region is .* Use one of \('APAC', 'EU', 'US'\)"):
+def test_an_unknown_region_is_an_error_that_names_the_allowed_ones(region: Any) -> None:
+    with pytest.raises(ValueError, match=r"^region must be 'APAC', 'EU' or 'US', not "):
         made(region=region)
 
 
-def test_data_calls_carry_the_region_only_if_asked_to() -> None:
+def test_api_requests_carry_the_region_only_if_you_ask_for_it() -> None:
     assert made().api_headers == ()
     assert made(region="US", region_on_requests=True).api_headers == (("TenantRegion", "US"),)
 
 
-def test_f40_the_key_tells_regions_clients_seeds_and_addresses_apart() -> None:
-    """Priava: another region, client, seed or address is another key."""
+def test_f40_the_key_differs_for_other_regions_clients_credentials_and_addresses() -> None:
+    """Priava: another region, client, configured credential or address is another key."""
     keys = [
         made(refresh_token="rt-1").key,
         made(refresh_token="rt-2").key,
@@ -89,31 +89,31 @@ def test_f40_the_key_tells_regions_clients_seeds_and_addresses_apart() -> None:
     assert keys[0].startswith("priava/EU/client-7/")
 
 
-def test_the_key_does_not_depend_on_the_client_secret_which_may_be_replaced() -> None:
+def test_the_key_does_not_depend_on_the_client_secret() -> None:
     assert made(code=CODE).key == made(code=CODE, client_secret="another").key
 
 
-def test_f40_without_a_seed_there_is_no_key_since_it_would_be_shared() -> None:
-    """Priava: without a seed there is no key of its own, since all who have none would share it."""
+def test_f40_without_a_configured_credential_there_is_no_default_key() -> None:
+    """Priava: without a configured credential there is no default key, because accounts would share it."""
     assert made().key == ""
 
 
-def test_neither_key_nor_repr_holds_a_secret() -> None:
+def test_neither_key_nor_repr_contains_a_secret() -> None:
     for provider in (made(), made(code=CODE), made(refresh_token=REFRESH)):
         assert_keeps_secrets(provider.key + repr(provider) + repr(provider.credential))
 
 
 @pytest.mark.parametrize("field", ["client_id", "client_secret", "redirect_uri", "code", "refresh_token"])
 @pytest.mark.parametrize("wrong", ["", " x", "x ", "x\u00a0", "\u00a0x", "x\n", "x\ufeff", 7])
-def test_white_space_around_a_value_is_refused_before_it_can_be_sent(field: str, wrong: Any) -> None:
-    """The documented refresh body ends in a no-break space, and is often copied with it."""
+def test_white_space_around_a_value_is_an_error(field: str, wrong: Any) -> None:
+    """In the documentation a no-break space follows the refresh body, and is often copied with it."""
     with pytest.raises(ConfigurationError, match=field) as caught:
         made(**{field: wrong})
     assert_keeps_secrets(str(caught.value) + repr(caught.value))
 
 
-def test_a_code_and_a_refresh_token_together_are_ambiguous() -> None:
-    with pytest.raises(ConfigurationError, match="Both code and refresh_token are given") as caught:
+def test_a_code_and_a_refresh_token_together_are_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="Pass code or refresh_token, not both") as caught:
         made(code=CODE, refresh_token=REFRESH)
     assert_keeps_secrets(str(caught.value))
 
@@ -122,7 +122,7 @@ def test_a_code_and_a_refresh_token_together_are_ambiguous() -> None:
     "base_url",
     ["http://api.priava.com/api", "https://u:p@api.priava.com", "//api.priava.com/api", "api.priava.com", ""],
 )
-def test_a_base_url_that_would_leak_or_not_work_is_refused(base_url: str) -> None:
+def test_a_base_url_that_would_leak_or_not_work_is_an_error(base_url: str) -> None:
     with pytest.raises(ConfigurationError, match="base_url"):
         made(base_url=base_url)
 
@@ -145,7 +145,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_from_env_takes_what_is_set(environment: pytest.MonkeyPatch) -> None:
+def test_from_env_reads_the_variables_that_are_set(environment: pytest.MonkeyPatch) -> None:
     assert Priava.from_env().credential is None
     environment.setenv("PRIAVA_CODE", CODE)
     assert Priava.from_env().key == made(code=CODE).key
@@ -156,15 +156,15 @@ def test_from_env_takes_what_is_set(environment: pytest.MonkeyPatch) -> None:
     assert Priava.from_env().base_url == "http://127.0.0.1:1234/api"
 
 
-def test_from_env_names_all_that_is_missing_at_once(environment: pytest.MonkeyPatch) -> None:
+def test_from_env_names_all_missing_variables(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("PRIAVA_REGION")
     environment.setenv("PRIAVA_CLIENT_ID", "")
-    with pytest.raises(ConfigurationError, match="Not set: PRIAVA_CLIENT_ID, PRIAVA_REGION") as caught:
+    with pytest.raises(ConfigurationError, match="are not set: PRIAVA_CLIENT_ID, PRIAVA_REGION") as caught:
         Priava.from_env()
     assert_keeps_secrets(str(caught.value))
 
 
-def test_a_refused_code_says_so_and_asks_for_a_new_one() -> None:
+def test_a_rejected_code_asks_for_a_new_sign_in() -> None:
     body = {"error": "invalid_grant", "error_description": "The authorization code is used"}
     with pytest.raises(GrantRejected, match="The authorization code is used") as caught:
         read(made(code=CODE), token_response(body, 400), BY_CODE)

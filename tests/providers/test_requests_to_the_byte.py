@@ -60,7 +60,7 @@ def test_oto_is_sent_json_with_exactly_one_key(settings: dict[str, Any], url: st
     assert request.body == b'{"refresh_token": "rt-1"}'
 
 
-def test_oto_takes_a_refresh_token_with_any_character() -> None:
+def test_oto_sends_a_refresh_token_with_any_character() -> None:
     secret = "rt" + VECTOR + '"\\x'
     request = sent(Oto(refresh_token=secret))
     assert json.loads(request.body) == {"refresh_token": secret}
@@ -105,12 +105,12 @@ def test_priava_is_sent_both_documented_bodies_for_every_region(
         ("http://[::1]:9000", "http://[::1]:9000/rest/oauth/token"),
     ],
 )
-def test_a_base_path_is_kept_in_the_token_url(base_url: str, url: str) -> None:
+def test_the_token_url_contains_the_path_of_the_base_url(base_url: str, url: str) -> None:
     assert sent(priava(base_url=base_url, code="co-1")).url == url
 
 
 @pytest.mark.parametrize("field", ["client_id", "client_secret", "code", "refresh_token", "redirect_uri"])
-def test_priava_encodes_the_awkward_vector_as_printed(field: str) -> None:
+def test_priava_encodes_special_characters_as_documented(field: str) -> None:
     credential = {} if field in ("code", "refresh_token") else {"refresh_token": "rt-1"}
     value = f"a{VECTOR}z"
     request = sent(priava(**{**credential, field: value}))
@@ -118,7 +118,7 @@ def test_priava_encodes_the_awkward_vector_as_printed(field: str) -> None:
     assert dict(parse_qsl(request.body.decode()))[field] == value
 
 
-def test_a_code_signed_in_later_is_sent_like_a_configured_one() -> None:
+def test_a_code_from_sign_in_is_sent_like_a_configured_one() -> None:
     later = sent(priava(), Credential("authorization_code", "co-1"))
     configured = sent(priava(code="co-1"))
     assert (later.url, later.headers, later.body) == (configured.url, configured.headers, configured.body)
@@ -202,28 +202,30 @@ def every_request() -> list[TokenRequest]:
     return requests + [sent(provider, Credential("authorization_code", CODE)) for provider in built[1:]]
 
 
-def test_no_request_holds_a_no_break_space() -> None:
+def test_no_request_contains_a_no_break_space() -> None:
     for request in every_request():
         for spelling in (b"\xa0", b"\xc2\xa0", b"%A0", b"%C2%A0", b"u00a0", b"\xef\xbb\xbf"):
             assert spelling.lower() not in request.body.lower()
         assert all(value.isascii() and value.isprintable() for _, value in request.headers)
 
 
-def test_a_request_is_ready_to_be_sent_as_bytes_without_a_second_encoding() -> None:
+def test_url_and_body_of_a_request_are_ascii() -> None:
     for request in every_request():
         assert request.body.isascii()
         assert request.url.isascii()
 
 
-def test_a_request_shows_neither_its_body_nor_its_headers() -> None:
+def test_the_repr_of_a_request_shows_neither_body_nor_headers() -> None:
     for request in every_request():
         assert_keeps_secrets(repr(request))
         assert request.secrets
         assert REFRESH in request.secrets
 
 
-def test_a_grant_that_a_server_does_not_have_is_refused_before_anything_is_sent() -> None:
-    with pytest.raises(ConfigurationError, match="oto has no authorization_code grant") as caught:
+def test_a_grant_that_a_server_does_not_support_is_an_error() -> None:
+    with pytest.raises(
+        ConfigurationError, match="oto does not support the authorization_code grant"
+    ) as caught:
         sent(Oto(refresh_token=REFRESH), Credential("authorization_code", CODE))
-    assert "Sign in with one of: refresh_token." in str(caught.value)
+    assert "Use one of: refresh_token." in str(caught.value)
     assert_keeps_secrets(str(caught.value))

@@ -1,7 +1,6 @@
-"""Nine shapes that real APIs have, each as a few declarative lines of `Strategy`: data, and no code.
+"""Nine kinds of real token servers, each as a few declarative lines of `Strategy`.
 
-No vendor is named: each is a shape that is out there. What is shown is that a new one needs no change to
-the core; even the helpers come from the public door.
+They show that a new kind needs data and no code. Each kind exists; the vendors are not named.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from tokensession.providers import (
     TokenRequest,
     TokenResponse,
     _wire,
-    seconds,
-    until,
+    expires_at,
+    expires_in,
 )
 
 SIMPLE = Credential("refresh_token", "rt-1")
@@ -47,11 +46,11 @@ def client(strategy: Strategy, base_url: str = "https://api.example.com", **valu
     return made
 
 
-def asked(strategy: Strategy, **values: str) -> TokenRequest:
+def request_of(strategy: Strategy, **values: str) -> TokenRequest:
     return client(strategy, **values).request(SIMPLE)
 
 
-def answered(strategy: Strategy, answer: TokenResponse) -> Issued:
+def read(strategy: Strategy, answer: TokenResponse) -> Issued:
     return client(strategy).read(answer, BY_REFRESH, sent_at=SENT_AT)
 
 
@@ -76,15 +75,13 @@ JSON_BASIC = Strategy(
 
 
 def test_json_with_basic_auth_that_rotates_and_has_no_expires_in() -> None:
-    request = asked(JSON_BASIC)
+    request = request_of(JSON_BASIC)
     assert json.loads(request.body) == {"grant_type": "refresh_token", "refresh_token": "rt-1"}
     assert request.headers == (
         ("Content-Type", "application/json"),
         ("Authorization", "Basic aWQtMTpzZS0x"),
     )
-    token = answered(
-        JSON_BASIC, token_response({"access_token": NEW_ACCESS, "refresh_token": NEW_REFRESH})
-    ).token
+    token = read(JSON_BASIC, token_response({"access_token": NEW_ACCESS, "refresh_token": NEW_REFRESH})).token
     assert (token.lifetime, token.refresh_token) == (900, NEW_REFRESH)
     provider = client(JSON_BASIC)
     assert (provider.rotates, provider.replay_leeway) == (True, 30)
@@ -99,17 +96,17 @@ CAMEL = Strategy(
     encode=_wire.encode_json,
     content_type="application/json",
     fields=Fields(access_token="accessToken", refresh_token="refreshToken", token_type="tokenType"),
-    lifetime=seconds("expiresIn"),
+    lifetime=expires_in("expiresIn"),
 )
 
 
 def test_camel_case_fields_and_success_201() -> None:
-    assert json.loads(asked(CAMEL).body) == {"clientId": "id-1", "refreshToken": "rt-1"}
+    assert json.loads(request_of(CAMEL).body) == {"clientId": "id-1", "refreshToken": "rt-1"}
     body = {"accessToken": NEW_ACCESS, "refreshToken": NEW_REFRESH, "tokenType": "bearer", "expiresIn": 600}
-    token = answered(CAMEL, token_response(body, 201)).token
+    token = read(CAMEL, token_response(body, 201)).token
     assert (token.access_token, token.refresh_token, token.lifetime) == (NEW_ACCESS, NEW_REFRESH, 600)
-    with pytest.raises(InvalidTokenResponse, match="no bearer token"):
-        answered(CAMEL, token_response(body | {"tokenType": "mac"}, 201))
+    with pytest.raises(InvalidTokenResponse, match="not a bearer token"):
+        read(CAMEL, token_response(body | {"tokenType": "mac"}, 201))
 
 
 # 3. an absolute validUntil ------------------------------------------------------------------------
@@ -117,7 +114,7 @@ def test_camel_case_fields_and_success_201() -> None:
 ABSOLUTE = Strategy(
     name="absolute",
     grants={"refresh_token": ("refresh_token",)},
-    lifetime=until("validUntil"),
+    lifetime=expires_at("validUntil"),
     default_lifetime=60,
 )
 
@@ -133,45 +130,45 @@ ABSOLUTE = Strategy(
         int(SENT_AT + 600) * 1000,
     ],
 )
-def test_an_absolute_valid_until_in_any_of_its_spellings(moment: str | float) -> None:
+def test_an_expiry_time_in_any_of_its_formats(moment: str | float) -> None:
     answer = token_response({"access_token": NEW_ACCESS, "validUntil": moment}, date=DATE)
-    issued = answered(ABSOLUTE, answer)
+    issued = read(ABSOLUTE, answer)
     assert issued.token.lifetime == 600
     assert issued.notes == ()
 
 
-def test_an_absolute_moment_is_read_off_the_server_s_clock_and_not_off_ours() -> None:
+def test_an_expiry_time_is_compared_with_the_server_s_clock() -> None:
     an_hour_slow = token_response(
         {"access_token": NEW_ACCESS, "validUntil": "2025-06-15T16:16:40Z"},
         date="Sun, 15 Jun 2025 16:06:40 GMT",
     )
-    assert answered(ABSOLUTE, an_hour_slow).token.lifetime == 600
-    assert answered(ABSOLUTE, an_hour_slow).token.obtained_at == SENT_AT
+    assert read(ABSOLUTE, an_hour_slow).token.lifetime == 600
+    assert read(ABSOLUTE, an_hour_slow).token.obtained_at == SENT_AT
 
 
 @pytest.mark.parametrize("moment", ["soon", "", True, [], {}, 10**399, 10**16, -(10**300)])
-def test_a_moment_that_is_none_is_odd_and_the_default_life_counts(moment: Any) -> None:
-    issued = answered(ABSOLUTE, token_response({"access_token": NEW_ACCESS, "validUntil": moment}))
+def test_an_invalid_expiry_time_means_the_default_lifetime_and_a_note(moment: Any) -> None:
+    issued = read(ABSOLUTE, token_response({"access_token": NEW_ACCESS, "validUntil": moment}))
     assert issued.token.lifetime == 60
     assert len(issued.notes) == 1
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e400"])
-def test_a_moment_beyond_numbers_is_odd_too(number: bytes) -> None:
+def test_an_infinite_expiry_time_means_the_default_lifetime_and_a_note(number: bytes) -> None:
     body = b'{"access_token": "at", "validUntil": ' + number + b"}"
-    issued = answered(ABSOLUTE, token_response(body))
+    issued = read(ABSOLUTE, token_response(body))
     assert issued.token.lifetime == 60
     assert len(issued.notes) == 1
 
 
-def test_no_moment_at_all_is_not_odd() -> None:
-    issued = answered(ABSOLUTE, token_response({"access_token": NEW_ACCESS, "validUntil": None}))
+def test_no_expiry_time_means_the_default_lifetime_without_a_note() -> None:
+    issued = read(ABSOLUTE, token_response({"access_token": NEW_ACCESS, "validUntil": None}))
     assert (issued.token.lifetime, issued.notes) == (60, ())
 
 
-def test_a_moment_in_the_past_makes_a_token_for_one_use() -> None:
+def test_an_expiry_time_in_the_past_gives_a_token_for_one_use() -> None:
     past = token_response({"access_token": NEW_ACCESS, "validUntil": "2025-06-15T15:06:00Z"}, date=DATE)
-    assert answered(ABSOLUTE, past).token.lifetime == -40
+    assert read(ABSOLUTE, past).token.lifetime == -40
 
 
 # 4. 200 with {"error": …} ---------------------------------------------------------------------------
@@ -184,14 +181,12 @@ ERROR_200 = Strategy(
 )
 
 
-def test_a_200_that_carries_an_error() -> None:
-    assert asked(ERROR_200).headers[1] == ("Accept", "application/json")
+def test_a_200_with_an_error() -> None:
+    assert request_of(ERROR_200).headers[1] == ("Accept", "application/json")
     with pytest.raises(GrantRejected, match=r"200: bad_refresh_token \(It is expired\)") as caught:
-        answered(
-            ERROR_200, token_response({"error": "bad_refresh_token", "error_description": "It is expired"})
-        )
+        read(ERROR_200, token_response({"error": "bad_refresh_token", "error_description": "It is expired"}))
     assert caught.value.code == "bad_refresh_token"
-    assert answered(ERROR_200, token_response({"access_token": NEW_ACCESS})).token.access_token == NEW_ACCESS
+    assert read(ERROR_200, token_response({"access_token": NEW_ACCESS})).token.access_token == NEW_ACCESS
 
 
 # 5. 200 with ok: false ------------------------------------------------------------------------------
@@ -209,9 +204,9 @@ OK_FALSE = Strategy(
 )
 
 
-def test_a_200_that_carries_ok_false() -> None:
+def test_a_200_with_ok_false() -> None:
     assert (
-        asked(OK_FALSE).body
+        request_of(OK_FALSE).body
         == b"grant_type=refresh_token&refresh_token=rt-1&client_id=id-1&client_secret=se-1"
     )
     for code, kind in (
@@ -222,28 +217,28 @@ def test_a_200_that_carries_ok_false() -> None:
         ("teapot", InvalidTokenResponse),
     ):
         with pytest.raises(kind, match=code):
-            answered(OK_FALSE, token_response({"ok": False, "error": code}))
+            read(OK_FALSE, token_response({"ok": False, "error": code}))
     with pytest.raises(ClientRejected, match=r"Copy the client secret from the app's page again\.$"):
-        answered(OK_FALSE, token_response({"ok": False, "error": "bad_client_secret"}))
-    assert answered(OK_FALSE, token_response({"ok": True, "access_token": NEW_ACCESS})).token.lifetime is None
+        read(OK_FALSE, token_response({"ok": False, "error": "bad_client_secret"}))
+    assert read(OK_FALSE, token_response({"ok": True, "access_token": NEW_ACCESS})).token.lifetime is None
 
 
 # 6. form-encoded unless JSON is asked for -----------------------------------------------------------
 
-FORM_REPLY = Strategy(
-    name="form-reply",
+FORM_RESPONSE = Strategy(
+    name="form-response",
     grants={
         "authorization_code": ("client_id", "client_secret", "code"),
         "refresh_token": ("grant_type", "refresh_token"),
     },
     decode=_wire.parse_form,
 )
-JSON_IF_ASKED = Strategy(name="json-if-asked", grants=FORM_REPLY.grants, headers=accept_json)
+JSON_IF_ASKED = Strategy(name="json-if-asked", grants=FORM_RESPONSE.grants, headers=accept_json)
 
 
-def test_a_form_encoded_reply_unless_json_is_asked_for() -> None:
+def test_a_form_encoded_response_unless_json_is_asked_for() -> None:
     body = b"access_token=at-1&expires_in=28800&refresh_token=rt-2&scope=&token_type=bearer"
-    token = answered(FORM_REPLY, token_response(body)).token
+    token = read(FORM_RESPONSE, token_response(body)).token
     assert (token.access_token, token.lifetime, token.refresh_token, token.scope) == (
         "at-1",
         28800,
@@ -251,13 +246,13 @@ def test_a_form_encoded_reply_unless_json_is_asked_for() -> None:
         "",
     )
     with pytest.raises(InvalidTokenResponse, match="is not JSON"):
-        answered(JSON_IF_ASKED, token_response(body))
-    assert answered(JSON_IF_ASKED, token_response({"access_token": "at-1"})).token.access_token == "at-1"
-    assert asked(FORM_REPLY).headers == (("Content-Type", "application/x-www-form-urlencoded"),)
+        read(JSON_IF_ASKED, token_response(body))
+    assert read(JSON_IF_ASKED, token_response({"access_token": "at-1"})).token.access_token == "at-1"
+    assert request_of(FORM_RESPONSE).headers == (("Content-Type", "application/x-www-form-urlencoded"),)
     with pytest.raises(InvalidTokenResponse, match="bad_verification_code"):
-        answered(FORM_REPLY, token_response(b"error=bad_verification_code&error_description=expired"))
+        read(FORM_RESPONSE, token_response(b"error=bad_verification_code&error_description=expired"))
     with pytest.raises(InvalidTokenResponse, match="not form-encoded"):
-        answered(FORM_REPLY, token_response(b"<html>"))
+        read(FORM_RESPONSE, token_response(b"<html>"))
 
 
 # 7. no expires_in at all ----------------------------------------------------------------------------
@@ -266,7 +261,7 @@ NO_EXPIRY = Strategy(name="no-expiry", grants={"refresh_token": ("refresh_token"
 
 
 def test_no_expires_in_at_all_means_refresh_on_401_only() -> None:
-    token = answered(NO_EXPIRY, token_response({"access_token": NEW_ACCESS})).token
+    token = read(NO_EXPIRY, token_response({"access_token": NEW_ACCESS})).token
     assert (token.lifetime, token.expires_at, token.refresh_token) == (None, None, REFRESH)
 
 
@@ -283,11 +278,11 @@ STATUS_WORD = Strategy(
 @pytest.mark.parametrize("status", [200, 400, 401, 500])
 def test_a_status_word_without_an_error(status: int) -> None:
     with pytest.raises(GrantRejected, match=r"BAD_REFRESH_TOKEN \(token not found\)"):
-        answered(
+        read(
             STATUS_WORD, token_response({"status": "BAD_REFRESH_TOKEN", "message": "token not found"}, status)
         )
     assert (
-        answered(STATUS_WORD, token_response({"status": "OK", "access_token": "at-1"})).token.access_token
+        read(STATUS_WORD, token_response({"status": "OK", "access_token": "at-1"})).token.access_token
         == "at-1"
     )
 
@@ -311,7 +306,7 @@ def test_regional_hosts(region: str) -> None:
     assert provider.origins == (HOSTS[region],)
 
 
-# And further apart ----------------------------------------------------------------------------------
+# Nested fields --------------------------------------------------------------------------------------
 
 NESTED = Strategy(
     name="nested",
@@ -322,30 +317,30 @@ NESTED = Strategy(
         flags=("meta.success",),
         codes=("meta.code",),
     ),
-    lifetime=seconds("data.ttl"),
+    lifetime=expires_in("data.ttl"),
     errors={"41": ErrorKind.REJECTED, "1": ErrorKind.TRANSIENT},
 )
 
 
-def test_everything_one_level_further_down() -> None:
+def test_all_fields_in_nested_objects() -> None:
     body = {"data": {"token": NEW_ACCESS, "refresh": NEW_REFRESH, "ttl": "60"}, "meta": {"success": True}}
-    token = answered(NESTED, token_response(body)).token
+    token = read(NESTED, token_response(body)).token
     assert (token.access_token, token.refresh_token, token.lifetime) == (NEW_ACCESS, NEW_REFRESH, 60)
     with pytest.raises(InvalidTokenResponse, match="answered 200"):
-        answered(NESTED, token_response(body | {"meta": {"success": False}}))
+        read(NESTED, token_response(body | {"meta": {"success": False}}))
 
 
-def test_codes_that_are_numbers() -> None:
+def test_error_codes_that_are_numbers() -> None:
     with pytest.raises(GrantRejected):
-        answered(NESTED, token_response({"meta": {"code": 41}}))
+        read(NESTED, token_response({"meta": {"code": 41}}))
     with pytest.raises(TokenUnavailable):
-        answered(NESTED, token_response({"meta": {"code": 1}}, 400))
+        read(NESTED, token_response({"meta": {"code": 1}}, 400))
     with pytest.raises(InvalidTokenResponse, match="400; it begins"):
-        answered(NESTED, token_response({"meta": {"code": True}}, 400))
+        read(NESTED, token_response({"meta": {"code": True}}, 400))
 
 
-def test_a_field_whose_value_is_not_configured_is_left_out_of_the_body() -> None:
+def test_a_field_that_is_not_configured_is_left_out_of_the_body() -> None:
     with_scope = Strategy(name="s", grants={"refresh_token": ("refresh_token", "scope", "code")})
-    assert asked(with_scope).body == b"refresh_token=rt-1"
-    assert asked(with_scope, scope="a b").body == b"refresh_token=rt-1&scope=a+b"
-    assert CODE not in asked(with_scope).secrets
+    assert request_of(with_scope).body == b"refresh_token=rt-1"
+    assert request_of(with_scope, scope="a b").body == b"refresh_token=rt-1&scope=a+b"
+    assert CODE not in request_of(with_scope).secrets

@@ -1,4 +1,4 @@
-"""One object of every public class, filled with secrets wherever one fits in."""
+"""One object of every public class, with a secret wherever one fits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from _secret_situations import KEY, cut_short, issued, oauth2, token
-from _secret_vault import CLIENT_ID, CLIENT_SECRET, CODE, PROXY_PASSWORD, SEED, access
+from _secret_vault import CLIENT_ID, CLIENT_SECRET, CODE, PROXY_PASSWORD, REFRESH_TOKEN, access
 
 import tokensession
 from tokensession import AiohttpTransport, AuthedSession, BearerAuth, ManagedSource, Policy, errors
@@ -51,13 +51,13 @@ BY_NAME: dict[str, Any] = {"record": Record("v", encode(TokenState(token=token()
 
 
 def error_objects() -> list[Exception]:
-    """Of every error, with all that its constructor takes; real ones are in `_secret_situations`."""
+    """One object of every error, with every argument. Real ones are in `_secret_situations`."""
     made = [getattr(errors, name)("It happened.") for name in errors.__all__]
     made.append(errors.Superseded("A newer record is stored.", record=BY_NAME["record"]))
     made += [error.again() for error in made]
     for error in made:
         error.__cause__ = errors.Superseded("Another.", record=BY_NAME["record"])
-    return [*made, tokensession.EphemeralStoreWarning("Not kept.")]
+    return [*made, tokensession.EphemeralStoreWarning("Not stored.")]
 
 
 def exhibits(directory: Path) -> list[object]:
@@ -71,7 +71,7 @@ def exhibits(directory: Path) -> list[object]:
         base_url="https://api.example.com",
         token_url="https://api.example.com/token",
         values={"client_secret": CLIENT_SECRET, "client_id": CLIENT_ID},
-        credential=Credential("refresh_token", SEED),
+        credential=Credential("refresh_token", REFRESH_TOKEN),
         api_headers=(("X-Client", CLIENT_ID),),
     )
     priava = Priava(
@@ -87,15 +87,15 @@ def exhibits(directory: Path) -> list[object]:
     request = TokenRequest(
         "https://id.example.com/token",
         (("Authorization", f"Basic {CLIENT_SECRET}"),),
-        encode_form([("refresh_token", SEED)]),
-        (SEED, CLIENT_SECRET),
+        encode_form([("refresh_token", REFRESH_TOKEN)]),
+        (REFRESH_TOKEN, CLIENT_SECRET),
     )
-    asked = ScriptedTransport(issued(1), cut_short())
-    asked.requests.append(request)
+    transport = ScriptedTransport(issued(1), cut_short())
+    transport.requests.append(request)
     servers = [
-        OtoServer(refresh_token=SEED),
+        OtoServer(refresh_token=REFRESH_TOKEN),
         PriavaServer(code=CODE, client_secret=CLIENT_SECRET),
-        OAuth2Server(refresh_token=SEED, client_secret=CLIENT_SECRET),
+        OAuth2Server(refresh_token=REFRESH_TOKEN, client_secret=CLIENT_SECRET),
     ]
     servers[0].script(json_response(200, {"access_token": access(1)}))
     return [
@@ -107,18 +107,18 @@ def exhibits(directory: Path) -> list[object]:
         source.snapshot(),
         token(),
         *(Policy(), *tokensession.Freshness, Event(KEY)),
-        *(own, priava, Oto(refresh_token=SEED), oauth2(), oauth2(auth="post"), oauth2(None)),
-        *(Credential("refresh_token", SEED), Credential("authorization_code", CODE)),
+        *(own, priava, Oto(refresh_token=REFRESH_TOKEN), oauth2(), oauth2(auth="post"), oauth2(None)),
+        *(Credential("refresh_token", REFRESH_TOKEN), Credential("authorization_code", CODE)),
         *(Fields(), *ErrorKind, strategy, own.strategy, priava.strategy, oauth2().strategy),
         *(
             Health(True, 200, "ok"),
-            Issued(token(), ("odd",)),
+            Issued(token(), ("unexpected",)),
             request,
             issued(1),
             own.request(own.credential),
         ),
         *(memory, FileStore(directory / "files"), SQLiteStore(directory / "tokens.db"), *AnyVersion),
-        *(BY_NAME["record"], asked, Paused(issued(1)), FakeClock(), Gate()),
+        *(BY_NAME["record"], transport, Paused(issued(1)), FakeClock(), Gate()),
         Backend(open=lambda: memory, url="memory:"),
         StoreConformance(),
         *(

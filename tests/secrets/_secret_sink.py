@@ -1,4 +1,4 @@
-"""Collects whatever a scene emits: logs, warnings, output, events, objects and errors as they are shown."""
+"""Collects what a scene emits: logs, warnings, output, events, and objects and errors as they are shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GUARD = 60.0  # seconds until a scene counts as hung
 
 
 class Sink(logging.Handler):
-    """Everything that was emitted, each text under a label. `assert_dry` searches it."""
+    """Everything that was emitted, each text with a label. `assert_no_leaks` searches it."""
 
     def __init__(self, vault: Vault) -> None:
         super().__init__(logging.DEBUG)
@@ -36,10 +36,10 @@ class Sink(logging.Handler):
     def add(self, label: str, text: str) -> None:
         self.texts.append((label, text))
 
-    # -- what comes by itself ------------------------------------------------------------------
+    # -- what is emitted -----------------------------------------------------------------------
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A log record: as it is formatted, and every part of it on its own, as JSON formatters do."""
+        """A log record, as it is formatted, and each part of it, as JSON formatters do."""
         record.__dict__.setdefault("taskName", None)  # Python 3.12 has it
         self.add(f"log of {record.name}", self.format(record) + repr(record.__dict__))
         if record.exc_info and record.exc_info[1] is not None:
@@ -58,7 +58,7 @@ class Sink(logging.Handler):
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """Take in logs of every logger at DEBUG, warnings, and what is printed."""
+        """Collect logs of every logger at DEBUG, warnings, and what is printed."""
         root, printed = logging.getLogger(), io.StringIO()
         levels = {
             logger: logger.level for logger in (root, *map(logging.getLogger, ("tokensession", "asyncio")))
@@ -79,7 +79,7 @@ class Sink(logging.Handler):
                 self.add("warning", f"{warning.message!r} {warning}")
 
     def run(self, scene: Callable[[], Awaitable[None]]) -> None:
-        """Run a scene in an event loop in debug mode that reports every single callback as slow."""
+        """Run a scene in an event loop in debug mode that reports every callback as slow."""
 
         async def bounded() -> None:
             loop = asyncio.get_running_loop()
@@ -94,7 +94,7 @@ class Sink(logging.Handler):
     # -- what is shown -------------------------------------------------------------------------
 
     def show(self, thing: object) -> None:
-        """An object, in every way in which objects get into a log."""
+        """An object, in every way in which objects appear in logs."""
         ways = (repr, str, ascii, format, reprlib.repr, pprint.pformat, pretty_repr)
         texts = [way(thing) for way in ways]
         texts += [
@@ -107,12 +107,12 @@ class Sink(logging.Handler):
         self.add(f"a {type(thing).__name__}", "\n".join(texts))
 
     def error(self, error: BaseException) -> None:
-        """An error with its whole chain, suppressed or not, and everything that hangs on it."""
+        """An error with all its causes and contexts, suppressed or not, and all its attributes."""
         self.add(f"traceback of {type(error).__name__}", "".join(traceback.format_exception(error)))
         for link in chain(error):
             self.show(link)
             shown = [link.args, vars(link), getattr(link, "__notes__", ())]
-            # What msgpack, json, the codecs and aiohttp hang on theirs.
+            # The attributes of errors of msgpack, json, the codecs and aiohttp.
             shown += [getattr(link, name, "") for name in ("doc", "object", "unpacked", "extra")]
             shown += [getattr(link, name, "") for name in ("request_info", "history", "headers", "message")]
             self.add(f"a part of {type(link).__name__}", repr(shown))
@@ -122,7 +122,7 @@ class Sink(logging.Handler):
     def leaks(self) -> list[str]:
         return [f"{label}: {leak}" for label, text in self.texts for leak in self.vault.find(text)]
 
-    def assert_dry(self) -> None:
+    def assert_no_leaks(self) -> None:
         assert self.texts, "nothing was collected"
         leaks = self.leaks()
         assert not leaks, f"{len(leaks)} leaks:\n" + "\n".join(leaks[:12])

@@ -1,4 +1,4 @@
-"""One real situation for each error that can reach a user, with planted secrets in every part of it."""
+"""A real situation for each error that can reach a user, with planted secrets in every part of it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from _secret_vault import (
     CLIENT_SECRET,
     CODE,
     PROXY_PASSWORD,
-    SECOND_SEED,
-    SEED,
+    REFRESH_TOKEN,
+    SECOND_REFRESH_TOKEN,
     STORE_PASSWORD,
     access,
     refresh,
@@ -27,6 +27,7 @@ from _secret_vault import (
 from tokensession import (
     AiohttpTransport,
     AuthedSession,
+    BearerAuth,
     ManagedSource,
     Policy,
     TokenSessionError,
@@ -43,7 +44,7 @@ from tokensession.token import Token
 KEY = "account"
 
 
-def oauth2(credential: str | None = SEED, **options: Any) -> OAuth2:
+def oauth2(credential: str | None = REFRESH_TOKEN, **options: Any) -> OAuth2:
     known: dict[str, Any] = {
         "token_url": "https://id.example.com/token",
         "client_id": CLIENT_ID,
@@ -64,24 +65,28 @@ def issued(generation: int) -> TokenResponse:
 
 
 def echoing(error: str, status: int = 400) -> TokenResponse:
-    """A hostile refusal: it repeats every secret it was sent, in every spelling, and brings new ones."""
+    """A hostile error response: it repeats every secret in every spelling, and contains new ones."""
     spelled = [
-        spelling for secret in (SEED, CLIENT_SECRET, refresh(1)) for spelling in sorted(spellings(secret))
+        spelling
+        for secret in (REFRESH_TOKEN, CLIENT_SECRET, refresh(1))
+        for spelling in sorted(spellings(secret))
     ]
     document = {
         "error": error,
-        "error_description": f"no: {SEED} of {CLIENT_SECRET}",
+        "error_description": f"no: {REFRESH_TOKEN} of {CLIENT_SECRET}",
         "access_token": access(4),
         "refresh_token": refresh(4),
         "said": spelled,
     }
     return token_response(
-        document, status, (("www-authenticate", f"Basic {SEED}"), ("date", f"today {SEED}"))
+        document, status, (("www-authenticate", f"Basic {REFRESH_TOKEN}"), ("date", f"today {REFRESH_TOKEN}"))
     )
 
 
 def page(status: int) -> TokenResponse:
-    return token_response(f"<html><p>We got {SEED} and {CLIENT_SECRET} and {access(4)}".encode(), status)
+    return token_response(
+        f"<html><p>We got {REFRESH_TOKEN} and {CLIENT_SECRET} and {access(4)}".encode(), status
+    )
 
 
 def cut_short() -> TokenResponse:
@@ -89,7 +94,7 @@ def cut_short() -> TokenResponse:
 
 
 class Scene:
-    """What a situation is played with."""
+    """What a situation needs."""
 
     def __init__(self, sink: Sink, directory: Path) -> None:
         self.sink = sink
@@ -131,7 +136,7 @@ async def client_rejected(scene: Scene) -> None:
 
 
 async def unknown_error(scene: Scene) -> None:
-    await scene.source(echoing(SEED, 403)).token()
+    await scene.source(echoing(REFRESH_TOKEN, 403)).token()
 
 
 async def rate_limited(scene: Scene) -> None:
@@ -147,7 +152,7 @@ async def page_of_html(scene: Scene) -> None:
 
 
 async def no_usable_token(scene: Scene) -> None:
-    document = {"access_token": access(1) + "\n", "refresh_token": refresh(1), "id": SEED}
+    document = {"access_token": access(1) + "\n", "refresh_token": refresh(1), "id": REFRESH_TOKEN}
     await scene.source(token_response(document)).token()
 
 
@@ -157,7 +162,9 @@ async def twice_the_same_key(scene: Scene) -> None:
 
 
 async def redirected(scene: Scene) -> None:
-    await scene.source(token_response(b"", 307, (("location", f"https://x.example/?{SEED}"),))).token()
+    await scene.source(
+        token_response(b"", 307, (("location", f"https://x.example/?{REFRESH_TOKEN}"),))
+    ).token()
 
 
 async def outcome_unknown(scene: Scene) -> None:
@@ -176,10 +183,10 @@ async def grant_lost(scene: Scene) -> None:
 
 
 async def not_sent(scene: Scene) -> None:
-    """The proxy, whose password stands in its URL, is not there."""
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and never listens
-        port = nobody.getsockname()[1]
+    """The proxy, whose URL contains a password, is down."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and never listens
+        port = closed.getsockname()[1]
         transport = AiohttpTransport(proxy=f"http://user:{PROXY_PASSWORD}@127.0.0.1:{port}")
         scene.sink.show(transport)
         await scene.source(transport=transport).token()
@@ -192,7 +199,7 @@ async def signed_out(scene: Scene) -> None:
     await source.token()
 
 
-async def no_seed(scene: Scene) -> None:
+async def nothing_configured(scene: Scene) -> None:
     await scene.source(provider=oauth2(None)).token()
 
 
@@ -216,7 +223,7 @@ async def superseded(scene: Scene) -> None:
 
 
 async def cannot_be_saved(scene: Scene) -> None:
-    """A refresh with a token that is still not saved: what it holds may not come out with the error."""
+    """A refresh while a token is still unsaved."""
     directory = scene.directory / "unsaved"
     store = FileStore(directory, clock=scene.clock)
     source = scene.source(issued(1), issued(2), store=store)
@@ -277,7 +284,7 @@ async def another_format(scene: Scene) -> None:
 
 
 async def text_in_the_database(scene: Scene) -> None:
-    """As after a dump and a restore that took the record for text."""
+    """After a dump and restore that treated the record as text."""
     import sqlite3
 
     store = SQLiteStore(scene.directory / "tokens.db")
@@ -296,23 +303,23 @@ async def another_record(scene: Scene) -> None:
     """Bytes of another program under our key."""
     store = MemoryStore(clock=scene.clock)
     content = msgpack.unpackb(encode(TokenState(token=token())))
-    await store.put(KEY, msgpack.packb(content | {"seed": 7, "attempt": SEED}))
+    await store.put(KEY, msgpack.packb(content | {"seed": 7, "attempt": REFRESH_TOKEN}))
     await scene.source(store=store).token()
 
 
-async def bytes_after_the_grant(scene: Scene) -> None:
+async def bytes_after_the_state(scene: Scene) -> None:
     store = MemoryStore(clock=scene.clock)
     await store.put(KEY, encode(TokenState(token=token())) + b"\0")
     await scene.source(store=store).token()
 
 
-async def broken_endpoint(scene: Scene) -> None:
-    """The endpoint is somebody else's, and broken."""
+async def broken_transport(scene: Scene) -> None:
+    """A third-party transport with a bug."""
     await scene.source().token()
 
 
 async def broken_provider(scene: Scene) -> None:
-    """The provider is somebody else's, and broken."""
+    """A third-party provider with a bug."""
 
     class Broken(OAuth2):
         def request(self, credential: Credential) -> TokenRequest:
@@ -322,7 +329,7 @@ async def broken_provider(scene: Scene) -> None:
         token_url="https://id.example.com/token",
         client_id="c",
         client_secret=CLIENT_SECRET,
-        refresh_token=SEED,
+        refresh_token=REFRESH_TOKEN,
     )
     await scene.source(provider=provider).token()
 
@@ -345,11 +352,11 @@ SITUATIONS: dict[str, list[Situation]] = {
     "RateLimited": [rate_limited],
     "TokenUnavailable": [unavailable],
     "InvalidTokenResponse": [page_of_html, no_usable_token, twice_the_same_key, redirected],
-    "OutcomeUnknown": [outcome_unknown, broken_endpoint],
+    "OutcomeUnknown": [outcome_unknown, broken_transport],
     "GrantLost": [grant_lost],
     "NotSent": [not_sent],
     "SignedOut": [signed_out],
-    "SignInRequired": [no_seed],
+    "SignInRequired": [nothing_configured],
     "ClaimTimeout": [claim_timeout],
     "Superseded": [superseded],
     "StoreUnavailable": [cannot_be_saved],
@@ -360,13 +367,13 @@ SITUATIONS: dict[str, list[Situation]] = {
         another_format,
         text_in_the_database,
         another_record,
-        bytes_after_the_grant,
+        bytes_after_the_state,
     ],
     "TokenSessionError": [broken_provider],
     "ForeignOrigin": [foreign_origin],
     "ConfigurationError": [other_credentials],
 }
-"""By the name of the error that comes out."""
+"""By the name of the error that is raised."""
 
 _STRAY = f" {STORE_PASSWORD}\n"
 _PRIAVA: dict[str, Any] = {"client_id": CLIENT_ID, "redirect_uri": "https://my.app.com/cb", "region": "EU"}
@@ -374,20 +381,40 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "a secret with white space": lambda: oauth2(_STRAY),
     "a client secret with white space": lambda: oauth2(client_secret=_STRAY),
     "a code with white space": lambda: Priava(**_PRIAVA, client_secret="s", code=_STRAY),
-    "a secret that is no text": lambda: Oto(refresh_token=SEED.encode()),  # type: ignore[arg-type]
-    "a secret with surrogates": lambda: Oto(refresh_token=SEED + "\udcff"),
-    "two seeds": lambda: oauth2(SEED, code=CODE),
-    "a refresh token for a provider": lambda: AuthedSession(SEED),  # type: ignore[arg-type]
-    "a dictionary for a provider": lambda: AuthedSession({"refresh_token": SEED}),  # type: ignore[arg-type]
-    "a token for a source": lambda: ManagedSource(SEED, AiohttpTransport(), store=MemoryStore()),  # type: ignore[arg-type]
-    "a path with a secret for a store": lambda: AuthedSession(oauth2(), store=SEED.encode()),  # type: ignore[arg-type]
-    "a secret for a client": lambda: AuthedSession(oauth2(), client=SEED),  # type: ignore[arg-type]
-    "credentials in a URL": lambda: oauth2(token_url=f"https://user:{SECOND_SEED}@id.example.com/token"),
+    "a secret that is not text": lambda: Oto(refresh_token=REFRESH_TOKEN.encode()),  # type: ignore[arg-type]
+    "a secret with surrogates": lambda: Oto(refresh_token=REFRESH_TOKEN + "\udcff"),
+    "two credentials": lambda: oauth2(REFRESH_TOKEN, code=CODE),
+    "a refresh token for a provider": lambda: AuthedSession(REFRESH_TOKEN),  # type: ignore[arg-type]
+    "a dictionary for a provider": lambda: AuthedSession({"refresh_token": REFRESH_TOKEN}),  # type: ignore[arg-type]
+    "a token for a source": lambda: ManagedSource(REFRESH_TOKEN, AiohttpTransport(), store=MemoryStore()),  # type: ignore[arg-type]
+    "a path with a secret for a store": lambda: AuthedSession(oauth2(), store=REFRESH_TOKEN.encode()),  # type: ignore[arg-type]
+    "a secret for a client": lambda: AuthedSession(oauth2(), client=REFRESH_TOKEN),  # type: ignore[arg-type]
+    "credentials in a URL": lambda: oauth2(
+        token_url=f"https://user:{SECOND_REFRESH_TOKEN}@id.example.com/token"
+    ),
     "a query in a URL": lambda: oauth2(token_url=f"https://id.example.com/token?secret={STORE_PASSWORD}"),
-    "a store that nobody registered": lambda: open_store(f"acme://user:{STORE_PASSWORD}@db.example/tokens"),
+    "a store that is not registered": lambda: open_store(f"acme://user:{STORE_PASSWORD}@db.example/tokens"),
     "a store URL that cannot be read": lambda: open_store(f"sqlite://user:{STORE_PASSWORD}@[db/tokens"),
     "a store URL with odd letters": lambda: open_store(f"file://user:{STORE_PASSWORD}@h\u2100/tokens"),
     "a password in a local store's URL": lambda: open_store(f"sqlite://user:{STORE_PASSWORD}@host/tokens.db"),
     "a pair of credentials for auth": lambda: oauth2(auth=(CLIENT_ID, STORE_PASSWORD)),
+    "a secret for auth": lambda: oauth2(auth=STORE_PASSWORD),
+    "a secret for an environment": lambda: Oto(refresh_token="r", environment=REFRESH_TOKEN),  # type: ignore[arg-type]
+    "a secret for a region": lambda: Priava(**(_PRIAVA | {"region": CODE}), client_secret="s"),
+    "a secret for a URL": lambda: oauth2(token_url=STORE_PASSWORD),
+    "a secret in a path of a URL that is not https": lambda: oauth2(
+        base_url=f"http://x.example/{STORE_PASSWORD}"
+    ),
+    "a secret for a source of BearerAuth": lambda: BearerAuth(REFRESH_TOKEN),  # type: ignore[arg-type]
+    "a secret for an origin": lambda: BearerAuth(
+        ManagedSource(oauth2(), store=MemoryStore()), origins=STORE_PASSWORD
+    ),
+    "a secret in an origin": lambda: BearerAuth(
+        ManagedSource(oauth2(), store=MemoryStore()), origins=[f"https://user:{STORE_PASSWORD}@x.example"]
+    ),
+    "a password in the URL of a proxy that is not http": lambda: AiohttpTransport(
+        proxy=f"socks5://user:{PROXY_PASSWORD}@proxy.example"
+    ),
+    "a secret for ssl": lambda: AiohttpTransport(ssl=CLIENT_SECRET),  # type: ignore[arg-type]
 }
-"""What a hurried person passes to a constructor. Each raises, and must not repeat it."""
+"""Wrong arguments for constructors. Each raises an error that must not repeat them."""

@@ -1,4 +1,4 @@
-"""The secrets that a scene has planted, and the search for them in any spelling."""
+"""The secrets that are planted, and the search for them in any spelling."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from urllib.parse import quote, quote_plus
 from tokensession.providers import TokenRequest, TokenResponse, TokenTransport, basic_auth
 
 CORE = "zqxv"
-"""In every planted secret and in no other word: half a secret is found by it."""
+"""Part of every planted secret and of no other word, so that half a secret is found too."""
 
 AWKWARD = ' %&+"\\'  # each spelled differently in a form, a URL, JSON and a repr
-CLIENT_ID = "client-7"  # no secret: it stands in keys, and may be shown
+CLIENT_ID = "client-7"  # not a secret: it is part of keys, and may be shown
 CLIENT_SECRET = f"cs{AWKWARD}ZQXV-client-secret/8:y"
-SEED = f"rt{AWKWARD}ZQXV-seed-token/7:x"
-SECOND_SEED = f"rt{AWKWARD}ZQXV-second-seed/7:z"
+REFRESH_TOKEN = f"rt{AWKWARD}ZQXV-refresh-token/7:x"
+SECOND_REFRESH_TOKEN = f"rt{AWKWARD}ZQXV-second-token/7:z"
 CODE = f"co{AWKWARD}ZQXV-one-time-code/9:z"
 PROXY_PASSWORD = "pp-ZQXV-proxy-password-11"
 STORE_PASSWORD = "sp-ZQXV-store-password-12"
-CONFIGURED = (CLIENT_SECRET, SEED, SECOND_SEED, CODE, PROXY_PASSWORD, STORE_PASSWORD)
+CONFIGURED = (CLIENT_SECRET, REFRESH_TOKEN, SECOND_REFRESH_TOKEN, CODE, PROXY_PASSWORD, STORE_PASSWORD)
 
 
 def access(generation: int) -> str:
@@ -34,7 +34,7 @@ def refresh(generation: int) -> str:
 
 
 def spellings(secret: str) -> set[str]:
-    """The secret as it may stand in a body, a URL, a log, a header or a dump."""
+    """The secret as it may appear in a body, a URL, a log, a header or a dump."""
     utf8 = secret.encode()
     found = {
         secret,
@@ -49,7 +49,7 @@ def spellings(secret: str) -> set[str]:
         html.escape(secret),
         utf8.hex(),
     }
-    # In base64 three bytes are four letters: where a secret begins decides how it looks. The letters
+    # In base64, three bytes are four letters, so the position of a secret decides how it looks. The letters
     # at both ends depend on the neighbours, and are left out.
     for before in range(3):
         for within in (utf8, quote_plus(secret).encode()):  # the second in Basic credentials
@@ -60,7 +60,7 @@ def spellings(secret: str) -> set[str]:
 
 
 class Vault:
-    """Every secret that must not be seen. `find` looks for all of them."""
+    """All secrets that must not be shown. `find` searches for them."""
 
     def __init__(self, *secrets: str) -> None:
         self._spellings: dict[str, str] = {CORE: "the core of a planted secret"}
@@ -70,12 +70,12 @@ class Vault:
         self.add(basic_auth(CLIENT_ID, CLIENT_SECRET).removeprefix("Basic "))
 
     def add(self, secret: str) -> None:
-        """One more secret, such as a token that a server has issued."""
+        """Add a secret, such as a token that a server has issued."""
         for spelling in spellings(secret):
             self._spellings[spelling.casefold()] = secret
 
     def find(self, text: str) -> Iterator[str]:
-        """Where there is a secret in the text, a few words about it for each."""
+        """A description of each secret in the text."""
         folded = text.casefold()
         for spelling, secret in self._spellings.items():
             if (at := folded.find(spelling)) >= 0:
@@ -83,19 +83,17 @@ class Vault:
 
 
 class Listening:
-    """An endpoint that puts every token it sees come by into the vault."""
+    """A transport that adds every token in a response to the vault."""
 
     def __init__(self, inner: TokenTransport, vault: Vault) -> None:
         self._inner = inner
         self._vault = vault
 
     async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
-        token_response = await self._inner.send(request, connect=connect, total=total)
-        for found in re.findall(
-            r'"(?:access|refresh)_token": ?("(?:[^"\\]|\\.)*")', token_response.body.decode()
-        ):
+        response = await self._inner.send(request, connect=connect, total=total)
+        for found in re.findall(r'"(?:access|refresh)_token": ?("(?:[^"\\]|\\.)*")', response.body.decode()):
             self._vault.add(json.loads(found))
-        return token_response
+        return response
 
     def __repr__(self) -> str:
         return "<Listening>"

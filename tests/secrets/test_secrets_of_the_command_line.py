@@ -1,4 +1,4 @@
-"""The command line as real processes: secrets neither in what it says nor where other users may look."""
+"""The command line as real processes: no secret in its output, or where other users can read."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _secret_vault import CLIENT_SECRET, CODE, CORE, SEED
+from _secret_vault import CLIENT_SECRET, CODE, CORE, REFRESH_TOKEN
 
 PLANTED = {
-    "OTO_REFRESH_TOKEN": SEED,
+    "OTO_REFRESH_TOKEN": REFRESH_TOKEN,
     "PRIAVA_CLIENT_SECRET": CLIENT_SECRET,
     "PRIAVA_CODE": CODE,
-    "TOKENSESSION_TEST": SEED,
+    "TOKENSESSION_TEST": REFRESH_TOKEN,
 }
 FAKE = re.compile(r"fake-(oto|priava)-[\w-]+")
-"""What every credential and token of the bundled servers looks like, but for the client id."""
+"""What every credential and token of the bundled servers looks like, except the client id."""
 GUARD = 60.0  # seconds; an upper bound for a hang
 
 
@@ -39,15 +39,15 @@ def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Its exit status, and the rest of what it says."""
+    """Its exit status, and the rest of its output."""
     assert process.stdout is not None
     assert process.stderr is not None
     guard = threading.Timer(GUARD, process.kill)
     guard.start()
     try:
         with process.stdout, process.stderr:
-            said = process.stdout.read() + process.stderr.read()
-        return process.wait(), said
+            output = process.stdout.read() + process.stderr.read()
+        return process.wait(), output
     finally:
         guard.cancel()
 
@@ -61,15 +61,15 @@ def family(pid: int) -> list[Path]:
     return found
 
 
-def test_the_demo_hands_secrets_to_its_processes_and_shows_none(tmp_path: Path) -> None:
-    """Neither on command lines nor in environments, nor in names of files, nor in output."""
+def test_the_demo_passes_secrets_to_its_processes_and_shows_none(tmp_path: Path) -> None:
+    """Secrets are not in command lines, environments, file names or output."""
     process = start("demo", "--processes", "2", "--tasks", "2", "--expiries", "1000", tmp=tmp_path)
-    said = ""
+    output = ""
     try:
         assert process.stdout is not None
         while not re.search(r"priava [1-9]\d* requests", line := process.stdout.readline()):
             assert line, "the demo ended before it began"
-            said += line
+            output += line
         processes = family(process.pid)
         assert len(processes) == 4
         for proc in processes:
@@ -84,17 +84,15 @@ def test_the_demo_hands_secrets_to_its_processes_and_shows_none(tmp_path: Path) 
         status, rest = finish(process)
         assert status == 1
         assert "ended early" in rest
-        assert not FAKE.search(said + line + rest)
-        assert CORE not in (said + line + rest).casefold()
+        assert not FAKE.search(output + line + rest)
+        assert CORE not in (output + line + rest).casefold()
     finally:
         process.kill()
 
 
 @pytest.mark.parametrize("provider", ["oto", "priava"])
-def test_a_served_test_server_shows_its_fake_credentials_once_and_no_token(
-    provider: str, tmp_path: Path
-) -> None:
-    """The credentials are what it is there to tell; tokens that it issues or refuses are not."""
+def test_serve_prints_its_fake_credentials_once_and_no_token(provider: str, tmp_path: Path) -> None:
+    """It shows neither tokens that it issues nor tokens that it does not accept."""
     process = start("serve", provider, tmp=tmp_path)
     try:
         assert process.stdout is not None
@@ -102,11 +100,11 @@ def test_a_served_test_server_shows_its_fake_credentials_once_and_no_token(
         address = re.search(r"http://[^,\s]+", first)
         assert address
         path = "/rest/v2/refreshToken" if provider == "oto" else "/rest/oauth/token"
-        for body in (b'{"refresh_token": "fake-oto-refresh-token"}', SEED.encode()):
+        for body in (b'{"refresh_token": "fake-oto-refresh-token"}', REFRESH_TOKEN.encode()):
             headers = {"Content-Type": "application/json", "Authorization": "Bearer fake-oto-access-4711"}
             for one in (headers, {"Content-Type": "application/json"}):
-                answered(urllib.request.Request(address[0] + path, data=body, headers=one, method="POST"))
-            answered(urllib.request.Request(address[0] + "/echo", headers=headers))
+                answer_of(urllib.request.Request(address[0] + path, data=body, headers=one, method="POST"))
+            answer_of(urllib.request.Request(address[0] + "/echo", headers=headers))
         process.send_signal(signal.SIGTERM)
         status, rest = finish(process)
         assert status == 0
@@ -124,7 +122,7 @@ def test_a_served_test_server_shows_its_fake_credentials_once_and_no_token(
         process.kill()
 
 
-def answered(request: urllib.request.Request) -> Any:
+def answer_of(request: urllib.request.Request) -> Any:
     try:
         with urllib.request.urlopen(request) as response:
             return response.read()
@@ -138,9 +136,9 @@ def answered(request: urllib.request.Request) -> Any:
     [["serve", "--help"], ["serve", "acme"], ["demo", "--tasks", "0"]],
 )
 def test_help_and_usage_errors_show_nothing_of_the_environment(arguments: list[str], tmp_path: Path) -> None:
-    """Credentials of real providers stand in it."""
-    status, said = finish(start(*arguments, tmp=tmp_path))
+    """It contains credentials of real providers."""
+    status, output = finish(start(*arguments, tmp=tmp_path))
     assert status == (0 if "--help" in arguments else 2)
-    assert said
-    assert CORE not in said.casefold()
-    assert not FAKE.search(said)
+    assert output
+    assert CORE not in output.casefold()
+    assert not FAKE.search(output)

@@ -1,8 +1,8 @@
-"""Secrets stay inside: one search through everything that the library can emit, for planted secrets.
+"""Secrets stay inside: a search for planted secrets in everything that the library can emit.
 
-Each test plays a real scene with secrets everywhere, into a sink that takes in whatever comes out: logs of
-all loggers at DEBUG with asyncio in debug mode, warnings, output, events, the reprs of objects, errors with
-their whole chains. Then it searches for each secret in every spelling. What docs/security.md says is not
+Each test runs a real scene with secrets everywhere. A sink collects all output: logs of all loggers at
+DEBUG with asyncio in debug mode, warnings, events, the reprs of objects, errors with their causes and
+contexts. Then it is searched for each secret in every spelling. What docs/concepts/security.md calls not
 protected is shown here too.
 """
 
@@ -31,8 +31,8 @@ from _secret_vault import (
     CLIENT_ID,
     CLIENT_SECRET,
     CODE,
-    SECOND_SEED,
-    SEED,
+    REFRESH_TOKEN,
+    SECOND_REFRESH_TOKEN,
     STORE_PASSWORD,
     Listening,
     Vault,
@@ -73,7 +73,7 @@ def sink() -> Sink:
 
 
 def play(sink: Sink, situation: Situation, directory: Path) -> Exception:
-    """The error that comes out of a situation, which the sink has taken in as well."""
+    """The error that a situation raises. The sink collects it too."""
     raised: list[Exception] = []
 
     async def scene() -> None:
@@ -101,20 +101,20 @@ def public_classes() -> set[type]:
     }
 
 
-def test_an_object_of_every_public_class_can_be_printed_into_a_log(sink: Sink, tmp_path: Path) -> None:
-    """By repr, str, format, pprint and rich, alone and in containers. A class without an exhibit is red."""
+def test_an_object_of_every_public_class_can_be_logged(sink: Sink, tmp_path: Path) -> None:
+    """By repr, str, format, pprint and rich, alone and in containers. Every public class has an exhibit."""
     shown = exhibits(tmp_path)
     assert {kind.__name__ for kind in public_classes()} - {type(thing).__name__ for thing in shown} == set()
     for thing in shown:
         sink.show(thing)
-    sink.assert_dry()
+    sink.assert_no_leaks()
 
 
 # -- errors ------------------------------------------------------------------------------------
 
 
-def test_every_error_has_a_real_situation_here() -> None:
-    """All but `StoreError`, which is never raised itself. A new error without a situation is red."""
+def test_every_error_has_a_situation() -> None:
+    """All but `StoreError`, which is never raised itself."""
     assert set(errors.__all__) - set(SITUATIONS) == {"StoreError"}
 
 
@@ -123,28 +123,28 @@ def test_every_error_has_a_real_situation_here() -> None:
     [(name, situation) for name, several in SITUATIONS.items() for situation in several],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-def test_an_error_and_what_is_logged_about_it_hold_no_secret(
+def test_an_error_and_its_log_lines_contain_no_secret(
     name: str, situation: Situation, sink: Sink, tmp_path: Path
 ) -> None:
-    """Causes and suppressed contexts, notes, arguments and attributes, events, and asyncio's debug log."""
+    """Causes, suppressed contexts, notes, arguments, attributes, events, and asyncio's debug log."""
     error = play(sink, situation, tmp_path)
     assert type(error).__name__ == name, repr(error)
-    sink.assert_dry()
+    sink.assert_no_leaks()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_in_the_configuration_is_named_and_not_repeated(mistake: str, sink: Sink) -> None:
-    """Whatever was passed in the wrong place may be a secret."""
+def test_a_configuration_error_does_not_repeat_the_wrong_value(mistake: str, sink: Sink) -> None:
+    """A wrong value may be a secret in the wrong place."""
     with sink.open(), pytest.raises((errors.ConfigurationError, TypeError)) as caught:
         MISTAKES[mistake]()
     sink.error(caught.value)
-    sink.assert_dry()
+    sink.assert_no_leaks()
 
 
-def test_the_error_of_a_foreign_store_that_repeats_its_url_is_not_passed_on(
+def test_the_message_of_a_third_party_store_s_error_is_not_shown(
     sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its URL has a password. Only the type of its error is told."""
+    """It may repeat the URL with its password, so only the error's type is shown."""
     (tmp_path / "acme_secret_store.py").write_text(
         "def connect(url):\n    raise OSError(f'cannot reach {url}')\n"
     )
@@ -156,13 +156,13 @@ def test_the_error_of_a_foreign_store_that_repeats_its_url_is_not_passed_on(
     with pytest.raises(errors.ConfigurationError, match="OSError") as caught:
         open_store(f"acmesecret://user:{STORE_PASSWORD}@db.example/tokens")
     sink.error(caught.value)
-    sink.assert_dry()
+    sink.assert_no_leaks()
 
 
 # -- events ------------------------------------------------------------------------------------
 
 
-class Reluctant:
+class FailingStore:
     """A store whose next writes fail."""
 
     def __init__(self, inner: Store) -> None:
@@ -172,30 +172,25 @@ class Reluctant:
         return getattr(self.inner, name)
 
     def __repr__(self) -> str:
-        return "<Reluctant>"
+        return "<FailingStore>"
 
     async def put(self, *arguments: Any, **options: Any) -> Any:
         if self.failures:
             self.failures -= 1
-            raise errors.StoreUnavailable("The store is out.")
+            raise errors.StoreUnavailable("The store is down.")
         return await self.inner.put(*arguments, **options)
 
 
-def test_f45_events_of_every_kind_and_the_whole_life_of_a_token_show_fingerprints_only(
-    sink: Sink, tmp_path: Path
-) -> None:
-    """From sign-in to sign-out, through generations, 401s, failures and late saves, no secret is shown.
-
-    A kind of event that does not happen in this scene is red.
-    """
+def test_f45_events_of_every_kind_show_fingerprints_only(sink: Sink, tmp_path: Path) -> None:
+    """From sign-in to sign-out, with 401s, failures and late writes, events show no secret."""
 
     async def scene() -> None:
         stage = Scene(sink, tmp_path)
         files = FileStore(tmp_path / "tokens", clock=stage.clock)
-        store: Any = Reluctant(files)
-        odd = issued(3)
-        odd = type(odd)(200, (), odd.body.replace(b"3600", b'"an hour"'))
-        source = stage.source(issued(1), issued(2), odd, issued(4), issued(5), Scene, store=store)
+        store: Any = FailingStore(files)
+        unexpected = issued(3)
+        unexpected = type(unexpected)(200, (), unexpected.body.replace(b"3600", b'"an hour"'))
+        source = stage.source(issued(1), issued(2), unexpected, issued(4), issued(5), Scene, store=store)
         other = stage.source(store=store)
         await source.sign_in(code=CODE)  # SignedIn, RefreshStarted
         assert (await other.token()).access_token == access(1)  # Adopted
@@ -203,7 +198,7 @@ def test_f45_events_of_every_kind_and_the_whole_life_of_a_token_show_fingerprint
         stage.clock.advance(3600)
         await source.token()  # UnexpectedResponse
         store.failures = 1
-        await source.sign_in(refresh_token=SECOND_SEED)  # SaveFailed
+        await source.sign_in(refresh_token=SECOND_REFRESH_TOKEN)  # SaveFailed
         assert source.snapshot().unsaved
         sink.show(source._coordinator._unsaved)
         stage.clock.advance(60)
@@ -211,7 +206,7 @@ def test_f45_events_of_every_kind_and_the_whole_life_of_a_token_show_fingerprint
             await asyncio.sleep(0)
         try:
             while True:
-                await source.refresh()  # RefreshFailed: the last line of the script is no answer
+                await source.refresh()  # RefreshFailed: the last line of the script is not an answer
         except errors.TokenSessionError as error:
             sink.error(error)
         sink.show(source.snapshot())
@@ -223,17 +218,17 @@ def test_f45_events_of_every_kind_and_the_whole_life_of_a_token_show_fingerprint
     sink.run(scene)
     kinds = {value for name in events.__all__ if inspect.isclass(value := getattr(events, name))}
     assert {kind for kind in kinds if issubclass(kind, events.Event)} - {events.Event} == sink.kinds
-    said = "\n".join(text for _, text in sink.texts)
-    assert fingerprint(access(1)) in said
-    assert logging.getLogger("asyncio").name in said  # the debug mode has spoken
-    sink.assert_dry()
+    shown = "\n".join(text for _, text in sink.texts)
+    assert fingerprint(access(1)) in shown
+    assert logging.getLogger("asyncio").name in shown  # the debug mode is on
+    sink.assert_no_leaks()
 
 
 # -- requests ----------------------------------------------------------------------------------
 
 
 async def _failed(sink: Sink, request: Awaitable[Any]) -> None:
-    """Make a request that fails, and take in all that its error and its response show."""
+    """Make a request that fails, and collect what its error and its response show."""
     try:
         response = await request
         sink.show(response)
@@ -242,11 +237,11 @@ async def _failed(sink: Sink, request: Awaitable[Any]) -> None:
     except (aiohttp.ClientError, TokenSessionError) as error:
         sink.error(error)
     else:
-        pytest.fail(f"{response!r} is no failure")
+        pytest.fail(f"{response!r} is not a failure")
 
 
-def test_requests_that_fail_in_every_way_show_no_bearer(sink: Sink, tmp_path: Path) -> None:
-    """401, 403, 500, redirects home and abroad, websockets, a server that is gone, a refresh that fails."""
+def test_requests_that_fail_in_every_way_show_no_token(sink: Sink, tmp_path: Path) -> None:
+    """401, 403, 500, redirects to both origins, websockets, a closed server, failed refreshes."""
 
     async def first(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> Any:
         try:
@@ -259,8 +254,10 @@ def test_requests_that_fail_in_every_way_show_no_bearer(sink: Sink, tmp_path: Pa
     async def scene() -> None:
         transport = Listening(AiohttpTransport(), sink.vault)
         async with (
-            OAuth2Server(refresh_token=SEED, client_secret=CLIENT_SECRET, client_id=CLIENT_ID) as server,
-            OtoServer(refresh_token=SECOND_SEED) as other,
+            OAuth2Server(
+                refresh_token=REFRESH_TOKEN, client_secret=CLIENT_SECRET, client_id=CLIENT_ID
+            ) as server,
+            OtoServer(refresh_token=SECOND_REFRESH_TOKEN) as other,
             aiohttp.ClientSession(middlewares=(first,)) as client,
             AuthedSession(
                 OAuth2(**server.credentials),
@@ -300,7 +297,9 @@ def test_requests_that_fail_in_every_way_show_no_bearer(sink: Sink, tmp_path: Pa
                 ),
                 Response(500, f"<html>{CLIENT_SECRET}".encode()),
             )
-            await _failed(sink, session.get("/echo"))  # the 401 itself: the last ones were in vain
+            await _failed(
+                sink, session.get("/echo")
+            )  # returns the 401: the last forced refreshes did not help
             for _ in range(5):
                 await _failed(sink, session.source.sign_in(refresh_token=new_credential()))
                 sink.show([session, session.source, session.source.snapshot()])
@@ -308,27 +307,27 @@ def test_requests_that_fail_in_every_way_show_no_bearer(sink: Sink, tmp_path: Pa
             async with session.get("/echo") as response:
                 assert (await response.json())["authorized"]
                 sink.show([response, response.request_info])
-            assert any(seen.bearer for seen in server.log)
+            assert any(seen.token for seen in server.log)
             await server.close()
             await _failed(sink, session.get("/echo"))
 
     sink.run(scene)
-    sink.assert_dry()
+    sink.assert_no_leaks()
     assert "Bearer [redacted]" in "".join(text for _, text in sink.texts)
 
 
-def test_tasks_that_are_cut_off_are_reported_without_secrets(sink: Sink, tmp_path: Path) -> None:
-    """A refresh and a sign-in under way when the loop ends: names, reprs, and what asyncio logs of them."""
+def test_tasks_that_are_cancelled_are_reported_without_secrets(sink: Sink, tmp_path: Path) -> None:
+    """A refresh and a sign-in that are running: their names, reprs, and what asyncio logs about them."""
 
     async def scene() -> None:
         stage = Scene(sink, tmp_path)
-        async with OAuth2Server(refresh_token=SEED, client_secret=CLIENT_SECRET) as server:
+        async with OAuth2Server(refresh_token=REFRESH_TOKEN, client_secret=CLIENT_SECRET) as server:
             code = server.new_code()
             sink.vault.add(code)
             transport = Listening(AiohttpTransport(), sink.vault)
             source = stage.source(transport=transport, provider=OAuth2(**server.credentials))
             async with server.hold("after") as gate:
-                waiting = [asyncio.ensure_future(w) for w in (source.token(), source.sign_in(code=code))]
+                waiting = [asyncio.ensure_future(one) for one in (source.token(), source.sign_in(code=code))]
                 await gate.reached(2)
                 for task in asyncio.all_tasks():
                     sink.add("task", f"{task!r} {task.get_name()} {task.get_coro()!r}")
@@ -341,42 +340,48 @@ def test_tasks_that_are_cut_off_are_reported_without_secrets(sink: Sink, tmp_pat
         asyncio.get_running_loop().call_exception_handler({"message": "planted", "future": waiting[0]})
 
     sink.run(scene)
-    sink.assert_dry()
+    sink.assert_no_leaks()
 
 
 # -- frames ------------------------------------------------------------------------------------
 
 CALLER = "what its caller passed in"
-REPLY = "the token reply being read"
+RESPONSE = "the token response being read"
 RECORD = "the record being read or written"
 EXPOSED = {
     "origins.py": CALLER,
     "_validate.py": CALLER,
+    "providers/protocol.py": CALLER,
     "providers/oauth2.py": CALLER,
     "providers/oto.py": CALLER,
     "providers/priava.py": CALLER,
+    "providers/strategy_provider.py": CALLER,
+    "middleware.py": CALLER,
+    "transport.py": CALLER,
     "session.py": CALLER,
     "source.py": CALLER,
     "stores/memory.py": CALLER,
     "stores/urls.py": CALLER,
-    "providers/response.py": REPLY,
-    "_redact.py": REPLY,
-    "providers/_wire.py": REPLY,
+    "providers/response.py": RESPONSE,
+    "_redact.py": RESPONSE,
+    "providers/_wire.py": RESPONSE,
     "_refresh/state.py": RECORD,
     "_refresh/transaction.py": RECORD,
 }
-"""Modules whose frames, in the traceback of an error, may have secrets among their locals, and which."""
+"""Modules whose frames in a traceback may have secrets among their locals, and which secrets."""
 
 PASSED = {
-    "origins.py": {"path", "raw", "target", "url"},
+    "middleware.py": {"allowed", "origins", "source"},
+    "transport.py": {"proxy", "ssl"},
+    "origins.py": {"path", "raw", "target", "url", "value", "values"},
     "session.py": {"auth", "chosen", "client", "headers", "kwargs", "options", "store", "target", "url"},
     "source.py": {"code", "provider", "refresh_token", "store"},
 }
-"""Where the caller's own are the only ones."""
+"""In these modules, only these locals, which the caller passed in."""
 
 
 def exposed(error: BaseException, vault: Vault) -> set[tuple[str, str]]:
-    """(module, local) for every local of our frames that an error tracker would be shown a secret in."""
+    """(module, local) for every local of our frames that contains a secret."""
     found = set()
     for link in chain(error):
         for frame, _ in traceback.walk_tb(link.__traceback__):
@@ -391,14 +396,14 @@ def exposed(error: BaseException, vault: Vault) -> set[tuple[str, str]]:
 def _shown(value: object) -> str:
     try:
         return repr(value)
-    except AttributeError:  # an object that its constructor has refused halfway
+    except AttributeError:  # an object whose constructor raised an error
         return object.__repr__(value)
 
 
 def test_locals_of_frames_show_secrets_only_where_the_page_on_security_says_so(
     sink: Sink, tmp_path: Path
 ) -> None:
-    """What a tracker that captures locals is given along with each error. One more module is red."""
+    """What an error tracker that captures locals gets with each error."""
     raised: list[BaseException] = []
     for number, situation in enumerate(situation for several in SITUATIONS.values() for situation in several):
         (tmp_path / str(number)).mkdir()
@@ -408,11 +413,11 @@ def test_locals_of_frames_show_secrets_only_where_the_page_on_security_says_so(
             mistake()
         raised.append(caught.value)
     found = set().union(*(exposed(error, sink.vault) for error in raised))
-    assert found, "the search through locals finds nothing at all"
+    assert found, "the search through locals finds nothing"
     assert {module for module, _ in found} <= set(EXPOSED), found
     for module, allowed in PASSED.items():
         assert {local for name, local in found if name == module} <= allowed
-    page = (PACKAGE.parent / "docs" / "security.md").read_text(encoding="utf-8")
+    page = (PACKAGE.parent / "docs" / "concepts" / "security.md").read_text(encoding="utf-8")
     for module, what in EXPOSED.items():
         assert re.search(rf"^\| .*`{re.escape(module)}`.* \| {what}", page, re.MULTILINE), module
 
@@ -421,10 +426,10 @@ def test_locals_of_frames_show_secrets_only_where_the_page_on_security_says_so(
 
 
 @pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
-def test_names_of_files_lock_files_and_keys_hold_no_secret(
+def test_file_names_lock_files_and_keys_contain_no_secret(
     kind: type[FileStore | SQLiteStore], sink: Sink, tmp_path: Path
 ) -> None:
-    """Under a claim and after it. The records themselves are not encrypted, which is shown too."""
+    """During a claim and after it. (The records themselves are not encrypted.)"""
 
     def look() -> None:
         for path in tmp_path.rglob("*"):
@@ -445,13 +450,13 @@ def test_names_of_files_lock_files_and_keys_hold_no_secret(
             await waiting
             await source.refresh()
             look()
-            place = f"EU@{server.base_url}"
-            assert await store.keys() == [f"priava/{place}/{CLIENT_ID}/{fingerprint(CODE)}"]
+            address = f"EU@{server.base_url}"
+            assert await store.keys() == [f"priava/{address}/{CLIENT_ID}/{fingerprint(CODE)}"]
             sink.show([store, await store.keys(), source.key])
             await store.aclose()
 
     sink.run(scene)
-    sink.assert_dry()
+    sink.assert_no_leaks()
     records = [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
     assert any(any(sink.vault.find(record)) for record in records)
 
@@ -470,9 +475,9 @@ class Leaky:
 def _suppressed() -> Exception:
     try:
         try:
-            raise LookupError(SEED)
+            raise LookupError(REFRESH_TOKEN)
         except LookupError:
-            raise ValueError("no more is said") from None
+            raise ValueError("something failed") from None
     except ValueError as error:
         return error
 
@@ -484,7 +489,7 @@ def _noted() -> Exception:
 
 
 async def _named_task() -> None:
-    await asyncio.create_task(asyncio.sleep(0), name=f"refresh {SEED}")
+    await asyncio.create_task(asyncio.sleep(0), name=f"refresh {REFRESH_TOKEN}")
 
 
 async def _warned() -> None:
@@ -494,7 +499,7 @@ async def _warned() -> None:
 
 
 async def _unhandled() -> None:
-    asyncio.get_running_loop().call_exception_handler({"message": "lost", "handle": Leaky(SEED)})
+    asyncio.get_running_loop().call_exception_handler({"message": "lost", "handle": Leaky(REFRESH_TOKEN)})
 
 
 async def _printed() -> None:
@@ -502,25 +507,27 @@ async def _printed() -> None:
 
 
 async def _logged() -> None:
-    logging.getLogger("somebody.else").debug("about %s", Leaky(access(3)))
+    logging.getLogger("another.library").debug("about %s", Leaky(access(3)))
 
 
 LEAKS: dict[str, Callable[[Sink], object]] = {
-    "repr of an object": lambda sink: sink.show(Leaky(SEED)),
+    "repr of an object": lambda sink: sink.show(Leaky(REFRESH_TOKEN)),
     "an object within a container": lambda sink: sink.show({"it": [Leaky(CODE)]}),
-    "an event": lambda sink: sink.event(events.UnexpectedResponse("key", f"odd: {access(1)}")),
+    "an event": lambda sink: sink.event(events.UnexpectedResponse("key", f"unexpected: {access(1)}")),
     "an event, percent-encoded": lambda sink: sink.event(
-        events.UnexpectedResponse(f"key/{quote(SEED, safe='')}", "")
+        events.UnexpectedResponse(f"key/{quote(REFRESH_TOKEN, safe='')}", "")
     ),
     "an error's suppressed context": lambda sink: sink.error(_suppressed()),
     "an error's note": lambda sink: sink.error(_noted()),
-    "an error's member": lambda sink: sink.error(ExceptionGroup("several", [ValueError(SECOND_SEED)])),
+    "an error's member": lambda sink: sink.error(
+        ExceptionGroup("several", [ValueError(SECOND_REFRESH_TOKEN)])
+    ),
     "a Basic credential": lambda sink: sink.show(basic_auth("another-client", CLIENT_SECRET)),
     "base64 in the middle of something": lambda sink: sink.add(
         "x", b64encode(f"ab{access(1)}cd".encode()).decode()
     ),
     "JSON": lambda sink: sink.add("x", json.dumps({"refresh_token": refresh(1)})),
-    "half a secret": lambda sink: sink.add("x", SEED[: len(SEED) // 2]),
+    "half a secret": lambda sink: sink.add("x", REFRESH_TOKEN[: len(REFRESH_TOKEN) // 2]),
     "a token that a server issued": lambda sink: (
         sink.vault.add("issued-4711"),
         sink.add("x", "Bearer ISSUED-4711"),
@@ -534,21 +541,21 @@ LEAKS: dict[str, Callable[[Sink], object]] = {
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_a_leak_that_is_planted_is_found(leak: str, sink: Sink) -> None:
-    """The search itself can fail: each way out is tried with one leak."""
+def test_a_planted_leak_is_found(leak: str, sink: Sink) -> None:
+    """Each kind of output is tried with one leak, because the search itself may be wrong."""
     LEAKS[leak](sink)
     with pytest.raises(AssertionError, match=r"\d+ leaks"):
-        sink.assert_dry()
+        sink.assert_no_leaks()
 
 
 # -- what is not protected ---------------------------------------------------------------------
 
 
 def test_what_is_not_protected_is_as_the_page_on_security_says(sink: Sink) -> None:
-    """aiohttp's tracing of sent headers, middlewares behind ours, state that is taken apart on purpose."""
+    """aiohttp's tracing of sent headers, middleware after ours, and state that is taken apart on purpose."""
     seen: list[str] = []
 
-    async def behind(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> Any:
+    async def after(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> Any:
         seen.append(str(request.headers))
         return await handler(request)
 
@@ -564,7 +571,7 @@ def test_what_is_not_protected_is_as_the_page_on_security_says(sink: Sink) -> No
         trace.on_request_headers_sent.append(sent)
         async with OtoServer() as server:
             ours = BearerAuth(Fixed(), origins=[server.base_url])
-            async with aiohttp.ClientSession(middlewares=(ours, behind), trace_configs=[trace]) as client:
+            async with aiohttp.ClientSession(middlewares=(ours, after), trace_configs=[trace]) as client:
                 async with client.get(server.base_url + "/open/echo") as response:
                     assert response.status == 200
 

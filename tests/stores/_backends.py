@@ -1,4 +1,4 @@
-"""What the conformance suite has to know about each of our stores."""
+"""The `Backend` of each of our stores."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def memory(directory: Path) -> Backend:
 def file(directory: Path) -> Backend:
     root = directory / "tokens"
 
-    def named(suffix: str, key: str) -> Path:
+    def path_of(suffix: str, key: str) -> Path:
         return root / (hashlib.sha256(key.encode()).hexdigest() + suffix)
 
     def damage(key: str) -> None:
-        path = named(".token", key)
+        path = path_of(".token", key)
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
@@ -33,8 +33,8 @@ def file(directory: Path) -> Backend:
         takes_clock=True,
         url=root.as_uri(),
         root=root,
-        record_file=partial(named, ".token"),
-        lock_file=partial(named, ".lock"),
+        record_file=partial(path_of, ".token"),
+        lock_file=partial(path_of, ".lock"),
         damage=damage,
     )
 

@@ -1,4 +1,4 @@
-"""What the tests of the failure modes need of the file and the SQLite store."""
+"""Helpers for tests of the file store and the SQLite store."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def success(number: int) -> Any:
-    """The reply that brings `access-N` and `refresh-N`."""
+    """The response with the tokens `access-N` and `refresh-N`."""
     return token_response(
         {"access_token": f"access-{number}", "refresh_token": f"refresh-{number}", "expires_in": 3600}
     )
 
 
 def source(store: Store, transport: ScriptedTransport, clock: Clock | None = None) -> ManagedSource:
-    """A source over this store, under the key "k", whose refresh tokens rotate."""
+    """A source with rotating refresh tokens, over this store, under the key "k"."""
     provider = OAuth2(
         token_url="https://id.example.com/token",
         client_id="client",
         client_secret="client-secret",
-        refresh_token="seed",
+        refresh_token="configured",
         rotates=True,
     )
     return ManagedSource(provider, transport, store=store, key="k", clock=clock)
@@ -43,7 +43,7 @@ def source(store: Store, transport: ScriptedTransport, clock: Clock | None = Non
 
 @contextlib.asynccontextmanager
 async def opened(backend: Backend) -> AsyncIterator[Any]:
-    """A handle, opened by its URL as a user would."""
+    """A store object, opened by its URL."""
     assert backend.url is not None
     store = open_store(backend.url)
     try:
@@ -53,11 +53,11 @@ async def opened(backend: Backend) -> AsyncIterator[Any]:
 
 
 async def descriptors(store: Local) -> int:
-    """How many descriptors this process has open while the store's thread is doing nothing."""
+    """The number of open descriptors of this process while the store's thread does nothing else."""
     return await store._worker.run(lambda: len(list(Path("/proc/self/fd").iterdir())))
 
 
 def files(backend: Backend) -> list[Path]:
-    """Everything that the store keeps, its directory included."""
+    """The directory of the store and everything in it."""
     assert backend.root is not None
     return [backend.root, *backend.root.rglob("*")]

@@ -1,4 +1,4 @@
-"""FileStore keeps the contract."""
+"""The conformance suite on FileStore."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from pathlib import Path
 
 import _backends
 
-from tokensession.testing.conformance.backend import Backend
 from tokensession.testing.conformance import StoreConformance
+from tokensession.testing.conformance.backend import Backend
 
 
 class TestFileStore(StoreConformance):
-    """Every promise of the suite."""
-
     def make_backend(self, directory: Path) -> Backend:
         return _backends.file(directory)

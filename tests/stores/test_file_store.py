@@ -24,7 +24,7 @@ from tokensession.errors import (
     Superseded,
 )
 from tokensession.stores import FileStore, Record, file
-from tokensession.stores._local import lock, files, worker
+from tokensession.stores._local import files, lock, worker
 from tokensession.stores._local.lock import Mark, lock_name, try_lock
 from tokensession.testing import FakeClock
 from tokensession.testing.conformance.backend import claimed, newer, ticks
@@ -39,7 +39,7 @@ def named(directory: Path, suffix: str, key: str = "k") -> Path:
 
 
 def test_the_stored_bytes_are_pinned(tmp_path: Path) -> None:
-    """A file that this version writes is read by the next: this is what it looks like."""
+    """The next version must read the files that this one writes."""
     content = bytes.fromhex(
         "85a6666f726d617401a36b6579c4016ba776657273696f6ea176a464617461c4026869a5636865636bc410"
         "972379478b5a122cc2d6f36287130816"
@@ -66,7 +66,7 @@ def test_the_stored_bytes_are_pinned(tmp_path: Path) -> None:
         file._encode("k", Record("v", b"data")) + b"\0",
     ],
 )
-def test_any_other_content_is_corrupt_and_the_next_put_replaces_it(content: bytes, tmp_path: Path) -> None:
+def test_any_other_content_is_corrupt_until_the_next_put(content: bytes, tmp_path: Path) -> None:
     directory = tmp_path / "tokens"
     directory.mkdir(mode=0o700)
     path = named(directory, ".token")
@@ -87,7 +87,7 @@ def test_any_other_content_is_corrupt_and_the_next_put_replaces_it(content: byte
     run(main())
 
 
-def test_reading_makes_nothing(tmp_path: Path) -> None:
+def test_reading_creates_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         store = FileStore(tmp_path / "tokens")
         assert await store.load("k") is None
@@ -119,15 +119,15 @@ def test_a_relative_directory_stays_where_it_was(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "tokens").is_dir()
 
 
-def test_a_writer_that_is_stuck_stops_neither_readers_nor_other_keys(
+def test_a_stuck_writer_stops_neither_readers_nor_other_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And who writes the same key is told, in the end, that the store is unavailable."""
+    """In the end, a writer of the same key gets `StoreUnavailable`."""
 
     async def main() -> None:
         store = FileStore(tmp_path / "tokens")
         before = await store.put("k", b"before")
-        monkeypatch.setattr(worker, "_TRIES", 1_000_000)  # the end does not come while we look
+        monkeypatch.setattr(worker, "_TRIES", 1_000_000)  # it must not give up during this
         with named(tmp_path / "tokens", ".write").open("rb+") as stuck:
             fcntl.flock(stuck, fcntl.LOCK_EX)
             put = asyncio.ensure_future(store.put("k", b"between"))
@@ -144,15 +144,15 @@ def test_a_writer_that_is_stuck_stops_neither_readers_nor_other_keys(
             claim = await claimed(store, "k", between.version)
             with pytest.raises(StoreUnavailable):
                 await claim.commit(b"after")
-        # The writer has gone. The claim was kept, and its commit can be made again.
+        # The writer is gone. The claim is still held, and its commit can be repeated.
         assert (await claim.commit(b"after")).data == b"after"
         await store.aclose()
 
     run(main())
 
 
-def test_a_commit_waits_for_a_writer_and_not_for_a_claim(tmp_path: Path) -> None:
-    """A put that has begun its comparison is not overtaken; the commit then finds what it wrote."""
+def test_a_commit_waits_for_a_running_write(tmp_path: Path) -> None:
+    """A put that has begun its comparison is not overtaken, and the commit then finds what it wrote."""
 
     async def main() -> None:
         store, other = FileStore(tmp_path / "tokens"), FileStore(tmp_path / "tokens")
@@ -175,8 +175,8 @@ def test_a_commit_waits_for_a_writer_and_not_for_a_claim(tmp_path: Path) -> None
     run(main())
 
 
-def test_an_orphan_of_a_killed_writer_is_swept(tmp_path: Path) -> None:
-    """By the next put or delete of its key; nothing that it left can stop them."""
+def test_the_temporary_file_of_a_killed_writer_is_removed(tmp_path: Path) -> None:
+    """The next put or delete of its key removes it, whatever it is."""
 
     async def main() -> None:
         store = FileStore(tmp_path / "tokens")
@@ -190,14 +190,14 @@ def test_an_orphan_of_a_killed_writer_is_swept(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_lock_file_that_is_replaced_between_open_and_lock_locks_nobody_out(
+def test_a_lock_file_replaced_between_open_and_lock_is_locked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The inode is compared after locking: a lock on a file that has lost its name is none."""
+    """The inode is compared after locking, because a lock on a removed file excludes no one."""
     path = tmp_path / "k.lock"
     opened = []
 
-    def replaced_once_opened(path: Path, flags: int) -> int:
+    def open_then_replace(path: Path, flags: int) -> int:
         fd = files.open_private(path, flags)
         opened.append(fd)
         if len(opened) == 1:
@@ -207,16 +207,16 @@ def test_a_lock_file_that_is_replaced_between_open_and_lock_locks_nobody_out(
             path.touch(mode=0o600)
         return fd
 
-    monkeypatch.setattr(lock, "open_private", replaced_once_opened)
-    taken = try_lock(path)
-    assert taken is not None
+    monkeypatch.setattr(lock, "open_private", open_then_replace)
+    locked = try_lock(path)
+    assert locked is not None
     assert len(opened) == 3
-    assert os.path.samestat(os.fstat(taken._fd), path.stat())
+    assert os.path.samestat(os.fstat(locked._fd), path.stat())
     monkeypatch.undo()
     assert try_lock(path) is None
-    taken.unlock()
-    taken.unlock()
-    assert repr(taken) == "<SidecarLock released>"
+    locked.unlock()
+    locked.unlock()
+    assert repr(locked) == "<SidecarLock unlocked>"
 
 
 @pytest.mark.parametrize(
@@ -233,13 +233,13 @@ def test_a_lock_file_that_is_replaced_between_open_and_lock_locks_nobody_out(
     ],
 )
 def test_a_mark_is_as_old_as_its_holder(line: bytes, age: float | None) -> None:
-    """None without one; a day if it began in the future; just now if nobody can tell."""
+    """None without a mark, a day if the holder began in the future, 0 if the mark is unreadable."""
     mark = Mark.decode(line, 100.0)
     assert (None if mark is None else mark.age(100.0)) == age
 
 
-def test_ages_are_of_the_boot_clock(tmp_path: Path) -> None:
-    """However far the wall clock is stepped."""
+def test_ages_are_measured_by_the_boot_clock(tmp_path: Path) -> None:
+    """Steps of the wall clock do not matter."""
     clock = FakeClock()
 
     async def begin() -> None:
@@ -247,7 +247,7 @@ def test_ages_are_of_the_boot_clock(tmp_path: Path) -> None:
         await claimed(store, "k")
         await store.aclose()
 
-    async def next_one() -> float | None:
+    async def take_over() -> float | None:
         store = FileStore(tmp_path / "tokens", clock=clock)
         claim = await claimed(store, "k")
         await claim.abandon()
@@ -257,20 +257,20 @@ def test_ages_are_of_the_boot_clock(tmp_path: Path) -> None:
     run(begin())
     clock.advance(7)
     clock.step_wall(-1_000_000)
-    assert run(next_one()) == 7.0
+    assert run(take_over()) == 7.0
     clock.advance(3)
     clock.step_wall(2_000_000)
-    assert run(next_one()) == 10.0
+    assert run(take_over()) == 10.0
 
 
-def test_a_commit_that_was_stored_before_its_holder_died_is_no_interruption(tmp_path: Path) -> None:
-    """The mark names the version: here the process ends between the rename and the release."""
+def test_a_holder_that_died_after_its_commit_was_not_interrupted(tmp_path: Path) -> None:
+    """The mark names the version; here the process ends between the rename and the release."""
 
     async def main() -> None:
         store = FileStore(tmp_path / "tokens")
         claim = await claimed(store, "k")
         record = store._files.write("k", Record(claim._mark.version, b"data"), None)  # type: ignore[attr-defined]
-        claim._lock.unlock()  # type: ignore[attr-defined] - as the kernel would
+        claim._lock.unlock()  # type: ignore[attr-defined] - as the kernel does
         following = await claimed(store, "k", record.version)
         assert following.interrupted is None
         await following.abandon()
@@ -279,7 +279,7 @@ def test_a_commit_that_was_stored_before_its_holder_died_is_no_interruption(tmp_
     run(main())
 
 
-def test_space_is_reserved_and_given_back(tmp_path: Path) -> None:
+def test_space_is_reserved_and_freed(tmp_path: Path) -> None:
     async def main() -> None:
         store = FileStore(tmp_path / "tokens")
         path = named(tmp_path / "tokens", ".lock")
@@ -292,15 +292,13 @@ def test_space_is_reserved_and_given_back(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_platform_without_flock_is_told_so_when_a_store_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_making_a_store_without_flock_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with pytest.raises(ConfigurationError, match="FileStore needs POSIX file locks"):
         FileStore(tmp_path)
 
 
-def test_the_modules_load_on_a_platform_without_flock() -> None:
+def test_the_modules_can_be_imported_without_flock() -> None:
     program = (
         "import sys; sys.modules['fcntl'] = None\n"
         "from tokensession.stores import FileStore, SQLiteStore, MemoryStore, open_store\n"
@@ -312,7 +310,7 @@ def test_the_modules_load_on_a_platform_without_flock() -> None:
 
 UNPRIVILEGED = """
 import asyncio, os, sys
-import sqlite_utils  # now: the interpreter may be where an ordinary user cannot read
+import sqlite_utils  # now, because an ordinary user may not be able to read the interpreter's files
 from pathlib import Path
 from tokensession.stores import FileStore, SQLiteStore
 from tokensession.stores._local.lock import lock_name
@@ -345,28 +343,28 @@ asyncio.run(main())
 """
 
 
-def test_an_umask_that_takes_from_the_owner_too_is_no_trouble() -> None:
-    """As an ordinary user, whom mode bits stop: hence a directory that he can reach."""
+def test_the_store_works_under_a_umask_that_excludes_the_owner() -> None:
+    """Run as an ordinary user, because mode bits do not stop root."""
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-c", UNPRIVILEGED, home]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("StoreUnavailable\n", 0), done.stderr
 
 
-def test_a_pipe_in_place_of_a_record_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_a_record_is_an_error_and_does_not_block(tmp_path: Path) -> None:
     async def main() -> None:
         store = FileStore(tmp_path / "tokens")
         await store.put("j", b"data")
         os.mkfifo(named(tmp_path / "tokens", ".token"), 0o600)
-        with pytest.raises(StoreInsecure, match="no regular file"):
+        with pytest.raises(StoreInsecure, match="not a regular file"):
             await store.load("k")
         await store.aclose()
 
     run(main())
 
 
-def test_a_claim_that_is_queued_when_its_caller_is_cancelled_is_let_go(tmp_path: Path) -> None:
-    """Scheduled: the thread is busy while the claim is asked for and cancelled, and takes the lock later."""
+def test_a_claim_granted_after_its_caller_was_cancelled_is_released(tmp_path: Path) -> None:
+    """The worker thread is busy when the claim is requested and cancelled, and takes the lock later."""
 
     async def main() -> None:
         store = FileStore(tmp_path / "tokens")
@@ -386,10 +384,10 @@ def test_a_claim_that_is_queued_when_its_caller_is_cancelled_is_let_go(tmp_path:
     run(main())
 
 
-def test_a_failed_write_whose_caller_has_gone_is_logged(
+def test_a_failed_write_whose_caller_was_cancelled_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody else will ever say so. The claim is held still: what it was to store may be the only copy."""
+    """The claim stays held, because the data may be the only copy of a refresh token."""
 
     async def main() -> None:
         store = FileStore(tmp_path / "tokens")

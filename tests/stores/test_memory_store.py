@@ -1,4 +1,4 @@
-"""What the memory store does beyond the contract: one clock, several loops, no thread."""
+"""What the memory store does beyond the contract: its clock, several loops, no thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokensession.testing import FakeClock
 from tokensession.testing.conformance.backend import claimed, is_free, ticks
 
 
-def test_waiting_is_measured_by_the_clock_it_was_given() -> None:
+def test_waiting_is_timed_by_the_given_clock() -> None:
     async def main() -> None:
         clock = FakeClock()
         store = MemoryStore(clock=clock)
@@ -55,13 +55,13 @@ def test_an_interruption_is_dated_by_the_boot_clock() -> None:
 
 
 def test_a_waiter_of_a_closed_loop_is_not_woken() -> None:
-    """Its loop would raise."""
+    """Waking it would raise."""
     store = MemoryStore()
     loop = asyncio.new_event_loop()
     claim = loop.run_until_complete(claimed(store, "k"))
     waiter = loop.create_task(store.claim("k", seen=None, timeout=30))
     loop.run_until_complete(ticks())
-    # As a program does that closes its loop and forgets what was running in it.
+    # Like a program that closes its loop while tasks are running.
     pending = asyncio.all_tasks(loop)
     loop.close()
     asyncio.run(claim.abandon())
@@ -72,7 +72,7 @@ def test_a_waiter_of_a_closed_loop_is_not_woken() -> None:
     assert not waiter.done()
 
 
-def test_a_holder_that_stayed_behind_in_the_parent_of_a_fork_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_in_the_parent_of_a_fork_counts_as_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         store = MemoryStore()
         await claimed(store, "k")
@@ -84,18 +84,18 @@ def test_a_holder_that_stayed_behind_in_the_parent_of_a_fork_is_gone(monkeypatch
     asyncio.run(main())
 
 
-def test_it_needs_no_thread() -> None:
+def test_it_starts_no_thread() -> None:
     async def main() -> None:
         store = MemoryStore()
         record = await (await claimed(store, "k")).commit(b"data")
         await store.delete("k", expect=record.version)
-        assert set(threading.enumerate()) <= before  # one of another test may just be ending
+        assert set(threading.enumerate()) <= before  # a thread of another test may be ending
 
     before = set(threading.enumerate())
     asyncio.run(main())
 
 
-def test_the_caller_may_change_his_buffer_afterwards() -> None:
+def test_the_caller_may_change_its_buffer_afterwards() -> None:
     async def main() -> None:
         store = MemoryStore()
         buffer = bytearray(b"data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import sqlite3
@@ -17,7 +18,7 @@ import pytest
 import sqlite_utils
 
 from tokensession.errors import ConfigurationError, StoreCorrupt, StoreInsecure, StoreUnavailable
-from tokensession.stores import SQLiteStore
+from tokensession.stores import Record, SQLiteStore
 from tokensession.stores._local import worker
 from tokensession.testing.conformance.backend import claimed, newer, ticks
 
@@ -38,8 +39,8 @@ def settings(store: SQLiteStore) -> list[Any]:
     return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
 
 
-def test_the_schema_is_what_the_manual_says_and_sqlite_utils_reads_it(path: Path) -> None:
-    """A rowid table; the first start and the second use the same settings."""
+def test_the_schema_is_as_documented_and_sqlite_utils_reads_it(path: Path) -> None:
+    """It is a rowid table; the first start and the second use the same settings."""
 
     async def main() -> None:
         for _ in range(2):
@@ -76,11 +77,77 @@ print("sqlite_utils" in sys.modules)
 
 def test_only_the_first_start_imports_sqlite_utils(path: Path) -> None:
     command = [sys.executable, "-c", SECOND_START, str(path)]
-    said = [subprocess.run(command, capture_output=True, text=True, timeout=60).stdout for _ in range(2)]
-    assert said == ["True\n", "False\n"]
+    outputs = [subprocess.run(command, capture_output=True, text=True, timeout=60).stdout for _ in range(2)]
+    assert outputs == ["True\n", "False\n"]
 
 
-def test_reading_makes_nothing(path: Path) -> None:
+def put(path: Path) -> None:
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            await store.put("k", b"data")
+
+    run(main())
+
+
+def test_a_database_from_before_there_were_migrations_is_brought_up_to_date(path: Path) -> None:
+    """Whether the first call reads or writes. Its records stay."""
+    for first in ("load", "put"):
+        database = path.with_name(f"{first}.db")
+        with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(
+                "CREATE TABLE tokens (key TEXT PRIMARY KEY, version TEXT NOT NULL, data BLOB NOT NULL)"
+            )
+            connection.execute("INSERT INTO tokens VALUES ('old', 'v', x'6265666f7265')")
+        database.chmod(0o600)
+
+        async def main(database: Path = database, first: str = first) -> None:
+            async with SQLiteStore(database) as store:
+                if first == "put":
+                    await store.put("k", b"data")
+                assert await store.load("old") == Record("v", b"before")
+
+        run(main())
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            names = connection.execute("SELECT migration_set, name FROM _sqlite_migrations").fetchall()
+        assert names == [("tokensession", "m001_tokens")]
+
+
+def test_a_database_of_a_newer_version_is_an_error_and_stays_unchanged(path: Path) -> None:
+    put(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('tokensession', 'm999')"
+        )
+        before = list(connection.iterdump())
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            for work in (store.load("k"), store.put("k", b"new"), store.claim("k", seen=None, timeout=0)):
+                with pytest.raises(StoreCorrupt, match="newer version of tokensession"):
+                    await work
+
+    run(main())
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert list(connection.iterdump()) == before
+
+
+def test_another_programs_user_version_and_migrations_are_left_alone(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA user_version = 7")
+        sqlite_utils.Database(connection)["_sqlite_migrations"].insert(
+            {"id": 1, "migration_set": "another program", "name": "m001", "applied_at": ""}, pk="id"
+        )
+    path.chmod(0o600)
+    put(path)
+    put(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchall() == [(7,)]
+        sets = connection.execute("SELECT migration_set FROM _sqlite_migrations ORDER BY id").fetchall()
+    assert sets == [("another program",), ("tokensession",)]
+
+
+def test_reading_creates_nothing(path: Path) -> None:
     async def main() -> None:
         store = SQLiteStore(path)
         assert await store.load("k") is None
@@ -92,7 +159,7 @@ def test_reading_makes_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
-def test_a_database_with_other_tables_is_used_as_it_is(path: Path, journal_mode: str) -> None:
+def test_other_tables_in_the_database_are_left_alone(path: Path, journal_mode: str) -> None:
     connection = sqlite3.connect(path)
     connection.executescript(
         f"PRAGMA journal_mode={journal_mode}; CREATE TABLE mine (a); INSERT INTO mine VALUES (7)"
@@ -113,8 +180,8 @@ def test_a_database_with_other_tables_is_used_as_it_is(path: Path, journal_mode:
     connection.close()
 
 
-def test_what_was_deleted_or_replaced_by_a_put_is_in_no_file(path: Path) -> None:
-    """Neither in the database nor in its write-ahead log, while the store is still open."""
+def test_deleted_or_replaced_data_is_in_no_file(path: Path) -> None:
+    """It is gone from the database and its write-ahead log while the store is still open."""
     secret = b"s3cr3t-refresh-token"
 
     def found() -> list[str]:
@@ -135,7 +202,7 @@ def test_what_was_deleted_or_replaced_by_a_put_is_in_no_file(path: Path) -> None
     run(main())
 
 
-def test_a_reader_in_the_way_of_a_checkpoint_puts_it_off(path: Path) -> None:
+def test_a_reader_delays_a_checkpoint_until_the_next_write(path: Path) -> None:
     async def main() -> None:
         store = SQLiteStore(path)
         await store.put("k", b"s3cr3t-refresh-token" * 50)
@@ -153,7 +220,7 @@ def test_a_reader_in_the_way_of_a_checkpoint_puts_it_off(path: Path) -> None:
     run(main())
 
 
-def test_a_writer_that_is_stuck_stops_no_reader_and_is_waited_for_only_so_long(
+def test_a_stuck_writer_stops_no_reader_and_is_waited_for_a_limited_time(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_TRIES", 10)
@@ -179,7 +246,7 @@ def test_a_writer_that_is_stuck_stops_no_reader_and_is_waited_for_only_so_long(
 
 
 def test_no_transaction_stays_open_after_an_error(path: Path) -> None:
-    """Another process can write right after a refused put."""
+    """Another process can write right after a superseded put."""
 
     async def main() -> None:
         store, other = SQLiteStore(path), SQLiteStore(path)
@@ -196,8 +263,8 @@ def test_no_transaction_stays_open_after_an_error(path: Path) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 8000])
-def test_a_file_that_is_no_database_is_corrupt(path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 8000])
+def test_a_file_that_is_not_a_database_is_corrupt(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     path.chmod(0o600)
 
@@ -225,7 +292,7 @@ def test_a_file_that_is_no_database_is_corrupt(path: Path, content: bytes) -> No
         "UPDATE tokens SET version = x'00'",
     ],
 )
-def test_a_row_of_the_wrong_type_is_corrupt_and_the_next_put_repairs_it(path: Path, damage: str) -> None:
+def test_a_row_of_the_wrong_type_is_corrupt_until_the_next_put(path: Path, damage: str) -> None:
     async def main() -> None:
         store = SQLiteStore(path)
         await store.put("k", b"data")
@@ -242,7 +309,7 @@ def test_a_row_of_the_wrong_type_is_corrupt_and_the_next_put_repairs_it(path: Pa
     run(main())
 
 
-def test_a_table_of_another_shape_is_unavailable_and_says_why(path: Path) -> None:
+def test_a_table_with_other_columns_is_unavailable_and_says_why(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.executescript("PRAGMA journal_mode=wal; CREATE TABLE tokens (id, secret)")
     connection.close()
@@ -257,7 +324,7 @@ def test_a_table_of_another_shape_is_unavailable_and_says_why(path: Path) -> Non
     run(main())
 
 
-def test_a_key_that_is_no_text_is_corrupt(path: Path) -> None:
+def test_a_key_that_is_not_text_is_corrupt(path: Path) -> None:
     async def main() -> None:
         store = SQLiteStore(path)
         await store.put("k", b"data")
@@ -265,14 +332,14 @@ def test_a_key_that_is_no_text_is_corrupt(path: Path) -> None:
         connection.execute("UPDATE tokens SET key = x'00'")
         connection.commit()
         connection.close()
-        with pytest.raises(StoreCorrupt, match="no text"):
+        with pytest.raises(StoreCorrupt, match="not text"):
             await store.keys()
         await store.aclose()
 
     run(main())
 
 
-def test_a_database_that_was_removed_or_replaced_is_not_written_into_the_void(path: Path) -> None:
+def test_no_write_goes_to_a_removed_or_replaced_database(path: Path) -> None:
     async def main() -> None:
         store, other = SQLiteStore(path), SQLiteStore(path)
         first = await store.put("k", b"1")
@@ -291,7 +358,7 @@ def test_a_database_that_was_removed_or_replaced_is_not_written_into_the_void(pa
     run(main())
 
 
-def test_a_database_that_was_opened_up_to_others_is_not_used_even_if_open(path: Path) -> None:
+def test_an_open_database_is_not_used_after_its_mode_became_public(path: Path) -> None:
     async def main() -> None:
         store = SQLiteStore(path)
         await store.put("k", b"data")
@@ -313,7 +380,7 @@ async def main():
     assert store._database._connection is not None
     child = os.fork()
     if child == 0:
-        assert store._database._connection is None, "never carry a connection over a fork"
+        assert store._database._connection is None, "the child must not inherit a connection"
         asyncio.run(store.put("k", b"child"))
         asyncio.run(store.aclose())
         os._exit(0)
@@ -325,17 +392,17 @@ asyncio.run(main())
 """
 
 
-def test_no_connection_is_carried_over_a_fork(path: Path) -> None:
+def test_a_forked_child_inherits_no_connection(path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FORKS, str(path)], capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "0 b'child'\n", done.stderr
 
 
-def test_a_connection_that_could_not_be_closed_before_a_fork_is_neither_used_nor_closed_in_the_child(
+def test_a_connection_left_open_by_a_fork_is_neither_used_nor_closed_in_the_child(
     path: Path,
 ) -> None:
-    """Here: as if the fork had not waited. In the child, to collect it would be to close it."""
+    """This is what happens if the fork did not wait; collecting the connection would close it."""
 
     async def main() -> None:
         store = SQLiteStore(path)
@@ -352,16 +419,14 @@ def test_a_connection_that_could_not_be_closed_before_a_fork_is_neither_used_nor
     run(main())
 
 
-def test_a_platform_without_flock_is_told_so_when_a_store_is_made(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_making_a_store_without_flock_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with pytest.raises(ConfigurationError, match="SQLiteStore needs POSIX file locks"):
         SQLiteStore(path)
 
 
-def test_a_read_only_database_is_known_before_a_grant_is_spent(path: Path) -> None:
-    """Its own mode counts, too; root, whom it does not stop, can write it."""
+def test_a_read_only_database_fails_the_claim(path: Path) -> None:
+    """Its own mode counts too, except for root, which can write it anyway."""
 
     async def main() -> None:
         store = SQLiteStore(path)
@@ -377,8 +442,8 @@ def test_a_read_only_database_is_known_before_a_grant_is_spent(path: Path) -> No
     run(main())
 
 
-def test_a_store_that_is_forgotten_unclosed_lets_go_of_its_connection_in_silence(tmp_path: Path) -> None:
-    """`AuthedSession(..., store=SQLiteStore(...))` borrows it, and nobody has a name for it to close."""
+def test_an_unclosed_store_that_is_collected_causes_no_warning(tmp_path: Path) -> None:
+    """For example the store in `AuthedSession(..., store=SQLiteStore(...))`."""
 
     async def use() -> None:
         await SQLiteStore(tmp_path / "tokens.db").put("key", b"data")

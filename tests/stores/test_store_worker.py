@@ -1,4 +1,4 @@
-"""The worker thread: jobs run to their end, in order, and nobody's cancellation reaches them."""
+"""The worker thread: jobs run in order and to their end, and no cancellation reaches them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def nothing() -> None:
     pass
 
 
-def keep(lost: list[str], outcome: Future[str]) -> None:
-    lost.append(outcome.result())
+def collect(results: list[str], outcome: Future[str]) -> None:
+    results.append(outcome.result())
 
 
 def gated(worker: Worker) -> threading.Event:
-    """The worker is at work until the gate is opened."""
+    """Keep the worker busy until the returned event is set."""
     gate, begun = threading.Event(), threading.Event()
 
     def job() -> None:
@@ -37,7 +37,7 @@ def gated(worker: Worker) -> threading.Event:
     return gate
 
 
-def test_a_job_that_is_still_queued_runs_though_its_awaiter_was_cancelled() -> None:
+def test_a_queued_job_runs_although_its_caller_was_cancelled() -> None:
     async def main() -> None:
         worker, done = Worker("test"), []
         gate = gated(worker)
@@ -54,39 +54,39 @@ def test_a_job_that_is_still_queued_runs_though_its_awaiter_was_cancelled() -> N
     asyncio.run(main())
 
 
-def test_what_a_cancelled_awaiter_did_not_get_is_handed_to_lost_exactly_once() -> None:
-    """Whether the job was queued, running, or done and its result on the way to the awaiter."""
+def test_a_result_that_its_cancelled_caller_missed_is_handed_over_exactly_once() -> None:
+    """True for a job that is queued, running, or done with its result on the way to the caller."""
 
     async def main() -> None:
         worker = Worker("test")
         for moment in ("queued", "done", "awaited"):
-            lost: list[str] = []
+            results: list[str] = []
             gate = gated(worker)
-            task = asyncio.ensure_future(worker.run(str, on_abandoned=partial(keep, lost)))
+            task = asyncio.ensure_future(worker.run(str, on_abandoned=partial(collect, results)))
             await asyncio.sleep(0)
             if moment != "queued":
                 gate.set()
-                worker.post(nothing).result(30)  # the job before it is done; this loop has not heard of it
+                worker.post(nothing).result(30)  # the job before it is done; this loop has not noticed
             if moment == "awaited":
                 assert await task == ""
             task.cancel()
             gate.set()
             await asyncio.wait([task])
             await worker.run(nothing)
-            assert lost == ([] if moment == "awaited" else [""]), moment
+            assert results == ([] if moment == "awaited" else [""]), moment
         await worker.aclose(nothing)
 
     asyncio.run(main())
 
 
-def test_a_busy_job_lets_the_others_go_first() -> None:
+def test_a_busy_job_lets_the_others_run_first() -> None:
     async def main() -> None:
         worker, order = Worker("test"), []
         others_done = threading.Event()
 
         def busy() -> None:
             if not others_done.is_set():
-                raise Busy("Somebody is writing.")
+                raise Busy("Another process is writing.")
             order.append("busy")
 
         def other() -> None:
@@ -100,17 +100,17 @@ def test_a_busy_job_lets_the_others_go_first() -> None:
     asyncio.run(main())
 
 
-def test_a_job_that_stays_busy_is_unavailable_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_stays_busy_ends_in_store_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_TRIES", 3)
     tries = []
 
     def busy() -> None:
         tries.append(1)
-        raise Busy("Somebody is writing.")
+        raise Busy("Another process is writing.")
 
     async def main() -> None:
         worker = Worker("test")
-        with pytest.raises(StoreUnavailable, match="Somebody is writing"):
+        with pytest.raises(StoreUnavailable, match="Another process is writing"):
             await worker.run(busy)
         await worker.aclose(nothing)
 
@@ -124,7 +124,7 @@ def test_closing_waits_for_a_busy_job_and_ends_after_it() -> None:
 
         def busy() -> None:
             if not closing.is_set():
-                raise Busy("Somebody is writing.")
+                raise Busy("Another process is writing.")
             order.append("busy")
 
         def last() -> None:
@@ -135,13 +135,13 @@ def test_closing_waits_for_a_busy_job_and_ends_after_it() -> None:
         await asyncio.sleep(0)
         await worker.aclose(last)
         await job
-        assert order[-2:] == ["busy", "last"], "what the busy job opened again is closed"
+        assert order[-2:] == ["busy", "last"], "what the busy job reopened is closed"
         assert not worker.open
 
     asyncio.run(main())
 
 
-def test_a_loop_that_is_closed_before_its_job_is_done_hurts_nobody() -> None:
+def test_a_loop_closed_before_its_job_is_done_does_no_harm() -> None:
     worker, done = Worker("test"), threading.Event()
     gate = gated(worker)
 
@@ -163,7 +163,7 @@ worker, tries = Worker("test"), []
 def write():
     tries.append(1)
     if len(tries) < 5:
-        raise Busy("Somebody is writing.")
+        raise Busy("Another process is writing.")
     print("written", flush=True)
 async def main():
     asyncio.ensure_future(worker.run(write))
@@ -173,7 +173,7 @@ asyncio.run(main())
 
 
 def test_a_job_runs_once_although_its_thread_could_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a process may have no more threads it runs at once, and never again: it may be a write."""
+    """Without a thread the job runs at once, and not a second time: it may be a write."""
 
     def no_thread(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -183,7 +183,7 @@ def test_a_job_runs_once_although_its_thread_could_not_start(monkeypatch: pytest
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", no_thread)
             await worker.run(lambda: done.append("sign-out"))
-            await worker.aclose(lambda: done.append("closed"))  # a connection, which the job has opened
+            await worker.aclose(lambda: done.append("closed"))  # the job may have opened a connection
         await worker.run(lambda: done.append("sign-in"))
         assert done == ["sign-out", "closed", "sign-in"]
         assert repr(worker) == "<Worker test open, 0 pending>"
@@ -194,7 +194,7 @@ def test_a_job_runs_once_although_its_thread_could_not_start(monkeypatch: pytest
 
 
 def test_the_interpreter_ends_after_the_last_job() -> None:
-    """Even a busy one: it may be writing a rotated refresh token."""
+    """That job may be busy, and may be writing a rotated refresh token."""
     done = subprocess.run([sys.executable, "-c", PROGRAM_ENDS], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr, done.returncode) == ("written\n", "", 0)
 
@@ -214,7 +214,7 @@ begun.wait(30)
 threading.Timer(0.05, gate.set).start()
 child = os.fork()
 if child == 0:
-    # The parent's thread is not here; a job runs in one of our own.
+    # The parent's thread is not here, so a job starts a new one.
     ok = order == ["job", "closed"] and not worker.open and worker.post(lambda: 7).result(30) == 7
     os._exit(0 if ok else 1)
 _, status = os.waitpid(child, 0)
@@ -223,7 +223,7 @@ print(order, os.waitstatus_to_exitcode(status))
 """
 
 
-def test_a_fork_waits_for_the_job_at_hand_and_closes_what_must_not_be_carried_over() -> None:
+def test_a_fork_waits_for_the_running_job_and_closes_what_a_child_must_not_inherit() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM_FORKS], capture_output=True, text=True, timeout=60)
     assert done.stdout == "['job', 'closed'] 0\n", done.stderr
 

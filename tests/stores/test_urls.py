@@ -1,4 +1,4 @@
-"""`open_store`: what a URL names, and what an error never shows."""
+"""`open_store`: which store a URL or Path opens, and what an error never shows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store, open
         ("sqlite:///a/b%3F.db", "<SQLiteStore {cwd}/a/b?.db closed>"),
     ],
 )
-def test_a_url_names_a_store_and_touches_nothing(
+def test_a_url_names_a_store_and_opening_it_does_no_io(
     url: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -62,14 +62,14 @@ def test_a_url_names_a_store_and_touches_nothing(
         "nothing://user:secret@host/db",
     ],
 )
-def test_a_url_that_names_no_store_is_refused_and_never_repeated(url: str) -> None:
+def test_an_invalid_url_is_an_error_that_never_repeats_it(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_store(url)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
 
 
-def test_an_unknown_scheme_is_told_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_scheme_is_an_error_that_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "custom", "builtins:dict")
     with pytest.raises(ConfigurationError, match=r"'redsi'.* custom, file, memory, sqlite[;,]"):
         open_store("redsi://host")
@@ -77,14 +77,14 @@ def test_an_unknown_scheme_is_told_what_there_is(monkeypatch: pytest.MonkeyPatch
         open_store("tokens.db")
 
 
-def test_an_url_without_a_scheme_is_told_an_example() -> None:
+def test_a_url_without_a_scheme_is_an_error_with_an_example() -> None:
     with pytest.raises(ConfigurationError, match=r"no scheme.* For a file: sqlite:///tokens\.db\."):
         open_store("tokens.db")
-    with pytest.raises(TypeError, match=r"sqlite:///tokens\.db', not bytes"):
+    with pytest.raises(TypeError, match=r"sqlite:///tokens\.db', or a pathlib\.Path, not bytes"):
         open_store(b"tokens.db")  # type: ignore[arg-type]
 
 
-def test_a_directory_in_place_of_a_database_is_called_one(tmp_path: Path) -> None:
+def test_a_directory_in_place_of_a_database_is_an_error_that_says_so(tmp_path: Path) -> None:
     async def use() -> None:
         store = open_store(f"sqlite:///{tmp_path}")
         for work in (store.load("k"), store.put("k", b""), store.claim("k", seen=None, timeout=0)):
@@ -99,17 +99,15 @@ def test_a_directory_in_place_of_a_database_is_called_one(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
-def test_what_is_no_path_is_refused_when_a_store_is_made(kind: Any) -> None:
+def test_an_invalid_path_is_an_error_when_a_store_is_made(kind: Any) -> None:
     for wrong in (7, None, b"tokens"):
-        with pytest.raises(
-            TypeError, match=rf"{kind.__name__} is given a path, .* not {type(wrong).__name__}"
-        ):
+        with pytest.raises(TypeError, match=rf"{kind.__name__} needs a path .*, not {type(wrong).__name__}"):
             kind(wrong)
-    with pytest.raises(ConfigurationError, match=rf"{kind.__name__} was given an empty path"):
+    with pytest.raises(ConfigurationError, match=rf"path of a {kind.__name__} must not be empty"):
         kind("")
 
 
-def test_a_missing_parent_directory_is_said_with_the_rule_of_slashes(tmp_path: Path) -> None:
+def test_a_missing_parent_directory_is_an_error_that_explains_the_slashes(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/no/tokens.db")
 
     async def use() -> None:
@@ -139,11 +137,27 @@ def fails(url: str) -> Any:
     raise OSError(f"cannot connect to {url}")
 
 
-def refuses(url: str) -> Any:
+def rejects(url: str) -> Any:
     raise ConfigurationError("The port is missing.")
 
 
-def test_a_scheme_can_be_registered_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_names_an_sqlite_database(tmp_path: Path) -> None:
+    """Whatever is in its name: a Path is not a URL."""
+    for name in ("tokens.db", "memory:", "a%20b?c#d"):
+        assert repr(open_store(tmp_path / name)) == f"<SQLiteStore {tmp_path / name} closed>"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_path_of_an_sqlite_database_may_be_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = open_store(Path("tokens.db"))
+    monkeypatch.chdir("/")
+    assert repr(store) == f"<SQLiteStore {tmp_path}/tokens.db closed>"
+
+
+def test_a_third_party_store_can_register_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "custom", f"{__name__}:opens")
     assert isinstance(open_store("custom://user:secret@host"), MemoryStore)
     assert OPENED.pop() == "custom://user:secret@host"
@@ -154,7 +168,7 @@ def test_a_built_in_scheme_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(open_store("memory:"), MemoryStore)
 
 
-def test_what_a_foreign_store_says_of_its_url_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_third_party_error_about_its_url_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "custom", f"{__name__}:fails")
     with pytest.raises(
         ConfigurationError, match=r"'custom' \(.*:fails\) could not be opened: OSError"
@@ -163,19 +177,19 @@ def test_what_a_foreign_store_says_of_its_url_is_not_passed_on(monkeypatch: pyte
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
-    register(monkeypatch, "custom", f"{__name__}:refuses")
+    register(monkeypatch, "custom", f"{__name__}:rejects")
     with pytest.raises(ConfigurationError, match="The port is missing"):
         open_store("custom://host")
 
 
-def test_what_is_no_store_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_point_must_return_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "custom", "builtins:len")
-    with pytest.raises(ConfigurationError, match="returned no store"):
+    with pytest.raises(ConfigurationError, match="must return a store, not int"):
         open_store("custom://host")
 
 
-def test_an_installed_package_brings_its_own_scheme(tmp_path: Path) -> None:
-    """By the entry-point group alone: no import, no registration."""
+def test_an_installed_package_adds_its_scheme(tmp_path: Path) -> None:
+    """The entry point is enough: no import, no registration."""
     info = tmp_path / "otherstore-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: otherstore\nVersion: 1.0\n")

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import anyio
 
 from tokensession.providers import Credential, TokenRequest, TokenResponse
 from tokensession.testing import TokenServer
 
-GUARD = 60.0  # seconds; an upper bound for a hang, never waited for
+TIMEOUT = 60.0  # seconds; only a test that hangs takes that long
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """asyncio.run with a guard against hanging."""
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """`anyio.run`, with a timeout."""
 
-    async def guarded() -> None:
-        async with asyncio.timeout(GUARD):
+    async def bounded() -> None:
+        with anyio.fail_after(TIMEOUT):
             await main()
 
-    asyncio.run(guarded())
+    anyio.run(bounded)
 
 
 def refresh(secret: str) -> Credential:
@@ -36,7 +35,7 @@ def code(secret: str) -> Credential:
 
 
 class Client:
-    """Sends what it is told to, once."""
+    """Sends requests to one server. Repeats nothing and follows no redirect."""
 
     def __init__(self, server: TokenServer, http: aiohttp.ClientSession) -> None:
         self.server = server
@@ -49,24 +48,21 @@ class Client:
             headers = tuple((name.lower(), value) for name, value in response.headers.items())
             return TokenResponse(response.status, headers, await response.read())
 
-    async def altered(self, request: TokenRequest, **changes: Any) -> TokenResponse:
-        """The request with headers, body or url replaced."""
-        return await self.send(replace(request, **changes))
-
     async def redeem(self, provider: Any, credential: Credential) -> dict[str, Any]:
-        """The document of the reply, with its status as "status"."""
-        answer = await self.send(provider.request(credential))
-        return json.loads(answer.body) | {"status": answer.status}
+        """The response's JSON document, with its status as "status"."""
+        response = await self.send(provider.request(credential))
+        return json.loads(response.body) | {"status": response.status}
 
-    async def api(self, path: str, token: str, **options: Any) -> int:
+    async def api(self, path: str, token: str) -> int:
+        """The status of an API request."""
         headers = {"Authorization": f"Bearer {token}"}
-        url = self.server.base_url + path
-        async with self.http.get(url, headers=headers, **options) as response:
+        async with self.http.get(self.server.base_url + path, headers=headers) as response:
             await response.read()
             return response.status
 
 
 @contextlib.asynccontextmanager
-async def talking_to(server: TokenServer) -> AsyncIterator[Client]:
+async def connected(server: TokenServer) -> AsyncIterator[Client]:
+    """Start the server, and connect a client."""
     async with server, aiohttp.ClientSession() as http:
         yield Client(server, http)

@@ -1,4 +1,4 @@
-"""FakeClock, ScriptedTransport, and the package's door."""
+"""FakeClock, ScriptedTransport, and the public names."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tokensession.testing import FakeClock, Paused, ScriptedTransport, servers, 
 REQUEST = TokenRequest("https://example.com/token", (), b"secret body")
 
 
-async def ask(transport: TokenTransport) -> TokenResponse:
+async def send(transport: TokenTransport) -> TokenResponse:
     return await transport.send(REQUEST, connect=5, total=20)
 
 
-def test_the_clock_stands_still_until_it_is_moved() -> None:
+def test_the_clock_stands_still_until_you_move_it() -> None:
     clock: Clock = FakeClock(wall=100.0, boot=7.0, jitter=0.25)
     assert (clock.wall(), clock.boot(), clock.jitter(), clock.jitter()) == (100.0, 7.0, 0.25, 0.25)
 
 
-def test_advancing_moves_both_clocks_and_a_step_only_the_wall() -> None:
+def test_advance_moves_both_clocks_and_a_step_only_the_wall_clock() -> None:
     clock = FakeClock(wall=100.0, boot=7.0)
     clock.advance(3)
     clock.step_wall(-50)
@@ -36,7 +36,7 @@ def test_advancing_moves_both_clocks_and_a_step_only_the_wall() -> None:
         clock.advance(-1)
 
 
-def test_sleepers_wake_in_the_order_of_their_time_when_it_has_come() -> None:
+def test_sleepers_wake_when_their_time_has_come_in_that_order() -> None:
     async def main() -> None:
         clock = FakeClock()
         woken: list[float] = []
@@ -60,7 +60,7 @@ def test_sleepers_wake_in_the_order_of_their_time_when_it_has_come() -> None:
     run(main)
 
 
-def test_a_sleep_of_nothing_only_yields_and_a_cancelled_one_leaves_nothing_behind() -> None:
+def test_a_sleep_of_zero_only_yields_and_a_cancelled_sleep_leaves_nothing_behind() -> None:
     async def main() -> None:
         clock = FakeClock()
         await clock.sleep(0)
@@ -90,10 +90,10 @@ def test_waiting_for_sleepers_waits_until_there_are_enough() -> None:
     run(main)
 
 
-def test_a_script_of_jitter_ends_with_an_assertion() -> None:
+def test_a_draw_after_the_last_jitter_raises_an_assertion_error() -> None:
     clock = FakeClock(jitter=[0.1, 0.9])
     assert [clock.jitter(), clock.jitter()] == [0.1, 0.9]
-    with pytest.raises(AssertionError, match="more often"):
+    with pytest.raises(AssertionError, match="no number is left"):
         clock.jitter()
 
 
@@ -111,20 +111,20 @@ def test_the_clock_can_be_used_in_one_loop_after_another() -> None:
     assert "0 asleep" in repr(clock)
 
 
-def test_the_endpoint_answers_by_its_script_and_keeps_what_it_was_asked() -> None:
+def test_the_transport_follows_its_script_and_records_the_requests() -> None:
     async def main() -> None:
-        async def late(request: TokenRequest) -> TokenResponse:
+        async def respond(request: TokenRequest) -> TokenResponse:
             return token_response(request.body)
 
         transport = ScriptedTransport(
-            token_response({"ok": True}), NotSent("It rained."), lambda _: token_response(b"x", 503)
+            token_response({"ok": True}), NotSent("The network is down."), lambda _: token_response(b"x", 503)
         )
-        transport.script(late)
-        assert (await ask(transport)).body == b'{"ok": true}'
-        with pytest.raises(NotSent, match="It rained"):
-            await ask(transport)
-        assert (await ask(transport)).status == 503
-        assert (await ask(transport)).body == REQUEST.body
+        transport.script(respond)
+        assert (await send(transport)).body == b'{"ok": true}'
+        with pytest.raises(NotSent, match="The network is down"):
+            await send(transport)
+        assert (await send(transport)).status == 503
+        assert (await send(transport)).body == REQUEST.body
         assert transport.requests == [REQUEST] * 4
         assert transport.timeouts[0] == (5, 20)
         assert transport.left == 0
@@ -132,26 +132,26 @@ def test_the_endpoint_answers_by_its_script_and_keeps_what_it_was_asked() -> Non
     run(main)
 
 
-def test_a_request_after_the_last_line_is_one_too_many() -> None:
+def test_a_request_after_the_last_line_raises_an_assertion_error() -> None:
     async def main() -> None:
         transport = ScriptedTransport()
-        with pytest.raises(AssertionError, match="one too many"):
-            await ask(transport)
-        assert transport.overasked == 1
+        with pytest.raises(AssertionError, match="no line is left for request 1"):
+            await send(transport)
+        assert transport.unexpected_requests == 1
 
     run(main)
 
 
 @pytest.mark.parametrize("failing", [True, False])
-def test_a_held_line_is_answered_when_it_is_released(failing: bool) -> None:
+def test_a_paused_line_waits_until_it_is_released(failing: bool) -> None:
     async def main() -> None:
-        held = Paused(NotSent("It rained.") if failing else token_response({"ok": True}))
-        assert "not asked" in repr(held)
-        task = asyncio.ensure_future(ask(ScriptedTransport(held)))
-        await held.arrived.wait()
+        paused = Paused(NotSent("The network is down.") if failing else token_response({"ok": True}))
+        assert "not reached yet" in repr(paused)
+        task = asyncio.ensure_future(send(ScriptedTransport(paused)))
+        await paused.arrived.wait()
         assert not task.done()
-        assert "arrived" in repr(held)
-        held.release()
+        assert "arrived" in repr(paused)
+        paused.release()
         if failing:
             with pytest.raises(NotSent):
                 await task
@@ -166,17 +166,17 @@ def test_the_fakes_show_no_secrets() -> None:
     assert "planted" not in repr(transport)
 
 
-def test_the_door_is_sorted_and_every_name_opens() -> None:
-    for door in (tokensession.testing, servers):
-        assert list(door.__all__) == sorted(door.__all__)
-        for name in door.__all__:
-            assert getattr(door, name) is not None
+def test_the_public_names_are_sorted_and_can_be_imported() -> None:
+    for module in (tokensession.testing, servers):
+        assert list(module.__all__) == sorted(module.__all__)
+        for name in module.__all__:
+            assert getattr(module, name) is not None
     assert dir(tokensession.testing) == tokensession.testing.__all__
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = tokensession.testing.Nothing
 
 
-def test_importing_the_door_loads_neither_pytest_nor_a_server() -> None:
+def test_importing_tokensession_testing_loads_neither_pytest_nor_a_server() -> None:
     program = (
         "import sys, tokensession.testing\n"
         "assert 'pytest' not in sys.modules and 'tokensession.testing.servers' not in sys.modules\n"
@@ -186,7 +186,7 @@ def test_importing_the_door_loads_neither_pytest_nor_a_server() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_without_pytest_the_conformance_suite_says_how_to_get_it() -> None:
+def test_without_pytest_the_conformance_suite_says_how_to_install_it() -> None:
     program = (
         "import sys\n"
         "sys.modules['pytest'] = None\n"
@@ -197,4 +197,4 @@ def test_without_pytest_the_conformance_suite_says_how_to_get_it() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True
     )
-    assert done.stdout == "StoreConformance needs pytest. Install it: pip install 'tokensession[test]'\n"
+    assert done.stdout == "StoreConformance needs pytest. Install it: pip install 'tokensession[testing]'\n"

@@ -1,4 +1,4 @@
-"""Scripted faults, gates, and the API endpoints."""
+"""Scripted faults, gates, and the API's endpoints."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import json
 
 import aiohttp
+import anyio
 import pytest
-from _exchange import Client, code, refresh, run, talking_to
+from _exchange import Client, code, connected, refresh, run
 
 from tokensession.providers import Oto, Priava
 from tokensession.testing import (
@@ -24,17 +25,17 @@ from tokensession.testing import (
 )
 from tokensession.token import fingerprint
 
-SEED = refresh("fake-oto-refresh-token")
+CREDENTIAL = refresh("fake-oto-refresh-token")
 
 
 async def _token(client: Client) -> str:
-    answer = await client.redeem(Oto(**client.server.credentials), SEED)
-    return str(answer["access_token"])
+    response = await client.redeem(Oto(**client.server.credentials), CREDENTIAL)
+    return str(response["access_token"])
 
 
-def test_scripted_replies_are_given_in_order_byte_for_byte_and_spend_nothing() -> None:
+def test_scripted_responses_are_sent_in_order_byte_for_byte_and_spend_nothing() -> None:
     async def main() -> None:
-        async with talking_to(PriavaServer()) as client:
+        async with connected(PriavaServer()) as client:
             provider = Priava(**client.server.credentials)
             request = provider.request(code(client.server.credentials["code"]))
             client.server.script(
@@ -52,13 +53,13 @@ def test_scripted_replies_are_given_in_order_byte_for_byte_and_spend_nothing() -
     run(main)
 
 
-def test_an_edited_reply_has_tokens_that_work() -> None:
+def test_an_edited_response_has_tokens_that_work() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
-            client.server.script(Edit(lambda answer: answer | {"expires_in": 0}))
-            answer = await client.redeem(Oto(**client.server.credentials), SEED)
-            assert answer["expires_in"] == 0
-            assert await client.api("/echo", answer["access_token"]) == 200
+        async with connected(OtoServer()) as client:
+            client.server.script(Edit(lambda document: document | {"expires_in": 0}))
+            response = await client.redeem(Oto(**client.server.credentials), CREDENTIAL)
+            assert response["expires_in"] == 0
+            assert await client.api("/echo", response["access_token"]) == 200
 
     run(main)
 
@@ -67,17 +68,19 @@ def test_an_edited_reply_has_tokens_that_work() -> None:
     ("fault", "spent"),
     [(Reset(spent=True), True), (Reset(spent=False), False), (Truncate(keep=30), True)],
 )
-def test_a_lost_reply_leaves_the_grant_spent_or_not_as_told(fault: Reset | Truncate, spent: bool) -> None:
+def test_a_lost_response_leaves_the_credential_spent_or_not_as_scripted(
+    fault: Reset | Truncate, spent: bool
+) -> None:
     async def main() -> None:
-        async with talking_to(PriavaServer()) as client:
+        async with connected(PriavaServer()) as client:
             provider = Priava(**client.server.credentials)
-            seed = code(client.server.credentials["code"])
+            credential = code(client.server.credentials["code"])
             client.server.script(fault)
             with pytest.raises(
                 (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientPayloadError)
             ):
-                await client.send(provider.request(seed))
-            again = await client.redeem(provider, seed)
+                await client.send(provider.request(credential))
+            again = await client.redeem(provider, credential)
             assert again["status"] == (400 if spent else 200)
             assert client.server.stats.reuse_detections == int(spent)
 
@@ -85,9 +88,9 @@ def test_a_lost_reply_leaves_the_grant_spent_or_not_as_told(fault: Reset | Trunc
 
 
 @pytest.mark.parametrize("spent", [True, False])
-def test_a_hanging_request_ends_with_the_server(spent: bool) -> None:
+def test_a_hanging_request_ends_when_the_server_closes(spent: bool) -> None:
     async def main() -> None:
-        async with talking_to(PriavaServer()) as client:
+        async with connected(PriavaServer()) as client:
             client.server.script(Hang(spent=spent))
             provider = Priava(**client.server.credentials)
             async with client.server.hold("before") as gate:
@@ -102,26 +105,26 @@ def test_a_hanging_request_ends_with_the_server(spent: bool) -> None:
     run(main)
 
 
-def test_a_dripping_reply_arrives_whole_if_one_waits() -> None:
+def test_a_dripping_response_arrives_whole() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             client.server.script(Drip(pause=0))
-            assert (await client.redeem(Oto(**client.server.credentials), SEED))["success"] is True
+            assert (await client.redeem(Oto(**client.server.credentials), CREDENTIAL))["success"] is True
 
     run(main)
 
 
 async def _begin(client: Client) -> aiohttp.ClientResponse:
-    """A token request whose reply has begun."""
-    request = Oto(**client.server.credentials).request(SEED)
+    """A token request whose response has begun."""
+    request = Oto(**client.server.credentials).request(CREDENTIAL)
     response = await client.http.post(request.url, data=request.body, headers=request.headers)
     await response.content.readexactly(1)
     return response
 
 
-def test_a_dripping_reply_ends_with_the_server() -> None:
+def test_a_dripping_response_ends_when_the_server_closes() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             client.server.script(Drip(pause=3600))
             response = await _begin(client)
             await client.server.close()
@@ -131,51 +134,51 @@ def test_a_dripping_reply_ends_with_the_server() -> None:
     run(main)
 
 
-def test_a_dripping_reply_ends_with_the_client() -> None:
+def test_a_dripping_response_ends_when_the_client_disconnects() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             client.server.script(Drip(pause=0.001))
             (await _begin(client)).close()
-            await client.redeem(Oto(**client.server.credentials), SEED)
+            await client.redeem(Oto(**client.server.credentials), CREDENTIAL)
 
     run(main)
 
 
 def test_a_gate_before_redeeming_holds_requests_with_nothing_spent_yet() -> None:
     async def main() -> None:
-        async with talking_to(PriavaServer()) as client:
+        async with connected(PriavaServer()) as client:
             provider = Priava(**client.server.credentials)
-            seed = code(client.server.credentials["code"])
+            credential = code(client.server.credentials["code"])
             async with client.server.hold("before") as gate:
-                request = asyncio.ensure_future(client.redeem(provider, seed))
+                request = asyncio.ensure_future(client.redeem(provider, credential))
                 await gate.reached()
-                assert not client.server._ledger._slips[seed].spent
+                assert not client.server._ledger._credentials[credential].spent
                 assert gate.arrived == 1
             assert (await request)["status"] == 200
 
     run(main)
 
 
-def test_what_has_arrived_is_carried_out_even_if_the_client_has_left() -> None:
+def test_a_request_that_has_arrived_is_carried_out_even_if_the_client_disconnects() -> None:
     async def main() -> None:
-        async with talking_to(PriavaServer()) as client:
+        async with connected(PriavaServer()) as client:
             provider = Priava(**client.server.credentials)
-            seed = code(client.server.credentials["code"])
+            credential = code(client.server.credentials["code"])
             async with client.server.hold("before") as gate, client.server.hold("after") as spent:
-                request = asyncio.ensure_future(client.redeem(provider, seed))
+                request = asyncio.ensure_future(client.redeem(provider, credential))
                 await gate.reached()
                 request.cancel()
                 await asyncio.wait([request])
                 gate.open()
                 await spent.reached()
-            assert (await client.redeem(provider, seed))["error"] == "invalid_grant"
+            assert (await client.redeem(provider, credential))["error"] == "invalid_grant"
 
     run(main)
 
 
-def test_a_gate_at_the_api_holds_requests_before_their_bearer_is_looked_at() -> None:
+def test_a_gate_at_the_api_holds_requests_before_their_token_is_checked() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             token = await _token(client)
             async with client.server.hold("api") as gate:
                 requests = [asyncio.ensure_future(client.api("/echo", token)) for _ in range(5)]
@@ -189,9 +192,9 @@ def test_a_gate_at_the_api_holds_requests_before_their_bearer_is_looked_at() -> 
 
 def test_closing_the_server_opens_its_gates() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             async with client.server.hold("before") as gate:
-                request = asyncio.ensure_future(client.redeem(Oto(**client.server.credentials), SEED))
+                request = asyncio.ensure_future(client.redeem(Oto(**client.server.credentials), CREDENTIAL))
                 await gate.reached()
                 await client.server.close()
                 await asyncio.wait([request])
@@ -199,9 +202,21 @@ def test_closing_the_server_opens_its_gates() -> None:
     run(main)
 
 
-def test_the_echo_tells_everything_but_the_bearer() -> None:
+def test_a_server_closes_in_a_cancelled_scope_too() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        server = OtoServer()
+        with anyio.CancelScope() as scope:
+            async with server:
+                scope.cancel()
+        async with OtoServer(port=int(server.origin.rpartition(":")[2])):
+            pass
+
+    run(main)
+
+
+def test_the_echo_shows_the_request_without_its_token() -> None:
+    async def main() -> None:
+        async with connected(OtoServer()) as client:
             token = await _token(client)
             url = client.server.base_url + "/echo?page=2"
             headers = {"Authorization": f"Bearer {token}", "X-Trace": "7"}
@@ -218,16 +233,16 @@ def test_the_echo_tells_everything_but_the_bearer() -> None:
     run(main)
 
 
-def test_the_log_says_which_bearer_each_request_had() -> None:
+def test_the_log_has_the_fingerprint_of_each_requests_token() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             token = await _token(client)
             await client.api("/status/403", token)
             await client.api("/status/401", token)
             await client.api("/echo", "wrong")
             async with client.http.get(client.server.base_url + "/echo") as response:
                 assert response.status == 401
-            assert [(seen.path, seen.status, seen.bearer) for seen in client.server.log] == [
+            assert [(seen.path, seen.status, seen.token) for seen in client.server.log] == [
                 ("/status/403", 403, fingerprint(token)),
                 ("/status/401", 401, fingerprint(token)),
                 ("/echo", 401, fingerprint("wrong")),
@@ -238,9 +253,9 @@ def test_the_log_says_which_bearer_each_request_had() -> None:
     run(main)
 
 
-def test_a_large_401_is_large_and_only_for_a_dead_bearer() -> None:
+def test_the_large_401_is_large_and_only_for_an_invalid_token() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             token = await _token(client)
             url = client.server.base_url + "/large-401"
             assert await client.api("/large-401", token) == 200
@@ -251,12 +266,12 @@ def test_a_large_401_is_large_and_only_for_a_dead_bearer() -> None:
     run(main)
 
 
-def test_redirects_streams_and_websockets_want_the_bearer_too() -> None:
+def test_redirects_streams_and_websockets_need_a_valid_token_too() -> None:
     async def main() -> None:
-        async with talking_to(PriavaServer()) as client:
+        async with connected(PriavaServer()) as client:
             provider = Priava(**client.server.credentials)
-            answer = await client.redeem(provider, code(client.server.credentials["code"]))
-            headers = {"Authorization": f"Bearer {answer['access_token']}"}
+            response = await client.redeem(provider, code(client.server.credentials["code"]))
+            headers = {"Authorization": f"Bearer {response['access_token']}"}
             base = client.server.base_url
             async with client.http.get(
                 base + "/redirect",
@@ -280,7 +295,7 @@ def test_redirects_streams_and_websockets_want_the_bearer_too() -> None:
 
 def test_closing_the_server_closes_its_websockets() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             headers = {"Authorization": f"Bearer {await _token(client)}"}
             async with client.http.ws_connect(client.server.base_url + "/ws", headers=headers) as socket:
                 closing = asyncio.ensure_future(client.server.close())
@@ -290,9 +305,9 @@ def test_closing_the_server_closes_its_websockets() -> None:
     run(main)
 
 
-def test_a_stream_ends_when_its_reader_leaves() -> None:
+def test_a_stream_ends_when_the_client_disconnects() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             headers = {"Authorization": f"Bearer {await _token(client)}"}
             url = client.server.base_url + f"/stream/{1 << 40}"
             async with client.http.get(url, headers=headers) as response:

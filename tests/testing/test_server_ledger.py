@@ -1,43 +1,47 @@
-"""Rotation, reuse detection and what counts as an expiry, by a clock that is moved by hand."""
+"""Rotation, reuse detection and what counts as an expiry, with a fake clock."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-from _exchange import code, refresh, run, talking_to
+from _exchange import code, connected, refresh, run
 
 from tokensession.providers import Oto, Priava
 from tokensession.testing import FakeClock, OtoServer, PriavaServer, Response, ServerStats
 
 
-def test_an_access_token_dies_at_the_end_of_its_life_and_not_before() -> None:
+def test_an_access_token_expires_at_the_end_of_its_life_and_not_before() -> None:
     async def main() -> None:
         clock = FakeClock()
-        async with talking_to(OtoServer(lifetime=10, clock=clock)) as client:
-            answer = await client.redeem(Oto(**client.server.credentials), refresh("fake-oto-refresh-token"))
+        async with connected(OtoServer(lifetime=10, clock=clock)) as client:
+            response = await client.redeem(
+                Oto(**client.server.credentials), refresh("fake-oto-refresh-token")
+            )
             clock.advance(9.999)
-            assert await client.api("/echo", answer["access_token"]) == 200
+            assert await client.api("/echo", response["access_token"]) == 200
             clock.advance(0.001)
-            assert await client.api("/echo", answer["access_token"]) == 401
+            assert await client.api("/echo", response["access_token"]) == 401
 
     run(main)
 
 
-def test_the_servers_time_does_not_follow_a_step_of_the_wall_clock() -> None:
+def test_a_step_of_the_wall_clock_does_not_change_the_servers_time() -> None:
     async def main() -> None:
         clock = FakeClock()
-        async with talking_to(OtoServer(lifetime=10, clock=clock)) as client:
-            answer = await client.redeem(Oto(**client.server.credentials), refresh("fake-oto-refresh-token"))
+        async with connected(OtoServer(lifetime=10, clock=clock)) as client:
+            response = await client.redeem(
+                Oto(**client.server.credentials), refresh("fake-oto-refresh-token")
+            )
             clock.step_wall(3600)
-            assert await client.api("/echo", answer["access_token"]) == 200
+            assert await client.api("/echo", response["access_token"]) == 200
 
     run(main)
 
 
-def test_a_spent_refresh_token_that_comes_back_revokes_the_whole_family() -> None:
+def test_a_spent_refresh_token_that_comes_again_revokes_all_tokens_of_its_sign_in() -> None:
     async def main() -> None:
-        async with talking_to(PriavaServer()) as client:
+        async with connected(PriavaServer()) as client:
             provider = Priava(**client.server.credentials)
             first = await client.redeem(provider, code(client.server.credentials["code"]))
             second = await client.redeem(provider, refresh(first["refresh_token"]))
@@ -46,17 +50,17 @@ def test_a_spent_refresh_token_that_comes_back_revokes_the_whole_family() -> Non
             assert (reused["status"], reused["error"]) == (400, "invalid_grant")
             assert await client.api("/echo", first["access_token"]) == 401
             assert await client.api("/echo", second["access_token"]) == 401
-            dead = await client.redeem(provider, refresh(second["refresh_token"]))
-            assert dead["error"] == "invalid_grant"
+            revoked = await client.redeem(provider, refresh(second["refresh_token"]))
+            assert revoked["error"] == "invalid_grant"
             assert client.server.stats.reuse_detections == 1
             assert client.server.stats.rejections == 2
 
     run(main)
 
 
-def test_a_code_is_good_once_and_its_reuse_revokes_what_came_of_it() -> None:
+def test_a_code_works_once_and_its_reuse_revokes_the_tokens_issued_for_it() -> None:
     async def main() -> None:
-        async with talking_to(PriavaServer()) as client:
+        async with connected(PriavaServer()) as client:
             provider = Priava(**client.server.credentials)
             first = await client.redeem(provider, code(client.server.credentials["code"]))
             again = await client.redeem(provider, code(client.server.credentials["code"]))
@@ -67,28 +71,28 @@ def test_a_code_is_good_once_and_its_reuse_revokes_what_came_of_it() -> None:
     run(main)
 
 
-def test_a_reuse_in_one_family_leaves_the_others_alone() -> None:
+def test_a_reuse_in_one_sign_in_does_not_affect_the_others() -> None:
     async def main() -> None:
-        async with talking_to(PriavaServer()) as client:
+        async with connected(PriavaServer()) as client:
             provider = Priava(**client.server.credentials)
             other = await client.redeem(provider, code(client.server.new_credential()))
-            seed = code(client.server.credentials["code"])
-            await client.redeem(provider, seed)
-            await client.redeem(provider, seed)
+            credential = code(client.server.credentials["code"])
+            await client.redeem(provider, credential)
+            await client.redeem(provider, credential)
             assert await client.api("/echo", other["access_token"]) == 200
 
     run(main)
 
 
-def test_a_permanent_refresh_token_can_still_be_deleted_and_made_anew() -> None:
+def test_a_permanent_refresh_token_can_be_revoked_and_replaced() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             provider = Oto(**client.server.credentials)
             first = await client.redeem(provider, refresh("fake-oto-refresh-token"))
             client.server.revoke_grants()
             assert await client.api("/echo", first["access_token"]) == 401
-            gone = await client.redeem(provider, refresh("fake-oto-refresh-token"))
-            assert gone["otoErrorCode"] == "OTO1083"
+            rejected = await client.redeem(provider, refresh("fake-oto-refresh-token"))
+            assert rejected["otoErrorCode"] == "OTO1083"
             fresh = await client.redeem(provider, refresh(client.server.new_credential()))
             assert await client.api("/echo", fresh["access_token"]) == 200
             assert client.server.stats.reuse_detections == 0
@@ -100,7 +104,7 @@ def test_a_permanent_refresh_token_can_still_be_deleted_and_made_anew() -> None:
 def test_a_new_token_is_due_in_the_second_half_of_a_life_and_after(age: float, expiries: int) -> None:
     async def main() -> None:
         clock = FakeClock(boot=0.0)
-        async with talking_to(OtoServer(lifetime=10, clock=clock)) as client:
+        async with connected(OtoServer(lifetime=10, clock=clock)) as client:
             provider = Oto(**client.server.credentials)
             await client.redeem(provider, refresh("fake-oto-refresh-token"))
             clock.advance(age)
@@ -111,9 +115,9 @@ def test_a_new_token_is_due_in_the_second_half_of_a_life_and_after(age: float, e
     run(main)
 
 
-def test_more_requests_for_the_same_expiry_add_none_even_if_the_first_failed() -> None:
+def test_several_requests_for_one_expiry_count_as_one_even_if_the_first_failed() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             client.server.script(Response(503))
             provider = Oto(**client.server.credentials)
             request = provider.request(refresh("fake-oto-refresh-token"))
@@ -126,7 +130,7 @@ def test_more_requests_for_the_same_expiry_add_none_even_if_the_first_failed() -
 
 def test_requests_at_the_same_moment_are_one_expiry_and_show_as_concurrent() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             provider = Oto(**client.server.credentials)
             async with client.server.hold("before") as gate, asyncio.TaskGroup() as group:
                 for _ in range(3):
@@ -140,9 +144,9 @@ def test_requests_at_the_same_moment_are_one_expiry_and_show_as_concurrent() -> 
     run(main)
 
 
-def test_a_revoked_access_token_makes_a_new_one_due() -> None:
+def test_revoking_an_access_token_makes_a_new_one_due() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             provider = Oto(**client.server.credentials)
             first = await client.redeem(provider, refresh("fake-oto-refresh-token"))
             client.server.revoke_access_tokens()
@@ -156,7 +160,7 @@ def test_a_revoked_access_token_makes_a_new_one_due() -> None:
 def test_a_life_counts_from_the_request_however_long_the_server_takes() -> None:
     async def main() -> None:
         clock = FakeClock()
-        async with talking_to(OtoServer(lifetime=10, clock=clock)) as client:
+        async with connected(OtoServer(lifetime=10, clock=clock)) as client:
             provider = Oto(**client.server.credentials)
             async with client.server.hold("before") as gate:
                 request = asyncio.ensure_future(client.redeem(provider, refresh("fake-oto-refresh-token")))
@@ -171,12 +175,12 @@ def test_a_life_counts_from_the_request_however_long_the_server_takes() -> None:
     run(main)
 
 
-def test_each_grant_has_expiries_of_its_own() -> None:
+def test_expiries_are_counted_per_sign_in() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
+        async with connected(OtoServer()) as client:
             provider = Oto(**client.server.credentials)
-            for seed in ("fake-oto-refresh-token", client.server.new_credential()):
-                await client.redeem(provider, refresh(seed))
+            for secret in ("fake-oto-refresh-token", client.server.new_credential()):
+                await client.redeem(provider, refresh(secret))
             assert client.server.stats.expiries == 2
 
     run(main)
@@ -185,7 +189,7 @@ def test_each_grant_has_expiries_of_its_own() -> None:
 def test_expired_access_tokens_are_forgotten() -> None:
     async def main() -> None:
         clock = FakeClock()
-        async with talking_to(OtoServer(lifetime=1, clock=clock)) as client:
+        async with connected(OtoServer(lifetime=1, clock=clock)) as client:
             provider = Oto(**client.server.credentials)
             for _ in range(20):
                 await client.redeem(provider, refresh("fake-oto-refresh-token"))

@@ -1,12 +1,13 @@
-"""The servers refuse what is not byte-exact, and answer as documented."""
+"""The servers turn down what is not exactly as documented, and respond as documented."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import aiohttp
 import pytest
-from _exchange import code, refresh, run, talking_to
+from _exchange import code, connected, refresh, run
 
 from tokensession.providers import OAuth2, Oto, Priava, TokenRequest
 from tokensession.providers._wire import encode_form
@@ -15,19 +16,19 @@ from tokensession.testing import FakeClock, OAuth2Server, OtoServer, PriavaServe
 FORM = "application/x-www-form-urlencoded;charset=utf-8"
 
 
-def test_oto_answers_as_it_has_been_seen_to() -> None:
+def test_oto_responds_as_has_been_seen() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer(lifetime=3, clock=FakeClock())) as client:
+        async with connected(OtoServer(lifetime=3, clock=FakeClock())) as client:
             provider = Oto(**client.server.credentials)
             assert provider.credential is not None
-            answer = await client.send(provider.request(provider.credential))
-            assert answer.header("content-type") == "text/plain;charset=iso-8859-1"
-            document = json.loads(answer.body)
+            response = await client.send(provider.request(provider.credential))
+            assert response.header("content-type") == "text/plain;charset=iso-8859-1"
+            document = json.loads(response.body)
             assert list(document) == ["access_token", "refresh_token", "success", "token_type", "expires_in"]
             assert document["expires_in"] == "3"
             assert document["success"] is True
             assert document["refresh_token"] == provider.credential.secret
-            issued = provider.read(answer, provider.credential, sent_at=0.0)
+            issued = provider.read(response, provider.credential, sent_at=0.0)
             assert issued.notes == ()
             assert await client.api("/rest/v2/healthCheck", issued.token.access_token) == 200
 
@@ -45,8 +46,8 @@ def _oto(
     [
         (_oto(b'{"refresh_token": "planted", "grant_type": "refresh_token"}'), "2 keys"),
         (_oto(b"{}"), "0 keys"),
-        (_oto(b'{"refresh_token": ""}'), "not a string"),
-        (_oto(b'{"refresh_token": 7}'), "not a string"),
+        (_oto(b'{"refresh_token": ""}'), "not a non-empty string"),
+        (_oto(b'{"refresh_token": 7}'), "not a non-empty string"),
         (_oto(b'["planted"]'), "not one JSON object"),
         (_oto(b'{"refresh_token": "planted", "refresh_token": "planted"}'), "not one JSON object"),
         (_oto(b'{"refresh_token": "planted\xff"}'), "not one JSON object"),
@@ -62,58 +63,60 @@ def _oto(
         (_oto(b'{"refresh_token": "planted"}', query="?refresh_token=planted"), "query"),
     ],
 )
-def test_oto_refuses_a_request_that_is_not_as_documented(
+def test_oto_answers_400_to_a_request_that_is_not_as_documented(
     sent: tuple[bytes, tuple[tuple[str, str], ...], str], says: str
 ) -> None:
     async def main() -> None:
         body, headers, query = sent
-        async with talking_to(OtoServer()) as client:
-            answer = await client.send(TokenRequest(client.server.token_url + query, headers, body))
-            assert answer.status == 400
-            document = json.loads(answer.body)
+        async with connected(OtoServer()) as client:
+            response = await client.send(TokenRequest(client.server.token_url + query, headers, body))
+            assert response.status == 400
+            document = json.loads(response.body)
             assert document["success"] is False
             assert says in document["errorMsg"]
             assert says in client.server.invalid_requests[0]
-            assert "planted" not in answer.body.decode()
+            assert "planted" not in response.body.decode()
             assert client.server.stats.invalid_requests == client.server.stats.token_requests == 1
 
     run(main)
 
 
-def test_a_get_at_the_token_endpoint_is_refused() -> None:
+def test_a_get_of_the_token_endpoint_is_invalid() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client, client.http.get(client.server.token_url) as response:
+        async with connected(OtoServer()) as client, client.http.get(client.server.token_url) as response:
             assert response.status == 400
             assert client.server.invalid_requests == ["the method is GET, not POST"]
 
     run(main)
 
 
-def test_oto_says_oto1083_to_a_refresh_token_it_does_not_know() -> None:
+def test_oto_answers_oto1083_to_an_unknown_refresh_token() -> None:
     async def main() -> None:
-        async with talking_to(OtoServer()) as client:
-            answer = await client.redeem(Oto(**client.server.credentials), refresh("of-another-environment"))
-            assert (answer["status"], answer["otoErrorCode"]) == (400, "OTO1083")
+        async with connected(OtoServer()) as client:
+            response = await client.redeem(
+                Oto(**client.server.credentials), refresh("of-another-environment")
+            )
+            assert (response["status"], response["otoErrorCode"]) == (400, "OTO1083")
             assert client.server.stats.rejections == 1
             assert client.server.stats.invalid_requests == client.server.stats.expiries == 0
 
     run(main)
 
 
-def test_the_token_test_exists_in_staging_only() -> None:
+def test_the_test_path_exists_in_staging_only() -> None:
     async def main() -> None:
         for server, status in ((OtoServer(), 404), (OtoServer(environment="staging"), 200)):
-            async with talking_to(server) as client:
-                answer = await client.redeem(Oto(**server.credentials), refresh(server.refresh_token))
-                assert await client.api("/rest/v2/test", answer["access_token"]) == status
+            async with connected(server) as client:
+                response = await client.redeem(Oto(**server.credentials), refresh(server.refresh_token))
+                assert await client.api("/rest/v2/test", response["access_token"]) == status
 
     run(main)
 
 
-def test_priava_answers_as_documented_to_both_grants_with_awkward_secrets() -> None:
+def test_priava_responds_as_documented_to_both_grant_types_with_awkward_secrets() -> None:
     async def main() -> None:
         server = PriavaServer(client_secret="a %&+£€", region="APAC", lifetime=5)
-        async with talking_to(server) as client:
+        async with connected(server) as client:
             provider = Priava(**server.credentials)
             first = await client.redeem(provider, code(server.code))
             assert list(first) == ["access_token", "refresh_token", "token_type", "expires_in", "status"]
@@ -156,34 +159,34 @@ def _priava(
         (_priava(encode_form(PAIRS[:4])), "redirect_uri, in this order"),
         (_priava(encode_form(PAIRS[::-1])), "in this order"),
         (_priava(encode_form((*PAIRS, ("scope", "planted")))), "in this order"),
-        (_priava(encode_form((*PAIRS, ("planted", "planted")))), "1 fields that no token request has"),
-        (_priava(encode_form((*PAIRS, PAIRS[4]))), "a field twice"),
+        (_priava(encode_form((*PAIRS, ("planted", "planted")))), "1 unknown fields"),
+        (_priava(encode_form((*PAIRS, PAIRS[4]))), "the same field twice"),
         (_priava(encode_form((*PAIRS[:3], ("refresh_token", ""), PAIRS[4]))), "refresh_token is empty"),
         (_priava(encode_form((("grant_type", "password"), *PAIRS[1:]))), "grant_type"),
-        (_priava(BODY.replace(b"://", b"%3A%2F%2F")), "encoded otherwise"),
-        (_priava(BODY.replace(b"planted", b"pl%61nted")), "encoded otherwise"),
+        (_priava(BODY.replace(b"://", b"%3A%2F%2F")), "not encoded as in the documentation"),
+        (_priava(BODY.replace(b"planted", b"pl%61nted")), "not encoded as in the documentation"),
         (_priava(b'{"refresh_token": "planted"}'), "not form-encoded"),
     ],
 )
-def test_priava_refuses_a_request_that_is_not_byte_exact(
+def test_priava_answers_400_to_a_request_that_is_not_exactly_as_documented(
     sent: tuple[bytes, tuple[tuple[str, str], ...]], says: str
 ) -> None:
     async def main() -> None:
         body, headers = sent
-        async with talking_to(PriavaServer()) as client:
-            answer = await client.send(TokenRequest(client.server.token_url, headers, body))
-            document = json.loads(answer.body)
-            assert (answer.status, document["error"]) == (400, "invalid_request")
+        async with connected(PriavaServer()) as client:
+            response = await client.send(TokenRequest(client.server.token_url, headers, body))
+            document = json.loads(response.body)
+            assert (response.status, document["error"]) == (400, "invalid_request")
             assert says in document["error_description"]
-            assert "planted" not in answer.body.decode()
+            assert "planted" not in response.body.decode()
             assert client.server.stats.invalid_requests == 1
 
     run(main)
 
 
-def test_priava_refuses_an_authorization_header_on_the_token_request() -> None:
+def test_priava_answers_400_to_a_token_request_with_an_authorization_header() -> None:
     async def main() -> None:
-        async with talking_to(PriavaServer()) as client:
+        async with connected(PriavaServer()) as client:
             body, headers = _priava()
             request = TokenRequest(client.server.token_url, (*headers, ("Authorization", "Bearer x")), body)
             assert (await client.send(request)).status == 400
@@ -192,12 +195,12 @@ def test_priava_refuses_an_authorization_header_on_the_token_request() -> None:
     run(main)
 
 
-def test_priava_rejects_a_wrong_client_without_calling_the_form_wrong() -> None:
+def test_priava_rejects_a_wrong_client_secret_but_counts_the_request_as_valid() -> None:
     async def main() -> None:
-        async with talking_to(PriavaServer()) as client:
+        async with connected(PriavaServer()) as client:
             provider = Priava(**client.server.credentials | {"client_secret": "another"})
-            answer = await client.redeem(provider, code(client.server.credentials["code"]))
-            assert (answer["status"], answer["error"]) == (400, "invalid_client")
+            response = await client.redeem(provider, code(client.server.credentials["code"]))
+            assert (response["status"], response["error"]) == (400, "invalid_client")
             assert client.server.stats.rejections == 1
             assert client.server.stats.invalid_requests == 0
 
@@ -206,10 +209,10 @@ def test_priava_rejects_a_wrong_client_without_calling_the_form_wrong() -> None:
 
 @pytest.mark.parametrize("auth", ["basic", "post"])
 @pytest.mark.parametrize("rotates", [True, False])
-def test_a_generic_server_takes_the_client_where_it_belongs(auth: str, rotates: bool) -> None:
+def test_a_generic_server_accepts_the_client_in_the_configured_place(auth: str, rotates: bool) -> None:
     async def main() -> None:
         server = OAuth2Server(auth=auth, rotates=rotates, client_secret="a secret: %&+")  # type: ignore[arg-type]
-        async with talking_to(server) as client:
+        async with connected(server) as client:
             provider = OAuth2(**server.credentials)
             first = await client.redeem(provider, refresh(server.refresh_token))
             assert ("refresh_token" in first) is rotates
@@ -222,28 +225,28 @@ def test_a_generic_server_takes_the_client_where_it_belongs(auth: str, rotates: 
     run(main)
 
 
-def test_a_generic_server_refuses_the_client_in_the_wrong_place_or_in_two() -> None:
+def test_a_generic_server_answers_400_to_a_client_in_the_wrong_place() -> None:
     async def main() -> None:
         for mine, other in (("basic", "post"), ("post", "basic")):
             server = OAuth2Server(auth=mine)  # type: ignore[arg-type]
-            async with talking_to(server) as client:
+            async with connected(server) as client:
                 provider = OAuth2(**server.credentials | {"auth": other})
-                answer = await client.redeem(provider, refresh(server.refresh_token))
-                assert answer["error"] == "invalid_request"
+                response = await client.redeem(provider, refresh(server.refresh_token))
+                assert response["error"] == "invalid_request"
                 assert server.stats.invalid_requests == 1
 
     run(main)
 
 
-def test_a_generic_server_answers_401_to_a_client_that_fails_in_the_header() -> None:
+def test_a_generic_server_answers_401_to_wrong_basic_credentials() -> None:
     async def main() -> None:
         server = OAuth2Server()
-        async with talking_to(server) as client:
+        async with connected(server) as client:
             provider = OAuth2(**server.credentials | {"client_secret": "another"})
-            answer = await client.send(provider.request(refresh(server.refresh_token)))
-            assert (answer.status, answer.header("www-authenticate")) == (401, "Basic")
+            response = await client.send(provider.request(refresh(server.refresh_token)))
+            assert (response.status, response.header("www-authenticate")) == (401, "Basic")
         server = OAuth2Server(auth="post")
-        async with talking_to(server) as client:
+        async with connected(server) as client:
             provider = OAuth2(**server.credentials | {"client_secret": "another"})
             assert (await client.redeem(provider, refresh("x")))["status"] == 400
 
@@ -254,21 +257,23 @@ def test_a_generic_server_answers_401_to_a_client_that_fails_in_the_header() -> 
     ("content_type", "body", "says"),
     [
         ("text/plain", b"grant_type=refresh_token&refresh_token=planted", "Content-Type"),
-        (FORM, b"grant_type=authorization_code&refresh_token=planted", "do not belong together"),
+        (FORM, b"grant_type=authorization_code&refresh_token=planted", "its grant_type names"),
     ],
 )
-def test_a_generic_server_refuses_a_grant_without_its_secret(
+def test_a_generic_server_answers_400_to_a_grant_type_without_its_credential(
     content_type: str, body: bytes, says: str
 ) -> None:
     async def main() -> None:
         server = OAuth2Server()
-        async with talking_to(server) as client:
+        async with connected(server) as client:
             good = OAuth2(**server.credentials).request(refresh("x"))
             headers = [pair for pair in good.headers if pair[0] != "Content-Type"]
-            answer = await client.altered(good, headers=(*headers, ("Content-Type", content_type)), body=body)
-            assert answer.status == 400
+            response = await client.send(
+                replace(good, headers=(*headers, ("Content-Type", content_type)), body=body)
+            )
+            assert response.status == 400
             assert says in server.invalid_requests[0]
-            assert b"planted" not in answer.body
+            assert b"planted" not in response.body
 
     run(main)
 
@@ -276,11 +281,11 @@ def test_a_generic_server_refuses_a_grant_without_its_secret(
 @pytest.mark.parametrize(
     "authorization", [None, "bearer {}", "BEARER {}", "Bearer  {}", "Bearer wrong", "{}"]
 )
-def test_the_api_wants_the_scheme_bearer_exactly(authorization: str | None) -> None:
+def test_the_api_accepts_only_the_scheme_bearer_in_this_spelling(authorization: str | None) -> None:
     async def main() -> None:
         for server in (OtoServer(), PriavaServer(), OAuth2Server()):
-            async with talking_to(server) as client:
-                issue = server._ledger.redeem(next(iter(server._ledger._slips)), 0.0)
+            async with connected(server) as client:
+                issue = server._ledger.redeem(next(iter(server._ledger._credentials)), 0.0)
                 assert issue is not None
                 headers = {"Authorization": authorization.format(issue.access_token)} if authorization else {}
                 async with client.http.get(server.base_url + "/echo", headers=headers) as response:
@@ -294,17 +299,17 @@ def test_the_api_wants_the_scheme_bearer_exactly(authorization: str | None) -> N
 
 
 @pytest.mark.parametrize("lifetime", [0, -1, 0.5, 2.5])
-def test_a_lifetime_that_the_replies_cannot_express_is_refused(lifetime: float) -> None:
+def test_a_lifetime_must_be_whole_seconds(lifetime: float) -> None:
     with pytest.raises(ValueError, match="whole seconds"):
         PriavaServer(lifetime=lifetime)
 
 
-def test_a_region_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_region_raises_a_value_error() -> None:
     with pytest.raises(ValueError, match="APAC, EU, US"):
         PriavaServer(region="eu")
 
 
-def test_a_server_has_no_address_before_it_was_started() -> None:
+def test_a_server_has_no_address_before_its_first_start() -> None:
     with pytest.raises(RuntimeError, match="async with"):
         _ = OtoServer().base_url
 
@@ -333,7 +338,7 @@ def test_no_repr_shows_a_secret() -> None:
     async def main() -> None:
         for server in (OtoServer(), PriavaServer(), OAuth2Server()):
             async with server:
-                issue = server._ledger.redeem(next(iter(server._ledger._slips)), 0.0)
+                issue = server._ledger.redeem(next(iter(server._ledger._credentials)), 0.0)
                 shown = repr(server) + repr(server._ledger) + repr(issue) + repr(server.stats)
                 assert "fake-" not in shown
 

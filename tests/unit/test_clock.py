@@ -1,4 +1,4 @@
-"""The one reader of clocks, and a deadline by any clock."""
+"""The system clock, and deadlines by any clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(guarded())
 
 
-def test_the_system_clock_is_a_clock_that_reads_the_machine_s() -> None:
+def test_the_system_clock_reads_the_machine_s_clocks() -> None:
     clock: Clock = SystemClock()
     before = time.time()
     assert before <= clock.wall() <= time.time()
@@ -32,8 +32,8 @@ def test_the_system_clock_is_a_clock_that_reads_the_machine_s() -> None:
     run(clock.sleep(0))
 
 
-def test_f34_the_boot_clock_counts_suspended_time_where_there_is_one_that_does() -> None:
-    """The boot clock is CLOCK_BOOTTIME, which counts suspended time, wherever the platform has it."""
+def test_f34_the_boot_clock_counts_suspended_time_if_the_platform_has_such_a_clock() -> None:
+    """The boot clock is CLOCK_BOOTTIME, which counts suspended time, if the platform has it."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         before = time.clock_gettime(time.CLOCK_BOOTTIME)
         assert before <= SystemClock().boot() <= time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -41,7 +41,7 @@ def test_f34_the_boot_clock_counts_suspended_time_where_there_is_one_that_does()
         assert SystemClock().boot() <= time.monotonic()
 
 
-def test_work_in_time_is_handed_back_and_its_timer_is_gone() -> None:
+def test_work_in_time_returns_its_result_and_leaves_no_timer() -> None:
     async def main() -> None:
         clock = FakeClock()
 
@@ -58,8 +58,8 @@ def test_work_in_time_is_handed_back_and_its_timer_is_gone() -> None:
     run(main())
 
 
-def test_f03_f10_work_that_is_late_is_over_when_the_time_out_is_raised() -> None:
-    """Work past its deadline is stopped, has ended when the time-out is raised, and leaves no timer."""
+def test_f03_f10_late_work_is_over_when_the_time_out_is_raised() -> None:
+    """Work past its deadline is cancelled, has ended when the time-out is raised, and leaves no timer."""
 
     async def main() -> None:
         clock = FakeClock()
@@ -86,8 +86,8 @@ def test_f03_f10_work_that_is_late_is_over_when_the_time_out_is_raised() -> None
     run(main())
 
 
-def test_only_this_clock_counts() -> None:
-    """Ten seconds that never pass: the work may take as many turns of the loop as it likes."""
+def test_only_the_given_clock_counts() -> None:
+    """The clock stands still, so the work may take any number of iterations of the event loop."""
 
     async def main() -> None:
         async def work() -> str:
@@ -100,7 +100,7 @@ def test_only_this_clock_counts() -> None:
     run(main())
 
 
-def test_what_the_work_raises_comes_out_as_it_is() -> None:
+def test_an_error_of_the_work_is_raised_unchanged() -> None:
     async def main() -> None:
         clock = FakeClock()
         error = KeyError("x")
@@ -116,7 +116,7 @@ def test_what_the_work_raises_comes_out_as_it_is() -> None:
     run(main())
 
 
-def test_a_cancelled_caller_takes_the_work_and_the_timer_along() -> None:
+def test_cancelling_the_caller_ends_the_work_and_the_timer() -> None:
     async def main() -> None:
         clock = FakeClock()
         ended: list[str] = []
@@ -138,8 +138,8 @@ def test_a_cancelled_caller_takes_the_work_and_the_timer_along() -> None:
     run(main())
 
 
-def test_a_result_that_arrives_with_the_deadline_is_not_thrown_away() -> None:
-    """A rotated token that came in the last instant is a token."""
+def test_a_result_that_arrives_with_the_deadline_is_returned() -> None:
+    """It may be a rotated token."""
 
     async def main() -> None:
         clock = FakeClock()
@@ -156,8 +156,8 @@ def test_a_result_that_arrives_with_the_deadline_is_not_thrown_away() -> None:
     run(main())
 
 
-def test_a_caller_who_is_cancelled_when_the_result_is_there_gets_it_and_is_cancelled_once() -> None:
-    """The result may be the only copy of something; and a time-out around it counts one cancellation."""
+def test_a_caller_cancelled_when_the_result_is_there_gets_it_and_is_cancelled_once() -> None:
+    """The result may be the only copy of a token. A time-out around the caller counts one cancellation."""
 
     async def scene() -> None:
         results: list[str] = []
@@ -165,7 +165,7 @@ def test_a_caller_who_is_cancelled_when_the_result_is_there_gets_it_and_is_cance
 
         async def work() -> str:
             await done
-            caller.cancel("enough")  # in the very turn in which it ends
+            caller.cancel("enough")  # in the same step in which the work ends
             return "the only copy"
 
         async def call() -> None:

@@ -1,4 +1,4 @@
-"""One family of frozen events, without a secret, and an observer that cannot break anything."""
+"""Events are frozen and contain no secret, and an observer cannot break anything."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_event_is_frozen_and_names_its_key(kind: type[Event]) -> None:
 
 @every_event
 def test_f45_an_event_has_no_field_that_could_hold_a_token(kind: type[Event]) -> None:
-    """What is logged is an event, and no event has a field that could hold a token."""
+    """Only events are logged, and no event has a field that could contain a token."""
     allowed = {"key", "reason", "token", "lifetime", "error", "message", "still_usable", "retry_after"}
     assert {field.name for field in dataclasses.fields(kind)} <= allowed | {"note", "tries"}
 
@@ -52,14 +52,14 @@ def test_an_event_is_logged_at_its_level_under_the_package_s_name(
     assert caplog.records[0].getMessage() == str(event)
 
 
-def test_what_goes_wrong_is_a_warning_or_worse_and_routine_is_not() -> None:
+def test_only_failures_are_warnings_or_errors() -> None:
     loud = {kind.__name__ for kind in FAMILY if kind.level >= logging.WARNING}
     assert loud == {"RefreshFailed", "SaveFailed", "Saved", "UnexpectedResponse"}
     assert events.SaveFailed.level == logging.ERROR
     assert RefreshStarted.level == logging.DEBUG
 
 
-def test_the_observer_receives_the_event_itself_logged_or_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_observer_receives_the_event_even_if_it_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="tokensession")
     seen: list[Event] = []
     event = Refreshed("k", "fingerprint", 3600)
@@ -69,7 +69,7 @@ def test_the_observer_receives_the_event_itself_logged_or_not(caplog: pytest.Log
     assert caplog.records == []
 
 
-def test_an_observer_that_raises_is_reported_and_not_propagated(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_observer_that_raises_is_logged_and_otherwise_ignored(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def __call__(self, _event: Event, /) -> None:
             raise LookupError("in the observer")
@@ -85,7 +85,7 @@ def test_an_observer_that_raises_is_reported_and_not_propagated(caplog: pytest.L
 
 
 def test_a_log_handler_that_raises_breaks_nothing() -> None:
-    """A refresh that has a new token in its hands tells of it: that must not be where it gets lost."""
+    """A refresh that reports its new token must not lose it."""
 
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -113,7 +113,7 @@ def test_an_interrupt_is_not_swallowed() -> None:
         emit(interrupted, Refreshed("k", "fingerprint", None))
 
 
-def test_the_whole_family_is_public() -> None:
+def test_every_event_of_the_module_is_public() -> None:
     defined = {
         name
         for name, value in inspect.getmembers(events, inspect.isclass)

@@ -1,4 +1,4 @@
-"""What people may see of a server's words: no secret, one line, not too long."""
+"""A server's text as it may be shown: no secret, one line, not too long."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def test_a_secret_is_redacted_in_every_spelling(spelling: str) -> None:
     ANY_TEXT,
 )
 @example(secrets=["00\x1f\\\\"], before="", after="")
-def test_no_text_around_a_secret_keeps_it_from_being_redacted(
-    secrets: list[str], before: str, after: str
-) -> None:
+def test_a_secret_is_redacted_whatever_text_surrounds_it(secrets: list[str], before: str, after: str) -> None:
     for secret in secrets:
         plain = _redact.redact(before + secret + after, secrets)
         if secret not in before + after:
@@ -79,7 +77,7 @@ def test_no_text_around_a_secret_keeps_it_from_being_redacted(
                 assert spelled not in _redact.redact(f"<{spelled}>", secrets)
 
 
-def test_a_longer_secret_goes_before_a_shorter_one_that_it_contains() -> None:
+def test_a_secret_that_contains_another_one_is_redacted_as_a_whole() -> None:
     assert _redact.redact("abcdef-ghi", ["abc", "abcdef-ghi"]) == "[redacted]"
 
 
@@ -102,16 +100,16 @@ def test_an_empty_secret_redacts_nothing() -> None:
         ("toolonga_wordtobeacodeofwords", "[redacted]"),
     ],
 )
-def test_what_looks_like_a_token_goes_and_what_reads_like_a_code_stays(text: str, seen: str) -> None:
+def test_text_like_a_token_is_redacted_and_an_error_code_is_not(text: str, seen: str) -> None:
     assert _redact.redact(text, []) == seen
 
 
-def test_a_known_secret_that_reads_like_a_code_goes_all_the_same() -> None:
+def test_a_known_secret_that_looks_like_an_error_code_is_redacted() -> None:
     assert _redact.redact("my_own_refresh_token", ["my_own_refresh_token"]) == "[redacted]"
 
 
-def test_no_secret_takes_long_to_look_for() -> None:
-    """Characters that can be escaped in overlapping ways must not multiply; this would never end."""
+def test_no_secret_takes_long_to_search_for() -> None:
+    """Characters that can be escaped in overlapping ways must not multiply, or this never ends."""
     for secret in ("\\" * 60 + "x", " " * 60 + "x", "%25" * 30, "&amp;" * 30 + "x", "£" * 60 + "x"):
         text = (secret[:-1] + "y") * 20
         assert _redact.redact(text, [secret])
@@ -138,12 +136,12 @@ def test_an_excerpt_redacts_before_it_cuts() -> None:
     assert text == "x" * 10 + " [red…"
 
 
-def test_only_the_beginning_of_a_long_body_is_looked_at() -> None:
+def test_only_the_beginning_of_a_long_body_is_read() -> None:
     assert len(_redact.excerpt(b"ab " * 1_000_000, [])) == 121
 
 
 @pytest.mark.parametrize("before", range(4060, 4100))
-def test_a_secret_that_the_cut_goes_through_is_not_shown_in_half(before: int) -> None:
-    """The excerpt looks at the first 4096 bytes only; white space may bring their end into view."""
+def test_no_half_of_a_secret_at_the_cut_is_shown(before: int) -> None:
+    """An excerpt reads only the first 4096 bytes, and shows their end if they begin with white space."""
     body = b" " * before + b"pass-word-42!" + b" " * 100
     assert "pass" not in _redact.excerpt(body, ["pass-word-42!"])

@@ -1,4 +1,4 @@
-"""Every threshold of a token's life: just before, at and after it; and what holds for any lifetime."""
+"""Every threshold of a token's lifetime: just before, at and after it; and what holds for any lifetime."""
 
 from __future__ import annotations
 
@@ -144,65 +144,67 @@ def test_ending_is_never_before_due_even_if_the_policy_says_so() -> None:
 
 # -- for any lifetime -------------------------------------------------------------------------------
 
-lives = st.floats(1, 30 * DAY)
+lifetimes = st.floats(1, 30 * DAY)
 jitters = st.floats(0, 1)
 
 
 @settings(deadline=None, max_examples=200)
-@given(lives, jitters)
-def test_f36_for_lives_from_1_s_to_30_days_the_windows_never_exceed_their_part(
-    life: float, jitter: float
+@given(lifetimes, jitters)
+def test_f36_for_lifetimes_from_1_s_to_30_days_the_windows_never_exceed_their_part(
+    lifetime: float, jitter: float
 ) -> None:
     """For 1 s to 30 days: DUE takes at most a fifth of the lifetime, spread by a fifth, ENDING a tenth."""
-    limits = deadlines(token(life, 0), POLICY, 0, 0, jitter=jitter)
-    due, ending = life - limits.due_wall, life - limits.ending_wall
-    slack = life * 1e-9
-    assert 0 < ending <= life / 10 + slack
+    limits = deadlines(token(lifetime, 0), POLICY, 0, 0, jitter=jitter)
+    due, ending = lifetime - limits.due_wall, lifetime - limits.ending_wall
+    slack = lifetime * 1e-9
+    assert 0 < ending <= lifetime / 10 + slack
     assert ending <= 60 + slack
-    assert due <= life / 5 * 1.2 + slack
+    assert due <= lifetime / 5 * 1.2 + slack
     assert due <= 300 * 1.2 + slack
-    assert 0 < limits.due_wall < limits.ending_wall < limits.expired_wall == life
+    assert 0 < limits.due_wall < limits.ending_wall < limits.expired_wall == lifetime
 
 
 @settings(deadline=None, max_examples=200)
-@given(lives, jitters)
-def test_a_token_is_fresh_then_due_then_ending_then_expired(life: float, jitter: float) -> None:
-    limits = deadlines(token(life, 0), POLICY, 0, 0, jitter=jitter)
+@given(lifetimes, jitters)
+def test_a_token_is_fresh_then_due_then_ending_then_expired(lifetime: float, jitter: float) -> None:
+    limits = deadlines(token(lifetime, 0), POLICY, 0, 0, jitter=jitter)
     order = {FRESH: 0, DUE: 1, ENDING: 2, EXPIRED: 3}
-    turns = (limits.due_wall, limits.ending_wall, life)
-    moments = sorted([0, life / 2, life * 0.75, *turns, *(turn - life * 1e-6 for turn in turns), life * 2])
+    turns = (limits.due_wall, limits.ending_wall, lifetime)
+    moments = sorted(
+        [0, lifetime / 2, lifetime * 0.75, *turns, *(turn - lifetime * 1e-6 for turn in turns), lifetime * 2]
+    )
     seen = [order[limits.freshness(moment, moment)] for moment in moments]
     assert seen == sorted(seen)
     assert set(seen) == {0, 1, 2, 3}
-    assert limits.freshness(life * 0.75, life * 0.75) is FRESH, "three quarters of any lifetime"
+    assert limits.freshness(lifetime * 0.75, lifetime * 0.75) is FRESH, "three quarters of any lifetime"
 
 
 @settings(deadline=None, max_examples=200)
-@given(lives, jitters)
-def test_f36_no_life_makes_a_refresh_loop(life: float, jitter: float) -> None:
+@given(lifetimes, jitters)
+def test_f36_no_lifetime_causes_a_refresh_loop(lifetime: float, jitter: float) -> None:
     """A token from a refresh is not due at once, and the minimum refresh interval ends before it is due."""
-    limits = deadlines(token(life, T0), POLICY, T0, BOOT, jitter=jitter)
+    limits = deadlines(token(lifetime, T0), POLICY, T0, BOOT, jitter=jitter)
     assert limits.freshness(T0, BOOT) is FRESH
-    assert refresh_interval(life, POLICY) <= life / 4 * (1 + 1e-9)
-    assert refresh_interval(life, POLICY) < limits.due_wall - T0
+    assert refresh_interval(lifetime, POLICY) <= lifetime / 4 * (1 + 1e-9)
+    assert refresh_interval(lifetime, POLICY) < limits.due_wall - T0
 
 
 clocks = st.floats(-10 * DAY, 10 * DAY)
 
 
 @settings(deadline=None, max_examples=300)
-@given(lives, jitters, clocks, st.floats(0, 40 * DAY), clocks)
-def test_f35_no_step_of_the_wall_clock_raises_or_lengthens_a_life(
-    life: float, jitter: float, before: float, elapsed: float, step: float
+@given(lifetimes, jitters, clocks, st.floats(0, 40 * DAY), clocks)
+def test_f35_no_step_of_the_wall_clock_raises_or_lengthens_a_lifetime(
+    lifetime: float, jitter: float, before: float, elapsed: float, step: float
 ) -> None:
     """No step of the wall clock raises, gives a negative time, or makes a token live longer than granted."""
-    limits = deadlines(token(life, T0), POLICY, T0 + before, BOOT, jitter=jitter)
+    limits = deadlines(token(lifetime, T0), POLICY, T0 + before, BOOT, jitter=jitter)
     wall, boot = T0 + before + elapsed + step, BOOT + elapsed
     freshness = limits.freshness(wall, boot)
     left = limits.usable_for(wall, boot)
-    assert 0 <= left <= life
+    assert 0 <= left <= lifetime
     assert (left > 0) == freshness.usable
-    if elapsed >= life:
+    if elapsed >= lifetime:
         assert freshness is EXPIRED
 
 
@@ -239,7 +241,7 @@ def test_f34_a_threshold_is_reached_on_either_clock_alone(
     assert limits.freshness(wall, boot) is freshness
 
 
-def test_a_token_from_the_future_lives_no_longer_than_it_was_granted() -> None:
+def test_a_token_from_the_future_is_valid_no_longer_than_its_lifetime() -> None:
     limits = deadlines(token(3600, T0 + DAY), POLICY, T0, BOOT)
     assert limits.expired_boot == BOOT + 3600
     assert limits.freshness(T0 + 3590, BOOT + 3590) is ENDING
@@ -270,7 +272,7 @@ def test_the_refresh_interval_is_30_s_or_a_quarter_of_the_lifetime(
     ("forced", "pause"),
     [(0, 0), (1, 30), (2, 60), (3, 120), (7, 1920), (8, 3600), (9, 3600), (13, 3600), (10**6, 3600)],
 )
-def test_the_first_401_is_believed_at_once_and_each_further_one_half_as_soon(
+def test_the_first_401_forces_a_refresh_at_once_and_each_further_one_after_twice_the_delay(
     forced: int, pause: float
 ) -> None:
     assert forced_refresh_delay(forced, 3600, POLICY) == pause
@@ -278,10 +280,12 @@ def test_the_first_401_is_believed_at_once_and_each_further_one_half_as_soon(
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(0, 10**9), st.none() | st.floats(-DAY, 30 * DAY))
-def test_the_delay_of_a_forced_refresh_is_bounded_and_never_shrinks(forced: int, life: float | None) -> None:
-    pause = forced_refresh_delay(forced, life, POLICY)
+def test_the_delay_of_a_forced_refresh_is_bounded_and_never_shrinks(
+    forced: int, lifetime: float | None
+) -> None:
+    pause = forced_refresh_delay(forced, lifetime, POLICY)
     assert 0 <= pause <= 3600
-    assert pause <= forced_refresh_delay(forced + 1, life, POLICY)
+    assert pause <= forced_refresh_delay(forced + 1, lifetime, POLICY)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +376,7 @@ def test_a_policy_is_a_frozen_value_with_names_only() -> None:
         Policy(300)  # type: ignore[misc]
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description_and_a_reason() -> None:
     for setting in fields(Policy):
         assert setting.metadata["what"]
         assert "why" in setting.metadata

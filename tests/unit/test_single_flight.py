@@ -1,4 +1,4 @@
-"""One run of some work for any number of waiters: nobody's cancellation reaches it."""
+"""`SharedTask`: one run of some work for any number of waiters, whose cancellation does not reach it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 class Gate:
-    """Work that begins, and ends when the test says so."""
+    """Work that ends when the test opens the gate."""
 
     def __init__(self, outcome: str | BaseException = "done") -> None:
         self.outcome = outcome
@@ -46,11 +46,11 @@ class Gate:
             raise self.outcome
         return self.outcome
 
-    def flight(self) -> SharedTask[str]:
-        return SharedTask(self.work(), name="test flight")
+    def share(self) -> SharedTask[str]:
+        return SharedTask(self.work(), name="test")
 
 
-async def turns(count: int = 5) -> None:
+async def iterations(count: int = 5) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -58,13 +58,13 @@ async def turns(count: int = 5) -> None:
 def test_all_waiters_get_the_result_of_the_one_run() -> None:
     async def main() -> None:
         gate = Gate()
-        flight = gate.flight()
-        waiters = [asyncio.create_task(flight.wait()) for _ in range(100)]
+        task = gate.share()
+        waiters = [asyncio.create_task(task.wait()) for _ in range(100)]
         await gate.began.wait()
         gate.opened.set()
         assert await asyncio.gather(*waiters) == ["done"] * 100
         assert gate.runs == 1
-        assert await flight.wait() == "done"
+        assert await task.wait() == "done"
 
     run(main())
 
@@ -72,65 +72,65 @@ def test_all_waiters_get_the_result_of_the_one_run() -> None:
 # -- cancelling a waiter --------------------------------------------------------------------------
 
 
-async def by_task_cancel(flight: SharedTask[str]) -> None:
-    task = asyncio.create_task(flight.wait())
-    await turns()
+async def by_task_cancel(shared: SharedTask[str]) -> None:
+    task = asyncio.create_task(shared.wait())
+    await iterations()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def by_cancel_before_it_runs(flight: SharedTask[str]) -> None:
-    task = asyncio.create_task(flight.wait())
+async def by_cancel_before_it_runs(shared: SharedTask[str]) -> None:
+    task = asyncio.create_task(shared.wait())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def by_wait_for(flight: SharedTask[str]) -> None:
+async def by_wait_for(shared: SharedTask[str]) -> None:
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(flight.wait(), 0)
+        await asyncio.wait_for(shared.wait(), 0)
 
 
-async def by_asyncio_timeout(flight: SharedTask[str]) -> None:
+async def by_asyncio_timeout(shared: SharedTask[str]) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
-            await flight.wait()
+            await shared.wait()
 
 
-async def by_an_anyio_scope(flight: SharedTask[str]) -> None:
+async def by_an_anyio_scope(shared: SharedTask[str]) -> None:
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await flight.wait()
+        await shared.wait()
     assert scope.cancelled_caught
 
 
-async def by_an_anyio_deadline(flight: SharedTask[str]) -> None:
+async def by_an_anyio_deadline(shared: SharedTask[str]) -> None:
     with anyio.move_on_after(0) as scope:
-        await flight.wait()
+        await shared.wait()
     assert scope.cancelled_caught
 
 
-async def dies() -> None:
-    await turns()
+async def fails() -> None:
+    await iterations()
     raise LookupError
 
 
-async def by_a_dying_task_group(flight: SharedTask[str]) -> None:
+async def by_a_failing_task_group(shared: SharedTask[str]) -> None:
     async def group_of_two() -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(flight.wait())
-            group.create_task(dies())
+            group.create_task(shared.wait())
+            group.create_task(fails())
 
     with pytest.raises(ExceptionGroup):
         await group_of_two()
 
 
-async def by_a_dying_anyio_task_group(flight: SharedTask[str]) -> None:
+async def by_a_failing_anyio_task_group(shared: SharedTask[str]) -> None:
     async def group_of_two() -> None:
         async with anyio.create_task_group() as group:
-            group.start_soon(flight.wait)
-            group.start_soon(dies)
+            group.start_soon(shared.wait)
+            group.start_soon(fails)
 
     with pytest.raises(ExceptionGroup):
         await group_of_two()
@@ -143,24 +143,24 @@ WAYS: list[Callable[[SharedTask[str]], Awaitable[None]]] = [
     by_asyncio_timeout,
     by_an_anyio_scope,
     by_an_anyio_deadline,
-    by_a_dying_task_group,
-    by_a_dying_anyio_task_group,
+    by_a_failing_task_group,
+    by_a_failing_anyio_task_group,
 ]
 
 
 @pytest.mark.parametrize("cancel", WAYS, ids=lambda way: way.__name__)
-def test_f01_f02_a_cancelled_waiter_leaves_the_work_and_the_others_alone(
+def test_f01_f02_a_cancelled_waiter_affects_neither_the_work_nor_other_waiters(
     cancel: Callable[[SharedTask[str]], Awaitable[None]],
 ) -> None:
     """A waiter cancelled in any of eight ways reaches neither the work nor the other waiters."""
 
     async def main() -> None:
         gate = Gate()
-        flight = gate.flight()
-        others = [asyncio.create_task(flight.wait()) for _ in range(3)]
+        task = gate.share()
+        others = [asyncio.create_task(task.wait()) for _ in range(3)]
         await gate.began.wait()
-        await cancel(flight)
-        assert not flight.done
+        await cancel(task)
+        assert not task.done
         assert not gate.cancelled
         gate.opened.set()
         assert await asyncio.gather(*others) == ["done"] * 3
@@ -169,16 +169,16 @@ def test_f01_f02_a_cancelled_waiter_leaves_the_work_and_the_others_alone(
     run(main())
 
 
-def test_f01_the_caller_that_started_it_may_die_before_the_work_has_begun() -> None:
-    """A caller that dies before its flight has taken a step leaves a flight that lands for the others."""
+def test_f01_the_starter_may_be_cancelled_before_the_work_has_begun() -> None:
+    """If the caller that starts the work is cancelled before its first step, the work is still done."""
 
     async def main() -> None:
         gate = Gate()
-        flights: list[SharedTask[str]] = []
+        tasks: list[SharedTask[str]] = []
 
         async def starts() -> None:
-            flights.append(gate.flight())
-            await flights[0].wait()
+            tasks.append(gate.share())
+            await tasks[0].wait()
 
         starter = asyncio.create_task(starts())
         await asyncio.sleep(0)
@@ -186,24 +186,24 @@ def test_f01_the_caller_that_started_it_may_die_before_the_work_has_begun() -> N
         with pytest.raises(asyncio.CancelledError):
             await starter
         gate.opened.set()
-        assert await flights[0].wait() == "done"
+        assert await tasks[0].wait() == "done"
 
     run(main())
 
 
-def test_f02_a_crowd_of_cancelled_waiters_leaves_nothing_behind() -> None:
-    """Two hundred cancelled waiters leave one flight under way, and no other task."""
+def test_f02_many_cancelled_waiters_leave_nothing_behind() -> None:
+    """Two hundred cancelled waiters leave the running work, and no other task."""
 
     async def main() -> None:
         gate = Gate()
-        flight = gate.flight()
+        task = gate.share()
         for _ in range(200):
-            await by_task_cancel(flight)
+            await by_task_cancel(task)
         before = len(asyncio.all_tasks())
         gate.opened.set()
-        assert await flight.wait() == "done"
-        await turns()
-        assert before - len(asyncio.all_tasks()) == 1, "the flight's own task, and no other"
+        assert await task.wait() == "done"
+        await iterations()
+        assert before - len(asyncio.all_tasks()) == 1, "the task of the work, and no other"
 
     run(main())
 
@@ -211,12 +211,12 @@ def test_f02_a_crowd_of_cancelled_waiters_leaves_nothing_behind() -> None:
 # -- errors ---------------------------------------------------------------------------------------
 
 
-def test_each_waiter_gets_a_fresh_copy_of_the_error_with_the_original_as_its_cause() -> None:
+def test_each_waiter_gets_a_copy_of_the_error_with_the_original_as_its_cause() -> None:
     async def main() -> None:
         original = RateLimited("Too many.", retry_after=5)
         gate = Gate(original)
-        flight = gate.flight()
-        waiters = [asyncio.create_task(flight.wait()) for _ in range(3)]
+        task = gate.share()
+        waiters = [asyncio.create_task(task.wait()) for _ in range(3)]
         gate.opened.set()
         errors = await asyncio.gather(*waiters, return_exceptions=True)
         assert len({id(error) for error in errors}) == 3
@@ -228,75 +228,75 @@ def test_each_waiter_gets_a_fresh_copy_of_the_error_with_the_original_as_its_cau
     run(main())
 
 
-def test_tracebacks_do_not_pile_up_on_the_original() -> None:
+def test_the_original_error_collects_no_tracebacks() -> None:
     async def main() -> None:
         original = RateLimited("Too many.")
         gate = Gate(original)
-        flight = gate.flight()
+        task = gate.share()
         gate.opened.set()
-        await flight.drain()
+        await task.drain()
         before = original.__traceback__
         for _ in range(50):
             with pytest.raises(RateLimited):
-                await flight.wait()
+                await task.wait()
         assert original.__traceback__ is before
 
     run(main())
 
 
-def test_an_unexpected_error_becomes_one_of_ours_and_stays_as_the_cause() -> None:
+def test_an_unexpected_error_is_the_cause_of_a_tokensessionerror() -> None:
     async def main() -> None:
-        original = LookupError("a bug, with who knows what in it")
+        original = LookupError("a bug, perhaps with a secret")
         gate = Gate(original)
-        flight = gate.flight()
+        task = gate.share()
         gate.opened.set()
         with pytest.raises(TokenSessionError, match="unexpectedly \\(LookupError\\)") as caught:
-            await flight.wait()
+            await task.wait()
         assert type(caught.value) is TokenSessionError
         assert caught.value.__cause__ is original
-        assert "who knows" not in str(caught.value)
+        assert "secret" not in str(caught.value)
 
     run(main())
 
 
-def test_nobody_needs_to_look_at_an_error() -> None:
-    """No "Task exception was never retrieved": warnings are errors here, and so is what the loop says."""
+def test_an_error_that_is_never_retrieved_causes_no_warning() -> None:
+    """No "Task exception was never retrieved"."""
 
     async def main() -> None:
-        said: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: said.append(context))
+        reported: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
         gate = Gate(RateLimited("Too many."))
-        flight = gate.flight()
+        task = gate.share()
         gate.opened.set()
-        await flight.drain()
-        del flight, gate
-        await turns()
+        await task.drain()
+        del task, gate
+        await iterations()
         gc.collect()
-        assert said == []
+        assert reported == []
 
     run(main())
 
 
-# -- landing --------------------------------------------------------------------------------------
+# -- the end --------------------------------------------------------------------------------------
 
 
-def test_f04_landed_and_the_result_change_in_the_same_step() -> None:
-    """Whoever sees that a flight has not landed, and waits, gets its result, in whatever turn of the loop."""
+def test_f04_done_and_the_result_change_in_the_same_step() -> None:
+    """A caller that sees a task that is not done, and waits, gets its result, at any step of the loop."""
 
     async def main() -> None:
         gate = Gate()
-        flight = gate.flight()
+        task = gate.share()
         seen: list[str] = []
 
         async def joins() -> None:
-            if not flight.done:
-                seen.append(await flight.wait())
+            if not task.done:
+                seen.append(await task.wait())
 
         await gate.began.wait()
         joiners = [asyncio.create_task(joins())]
-        await turns()
+        await iterations()
         gate.opened.set()
-        while not flight.done:
+        while not task.done:
             joiners.append(asyncio.create_task(joins()))
             await asyncio.sleep(0)
         await asyncio.gather(*joiners)
@@ -306,49 +306,49 @@ def test_f04_landed_and_the_result_change_in_the_same_step() -> None:
     run(main())
 
 
-def test_a_landed_flight_says_so_and_draining_it_returns_at_once() -> None:
+def test_a_done_task_says_so_and_draining_it_returns_at_once() -> None:
     async def main() -> None:
         gate = Gate()
-        flight = gate.flight()
-        assert repr(flight) == "<SharedTask test flight running>"
-        draining = asyncio.create_task(flight.drain())
-        await turns()
+        task = gate.share()
+        assert repr(task) == "<SharedTask test running>"
+        draining = asyncio.create_task(task.drain())
+        await iterations()
         assert not draining.done()
         gate.opened.set()
         await draining
-        assert flight.done
-        assert repr(flight) == "<SharedTask test flight done>"
-        await flight.drain()
+        assert task.done
+        assert repr(task) == "<SharedTask test done>"
+        await task.drain()
 
     run(main())
 
 
-def test_draining_a_failed_flight_raises_nothing() -> None:
+def test_draining_a_failed_task_raises_nothing() -> None:
     async def main() -> None:
         gate = Gate(LookupError("x"))
-        flight = gate.flight()
+        task = gate.share()
         gate.opened.set()
-        await flight.drain()
+        await task.drain()
 
     run(main())
 
 
-def test_it_calls_back_once_when_it_has_landed() -> None:
+def test_on_done_is_called_once_when_the_work_is_over() -> None:
     async def main() -> None:
         for outcome in ("done", LookupError("x")):
             gate = Gate(outcome)
             done: list[tuple[SharedTask[str], bool]] = []
-            flight: SharedTask[str] = SharedTask(
+            task: SharedTask[str] = SharedTask(
                 gate.work(), name="x", on_done=lambda it, seen=done: seen.append((it, it.done))
             )
             gate.opened.set()
-            await flight.drain()
-            assert done == [(flight, True)]
+            await task.drain()
+            assert done == [(task, True)]
 
     run(main())
 
 
-def test_aborting_waits_until_the_work_has_put_its_things_in_order() -> None:
+def test_a_cancelled_task_cleans_up_before_it_is_done() -> None:
     async def main() -> None:
         ended: list[str] = []
         began = asyncio.Event()
@@ -359,15 +359,15 @@ def test_aborting_waits_until_the_work_has_put_its_things_in_order() -> None:
                 await asyncio.Event().wait()
             finally:
                 await asyncio.sleep(0)
-                ended.append("in order")
+                ended.append("cleaned up")
 
-        flight = SharedTask(work(), name="x")
-        waiter = asyncio.create_task(flight.wait())
+        task = SharedTask(work(), name="x")
+        waiter = asyncio.create_task(task.wait())
         await began.wait()
-        flight.cancel()
-        await flight.drain()
-        assert ended == ["in order"]
-        assert flight.done
+        task.cancel()
+        await task.drain()
+        assert ended == ["cleaned up"]
+        assert task.done
         with pytest.raises(TokenUnavailable, match="event loop or session is closing") as caught:
             await waiter
         assert caught.value.__cause__ is not None
@@ -375,67 +375,67 @@ def test_aborting_waits_until_the_work_has_put_its_things_in_order() -> None:
     run(main())
 
 
-def test_aborting_before_it_began_lands_it_too() -> None:
+def test_a_task_can_be_cancelled_before_the_work_has_begun() -> None:
     async def main() -> None:
         gate = Gate()
-        flight = gate.flight()
-        await turns()
-        flight.cancel()
-        await flight.drain()
+        task = gate.share()
+        await iterations()
+        task.cancel()
+        await task.drain()
         with pytest.raises(TokenUnavailable):
-            await flight.wait()
+            await task.wait()
 
     run(main())
 
 
 @pytest.mark.parametrize("outcome", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
-def test_a_flight_that_the_interpreter_stops_never_hands_out_nothing_for_a_result(
+def test_a_task_stopped_by_the_interpreter_raises_and_never_returns_none(
     outcome: BaseException,
 ) -> None:
-    """The exception ends the loop, as it must; a waiter that is asked later must not get None."""
-    flights: list[SharedTask[str]] = []
+    """The exception ends the event loop. A later waiter gets an error."""
+    tasks: list[SharedTask[str]] = []
 
     async def main() -> None:
         async def work() -> str:
             raise outcome
 
-        flights.append(SharedTask(work(), name="x"))
-        await flights[0].drain()
+        tasks.append(SharedTask(work(), name="x"))
+        await tasks[0].drain()
 
     with contextlib.suppress(SystemExit, KeyboardInterrupt):
         asyncio.run(main())
 
     async def later() -> None:
         with pytest.raises(TokenSessionError):
-            await flights[0].wait()
+            await tasks[0].wait()
 
     asyncio.run(later())
 
 
-# -- several flights ------------------------------------------------------------------------------
+# -- several tasks -------------------------------------------------------------------------------
 
 
-def test_flights_are_kept_until_they_land_and_not_longer() -> None:
+def test_tasks_are_running_until_they_are_done() -> None:
     async def main() -> None:
-        flights, gates = SharedTasks(), [Gate(), Gate(LookupError("x"))]
+        tasks, gates = SharedTasks(), [Gate(), Gate(LookupError("x"))]
         for gate in gates:
-            flights.start(gate.work(), name="x")
-        assert len(flights.running) == 2
-        assert repr(flights) == "<SharedTasks 2 running>"
+            tasks.start(gate.work(), name="x")
+        assert len(tasks.running) == 2
+        assert repr(tasks) == "<SharedTasks 2 running>"
         for gate in gates:
             gate.opened.set()
-        await flights.drain()
-        assert flights.running == frozenset()
-        assert repr(flights) == "<SharedTasks 0 running>"
+        await tasks.drain()
+        assert tasks.running == frozenset()
+        assert repr(tasks) == "<SharedTasks 0 running>"
 
     run(main())
 
 
-def test_f43_a_flight_that_nobody_else_refers_to_is_not_collected() -> None:
-    """The set of flights under way keeps them alive although nobody waits for them."""
+def test_f43_a_task_without_other_references_is_not_garbage_collected() -> None:
+    """The set of running tasks keeps them alive although nothing waits for them."""
 
     async def main() -> None:
-        flights = SharedTasks()
+        tasks = SharedTasks()
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done: list[str] = []
 
@@ -443,68 +443,68 @@ def test_f43_a_flight_that_nobody_else_refers_to_is_not_collected() -> None:
             await opened
             done.append("done")
 
-        flights.start(work(), name="x")
-        await turns()
+        tasks.start(work(), name="x")
+        await iterations()
         gc.collect()
         opened.set_result(None)
-        await flights.drain()
+        await tasks.drain()
         assert done == ["done"]
 
     run(main())
 
 
-def test_draining_waits_for_flights_that_flights_have_started() -> None:
+def test_drain_waits_for_tasks_that_tasks_have_started() -> None:
     async def main() -> None:
-        flights, done = SharedTasks(), list[str]()
+        tasks, done = SharedTasks(), list[str]()
 
         async def second() -> None:
-            await turns()
+            await iterations()
             done.append("second")
 
         async def first() -> None:
-            await turns()
-            flights.start(second(), name="second")
+            await iterations()
+            tasks.start(second(), name="second")
             done.append("first")
 
-        flights.start(first(), name="first")
-        await flights.drain()
+        tasks.start(first(), name="first")
+        await tasks.drain()
         assert done == ["first", "second"]
 
     run(main())
 
 
-def test_aborting_them_all_cancels_and_waits() -> None:
+def test_cancelling_all_tasks_waits_until_they_are_done() -> None:
     async def main() -> None:
-        flights, gates = SharedTasks(), [Gate(), Gate()]
+        tasks, gates = SharedTasks(), [Gate(), Gate()]
         for gate in gates:
-            flights.start(gate.work(), name="x")
-        await turns()
-        await flights.cancel()
+            tasks.start(gate.work(), name="x")
+        await iterations()
+        await tasks.cancel()
         assert all(gate.cancelled for gate in gates)
-        assert flights.running == frozenset()
-        await flights.cancel()
-        await flights.drain()
+        assert tasks.running == frozenset()
+        await tasks.cancel()
+        await tasks.drain()
 
     run(main())
 
 
-def test_f42_flights_of_a_closed_loop_are_no_longer_under_way() -> None:
-    """SharedTasks that a closed loop has left behind are dropped, and new ones fly in the next loop."""
-    flights = SharedTasks()
+def test_f42_tasks_of_a_closed_loop_are_not_running() -> None:
+    """Tasks that a closed loop has left behind are dropped, and new ones run in the next loop."""
+    tasks = SharedTasks()
 
     async def main() -> None:
-        flights.start(Gate().work(), name="x")
-        await turns()
+        tasks.start(Gate().work(), name="x")
+        await iterations()
 
     asyncio.run(main())
-    assert flights.running == frozenset()
+    assert tasks.running == frozenset()
 
     async def another() -> None:
         gate = Gate()
-        flight = flights.start(gate.work(), name="x")
+        task = tasks.start(gate.work(), name="x")
         gate.opened.set()
-        await flights.drain()
-        assert await flight.wait() == "done"
+        await tasks.drain()
+        assert await task.wait() == "done"
 
     run(another())
 
@@ -512,48 +512,48 @@ def test_f42_flights_of_a_closed_loop_are_no_longer_under_way() -> None:
 # -- loops, references, context -------------------------------------------------------------------
 
 
-def test_f42_a_flight_of_a_closed_loop_is_stranded_or_landed() -> None:
-    """A flight of a closed loop can be told from one that may land, and waiting for it raises."""
-    flights: list[SharedTask[str]] = []
+def test_f42_a_task_of_a_closed_loop_is_orphaned() -> None:
+    """A task of a closed loop can be told from one that may still finish, and waiting for it raises."""
+    tasks: list[SharedTask[str]] = []
 
     async def main() -> None:
         gate = Gate()
-        flights.append(gate.flight())
+        tasks.append(gate.share())
         await gate.began.wait()
-        assert not flights[0].orphaned
-        assert not flights[0].in_other_loop
+        assert not tasks[0].orphaned
+        assert not tasks[0].in_other_loop
 
     asyncio.run(main())
-    assert flights[0].orphaned
-    assert flights[0].done, "asyncio.run cancels what is left, and that lands it"
+    assert tasks[0].orphaned
+    assert tasks[0].done, "asyncio.run cancels what is left"
 
     async def another() -> None:
-        assert flights[0].in_other_loop
+        assert tasks[0].in_other_loop
         with pytest.raises(TokenUnavailable):
-            await flights[0].wait()
+            await tasks[0].wait()
 
     asyncio.run(another())
 
 
-def test_a_flight_left_behind_by_a_loop_that_was_not_tidied_up_is_stranded() -> None:
+def test_a_task_left_behind_by_a_loop_without_cleanup_is_orphaned() -> None:
     loop = asyncio.new_event_loop()
-    flights: list[SharedTask[str]] = []
+    tasks: list[SharedTask[str]] = []
 
     async def main() -> None:
-        flights.append(Gate().flight())
+        tasks.append(Gate().share())
 
     loop.run_until_complete(main())
     task = next(iter(asyncio.all_tasks(loop)))
-    assert not flights[0].orphaned
-    assert not flights[0].done
-    task.cancel()  # so that nothing warns about it; its loop is closed before it can land
+    assert not tasks[0].orphaned
+    assert not tasks[0].done
+    task.cancel()  # so that nothing warns about it; its loop is closed before it ends
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
-    assert flights[0].orphaned
+    assert tasks[0].orphaned
 
 
-def test_f43_the_garbage_collector_cannot_take_a_flight_that_is_referenced() -> None:
-    """asyncio's references to tasks are weak: a flight is held by a strong one, and is not collected."""
+def test_f43_a_referenced_task_is_not_garbage_collected() -> None:
+    """asyncio's references to tasks are weak, so a shared task has a strong one."""
 
     async def main() -> None:
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -563,20 +563,20 @@ def test_f43_the_garbage_collector_cannot_take_a_flight_that_is_referenced() -> 
             await opened
             done.append("done")
 
-        flight = SharedTask(work(), name="x")
-        await turns()
+        task = SharedTask(work(), name="x")
+        await iterations()
         for _ in range(3):
             gc.collect()
         opened.set_result(None)
-        await flight.wait()
+        await task.wait()
         assert done == ["done"]
 
     run(main())
 
 
 def test_the_work_runs_in_an_empty_context() -> None:
-    """It serves many callers, so it must see no one's variables, and keep none of them alive."""
-    variable = contextvars.ContextVar("variable", default="nobody's")
+    """It serves many callers, so it must not see or keep alive the variables of one."""
+    variable = contextvars.ContextVar("variable", default="default")
 
     async def main() -> None:
         variable.set("the first caller's")
@@ -584,30 +584,30 @@ def test_the_work_runs_in_an_empty_context() -> None:
         async def work() -> tuple[str, int]:
             return variable.get(), len(contextvars.copy_context())
 
-        assert await SharedTask(work(), name="x").wait() == ("nobody's", 0)
+        assert await SharedTask(work(), name="x").wait() == ("default", 0)
 
     run(main())
 
 
-def test_a_waiter_s_cancel_scope_does_not_surround_the_work() -> None:
-    """A flight that takes off inside somebody's scope outlives the scope."""
+def test_a_caller_s_cancel_scope_does_not_contain_the_work() -> None:
+    """Work that is started inside a cancel scope outlives the scope."""
 
     async def main() -> None:
         gate = Gate()
-        flights: list[SharedTask[str]] = []
+        tasks: list[SharedTask[str]] = []
         with anyio.CancelScope() as scope:
-            flights.append(gate.flight())
+            tasks.append(gate.share())
             await gate.began.wait()
             scope.cancel()
-            await flights[0].wait()
+            await tasks[0].wait()
         gate.opened.set()
-        assert await flights[0].wait() == "done"
+        assert await tasks[0].wait() == "done"
         assert not gate.cancelled
 
     run(main())
 
 
-def test_there_is_no_flight_without_a_running_loop() -> None:
+def test_a_task_needs_a_running_event_loop() -> None:
     async def work() -> None: ...
 
     coroutine = work()

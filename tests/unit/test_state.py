@@ -36,20 +36,20 @@ TOMBSTONE_1 = bytes.fromhex(
 )
 
 
-def test_format_1_is_read_for_ever() -> None:
-    """If this fails, every token that anybody has stored is lost: raise FORMAT and keep a reader."""
+def test_records_of_format_1_can_always_be_read() -> None:
+    """If this fails, every stored token is lost: raise FORMAT, and keep a reader for format 1."""
     assert FORMAT == 1
     assert decode(FORMAT_1) == FULL
     assert decode(TOMBSTONE_1) == TokenState(configured="s", signed_out=True)
 
 
-def test_format_1_is_written_as_it_always_was() -> None:
+def test_format_1_is_written_byte_for_byte_as_before() -> None:
     assert encode(FULL) == FORMAT_1
     assert encode(TokenState(configured="s", signed_out=True)) == TOMBSTONE_1
 
 
-def test_a_sign_in_is_written_where_there_was_one_and_checked_like_the_rest() -> None:
-    """The field is younger than format 1: a record without it is good, and older readers skip it."""
+def test_a_sign_in_is_written_if_there_was_one_and_checked_when_read() -> None:
+    """The field is newer than format 1: a record without it is valid, and older readers ignore it."""
     signed_in = replace(FULL, sign_in="first")
     assert msgpack.unpackb(encode(signed_in)) == msgpack.unpackb(FORMAT_1) | {"sign_in": "first"}
     for wrong in (None, b"first", 7):
@@ -68,7 +68,7 @@ tokens = st.builds(
     scope=st.none() | texts,
     token_type=texts,
 )
-grants = st.builds(
+states = st.builds(
     TokenState,
     configured=texts,
     sign_in=texts,
@@ -80,25 +80,25 @@ grants = st.builds(
 
 
 @settings(deadline=None, max_examples=150)
-@given(grants)
-def test_every_grant_comes_back_as_it_was(grant: TokenState) -> None:
-    assert decode(encode(grant)) == grant
+@given(states)
+def test_every_state_survives_a_round_trip(state: TokenState) -> None:
+    assert decode(encode(state)) == state
 
 
-def test_whole_numbers_come_back_as_the_same_seconds() -> None:
+def test_whole_numbers_are_read_as_the_same_seconds() -> None:
     assert decode(encode(TokenState(token=Token("at", 7, 3600)))).token == Token("at", 7.0, 3600.0)
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=80))
-def test_arbitrary_bytes_are_corrupt_and_nothing_worse(data: bytes) -> None:
+def test_arbitrary_bytes_raise_only_storecorrupt(data: bytes) -> None:
     with pytest.raises(StoreCorrupt):
         decode(data)
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.data())
-def test_a_damaged_record_is_read_or_corrupt_and_nothing_worse(data: st.DataObject) -> None:
+def test_a_damaged_record_is_read_or_raises_storecorrupt(data: st.DataObject) -> None:
     damaged = bytearray(FORMAT_1)
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
@@ -120,19 +120,19 @@ VALUES = st.recursive(
 
 @settings(deadline=None, max_examples=200)
 @given(st.sampled_from(["seed", "sign_in", "signed_out", "token", "attempt", "rejection", "format"]), VALUES)
-def test_any_value_in_any_field_is_read_or_corrupt(field: str, value: Any) -> None:
+def test_any_value_in_any_field_is_read_or_raises_storecorrupt(field: str, value: Any) -> None:
     document = msgpack.unpackb(FORMAT_1) | {field: value}
     with contextlib.suppress(StoreCorrupt):
         assert isinstance(decode(msgpack.packb(document)), TokenState)
 
 
 @pytest.mark.parametrize("length", range(len(TOMBSTONE_1)))
-def test_every_torn_record_is_corrupt(length: int) -> None:
+def test_every_truncated_record_is_corrupt(length: int) -> None:
     with pytest.raises(StoreCorrupt):
         decode(TOMBSTONE_1[:length])
 
 
-def test_bytes_after_the_end_are_corrupt_and_the_tokens_before_them_are_not_shown() -> None:
+def test_bytes_after_the_end_are_corrupt_and_the_error_shows_no_token() -> None:
     with pytest.raises(StoreCorrupt, match="not msgpack") as caught:
         decode(FORMAT_1 + b"\x00")
     assert caught.value.__context__ is None
@@ -168,18 +168,18 @@ def changed(path: str, change: Any) -> bytes:
         return bytes(msgpack.packb(change))
     *outer, name = path.split(".")
     document = {key: dict(value) if isinstance(value, dict) else value for key, value in WHOLE.items()}
-    home = document[outer[0]] if outer else document
+    parent = document[outer[0]] if outer else document
     if change is ...:
-        del home[name]
+        del parent[name]
     else:
-        home[name] = change
+        parent[name] = change
     return bytes(msgpack.packb(document))
 
 
 @pytest.mark.parametrize(
     ("path", "value"), [(path, value) for path, values in WRONG.items() for value in values]
 )
-def test_a_field_of_the_wrong_type_is_named_and_its_value_is_not_shown(path: str, value: Any) -> None:
+def test_a_field_of_the_wrong_type_is_named(path: str, value: Any) -> None:
     with pytest.raises(StoreCorrupt) as caught:
         decode(changed(path, value))
     assert path.split(".")[-1] in str(caught.value)
@@ -191,7 +191,7 @@ def test_a_missing_field_is_named(path: str) -> None:
         decode(changed(path, ...))
 
 
-def test_every_field_that_is_written_is_checked_when_it_is_read() -> None:
+def test_every_field_that_is_written_is_checked_when_read() -> None:
     written = set(WHOLE)
     for name, value in WHOLE.items():
         if isinstance(value, dict):
@@ -199,12 +199,12 @@ def test_every_field_that_is_written_is_checked_when_it_is_read() -> None:
     assert written == WRONG.keys() - {""}
 
 
-def test_fields_that_a_later_version_adds_are_passed_over() -> None:
+def test_fields_of_a_later_version_are_ignored() -> None:
     assert decode(msgpack.packb(WHOLE | {"later": [1, 2]})) == FULL
 
 
 @pytest.mark.parametrize("number", [0, 2, -1, 10**9])
-def test_another_format_says_which_and_what_to_do(number: int) -> None:
+def test_an_unknown_format_is_named_with_what_to_do(number: int) -> None:
     with pytest.raises(StoreCorrupt, match=rf"format {number}; this version reads format 1") as caught:
         decode(changed("format", number))
     assert "Use the version of tokensession that wrote it" in str(caught.value)
@@ -220,11 +220,11 @@ def test_a_deeply_nested_record_is_corrupt() -> None:
         decode(b"\x91" * 100_000)
 
 
-def test_keys_that_are_no_text_are_corrupt() -> None:
+def test_keys_that_are_not_text_are_corrupt() -> None:
     with pytest.raises(StoreCorrupt, match="not msgpack"):
         decode(msgpack.packb({1: 2}))
 
 
 def test_a_token_of_a_megabyte_still_fits() -> None:
-    grant = TokenState(token=Token("a" * 500_000, 0.0, None, "r" * 500_000, "é" * 300_000))
-    assert decode(encode(grant)) == grant
+    state = TokenState(token=Token("a" * 500_000, 0.0, None, "r" * 500_000, "é" * 300_000))
+    assert decode(encode(state)) == state

@@ -1,4 +1,4 @@
-"""The token: frozen, silent about its secrets, exact about its life."""
+"""The token: frozen, shows no secret, knows when it expires."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def test_f45_repr_shows_a_fingerprint_and_never_a_secret() -> None:
         assert token.fingerprint in text
         assert "hidden" not in text
     assert repr(token) == f"<Token {token.fingerprint} 3600 s, with refresh token>"
-    assert repr(Token(SECRET, 0)) == f"<Token {token.fingerprint} no stated life, without refresh token>"
+    assert repr(Token(SECRET, 0)) == f"<Token {token.fingerprint} no stated lifetime, without refresh token>"
 
 
-def test_it_is_frozen_and_takes_no_further_attributes() -> None:
+def test_a_token_is_frozen_and_takes_no_further_attributes() -> None:
     token = Token(SECRET, 0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         token.lifetime = 5  # type: ignore[misc]
     assert not hasattr(token, "__dict__")
 
 
-def test_it_expires_a_lifetime_after_the_request_was_sent() -> None:
+def test_a_token_expires_its_lifetime_after_the_request_was_sent() -> None:
     assert Token(SECRET, 1000.0, 3600).expires_at == 4600.0
     assert Token(SECRET, 1000.0, 0).expires_at == 1000.0
     assert Token(SECRET, 1000.0).expires_at is None
 
 
-def test_the_scheme_is_bearer_whatever_the_server_called_it() -> None:
+def test_the_scheme_is_bearer_whatever_the_case_of_token_type() -> None:
     assert Token(SECRET, 0, token_type="BEARER").authorization == f"Bearer {SECRET}"
 
 
-def test_a_fingerprint_is_sixteen_hex_digits_and_the_same_for_ever() -> None:
-    """It stands in keys and stored records: another algorithm would orphan them all."""
+def test_a_fingerprint_is_sixteen_hex_digits_and_never_changes() -> None:
+    """It is part of keys and stored records: with another algorithm none of them would be found."""
     assert fingerprint("planted") == "153d4d3407a8e732"
     assert fingerprint("") == "bac12eb8df09f88a"
 

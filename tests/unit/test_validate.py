@@ -1,4 +1,4 @@
-"""Checks of what a user configures."""
+"""Checks of configuration: an error names the argument, the value and what is allowed, never a secret."""
 
 from __future__ import annotations
 
@@ -10,6 +10,42 @@ from hypothesis import strategies as st
 
 from tokensession import ConfigurationError, _validate
 from tokensession.providers.protocol import configured_credential
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "None"),
+        ("", "an empty string"),
+        ("x", "a string of 1 character"),
+        ("s3cret", "a string of 6 characters"),
+        (b"s3cret", "a bytes"),
+        (7, "an int"),
+        (["s3cret"], "a list"),
+        (ConfigurationError, "the class ConfigurationError"),
+    ],
+)
+def test_a_value_that_may_be_a_secret_is_described_by_type_and_length(value: Any, shown: str) -> None:
+    assert _validate.describe(value) == shown
+
+
+@pytest.mark.parametrize("value", ["live", "Staging", "pre-prod_2", "x" * 20, "7"])
+def test_a_wrong_word_is_shown_with_the_allowed_words(value: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        _validate.one_of("environment", value, ("production", "staging"))
+    assert str(caught.value) == f"environment must be 'production' or 'staging', not '{value}'."
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 21, "s3cr.et", "s3cret ", "s3cret\n", "s3crét", "sk/s3c+ret==", "", b"s3cret", None, ["s3cret"]],
+)
+def test_a_wrong_value_that_may_be_a_secret_is_not_shown(value: Any) -> None:
+    """A secret may have been passed as the wrong parameter."""
+    with pytest.raises(ConfigurationError) as caught:
+        _validate.one_of("region", value, ("APAC", "EU", "US"))
+    assert str(caught.value) == f"region must be 'APAC', 'EU' or 'US', not {_validate.describe(value)}."
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(
@@ -30,7 +66,9 @@ from tokensession.providers.protocol import configured_credential
         ("http://[::1]:9000", "http://[::1]:9000", "http://[::1]:9000"),
     ],
 )
-def test_a_good_url_is_kept_and_has_an_origin(value: str, checked: str, origin: str) -> None:
+def test_a_valid_url_is_returned_without_its_final_slash_and_has_an_origin(
+    value: str, checked: str, origin: str
+) -> None:
     assert _validate.url("base_url", value) == checked
     assert _validate.origin(checked) == origin
 
@@ -38,51 +76,59 @@ def test_a_good_url_is_kept_and_has_an_origin(value: str, checked: str, origin: 
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("", "missing"),
-        (None, "missing"),
-        (b"https://x.example", "missing"),
+        ("", "must not be empty"),
+        (None, "must be a string, not None"),
+        (b"https://x.example", "must be a string, not a bytes"),
         (" https://x.example", "white space"),
         ("https://x.example\n", "white space"),
         ("https://x.example\u00a0", "white space"),
         ("x.example", "absolute"),
         ("/rest", "absolute"),
-        ("ftp://x.example", "absolute"),
+        ("ftp://x.example", "absolute https URL .* not ftp://x.example"),
         ("https://", "absolute"),
         ("https:///path", "absolute"),
         ("https://x .example", "absolute"),
         ("https://x..example", "absolute"),
         ("https://.x.example", "absolute"),
         (f"https://{'x' * 64}.example", "absolute"),
-        ("https://x.example:port", "not a URL"),
-        ("https://x.example:99999", "not a URL"),
-        ("https://[::1", "not a URL"),
-        ("https://user:pass@x.example", "credentials"),
-        ("https://user@x.example", "credentials"),
-        ("https://:pass@x.example", "credentials"),
+        ("https://x.example:port", "must be a URL such as"),
+        ("https://x.example:99999", "must be a URL such as"),
+        ("https://[::1", "must be a URL such as .* not a string of 12 characters"),
+        ("https://user:pass@x.example", "user name or password"),
+        ("https://user@x.example", "user name or password"),
+        ("https://:pass@x.example", "user name or password"),
         ("https://x.example?a=1", "query"),
         ("https://x.example?", "query"),
         ("https://x.example#a", "fragment"),
         ("https://x.example#", "fragment"),
-        ("http://x.example", "can be read on the way"),
+        ("http://x.example", "use https, not http://x.example: .* can be read"),
         ("http://10.0.0.1", "can be read on the way"),
         ("http://0.0.0.0", "can be read on the way"),
         ("http://localhost.example", "can be read on the way"),
-        ("http://localhost@x.example", "credentials"),
+        ("http://localhost@x.example", "user name or password"),
         ("http://127.0.0.1.example", "can be read on the way"),
-        ("http://[2001:db8::1]", "can be read on the way"),
+        ("http://[2001:db8::1]", r"use https, not http://\[2001:db8::1\]: "),
     ],
 )
-def test_a_bad_url_is_refused_with_its_reason(value: Any, says: str) -> None:
+def test_an_invalid_url_is_an_error_that_says_why(value: Any, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says) as caught:
         _validate.url("base_url", value)
     assert "base_url" in str(caught.value)
 
 
-def test_credentials_in_a_url_are_not_repeated_in_the_error() -> None:
+def test_an_error_never_shows_credentials_query_or_path_of_a_url() -> None:
     for value in (
         "https://user:s3cret@x.example",
         "http://user:s3cret@x.example",
+        "ftp://user:s3cret@x.example",
+        "https://s3cret user@x.example",
+        "https://user:s3cret@[::1",
         "https://x.example?k=s3cret",
+        "https://x.example/s3cret?k=1",
+        "http://x.example/s3cret",
+        "s3cret",
+        "s3cret:s3cret",
+        "https:s3cret",
     ):
         with pytest.raises(ConfigurationError) as caught:
             _validate.url("base_url", value)
@@ -91,7 +137,7 @@ def test_credentials_in_a_url_are_not_repeated_in_the_error() -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=30))
-def test_any_text_is_taken_as_it_is_or_refused(value: str) -> None:
+def test_any_text_is_returned_as_it_is_or_an_error(value: str) -> None:
     for check in (_validate.text, _validate.secret):
         try:
             assert check("it", value) == value
@@ -106,7 +152,7 @@ def test_any_text_is_taken_as_it_is_or_refused(value: str) -> None:
 @given(
     st.text(alphabet="htps:/@[]?#.%1lo ca\\\u00e9x", max_size=20).map("http".__add__) | st.text(max_size=20)
 )
-def test_any_url_is_taken_or_refused_and_a_taken_one_has_an_origin(value: str) -> None:
+def test_any_text_is_a_url_with_an_origin_or_an_error(value: str) -> None:
     try:
         checked = _validate.url("it", value)
     except ConfigurationError:
@@ -116,13 +162,13 @@ def test_any_url_is_taken_or_refused_and_a_taken_one_has_an_origin(value: str) -
     assert "@" not in origin
 
 
-def test_a_lone_surrogate_is_named_for_what_it_is() -> None:
+def test_a_secret_that_is_not_unicode_is_an_error_that_says_so() -> None:
     with pytest.raises(ConfigurationError, match="not valid Unicode text") as caught:
         _validate.secret("client_secret", "s3cret\udcff")
     assert caught.value.__context__ is None
 
 
-def test_a_seed_is_one_credential_or_none() -> None:
+def test_the_configured_credential_is_a_code_a_refresh_token_or_none() -> None:
     assert configured_credential(code=None, refresh_token=None) is None
     code = configured_credential(code="co-1", refresh_token=None)
     assert code is not None
@@ -135,6 +181,6 @@ def test_a_seed_is_one_credential_or_none() -> None:
 @pytest.mark.parametrize(
     "credential", [{"code": "", "refresh_token": None}, {"code": None, "refresh_token": ""}]
 )
-def test_an_empty_seed_is_a_mistake_and_not_an_absence(credential: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="missing"):
+def test_an_empty_credential_is_an_error(credential: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="must not be empty"):
         configured_credential(**credential)

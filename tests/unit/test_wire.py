@@ -1,4 +1,4 @@
-"""Parsers and encoders: only documented errors come out, and no secret does."""
+"""Parsers and encoders: they raise only documented errors, and show no secret."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ NOW = 1_750_000_000.0
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(UTF8_TEXT, UTF8_TEXT), max_size=6))
-def test_a_form_keeps_order_and_decodes_to_what_went_in(pairs: list[tuple[str, str]]) -> None:
+def test_a_form_keeps_the_order_and_decodes_to_the_same_pairs(pairs: list[tuple[str, str]]) -> None:
     body = _wire.encode_form(pairs)
     decoded = parse_qsl(body.decode("ascii"), keep_blank_values=True)
     assert decoded == pairs
     assert decoded == parse_qsl(urlencode(pairs), keep_blank_values=True), "bare : and / change nothing"
 
 
-def test_a_form_is_written_as_the_documents_print_it() -> None:
+def test_a_form_is_written_as_the_providers_document_it() -> None:
     pairs = [("redirect_uri", "https://my.app.com/oauth2callback"), ("v", " %&+£€")]
     assert (
         _wire.encode_form(pairs)
@@ -48,7 +48,7 @@ def test_a_form_is_written_as_the_documents_print_it() -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=6))
-def test_json_keeps_order_and_is_ascii(document: dict[str, str]) -> None:
+def test_json_keeps_the_order_and_is_ascii(document: dict[str, str]) -> None:
     body = _wire.encode_json(list(document.items()))
     assert body.isascii()
     assert list(json.loads(body).items()) == list(document.items())
@@ -56,7 +56,7 @@ def test_json_keeps_order_and_is_ascii(document: dict[str, str]) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(UTF8_TEXT, UTF8_TEXT)
-def test_basic_credentials_are_form_encoded_first_and_come_apart_again(name: str, secret: str) -> None:
+def test_basic_credentials_are_form_encoded_and_can_be_decoded(name: str, secret: str) -> None:
     value = _wire.basic_auth(name, secret)
     scheme, _, encoded = value.partition(" ")
     assert scheme == "Basic"
@@ -69,7 +69,7 @@ def test_basic_credentials_are_form_encoded_first_and_come_apart_again(name: str
 
 @settings(deadline=None, max_examples=150)
 @given(st.binary(max_size=60) | st.text('{}[]",:\\ue123 -+.tfnNI\ufeff', max_size=40).map(str.encode))
-def test_arbitrary_bytes_parse_to_an_object_or_are_malformed(body: bytes) -> None:
+def test_arbitrary_bytes_are_an_object_or_invalid(body: bytes) -> None:
     for parse in (_wire.parse_json, _wire.parse_form):
         with contextlib.suppress(InvalidTokenResponse):
             assert isinstance(parse(body), dict)
@@ -88,10 +88,10 @@ OBJECTS = st.dictionaries(
 
 @settings(deadline=None, max_examples=100)
 @given(OBJECTS, st.booleans(), st.data())
-def test_every_beginning_of_an_object_is_truncated_and_nothing_else_is(
+def test_every_beginning_of_an_object_is_truncated(
     document: dict[str, Any], ascii_only: bool, data: st.DataObject
 ) -> None:
-    """What was cut off on the way may have been a token: it is not called nonsense."""
+    """It may have been a token."""
     whole = json.dumps(document, ensure_ascii=ascii_only).encode()
     _wire.parse_json(whole)
     cut = whole[: data.draw(st.integers(1, len(whole) - 1))]
@@ -143,7 +143,7 @@ def test_halves_of_words_numbers_and_escapes_are_truncated(body: bytes) -> None:
         b"\xef\xbb\xbf\xef\xbb\xbf{}",
     ],
 )
-def test_what_is_wrong_in_the_middle_is_malformed(body: bytes) -> None:
+def test_an_error_before_the_end_is_invalid_and_not_truncated(body: bytes) -> None:
     with pytest.raises(InvalidTokenResponse) as caught:
         _wire.parse_json(body)
     assert type(caught.value) is InvalidTokenResponse
@@ -155,7 +155,7 @@ def test_a_byte_order_mark_is_skipped_and_broken_utf_8_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"a":1,"a":1}', b'{"b":{"a":1,"a":2}}', b'{"a":1,"\\u0061":2}'])
-def test_the_same_key_twice_is_refused_at_every_depth(body: bytes) -> None:
+def test_a_duplicate_key_is_invalid_at_every_depth(body: bytes) -> None:
     with pytest.raises(InvalidTokenResponse, match="same key twice"):
         _wire.parse_json(body)
 
@@ -163,12 +163,12 @@ def test_the_same_key_twice_is_refused_at_every_depth(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "kind"), [(b"[]", "list"), (b'"a"', "str"), (b"null", "NoneType"), (b"1", "int")]
 )
-def test_an_answer_that_is_no_object_is_named(body: bytes, kind: str) -> None:
+def test_json_that_is_not_an_object_is_invalid_and_named(body: bytes, kind: str) -> None:
     with pytest.raises(InvalidTokenResponse, match=f"JSON {kind}, not an object"):
         _wire.parse_json(body)
 
 
-def test_an_integer_longer_than_any_number_is_refused_whatever_python_s_own_limit() -> None:
+def test_a_very_long_integer_is_invalid_whatever_python_s_own_limit() -> None:
     assert _wire.parse_json(b'{"a": ' + b"9" * 400 + b"}") == {"a": 10**400 - 1}
     for digits in (401, 4_301, 50_000):
         with pytest.raises(InvalidTokenResponse, match=f"integer of {digits} digits"):
@@ -178,7 +178,7 @@ def test_an_integer_longer_than_any_number_is_refused_whatever_python_s_own_limi
 # -- forms ----------------------------------------------------------------------------------------
 
 
-def test_a_form_reply_is_read() -> None:
+def test_a_form_encoded_response_is_read() -> None:
     assert _wire.parse_form(b"access_token=a%20b&scope=&x=%E9\n") == {
         "access_token": "a b",
         "scope": "",
@@ -187,12 +187,12 @@ def test_a_form_reply_is_read() -> None:
 
 
 @pytest.mark.parametrize("body", [b"abc", b"<html></html>", b"a=1&b", b"&".join([b"a=1"] * 101)])
-def test_what_is_no_form_is_malformed(body: bytes) -> None:
+def test_text_that_is_not_a_form_is_invalid(body: bytes) -> None:
     with pytest.raises(InvalidTokenResponse, match="not form-encoded"):
         _wire.parse_form(body)
 
 
-def test_the_same_field_twice_is_refused() -> None:
+def test_a_duplicate_field_is_invalid() -> None:
     with pytest.raises(InvalidTokenResponse, match="same key twice"):
         _wire.parse_form(b"a=1&a=2")
 
@@ -210,7 +210,7 @@ def test_a_dotted_path_reaches_into_objects(path: str, value: Any) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(st.dictionaries(ANY_TEXT, ANY_VALUE, max_size=4), ANY_TEXT)
-def test_no_path_into_no_document_raises(document: dict[str, Any], path: str) -> None:
+def test_find_never_raises(document: dict[str, Any], path: str) -> None:
     _wire.find(document, path)
 
 
@@ -219,7 +219,7 @@ def test_no_path_into_no_document_raises(document: dict[str, Any], path: str) ->
 
 @settings(deadline=None, max_examples=100)
 @given(ANY_VALUE)
-def test_an_access_token_can_stand_in_a_header_or_is_malformed(value: Any) -> None:
+def test_an_access_token_is_visible_ascii_or_invalid(value: Any) -> None:
     try:
         token = _wire.access_token(value)
     except InvalidTokenResponse:
@@ -229,13 +229,13 @@ def test_an_access_token_can_stand_in_a_header_or_is_malformed(value: Any) -> No
 
 
 @pytest.mark.parametrize("value", ["a", "~" * 5000, "!#$%&'()*+,-./:;<=>?@[]^_`{|}~", "AZaz09"])
-def test_every_visible_ascii_character_may_stand_in_an_access_token(value: str) -> None:
+def test_an_access_token_may_have_every_visible_ascii_character(value: str) -> None:
     assert _wire.access_token(value) == value
 
 
 @settings(deadline=None, max_examples=100)
 @given(ANY_VALUE)
-def test_a_refresh_token_is_absent_or_printable_ascii_or_malformed(value: Any) -> None:
+def test_a_refresh_token_is_absent_or_printable_ascii_or_invalid(value: Any) -> None:
     try:
         token = _wire.refresh_token(value)
     except InvalidTokenResponse:
@@ -245,7 +245,7 @@ def test_a_refresh_token_is_absent_or_printable_ascii_or_malformed(value: Any) -
 
 @settings(deadline=None, max_examples=100)
 @given(ANY_VALUE)
-def test_a_scope_can_be_stored_or_is_none(value: Any) -> None:
+def test_a_scope_that_cannot_be_stored_is_none(value: Any) -> None:
     scope = _wire.scope(value)
     assert scope is None or (scope == value and scope.encode() is not None)
 
@@ -303,15 +303,13 @@ def test_a_scope_can_be_stored_or_is_none(value: Any) -> None:
         (1e308, MAX_LIFETIME),
     ],
 )
-def test_a_life_in_seconds_is_read_from_numbers_and_decimal_strings_only(
-    value: Any, seconds: float | None
-) -> None:
+def test_a_lifetime_is_read_from_numbers_and_decimal_strings_only(value: Any, seconds: float | None) -> None:
     assert _wire.lifetime_seconds(value) == seconds
 
 
 @settings(deadline=None, max_examples=150)
 @given(ANY_VALUE)
-def test_any_life_is_bounded_or_none(value: Any) -> None:
+def test_any_lifetime_is_bounded_or_none(value: Any) -> None:
     seconds = _wire.lifetime_seconds(value)
     assert seconds is None or (type(seconds) is float and abs(seconds) <= MAX_LIFETIME)
 
@@ -342,7 +340,7 @@ def test_any_life_is_bounded_or_none(value: Any) -> None:
         ("Sun, 15 Jun 2025 15:06:40 GMT" + " " * 100, None),
     ],
 )
-def test_a_pause_is_read_from_seconds_and_dates(value: Any, seconds: float | None) -> None:
+def test_retry_after_is_read_from_seconds_and_dates(value: Any, seconds: float | None) -> None:
     assert _wire.retry_after(value, NOW) == seconds
 
 
@@ -351,6 +349,6 @@ DATES = st.text("SunMoJa 0123456789:,-+GMT().\x00", max_size=64)
 
 @settings(deadline=None, max_examples=200)
 @given(ANY_VALUE | DATES | DATES.map(lambda text: f"Sun, 15 Jun 2025 15:06:40 {text}"[:64]))
-def test_no_value_breaks_the_reading_of_a_pause_or_a_date(value: Any) -> None:
+def test_retry_after_and_dates_never_raise(value: Any) -> None:
     for seconds in (_wire.retry_after(value, NOW), _wire.parse_http_date(value)):
         assert seconds is None or seconds == seconds  # never NaN

@@ -1,4 +1,4 @@
-"""The command line: `tokensession demo`, `tokensession serve`. Needs the extra `cli`."""
+"""The command line: `tokensession demo` and `tokensession serve`. Needs the extra `cli`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 
 __all__ = ["main"]
 
-_MISSING = 2  # exit status: the command cannot be run as it stands
+_MISSING = 2  # exit status: the command cannot run
 
 
 def main() -> None:
-    """The console script. Without click and rich it says how to get them, and exits with status 2."""
+    """The console script. Without click or rich it says how to install them, and exits with status 2."""
     for name in ("click", "rich"):
         try:
             importlib.import_module(name)

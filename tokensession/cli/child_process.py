@@ -1,8 +1,8 @@
-"""Child processes that live no longer than their parent, and what the two say to each other.
+"""Child processes that end with their parent, and the messages between the two.
 
-Both ends speak JSON, a line a message: the parent into the child's stdin, the child out of its stdout.
-Secrets travel here and never on a command line. The child takes the end of its stdin for the end of
-its parent, however that came about: the kernel closes the pipe for a killed process too.
+Each message is a line of JSON: from the parent to the child's stdin, from the child's stdout to the parent.
+Secrets travel only here, never on a command line. A child exits when its stdin ends. The kernel closes that
+pipe even if the parent is killed, so no child outlives its parent.
 """
 
 from __future__ import annotations
@@ -11,98 +11,87 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections import deque
+import tempfile
 from collections.abc import AsyncIterator
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self
+
+from anyio import BrokenResourceError, CancelScope, IncompleteRead, move_on_after, open_process
+from anyio.abc import Process
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 __all__ = ["Child", "ChildFailed", "messages", "say"]
 
-_Stream = TypeVar("_Stream")
-
-_LINE = 1 << 20  # bytes
-_GRACE = 20.0  # seconds, from being asked to leave to being killed: who is killed tidies nothing up
+_MAX_LINE = 1 << 20  # bytes
+_EXIT_TIMEOUT = 20.0  # seconds from closing stdin to SIGKILL; a killed child cannot clean up
+_LAST_LINES = 15  # of stderr, in the error
 
 
 class ChildFailed(Exception):
-    """A child process ended before its work was done. The message has the end of its stderr."""
+    """A child process ended before its work was done. The message ends with its last lines of stderr."""
 
 
 class Child:
-    """One child process, seen from its parent. `await Child.start(...)`; `await child.stop()`."""
+    """A child process, seen from its parent. `await Child.start(...)`, then `await child.stop()`."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, name: str, process: Process, stderr: IO[bytes]) -> None:
+        if process.stdin is None or process.stdout is None:
+            raise ValueError("process must have a pipe as stdin and as stdout")
         self.name = name
         self._process = process
-        self._stdin = _piped(process.stdin)
-        self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._last_words: deque[str] = deque(maxlen=15)
-        # Read at all times, so that a child never waits for us with a full pipe.
-        self._ears = asyncio.gather(
-            self._listen(_piped(process.stdout)), self._mutter(_piped(process.stderr))
-        )
+        self._stdin, self._stdout = process.stdin, process.stdout
+        self._lines = BufferedByteReceiveStream(process.stdout)
+        self._stderr = stderr
 
     @classmethod
     async def start(cls, name: str, module: str) -> Self:
-        """Start `python -m module`. The first thing it wants to be told is its settings."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # with -m alone, a file in the user's directory could stand in for a module of ours
-            "-m",
-            module,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=_LINE,
-            process_group=0,  # Ctrl-C is for the parent, which then ends its children in order
+        """Start `python -m module`. Send its settings as the first message."""
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it; a full pipe would block the child
+        process = await open_process(
+            # -P: with -m alone, a file in the user's directory could replace one of our modules
+            [sys.executable, "-P", "-m", module],
+            stderr=stderr,
+            start_new_session=True,  # Ctrl-C goes to the parent only, which then ends its children in order
         )
-        return cls(name, process)
+        return cls(name, process, stderr)
 
-    def tell(self, **message: Any) -> None:
-        """Send a message; one to a child that has died is lost, as `hear` will say."""
-        with contextlib.suppress(ConnectionError):
-            self._stdin.write(json.dumps(message).encode() + b"\n")
+    async def tell(self, **message: Any) -> None:
+        """Send a message. If the child has ended, the message is lost, and `hear` raises `ChildFailed`."""
+        with contextlib.suppress(BrokenResourceError, ConnectionError):
+            await self._stdin.send(json.dumps(message).encode() + b"\n")
 
     async def hear(self) -> dict[str, Any]:
-        """The child's next message. Raises `ChildFailed` if it has none and never will."""
-        message = await self._messages.get()
-        if message is not None:
-            return message
-        status = await self._process.wait()
-        await asyncio.wait([self._ears])
-        words = "\n".join(self._last_words)
-        raise ChildFailed(f"The {self.name} process ended early (status {status}).\n{words}".rstrip())
+        """The child's next message. Raises `ChildFailed` if the child has ended."""
+        try:
+            message: dict[str, Any] = json.loads(await self._lines.receive_until(b"\n", _MAX_LINE))
+        except IncompleteRead:
+            status = await self._process.wait()
+            self._stderr.seek(0)
+            lines = self._stderr.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+            said = "\n".join([f"The {self.name} process ended early (status {status}).", *lines])
+            raise ChildFailed(said) from None
+        return message
 
     async def stop(self) -> None:
-        """Close its stdin, which asks it to leave; kill it if it does not."""
-        self._stdin.close()
-        try:
-            async with asyncio.timeout(_GRACE):
+        """Close its stdin, which tells it to exit, and wait. Kill it after 20 seconds.
+
+        A cancelled scope does not cut this short.
+        """
+        with CancelScope(shield=True):
+            with move_on_after(_EXIT_TIMEOUT):
+                await self._stdin.aclose()
+                async for _ in self._stdout:  # it could not exit with a full pipe
+                    pass
                 await self._process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
+            if self._process.returncode is None:
                 self._process.kill()
-            await self._process.wait()
-        await asyncio.wait([self._ears])
-
-    async def _listen(self, stdout: asyncio.StreamReader) -> None:
-        while (line := await stdout.readline()).endswith(b"\n"):
-            self._messages.put_nowait(json.loads(line))
-        self._messages.put_nowait(None)
-
-    async def _mutter(self, stderr: asyncio.StreamReader) -> None:
-        async for line in stderr:
-            self._last_words.append(line.decode(errors="replace").rstrip())
-
-
-def _piped(stream: _Stream | None) -> _Stream:
-    if stream is None:
-        raise RuntimeError("The child was started without this pipe.")
-    return stream
+            await self._process.aclose()
+            self._stderr.close()
 
 
 async def messages() -> AsyncIterator[dict[str, Any]]:
-    """In a child: what the parent says, until it has nothing more to say or is gone."""
-    reader = asyncio.StreamReader(limit=_LINE)
+    """In a child: the parent's messages, until the parent closes the pipe or ends."""
+    # Not anyio: it reads a file in a thread, and a thread that waits for a line cannot be cancelled.
+    reader = asyncio.StreamReader(limit=_MAX_LINE)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
@@ -114,6 +103,6 @@ async def messages() -> AsyncIterator[dict[str, Any]]:
 
 
 def say(**message: Any) -> None:
-    """In a child: tell the parent."""
+    """In a child: send a message to the parent."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()

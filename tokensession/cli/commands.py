@@ -1,14 +1,15 @@
-"""The commands and their options; the work is done in `demo` and `serve`."""
+"""The commands and their options. `demo` and `serve` do the work."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
+import anyio
 import click
 
 from . import demo as demo_
 from . import serve as serve_
+from .child_process import ChildFailed
 from .display import Display, LiveDisplay, PlainDisplay, SilentDisplay
 from .report import Plan, as_json, problems
 from .run_until_signal import until_signal
@@ -39,26 +40,26 @@ def cli() -> None:
     type=click.IntRange(1, 10_000),
     default=6,
     show_default=True,
-    help="How often each provider's token shall fall due, the first time included.",
+    help="How many expiries each provider must see. The first token counts as one.",
 )
 @click.option(
     "--lifetime",
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="How long the access tokens live, in seconds.",
+    help="The lifetime of access tokens, in seconds.",
 )
 def demo(json_: bool, processes: int, tasks: int, expiries: int, lifetime: int) -> None:
-    """Prove it: many processes and tasks, one store, one token request per expiry.
+    """Show that many processes and tasks need one token request per expiry.
 
-    Starts strict Oto and Priava servers on loopback, whose tokens soon expire, and drives them
-    through one SQLite store; then once more with every task refreshing for itself. Exits with status 1
-    if a request failed, or if an expiry needed more than one token request.
+    Starts Oto and Priava test servers whose tokens soon expire, and sends requests to them from many
+    processes that share one SQLite store. Then does the same with every task refreshing for itself. Exits
+    with status 1 if a request through tokensession failed, or an expiry took more than one token request.
     """
     plan = Plan(processes=processes, tasks=tasks, expiries=expiries, lifetime=lifetime)
     try:
-        report = asyncio.run(until_signal(demo_.run(plan, _display(json_))))
-    except demo_.ChildFailed as error:
+        report = anyio.run(until_signal, demo_.run(plan, _display(json_)))
+    except ChildFailed as error:
         raise click.ClickException(str(error)) from None
     if json_:
         click.echo(as_json(report))
@@ -73,17 +74,17 @@ def _display(json_: bool) -> Display:
 
 @cli.command()
 @click.argument("provider", type=click.Choice(["oto", "priava"]))
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.  [default: 0]")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free port.  [default: 0]")
 @click.option(
     "--lifetime",
     type=click.IntRange(1),
     default=3600,
     show_default=True,
-    help="How long its access tokens live, in seconds.",
+    help="The lifetime of access tokens, in seconds.",
 )
 def serve(provider: str, port: int, lifetime: int) -> None:
-    """Run one of the test servers alone, until Ctrl-C or SIGTERM."""
+    """Run a test server until Ctrl-C or SIGTERM."""
     try:
-        asyncio.run(until_signal(serve_.run(provider, port=port, lifetime=lifetime)))
+        anyio.run(serve_.run, provider, port, lifetime)
     except OSError as error:
         raise click.ClickException(f"Cannot listen on port {port}: {error.strerror or error}.") from None

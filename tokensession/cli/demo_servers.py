@@ -1,18 +1,20 @@
-"""The demo's servers, in a process of their own: `python -m tokensession.cli.demo_servers`.
+"""The demo's servers, in their own process: `python -m tokensession.cli.demo_servers`.
 
-Two of each provider: one for the load through tokensession, one for the naive load, so that their
-counters are apart. It also owns the directory that the loads share, because it is the last to leave,
-whatever becomes of the parent.
+There are two of each provider, one for each load, so that their counters are separate. This process also
+owns the directory that the clients share, because it exits last, whatever happens to the parent.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeAlias
+
+import anyio
 
 from ..testing.servers import OtoServer, PriavaServer, TokenServer
 from .child_process import messages, say
@@ -20,46 +22,49 @@ from .report import LOADS
 
 __all__ = ["main"]
 
-_EVERY = 0.1  # seconds between two reports
-_TRIES = 25  # to remove the directory, while somebody who is about to die still writes into it
+_REPORT_INTERVAL = 0.1  # seconds
+_TRIES = 25  # to remove the directory, while a client that is ending may still write to it
 
-Servers = dict[str, dict[str, TokenServer]]
+Servers: TypeAlias = dict[str, dict[str, TokenServer]]
+"""By load, then by provider."""
 
 
-async def main() -> None:
-    """Serve until the parent leaves."""
-    directory = await asyncio.to_thread(tempfile.mkdtemp, prefix="tokensession-demo-")  # 0700
+def main() -> None:
+    """Serve until the parent closes the pipe or ends, then remove the directory."""
+    directory = Path(tempfile.mkdtemp(prefix="tokensession-demo-"))  # mode 0700
     try:
-        orders = messages()
-        lifetime = (await anext(orders))["lifetime"]
-        async with contextlib.AsyncExitStack() as stack:
-            servers: Servers = {}
-            for load in LOADS:
-                pair: dict[str, TokenServer] = {
-                    "oto": OtoServer(lifetime=lifetime),
-                    "priava": PriavaServer(lifetime=lifetime),
-                }
-                servers[load] = {
-                    name: await stack.enter_async_context(server) for name, server in pair.items()
-                }
-            credentials = {load: _credentials(pair) for load, pair in servers.items()}
-            say(directory=directory, credentials=credentials)
-            reporter = asyncio.ensure_future(_report(servers))
-            async for _ in orders:  # the parent's "now": what the counters say when all have stopped
-                _say_counters(servers, final=True)
-            reporter.cancel()
+        anyio.run(_serve, directory)
+    except* (BrokenPipeError, StopAsyncIteration):  # the parent has ended
+        pass
     finally:
-        await _remove(Path(directory))
+        _remove(directory)
 
 
-def _credentials(pair: dict[str, TokenServer]) -> dict[str, dict[str, object]]:
-    return {name: server.credentials for name, server in pair.items()}
+async def _serve(directory: Path) -> None:
+    orders = messages()
+    lifetime = (await anext(orders))["lifetime"]
+    async with contextlib.AsyncExitStack() as stack:
+        servers: Servers = {}
+        for load in LOADS:
+            servers[load] = {"oto": OtoServer(lifetime=lifetime), "priava": PriavaServer(lifetime=lifetime)}
+            for server in servers[load].values():
+                await stack.enter_async_context(server)
+        credentials = {
+            load: {name: server.credentials for name, server in pair.items()}
+            for load, pair in servers.items()
+        }
+        say(directory=str(directory), credentials=credentials)
+        async with anyio.create_task_group() as reporting:
+            reporting.start_soon(_report, servers)
+            async for _ in orders:  # the one order is "report": all clients have stopped
+                _say_counters(servers, final=True)
+            reporting.cancel_scope.cancel()
 
 
 async def _report(servers: Servers) -> None:
     while True:
         _say_counters(servers, final=False)
-        await asyncio.sleep(_EVERY)
+        await anyio.sleep(_REPORT_INTERVAL)
 
 
 def _say_counters(servers: Servers, *, final: bool) -> None:
@@ -69,14 +74,13 @@ def _say_counters(servers: Servers, *, final: bool) -> None:
     say(counters=counters, final=final)
 
 
-async def _remove(directory: Path) -> None:
+def _remove(directory: Path) -> None:
     for _ in range(_TRIES):
-        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-        if not await asyncio.to_thread(directory.exists):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
             return
-        await asyncio.sleep(_EVERY)
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError, StopAsyncIteration):
-        asyncio.run(main())
+    main()

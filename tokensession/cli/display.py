@@ -1,4 +1,4 @@
-"""How a demo looks: live on a terminal, plain lines elsewhere, not at all with --json."""
+"""What a demo prints: a live table on a terminal, plain lines elsewhere, nothing with --json."""
 
 from __future__ import annotations
 
@@ -14,82 +14,82 @@ from .report import PROVIDERS, Plan, Report, Row, Rows, problems
 
 __all__ = ["Display", "LiveDisplay", "PlainDisplay", "SilentDisplay"]
 
-_TITLES = {"shared": "tokensession", "naive": "every task for itself"}
-_EVERY = 1.0  # seconds between two plain lines
+_TITLES = {"shared": "tokensession", "baseline": "every task for itself"}
+_LINE_INTERVAL = 1.0  # seconds between two plain lines
 
 
 class Display(Protocol):
-    """What a demo tells while it runs."""
+    """Shows a demo while it runs."""
 
     def begin(self, plan: Plan) -> None:
-        """It starts."""
+        """The demo starts."""
         ...
 
     def update(self, load: str, seconds: float, rows: Rows) -> None:
-        """It is at this load, `seconds` into it."""
+        """This load has run for `seconds`. Called ten times a second."""
         ...
 
     def end(self, report: Report | None) -> None:
-        """It is over; without a report if it was broken off. Called once, after `begin`."""
+        """The demo has ended. There is no report if it failed or was interrupted. Called once."""
         ...
 
 
 class SilentDisplay:
-    """Nothing."""
+    """Prints nothing."""
 
     def begin(self, plan: Plan) -> None:
-        """Nothing."""
+        """Print nothing."""
 
     def update(self, load: str, seconds: float, rows: Rows) -> None:
-        """Nothing."""
+        """Print nothing."""
 
     def end(self, report: Report | None) -> None:
-        """Nothing."""
+        """Print nothing."""
 
 
 class PlainDisplay:
-    """Lines without any control characters, about one a second."""
+    """Prints about one line per second, without control characters."""
 
     def __init__(self) -> None:
         self._console = Console(no_color=True, force_terminal=False, highlight=False, width=100)
         self._next: dict[str, float] = {}
 
     def begin(self, plan: Plan) -> None:
-        """The plan."""
+        """Print the plan."""
         self._console.print(_plan(plan), soft_wrap=True)
 
     def update(self, load: str, seconds: float, rows: Rows) -> None:
-        """A line, if the last one is old enough."""
+        """Print a line, if the last one was a second ago."""
         if seconds >= self._next.get(load, 0.0):
-            self._next[load] = seconds + _EVERY
-            said = "; ".join(f"{name} {_brief(row)}" for name, row in rows[load].items())
-            self._console.print(f"{_TITLES[load]} {seconds:4.1f} s: {said}", soft_wrap=True)
+            self._next[load] = seconds + _LINE_INTERVAL
+            numbers = "; ".join(f"{name} {_brief(row)}" for name, row in rows[load].items())
+            self._console.print(f"{_TITLES[load]} {seconds:4.1f} s: {numbers}", soft_wrap=True)
 
     def end(self, report: Report | None) -> None:
-        """The table and the verdict."""
+        """Print the table and the verdict."""
         if report is not None:
             self._console.print(_final(report))
 
 
 class LiveDisplay:
-    """The table itself, while its numbers grow."""
+    """Shows the table, and updates its numbers."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = Console(highlight=False) if console is None else console
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
 
     def begin(self, plan: Plan) -> None:
-        """The plan, and the table below it."""
+        """Print the plan, and start the table below it."""
         self._console.print(_plan(plan))
         self._live.start()
 
     def update(self, load: str, seconds: float, rows: Rows) -> None:
-        """New numbers."""
+        """Update the numbers."""
         status = Text(f"{_TITLES[load]}: {seconds:.1f} s", style="dim")
         self._live.update(Group(_table(rows, {}), status), refresh=True)
 
     def end(self, report: Report | None) -> None:
-        """The last table stays, with the verdict below it."""
+        """Leave the last table, with the verdict below it."""
         self._live.stop()
         if report is not None:
             self._console.print(_final(report))
@@ -98,8 +98,8 @@ class LiveDisplay:
 def _plan(plan: Plan) -> str:
     tasks = plan.processes * plan.tasks
     return (
-        f"{plan.processes} processes, {tasks} tasks at each provider, one SQLite store; "
-        f"tokens live {plan.lifetime} s and shall fall due {plan.expiries} times."
+        f"{plan.processes} processes, {tasks} tasks per provider, one SQLite store. "
+        f"Tokens live {plan.lifetime} s. Runs for {plan.expiries} expiries per provider."
     )
 
 
@@ -110,7 +110,7 @@ def _brief(row: Row) -> str:
     )
 
 
-def _table(rows: Rows, lasted: Mapping[str, float]) -> Table:
+def _table(rows: Rows, load_seconds: Mapping[str, float]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     for title in ("requests", "failures", "expiries", "token\nrequests", "reuse\ndetections"):
@@ -118,7 +118,7 @@ def _table(rows: Rows, lasted: Mapping[str, float]) -> Table:
     for title in ("p50\nms", "p99\nms"):
         table.add_column(title, justify="right")
     for load, title in _TITLES.items():
-        label = f"{title}, {lasted[load]:.1f} s" if load in lasted else title
+        label = f"{title}, {load_seconds[load]:.1f} s" if load in load_seconds else title
         table.add_row(Text(label, style="bold"))
         for provider in PROVIDERS:
             table.add_row(f"  {provider.capitalize()}", *_cells(rows[load][provider]))
@@ -130,24 +130,27 @@ def _cells(row: Row) -> list[Text]:
         Text(f"{row.requests:,}"),
         Text(f"{row.failures:,}", style="red" if row.failures else ""),
         Text(f"{row.expiries:,}"),
-        Text(f"{row.token_requests:,}", style=_judged(row)),
+        Text(f"{row.token_requests:,}", style=_token_requests_style(row)),
         Text(f"{row.reuse_detections:,}", style="red" if row.reuse_detections else ""),
         Text(f"{row.p50:.1f}"),
         Text(f"{row.p99:.1f}"),
     ]
 
 
-def _judged(row: Row) -> str:
+def _token_requests_style(row: Row) -> str:
     if row.token_requests > row.expiries:
         return "red"
     return "green" if row.token_requests else ""
 
 
 def _final(report: Report) -> RenderableType:
-    found = problems(report)
-    verdict = [Text(sentence, style="red") for sentence in found] or [
+    verdict = [Text(sentence, style="red") for sentence in problems(report)] or [
         Text("Every expiry took one token request, and no request failed.", style="green")
     ]
     return Group(
-        "", _table(report.rows, report.lasted), "", *verdict, Text(f"{report.seconds:.1f} s", style="dim")
+        "",
+        _table(report.rows, report.load_seconds),
+        "",
+        *verdict,
+        Text(f"{report.seconds:.1f} s", style="dim"),
     )

@@ -1,24 +1,23 @@
 """One client process of the demo: `python -m tokensession.cli.load`.
 
-It waits for orders: `run` a load, `stop` it. Under way it says every quarter of a second what it has
-counted so far, and after `stop` once more, for good. If the parent is gone, so is it, at once.
+The parent tells it to `run` a load and to `stop` it. In between it reports four times a second what it has
+counted so far, and after `stop` once more. If the parent ends, it exits at once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import random
-import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
+import anyio
 
 from .. import AuthedSession
 from ..providers import Provider
@@ -29,118 +28,104 @@ from .latency import Latencies
 
 __all__ = ["main"]
 
-_EVERY = 0.25  # seconds between two reports
+_REPORT_INTERVAL = 0.25  # seconds
 _PATHS = {"oto": "/rest/v2/healthCheck", "priava": "/echo"}
-"""What is asked for: Oto documents a health check, Priava's bundled server has its echo."""
+"""Oto documents a health check. For Priava it is an endpoint of our test server."""
 
-Get = Callable[[], Awaitable[int]]
+Get: TypeAlias = Callable[[], Awaitable[int]]
+"""Makes one API request, and returns its status."""
 
 
 class Tally:
     """What this process has counted at one provider."""
 
     def __init__(self) -> None:
-        self.requests = 0
+        self.requests: int = 0
         self.reasons: Counter[str] = Counter()
-        self.latencies = Latencies()
+        self.latencies: Latencies = Latencies()
+
+    async def count(self, get: Get) -> None:
+        """Make one request, and count it. Every error is a failure, and the table shows it."""
+        started = time.perf_counter()
+        try:
+            status = await get()
+        except Exception as error:  # noqa: BLE001 - see above
+            self.reasons[type(error).__name__] += 1
+        else:
+            if status != 200:
+                self.reasons[f"status {status}"] += 1
+        self.requests += 1
+        self.latencies.add(time.perf_counter() - started)
 
     def as_message(self) -> dict[str, Any]:
-        """For JSON."""
+        """As JSON."""
         return {"requests": self.requests, "reasons": self.reasons, "latencies": self.latencies.bins()}
 
 
 class Load:
-    """The tasks of one load in this process, from `start` to `stop`."""
+    """The tasks of one load in this process."""
 
     def __init__(self, load: str, settings: dict[str, Any], store: SQLiteStore) -> None:
         self._load = load
-        self._store = store
         self._settings = settings
+        self._store = store
         self._tallies = {name: Tally() for name in settings["credentials"][load]}
-        self._stopping = False
-        self._resting: set[asyncio.Task[None]] = set()
-        self._done = asyncio.ensure_future(self._run())
+        self._stopping = anyio.Event()
 
-    async def stop(self) -> None:
-        """Let requests under way finish, and say the last word."""
-        self._stopping = True
-        for task in self._resting:
-            task.cancel()
-        await self._done
-        self._say(final=True)
+    def stop(self) -> None:
+        """Start no more requests."""
+        self._stopping.set()
 
-    async def _run(self) -> None:
-        reporter = asyncio.ensure_future(self._report())
-        try:
+    async def run(self) -> None:
+        """Make requests until `stop`, let open ones finish, and report the final numbers."""
+        async with anyio.create_task_group() as reporting:
+            reporting.start_soon(self._report)
             async with contextlib.AsyncExitStack() as stack:
                 gets = {name: await stack.enter_async_context(self._clients(name)) for name in self._tallies}
-                # All processes race for the first token with one request each; the crowd comes after.
+                # All processes compete for the first token with one request each; the other tasks follow.
                 # Otherwise p99 would be the time that Python takes to import and connect.
-                await asyncio.gather(*(_one(gets[name][0], self._tallies[name]) for name in gets))
-                tasks = [
-                    asyncio.ensure_future(self._task(get, self._tallies[name]))
-                    for name in gets
-                    for get in gets[name]
-                ]
-                await asyncio.wait(tasks)
-        except Exception:  # noqa: BLE001 - the load itself is broken: the parent hears of it by our end
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
-        finally:
-            reporter.cancel()
+                async with anyio.create_task_group() as first_requests:
+                    for name, tally in self._tallies.items():
+                        first_requests.start_soon(tally.count, gets[name][0])
+                async with anyio.create_task_group() as tasks:
+                    for name, tally in self._tallies.items():
+                        for get in gets[name]:
+                            tasks.start_soon(self._task, get, tally)
+            reporting.cancel_scope.cancel()
+        self._say(final=True)
 
     def _clients(self, name: str) -> contextlib.AbstractAsyncContextManager[list[Get]]:
         provider = provider_for(name, self._settings["credentials"][self._load][name])
         count = self._settings["tasks"]
         if self._load == "shared":
             return _shared(provider, self._store, _PATHS[name], count)
-        file = Path(self._settings["directory"]) / f"naive-{name}.json"
-        return _naive(provider, file, _PATHS[name], count)
+        file = Path(self._settings["directory"]) / f"baseline-{name}.json"
+        return _baseline(provider, file, _PATHS[name], count)
 
     async def _task(self, get: Get, tally: Tally) -> None:
-        pace = self._settings["pace"]
-        await self._rest(pace * random.random())  # noqa: S311 - spreads load; nothing secret
-        while not self._stopping:
-            await _one(get, tally)
-            await self._rest(pace * (0.5 + random.random()))  # noqa: S311 - as above
+        pause = self._settings["pause"]
+        await self._rest(pause * random.random())  # noqa: S311 - spreads load; nothing secret
+        while not self._stopping.is_set():
+            await tally.count(get)
+            await self._rest(pause * (0.5 + random.random()))  # noqa: S311 - as above
 
     async def _rest(self, seconds: float) -> None:
-        task = asyncio.current_task()
-        if self._stopping or task is None:
-            return
-        self._resting.add(task)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._resting.discard(task)
+        with anyio.move_on_after(seconds):
+            await self._stopping.wait()
 
     async def _report(self) -> None:
         while True:
             self._say(final=False)
-            await asyncio.sleep(_EVERY)
+            await anyio.sleep(_REPORT_INTERVAL)
 
     def _say(self, *, final: bool) -> None:
         tally = {name: tally.as_message() for name, tally in self._tallies.items()}
         say(load=self._load, tally=tally, final=final)
 
 
-async def _one(get: Get, tally: Tally) -> None:
-    started = time.perf_counter()
-    try:
-        status = await get()
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong is a failure, and the table shows it
-        tally.reasons[type(error).__name__] += 1
-    else:
-        if status != 200:
-            tally.reasons[f"status {status}"] += 1
-    tally.requests += 1
-    tally.latencies.add(time.perf_counter() - started)
-
-
 @contextlib.asynccontextmanager
 async def _shared(provider: Provider, store: SQLiteStore, path: str, count: int) -> AsyncIterator[list[Get]]:
-    """All tasks of this process share a session, all processes the database."""
+    """All tasks of this process share a session, and all processes share the database."""
     async with AuthedSession(provider, store=store) as session:
 
         async def get() -> int:
@@ -152,35 +137,34 @@ async def _shared(provider: Provider, store: SQLiteStore, path: str, count: int)
 
 
 @contextlib.asynccontextmanager
-async def _naive(provider: Provider, file: Path, path: str, count: int) -> AsyncIterator[list[Get]]:
-    """Every task has a token of its own, and they share a file."""
+async def _baseline(provider: Provider, file: Path, path: str, count: int) -> AsyncIterator[list[Get]]:
+    """Every task has its own token, and all share a file."""
     async with aiohttp.ClientSession() as http:
         clients = [BaselineClient(provider, http, file) for _ in range(count)]
-        yield [_bound(client, path) for client in clients]
-
-
-def _bound(client: BaselineClient, path: str) -> Get:
-    return lambda: client.get(path)
+        yield [partial(client.get, path) for client in clients]
 
 
 async def main() -> None:
-    """Take orders until the parent leaves."""
+    """Follow the parent's orders until it closes the pipe or ends."""
     orders = messages()
     settings = await anext(orders)
     load: Load | None = None
-    async with contextlib.aclosing(SQLiteStore(Path(settings["directory"]) / "tokens.db")) as store:
+    store = SQLiteStore(Path(settings["directory"]) / "tokens.db")
+    async with contextlib.aclosing(store), anyio.create_task_group() as loads:
         say(ready=True)
         async for order in orders:
             if order["do"] == "run":
                 load = Load(order["load"], settings, store)
+                loads.start_soon(load.run)
             elif load is not None:
-                await load.stop()
+                load.stop()
                 load = None
         if load is not None:
-            # The parent died under way. Draining what it ordered would only keep this process alive.
-            os._exit(1)
+            os._exit(1)  # the parent has ended during the load: do not wait for open requests
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError, StopAsyncIteration):
-        asyncio.run(main())
+    try:
+        anyio.run(main)
+    except* (BrokenPipeError, StopAsyncIteration):  # the parent has ended
+        pass

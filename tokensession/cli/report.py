@@ -1,4 +1,4 @@
-"""What a demo found out: its numbers, its verdict, its JSON. All of it pure."""
+"""What a demo has found: its numbers, its verdict, its JSON. Pure."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from typing import Any
 
 from .latency import Latencies
 
-__all__ = ["LOADS", "PROVIDERS", "Board", "Plan", "Report", "Row", "as_json", "problems"]
+__all__ = ["LOADS", "PROVIDERS", "Plan", "Progress", "Report", "Row", "as_json", "problems"]
 
-LOADS = ("shared", "naive")
-"""With tokensession and one store; and every task refreshing for itself."""
+LOADS = ("shared", "baseline")
+"""With tokensession and one store, and with every task refreshing for itself."""
 
 PROVIDERS = ("oto", "priava")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much of everything. `tasks` are for each provider in each process; times in seconds."""
+    """The size of a demo. `tasks` is per provider and process. Times are in seconds."""
 
     processes: int = 4
     tasks: int = 100
     expiries: int = 6
     lifetime: int = 2
-    pace: float = 1.5
-    """A task's average pause between two requests: 4 x 2 x 100 tasks make some 500 requests a second. That
+    pause: float = 1.5
+    """A task's average pause between two requests. 4 x 2 x 100 tasks make some 500 requests a second. That
     leaves two cores more than half idle, so that the latencies are those of the library."""
 
     @property
-    def naive_for(self) -> float:
-        """How long the naive load runs at most: by then its tokens would have expired twice."""
+    def baseline_seconds(self) -> float:
+        """How long the baseline runs at most: long enough for its tokens to expire twice."""
         return 2.5 * self.lifetime
 
     @property
     def longest(self) -> float:
-        """When to give up waiting for the expiries: more than their time, and something for a slow start."""
+        """How long to wait for the expiries at most, with a margin for a slow start."""
         return 1.2 * self.lifetime * self.expiries + 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One provider under one load. Latencies in milliseconds; `reasons` are the failures by kind."""
+    """One provider under one load. Latencies are in milliseconds. `reasons` has the failures by kind."""
 
     requests: int = 0
     failures: int = 0
@@ -62,17 +62,17 @@ Rows = Mapping[str, Mapping[str, Row]]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it. `lasted` are the seconds of each load, `seconds` those of the whole demo."""
+    """The outcome of a demo. `load_seconds` is how long each load took, `seconds` the whole demo."""
 
     plan: Plan
     rows: Rows
-    lasted: Mapping[str, float]
+    load_seconds: Mapping[str, float]
     seconds: float
 
 
 @dataclass(slots=True)
-class Board:
-    """The latest word of every process, each word being all it has counted so far."""
+class Progress:
+    """The latest message of every process. Each has all that the process has counted so far."""
 
     servers: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     """By load and provider: the server's counters."""
@@ -80,20 +80,20 @@ class Board:
     """By load and process, then by provider: requests, failures by kind, latency bins."""
 
     def expiries(self, load: str) -> int:
-        """How often a new token was due, at the provider where it was least often."""
+        """The expiries so far, at the provider that has had the fewest."""
         counters = self.servers.get(load, {})
         return min((counters.get(provider, {}).get("expiries", 0) for provider in PROVIDERS), default=0)
 
     def rows(self) -> Rows:
-        """Everything added up."""
+        """All numbers, added up."""
         return {load: {provider: self._row(load, provider) for provider in PROVIDERS} for load in LOADS}
 
     def _row(self, load: str, provider: str) -> Row:
         latencies = Latencies()
         reasons: Counter[str] = Counter()
         requests = 0
-        for (of_load, _), tally in self.tallies.items():
-            if of_load == load and provider in tally:
+        for (tally_load, _), tally in self.tallies.items():
+            if tally_load == load and provider in tally:
                 requests += tally[provider]["requests"]
                 reasons.update(tally[provider]["reasons"])
                 latencies.merge(tally[provider]["latencies"])
@@ -110,38 +110,38 @@ class Board:
 
 
 def problems(report: Report) -> list[str]:
-    """Why the demo failed, a sentence each; empty if tokensession kept its promise.
+    """Why the demo failed, one sentence per reason. Empty if tokensession did what it promises.
 
-    The naive load may do as badly as it likes.
+    The numbers of the baseline do not matter.
     """
     found = []
     for provider, row in report.rows["shared"].items():
         if row.requests == 0:
-            found.append(f"{provider}: no request was made.")
+            found.append(f"{provider}: no requests were made.")
         if row.failures:
             kinds = ", ".join(f"{count} {kind}" for kind, count in row.reasons)
             found.append(f"{provider}: {row.failures} requests failed ({kinds}).")
         if row.expiries < report.plan.expiries:
-            found.append(f"{provider}: {row.expiries} expiries of {report.plan.expiries} were reached.")
+            found.append(f"{provider}: only {row.expiries} of {report.plan.expiries} expiries were reached.")
         if row.token_requests != row.expiries:
             found.append(f"{provider}: {row.token_requests} token requests for {row.expiries} expiries.")
         if row.reuse_detections:
             found.append(f"{provider}: a spent refresh token was sent again.")
         if row.invalid_requests:
-            found.append(f"{provider}: {row.invalid_requests} token requests were not byte-exact.")
+            found.append(f"{provider}: {row.invalid_requests} token requests were invalid.")
     return found
 
 
 def as_json(report: Report) -> str:
-    """One document: the providers under tokensession, then `naive`, then how it was measured."""
+    """One document: each provider with tokensession, then `baseline`, `run` and `problems`."""
     document: dict[str, Any] = {name: _numbers(row) for name, row in report.rows["shared"].items()}
-    document["naive"] = {name: _numbers(row) for name, row in report.rows["naive"].items()}
+    document["baseline"] = {name: _numbers(row) for name, row in report.rows["baseline"].items()}
     plan = report.plan
     document["run"] = {
         "processes": plan.processes,
         "tasks": plan.processes * plan.tasks * len(PROVIDERS),
         "lifetime": plan.lifetime,
-        "load_seconds": {load: round(lasted, 1) for load, lasted in report.lasted.items()},
+        "load_seconds": {load: round(seconds, 1) for load, seconds in report.load_seconds.items()},
         "seconds": round(report.seconds, 1),
     }
     document["problems"] = problems(report)

@@ -1,40 +1,45 @@
-"""Ends a command in an orderly way when it is told to."""
+"""Ends a command in an orderly way when it gets a signal."""
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["until_signal"]
+from anyio import create_task_group, open_signal_receiver
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+__all__ = ["SIGNALS", "until_signal"]
 
-_T = TypeVar("_T")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a request to end, and a closed terminal."""
+
+T = TypeVar("T")
 
 
-async def until_signal(work: Coroutine[Any, Any, _T]) -> _T:
-    """The result of `work`. Ctrl-C, SIGTERM and a closed terminal cancel it, so that it can clean up.
+async def until_signal(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`, or raise its error. A signal cancels it, so that it can clean up.
 
-    Then the process exits with status 128 + the signal's number, as a shell would say it.
+    The process then exits with status 128 + the signal's number, as in a shell. What `work` awaits to clean
+    up must be shielded (`anyio.CancelScope(shield=True)`). An error is raised without the exception groups
+    that task groups put around it.
     """
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(work)
     caught: list[int] = []
 
-    def stop(number: int) -> None:
-        caught.append(number)
-        task.cancel()
+    async def cancel_at_signal() -> None:
+        async for number in signals:
+            caught.append(number)
+            group.cancel_scope.cancel()
 
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop, number)
     try:
-        return await task
-    except asyncio.CancelledError:
-        if caught:
-            raise SystemExit(128 + caught[0]) from None
-        raise
-    finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
+        with open_signal_receiver(*SIGNALS) as signals:
+            async with create_task_group() as group:
+                group.start_soon(cancel_at_signal)
+                result = await work
+                group.cancel_scope.cancel()
+                return result
+    except ExceptionGroup as failed:
+        error: Exception = failed
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+    raise SystemExit(128 + caught[0])

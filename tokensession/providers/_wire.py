@@ -1,6 +1,6 @@
-"""Bytes in, values out, and the other way: the parsers and encoders of token requests. All pure.
+"""Encodes token requests, and parses the bodies and values of token responses. Pure.
 
-Whatever a server sends, only `InvalidTokenResponse` and `TruncatedResponse` come out of here.
+Whatever a server sends, the parsers raise only `InvalidTokenResponse` or its subclass `TruncatedResponse`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, quote_plus, urlencode
 
 from ..errors import InvalidTokenResponse
@@ -35,51 +35,52 @@ __all__ = [
     "scope",
 ]
 
-Pairs = Sequence[tuple[str, str]]
+Pairs: TypeAlias = Sequence[tuple[str, str]]
 
-_LONGEST_INTEGER = 400  # digits; more than any number here needs, less than Python refuses
+_LONGEST_INTEGER = 400  # digits; more than any number here needs, fewer than Python's own limit
 _NUMBER = re.compile(r"[ \t\r\n]*([+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?)[ \t\r\n]*")
 _ACCESS_TOKEN = re.compile(r"[\x21-\x7e]+")
 _REFRESH_TOKEN = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A.17 allows the space
-_WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")  # all that Python's parser takes
+_WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")  # that Python's parser accepts
 _HALF_NUMBER = re.compile(r"|-|\.|[eE][+-]?")
 _HALF_ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{0,4}\Z")
 
 
 class TruncatedResponse(InvalidTokenResponse):
-    """The document ends in the middle: the rest was lost on the way."""
+    """The document is truncated: the rest was lost on the way."""
 
 
 # -- requests ---------------------------------------------------------------------------------
 
 
 def encode_form(pairs: Pairs) -> bytes:
-    """`application/x-www-form-urlencoded`, in the order given, `:` and `/` as they are.
+    """Encode the pairs as `application/x-www-form-urlencoded`, in the order given.
 
-    Both providers' documents print `redirect_uri` with them bare; they decode the same either way.
+    `:` and `/` stay as they are, as some providers' documentation prints `redirect_uri`. Servers decode them
+    to the same value either way.
     """
     return urlencode(pairs, safe=":/").encode("ascii")
 
 
 def encode_json(pairs: Pairs) -> bytes:
-    """A JSON object, in the order given."""
+    """Encode the pairs as a JSON object, in the order given."""
     return json.dumps(dict(pairs)).encode("ascii")
 
 
 def basic_auth(client_id: str, client_secret: str) -> str:
-    """The Authorization value for client credentials, each form-encoded first (RFC 6749, 2.3.1)."""
+    """The Authorization header's value for client credentials: both form-encoded (RFC 6749, 2.3.1)."""
     pair = f"{quote_plus(client_id)}:{quote_plus(client_secret)}"
     return "Basic " + base64.b64encode(pair.encode("ascii")).decode("ascii")
 
 
-# -- replies ----------------------------------------------------------------------------------
+# -- responses --------------------------------------------------------------------------------
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object in a reply's body, whatever its Content-Type said.
+    """Read a body as a JSON object, whatever its Content-Type.
 
-    A byte order mark is skipped, bytes that are not UTF-8 become U+FFFD, duplicate keys are refused
-    (RFC 8259 leaves open which one counts, and so would we).
+    Skips a byte order mark, and replaces bytes that are not UTF-8 by U+FFFD. Raises `InvalidTokenResponse`,
+    also for duplicate keys: RFC 8259 leaves open which one counts.
     """
     text = body.decode("utf-8-sig", errors="replace")
     failure: InvalidTokenResponse
@@ -87,50 +88,50 @@ def parse_json(body: bytes) -> dict[str, Any]:
         document = json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
     except json.JSONDecodeError as error:
         if _cut_short(text, error):
-            failure = TruncatedResponse("The reply is a JSON document that ends in the middle.")
+            failure = TruncatedResponse("The response is truncated JSON.")
         else:
-            failure = InvalidTokenResponse("The reply is not JSON.")
+            failure = InvalidTokenResponse("The response is not JSON.")
     except RecursionError:
-        failure = InvalidTokenResponse("The reply is nested too deeply.")
+        failure = InvalidTokenResponse("The response is nested too deeply.")
     else:
         return _object(document)
-    # Outside the handler: a JSONDecodeError has the whole document, and would be part of ours.
+    # Outside the handler: a JSONDecodeError has the whole document, and would be the context of ours.
     raise failure
 
 
 def _object(document: Any) -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise InvalidTokenResponse(f"The reply is a JSON {type(document).__name__}, not an object.")
+        raise InvalidTokenResponse(f"The response is a JSON {type(document).__name__}, not an object.")
     return document
 
 
 def parse_form(body: bytes) -> dict[str, Any]:
-    """The fields of a form-encoded reply, for the few servers that answer so."""
+    """Read a form-encoded body, which a few servers send. Raises `InvalidTokenResponse`."""
     text = body.decode("utf-8", errors="replace").strip()
     with contextlib.suppress(ValueError):
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=100)
         return _unique(pairs)
-    # Outside the handler: the message of that ValueError has a field of the reply, tokens and all.
-    raise InvalidTokenResponse("The reply is not form-encoded.")
+    # Outside the handler: the message of that ValueError repeats a field, which may be a token.
+    raise InvalidTokenResponse("The response is not form-encoded.")
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for name, value in pairs:
         if name in document:
-            raise InvalidTokenResponse("The reply has the same key twice.")
+            raise InvalidTokenResponse("The response has the same key twice.")
         document[name] = value
     return document
 
 
 def _integer(digits: str) -> int:
     if len(digits) > _LONGEST_INTEGER:
-        raise InvalidTokenResponse(f"The reply has an integer of {len(digits)} digits.")
+        raise InvalidTokenResponse(f"The response has an integer of {len(digits)} digits.")
     return int(digits)
 
 
 def _cut_short(text: str, error: json.JSONDecodeError) -> bool:
-    """Whether the parser ran off the end of something that began as an object."""
+    """Whether the parser reached the end of the text inside an object."""
     if not text.lstrip().startswith("{"):
         return False
     if error.msg.startswith("Invalid \\u"):
@@ -153,34 +154,34 @@ def find(document: Mapping[str, Any], path: str) -> Any:
 
 
 def access_token(value: Any) -> str:
-    """An access token that can stand in a header: visible ASCII and nothing else."""
+    """An access token that can be sent in a header: visible ASCII only."""
     return _token(value, "access token", _ACCESS_TOKEN)
 
 
 def refresh_token(value: Any) -> str | None:
-    """A refresh token, or None where the reply has none and the old one stays good."""
+    """A refresh token, or None if the response has none and the old one stays valid."""
     return None if value is None or value == "" else _token(value, "refresh token", _REFRESH_TOKEN)
 
 
 def _token(value: Any, what: str, allowed: re.Pattern[str]) -> str:
     if not isinstance(value, str) or not value:
-        raise InvalidTokenResponse(f"The reply has no {what}.")
+        raise InvalidTokenResponse(f"The response has no {what}.")
     if not allowed.fullmatch(value):
-        raise InvalidTokenResponse(f"The reply's {what} has characters that no {what} may have.")
+        raise InvalidTokenResponse(f"The response's {what} has characters that no {what} may have.")
     return value
 
 
 def scope(value: Any) -> str | None:
-    """A scope that can be stored, or None. Nothing depends on it, so an odd one costs no token."""
+    """A scope that can be stored, or None. Nothing depends on it, so an invalid one is ignored."""
     return value if isinstance(value, str) and value.isprintable() else None
 
 
 def lifetime_seconds(value: Any) -> float | None:
-    """A lifetime in seconds, or None if the value says none.
+    """A lifetime in seconds from a number or a decimal string, or None for anything else.
 
-    Numbers and decimal strings count. `int()` would also take "3_600" and Arabic-Indic digits, and
-    `float()` "1h"'s cousins "nan" and "inf"; none of them is a lifetime. Too long is cut to
-    `MAX_LIFETIME`; zero and less are returned as they are: such a token is good for one use.
+    Python's `int()` would also accept "3_600" and Arabic-Indic digits, and `float()` "nan" and "inf". A
+    lifetime above `MAX_LIFETIME` is cut to that. Zero and less are returned as they are: such a token is
+    used once.
     """
     if isinstance(value, str):
         match = _NUMBER.fullmatch(value)
@@ -197,8 +198,8 @@ def lifetime_seconds(value: Any) -> float | None:
 def retry_after(value: Any, now: float) -> float | None:
     """The seconds that a Retry-After asks for, or None. `now` is the server's wall clock.
 
-    Takes a number, an HTTP date (RFC 9110, 10.2.3), and Priava's date without a zone, whose weekday
-    may be wrong; it is read as UTC.
+    Accepts a number, an HTTP date (RFC 9110, 10.2.3), and Priava's date, which has no zone and may have a
+    wrong weekday. It is read as UTC.
     """
     seconds = lifetime_seconds(value)
     if seconds is not None:
@@ -208,7 +209,7 @@ def retry_after(value: Any, now: float) -> float | None:
 
 
 def parse_http_date(value: Any) -> float | None:
-    """An HTTP date as seconds since the epoch, or None if it is none."""
+    """An HTTP date as seconds since the epoch, or None for anything else."""
     if not isinstance(value, str) or len(value) > 64:
         return None
     try:

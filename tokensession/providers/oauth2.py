@@ -1,4 +1,4 @@
-"""Any server that keeps to RFC 6749."""
+"""`OAuth2`: any server that follows RFC 6749."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from .. import _validate
+from ..errors import ConfigurationError
 from . import _wire
 from .protocol import configured_credential
 from .strategy import Strategy
@@ -13,12 +14,12 @@ from .strategy_provider import StrategyProvider
 
 __all__ = ["OAUTH2_BASIC", "OAUTH2_POST", "OAuth2"]
 
-_ACCEPT = ("Accept", "application/json")  # some servers answer form-encoded unless asked for JSON
+_ACCEPT = ("Accept", "application/json")  # without it, some servers send a form-encoded response
 
 OAUTH2_POST = Strategy(
     name="oauth2",
     grants={
-        # Section 4.1.3, then section 6; client credentials in the body as section 2.3.1 permits.
+        # RFC 6749, sections 4.1.3 and 6. Section 2.3.1 permits client credentials in the body.
         "authorization_code": ("grant_type", "code", "redirect_uri", "client_id", "client_secret"),
         "refresh_token": ("grant_type", "refresh_token", "scope", "client_id", "client_secret"),
     },
@@ -39,11 +40,17 @@ OAUTH2_BASIC = replace(
 
 
 class OAuth2(StrategyProvider):
-    """A server by RFC 6749, with its refresh token and authorization code grants.
+    """Any server that follows RFC 6749, with its refresh token and authorization code grants.
 
-    `auth` is how the client authenticates: "basic" (section 2.3.1) or "post" (in the body; a public
-    client leaves `client_secret` out). `base_url` is the API's address, the token server's own origin
-    if left out. `rotates=False` only if the server documents that refresh tokens stay good.
+    - `token_url`: the token endpoint.
+    - `auth`: how the client authenticates (section 2.3.1): "basic" sends an Authorization header, "post"
+      sends the client credentials in the body. A public client uses "post" without a `client_secret`.
+    - `code` or `refresh_token`: the credential to start from. Without one, call `sign_in` later.
+    - `redirect_uri`: what the code was requested with. `scope`: sent with each refresh.
+    - `base_url`: the API's address. The default is the origin of `token_url`.
+    - `rotates`: pass False only if the server documents that a refresh token stays valid after use.
+
+    Raises `ConfigurationError` for arguments that cannot work.
     """
 
     def __init__(
@@ -61,8 +68,13 @@ class OAuth2(StrategyProvider):
         rotates: bool = True,
     ) -> None:
         _validate.one_of("auth", auth, ("basic", "post"))
-        endpoint = _validate.url("token_url", token_url)
-        if auth == "basic" or client_secret is not None:
+        address = _validate.url("token_url", token_url)
+        if auth == "basic" and client_secret is None:
+            raise ConfigurationError(
+                "client_secret is missing, and auth='basic' needs it.",
+                todo="Pass it, or auth='post' for a public client.",
+            )
+        if client_secret is not None:
             _validate.secret("client_secret", client_secret)
         for name, value in (("redirect_uri", redirect_uri), ("scope", scope)):
             if value is not None:
@@ -70,8 +82,8 @@ class OAuth2(StrategyProvider):
         strategy = OAUTH2_BASIC if auth == "basic" else OAUTH2_POST
         super().__init__(
             strategy if strategy.rotates == rotates else replace(strategy, rotates=rotates),
-            identity=f"{endpoint}/{_validate.text('client_id', client_id)}",
-            base_url=_validate.origin(endpoint) if base_url is None else base_url,
+            identity=f"{address}/{_validate.text('client_id', client_id)}",
+            base_url=_validate.origin(address) if base_url is None else base_url,
             token_url=token_url,
             values={
                 "client_id": client_id,

@@ -1,9 +1,9 @@
-"""Oto: a permanent refresh token, redeemed as JSON for an access token of one hour.
+"""`Oto`: a permanent refresh token, sent as JSON for an access token of about one hour.
 
-Documented: the URLs, the one-key body, the bearer scheme, the permanent refresh token. Seen in
-public material: the reply (a string `expires_in`, served as text/plain), the error codes, the
-health check's answer. Not known: a full list of codes. The life of a token is what `expires_in`
-says; one help page says an hour and another half of one.
+Documented: the URLs, the body with one key, the bearer scheme, the permanent refresh token. Seen in public
+material: the response (`expires_in` is a string, the type is text/plain), the error codes, the response of
+the health check. Unknown: the complete list of error codes. The lifetime is what `expires_in` says; one help
+page says an hour and another one half an hour.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ OTO = Strategy(
         codes=("otoErrorCode", "error.message", "error", "errorCode"),
         description=("otoErrorMessage", "errorMsg", "message", "error_description"),
     ),
-    default_lifetime=1800,  # the shorter of the two lives that the provider's pages state
+    default_lifetime=1800,  # the shorter of the two lifetimes in the provider's pages
     errors={
         **RFC6749_ERRORS,
         "OTO1083": ErrorKind.REJECTED,
         "OTO1105": ErrorKind.RATE_LIMITED,
         "OTO1143": ErrorKind.RATE_LIMITED,
-        # Those of the identity service underneath, should they leak through:
+        # Codes of the identity service behind it, in case they come through:
         "INVALID_REFRESH_TOKEN": ErrorKind.REJECTED,
         "TOKEN_EXPIRED": ErrorKind.REJECTED,
         "USER_DISABLED": ErrorKind.REJECTED,
@@ -54,25 +54,31 @@ OTO = Strategy(
 
 
 class _Session(Protocol):
-    """As much of an AuthedSession as the helpers need."""
+    """The part of an AuthedSession that the helpers need."""
 
     def get(self, url: str, /) -> AbstractAsyncContextManager[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The health check's answer. A 401 is about our token, and no sign of an outage."""
+    """The result of Oto's health check."""
 
     ok: bool
+    """Whether the API says that it works."""
     status: int
+    """The HTTP status. A 401 is about your token, and does not mean that the API is down."""
     detail: str
+    """What the API says about its state, redacted and shortened."""
 
 
 class Oto(StrategyProvider):
     """Oto's shipping API.
 
-    `refresh_token` comes from Settings → API Integrations → Connect. `environment` is part of the
-    key. `base_url` replaces the environment's address, for a proxy or a test server.
+    - `refresh_token`: from Settings → API Integrations → Connect. Oto does not rotate it.
+    - `environment`: tokens of production and staging are not interchangeable.
+    - `base_url`: an address other than the environment's, for a gateway or a test server.
+
+    Raises `ConfigurationError` for arguments that cannot work.
     """
 
     def __init__(
@@ -96,13 +102,13 @@ class Oto(StrategyProvider):
 
     @classmethod
     def from_env(cls) -> Self:
-        """From OTO_REFRESH_TOKEN, and OTO_ENVIRONMENT and OTO_BASE_URL if they are set."""
+        """Configured by OTO_REFRESH_TOKEN and, if they are set, OTO_ENVIRONMENT and OTO_BASE_URL."""
         names = {"refresh_token": True, "environment": False, "base_url": False}
         found: dict[str, Any] = _validate.environment("OTO", names)
         return cls(**found)
 
     async def health(self, session: _Session) -> Health:
-        """Ask the API whether it is well."""
+        """Ask the API whether it works, with an `AuthedSession` of this provider."""
         async with session.get("/rest/v2/healthCheck") as response:
             body = await response.read()
         try:
@@ -113,12 +119,14 @@ class Oto(StrategyProvider):
         return Health(ok, response.status, excerpt(detail.encode("utf-8", "replace"), ()))
 
     async def test(self, session: _Session) -> bool:
-        """Ask the staging API whether it accepts our token."""
+        """Ask the staging API whether it accepts the token.
+
+        Raises `ConfigurationError` in production, which has no such test.
+        """
         if self.environment != "staging":
             raise ConfigurationError(
-                "The token test exists in the staging environment only.",
-                intact="Nothing was sent.",
-                todo='Use Oto(environment="staging"), or health() in production.',
+                f"environment must be 'staging' for test(), not {self.environment!r}.",
+                todo="Use health() in production.",
             )
         async with session.get("/rest/v2/test") as response:
             return bool(response.status == 200)

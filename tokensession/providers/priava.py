@@ -1,10 +1,10 @@
-"""Priava: form-encoded grants with a tenant region, six-hour tokens, rotating refresh tokens.
+"""`Priava`: form-encoded grants with a tenant region, six-hour tokens, rotating refresh tokens.
 
-Documented: the request bodies to the byte (with `redirect_uri` also on refresh, which RFC 6749 does
-not ask for), the region header, the reply, the error shape. Seen: the two base addresses, the rate
-limit of 450 requests in five minutes and its body. Inferred: that refresh tokens rotate and the old
-one is spent. Unknown: how long a refresh token lives, the list of error codes, the shape of a 401,
-and whether data calls want the region too.
+Documented: the request bodies to the byte (with `redirect_uri` also on refresh, which RFC 6749 does not
+require), the region header, the response, the shape of an error. Seen: the two base addresses, the rate limit
+of 450 requests in five minutes and its body. Inferred: refresh tokens rotate, and the old one is spent.
+Unknown: the lifetime of a refresh token, the list of error codes, the shape of a 401, and whether API
+requests need the region too.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ PRIAVA = Strategy(
 
 
 class Priava(StrategyProvider):
-    """Priava's venue API.
+    """Priava's venue API. Its refresh tokens rotate, so you need a persistent store.
 
-    `client_id`, `client_secret`, `redirect_uri` and `code` are generated in Priava by an
-    administrator. Start from a `code`, from a `refresh_token`, or from neither and call
-    `source.sign_in(...)`. The sandbox is `base_url="https://api-sandbox.priava.com/api"`.
-    `region_on_requests` sends TenantRegion with API requests as well: nothing says they need it.
+    - `client_id`, `client_secret`, `redirect_uri` and `code`: an administrator generates them in Priava.
+    - `region`: the tenant's region, sent as TenantRegion.
+    - `code` or `refresh_token`: the credential to start from. Without one, call `sign_in` later.
+    - `base_url`: "https://api-sandbox.priava.com/api" for the sandbox. The default is production.
+    - `region_on_requests`: send TenantRegion with API requests too. The documentation does not ask for it.
+
+    Raises `ConfigurationError` for arguments that cannot work.
     """
 
     def __init__(
@@ -76,9 +79,9 @@ class Priava(StrategyProvider):
 
     @classmethod
     def from_env(cls) -> Self:
-        """From PRIAVA_CLIENT_ID, _CLIENT_SECRET, _REDIRECT_URI and _REGION.
+        """Configured by PRIAVA_CLIENT_ID, PRIAVA_CLIENT_SECRET, PRIAVA_REDIRECT_URI and PRIAVA_REGION.
 
-        PRIAVA_CODE or PRIAVA_REFRESH_TOKEN is the seed, PRIAVA_BASE_URL the address, if they are set.
+        PRIAVA_CODE or PRIAVA_REFRESH_TOKEN, and PRIAVA_BASE_URL, are used if they are set.
         """
         names = dict.fromkeys(("client_id", "client_secret", "redirect_uri", "region"), True)
         names |= dict.fromkeys(("code", "refresh_token", "base_url"), False)

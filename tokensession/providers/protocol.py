@@ -1,13 +1,13 @@
-"""The contract between a provider, which knows what to say, and whoever does the talking.
+"""The contract between providers and transports.
 
-A provider does no I/O, reads no clock, and knows neither stores nor HTTP libraries: it builds a
-`TokenRequest`, and reads a `TokenResponse` into a `Token` or a typed error.
+A provider builds a `TokenRequest`, and turns a `TokenResponse` into a `Token` or a typed error. It does no
+I/O and reads no clock. A transport sends the request and returns the response.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from .. import _validate
 from ..errors import ConfigurationError
@@ -15,19 +15,25 @@ from ..token import Token, fingerprint
 
 __all__ = ["Credential", "Issued", "Provider", "TokenRequest", "TokenResponse", "TokenTransport"]
 
-GrantType = Literal["refresh_token", "authorization_code"]
+GrantType: TypeAlias = Literal["refresh_token", "authorization_code"]
+"""RFC 6749's names of the two grants: sections 6 and 4.1.3."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credential:
-    """What is redeemed for a token: a refresh token or a code, by RFC 6749's names."""
+    """What is redeemed for a token: a refresh token or an authorization code.
+
+    `repr` shows its fingerprint, never the secret.
+    """
 
     grant_type: GrantType
+    """"refresh_token" or "authorization_code"."""
     secret: str
+    """The refresh token or code itself."""
 
     @property
     def fingerprint(self) -> str:
-        """Names it in keys and records."""
+        """What identifies it in keys and records: sixteen hex digits."""
         return fingerprint(self.secret)
 
     def __repr__(self) -> str:
@@ -35,9 +41,12 @@ class Credential:
 
 
 def configured_credential(*, code: str | None, refresh_token: str | None) -> Credential | None:
-    """The configured refresh token or code: one of them, or neither where signing in comes later."""
+    """The configured refresh token or code, or None if you sign in later.
+
+    Raises `ConfigurationError` if both are given, or if one cannot be sent.
+    """
     if code is not None and refresh_token is not None:
-        raise ConfigurationError("Both code and refresh_token are given.", todo="Give the one to start from.")
+        raise ConfigurationError("Pass code or refresh_token, not both.")
     if refresh_token is not None:
         return Credential("refresh_token", _validate.secret("refresh_token", refresh_token))
     if code is not None:
@@ -47,12 +56,16 @@ def configured_credential(*, code: str | None, refresh_token: str | None) -> Cre
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TokenRequest:
-    """One POST to a token endpoint, ready to be sent. `secrets` are what must never be shown of it."""
+    """One POST request to a token endpoint, ready to be sent. `repr` shows neither headers nor body."""
 
     url: str
+    """The token endpoint. It is sent as it is, without normalization."""
     headers: tuple[tuple[str, str], ...]
+    """(name, value) pairs."""
     body: bytes
+    """The encoded body, which `Content-Type` describes."""
     secrets: tuple[str, ...] = ()
+    """The secrets in it, so that you can redact them wherever you show something about it."""
 
     def __repr__(self) -> str:
         return f"<TokenRequest POST {self.url} {len(self.body)} bytes>"
@@ -60,14 +73,17 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TokenResponse:
-    """What came back. `headers` are (lower-case name, value) pairs; `body` is at most 1 MiB."""
+    """The response of a token endpoint, with any status. `repr` shows neither headers nor body."""
 
     status: int
+    """The HTTP status, such as 200."""
     headers: tuple[tuple[str, str], ...]
+    """(name, value) pairs. The names are lower-case."""
     body: bytes
+    """The whole body, decompressed."""
 
     def header(self, name: str) -> str | None:
-        """The first value of a header, by its lower-case name."""
+        """The first value of a header, by its lower-case name, or None."""
         return next((value for key, value in self.headers if key == name), None)
 
     def __repr__(self) -> str:
@@ -76,72 +92,95 @@ class TokenResponse:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A token as the reply gave it, and what was odd about the reply."""
+    """What a token response brought."""
 
     token: Token
+    """The new token."""
     notes: tuple[str, ...] = ()
+    """What was unexpected in the response, for people. Each is reported as `events.UnexpectedResponse`."""
 
 
 @runtime_checkable
 class Provider(Protocol):
-    """One OAuth server, one client, one seed."""
+    """One client of one OAuth server: what a `ManagedSource` needs to know about it.
+
+    A provider is configuration and pure functions. It does no I/O, and all its attributes are constant. For
+    most servers you need no class: pass a `Strategy` to `StrategyProvider`.
+    """
 
     @property
     def key(self) -> str:
-        """Which credential this is: provider, environment or region, client, the seed's fingerprint."""
+        """The default key in the store: provider, environment or region, client, credential's fingerprint.
+
+        Contains no secret. "" without a configured credential: different accounts would share such a key.
+        """
         ...
 
     @property
     def base_url(self) -> str:
-        """What relative request URLs are appended to. No slash at the end; a path in it is kept."""
+        """What relative request URLs are appended to. It may have a path, and does not end with a slash."""
         ...
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Where a bearer of this provider may go: `scheme://host[:port]`."""
+        """Where this provider's tokens may be sent: `scheme://host[:port]`."""
         ...
 
     @property
     def api_headers(self) -> tuple[tuple[str, str], ...]:
-        """Headers that every API request needs besides Authorization."""
+        """(name, value) pairs that every API request needs besides Authorization."""
         ...
 
     @property
     def rotates(self) -> bool:
-        """Whether a refresh token is spent by its use. If in doubt, True: the careful answer."""
+        """Whether a refresh token can be used only once. If in doubt, True: that never loses a token."""
         ...
 
     @property
     def replay_leeway(self) -> float:
-        """Seconds after sending within which the same refresh token may be sent once more, or 0."""
+        """Seconds after a token request within which the server accepts the same refresh token again, or 0.
+
+        Only what the server documents. It matters only if the provider rotates refresh tokens.
+        """
         ...
 
     @property
     def credential(self) -> Credential | None:
-        """The configured refresh token or code, if there is one."""
+        """The configured credential: the refresh token or code to start from, or None.
+
+        If it is another one than last time, you have signed in again: then it takes precedence over the
+        stored token.
+        """
         ...
 
     def request(self, credential: Credential) -> TokenRequest:
-        """The token request that redeems this credential."""
+        """The token request that redeems this credential.
+
+        Raises `ConfigurationError` if the server does not support its grant type.
+        """
         ...
 
     def read(self, response: TokenResponse, credential: Credential, *, sent_at: float) -> Issued:
-        """The token in a reply to the request that was sent at `sent_at` (wall clock).
+        """The token in the response to a token request.
 
-        A reply without a refresh token keeps the one that was redeemed. Raises `GrantRejected`,
-        `ClientRejected`, `RateLimited`, `TokenUnavailable`, `OutcomeUnknown` or `InvalidTokenResponse`, and
-        never anything else.
+        `credential` is what was redeemed. If the response has no refresh token, the new token keeps this
+        one. `sent_at` is when the request was sent, in seconds since the epoch: it becomes the token's
+        `obtained_at`. Raises `GrantRejected`, `ClientRejected`, `RateLimited`, `TokenUnavailable`,
+        `OutcomeUnknown` or `InvalidTokenResponse`, and nothing else.
         """
         ...
 
 
 class TokenTransport(Protocol):
-    """Sends token requests. The door to the network, and the only one."""
+    """Sends token requests. `AiohttpTransport` is one; write another to use another HTTP library."""
 
     async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
-        """POST it, exactly once: no redirect is followed, nothing is tried again.
+        """Send one POST request, exactly once. Follow no redirect, and do not retry.
 
-        `connect` and `total` are time-outs in seconds. Raises `NotSent` if the connection could not
-        be opened, `OutcomeUnknown` if the request may have arrived and no whole reply came back.
+        `connect` and `total` are time-outs in seconds: for opening the connection, and for everything.
+        Returns the response, whatever its status. Raises `NotSent` if the connection could not be opened,
+        `OutcomeUnknown` if the request may have arrived but no complete response came back, and
+        `InvalidTokenResponse` for a response that is too long or cannot be decompressed. Set its `granted`
+        if the status was 2xx.
         """
         ...

@@ -1,7 +1,12 @@
-"""Reading a token reply: a token, or the typed error that it stands for. Pure.
+"""Reads a token response: a token, or a typed error. Pure.
 
-The order matters, and is the order of `read`: a redirect is no answer; an empty success is an answer
-that got lost; a success that carries an error is an error, whatever else it carries.
+The order of checks in `read` matters:
+
+1. A redirect is an error: token requests follow none.
+2. A status other than 2xx is an error, whether or not the body can be read.
+3. An empty or truncated 2xx is a lost response: the refresh token may be spent.
+4. A 2xx that contains an error code or a false flag is an error, whatever else it contains.
+5. Anything else must contain a token.
 """
 
 from __future__ import annotations
@@ -29,12 +34,12 @@ from .strategy import ErrorKind, Strategy
 __all__ = ["read"]
 
 _BEFORE_TEXT = b"\xef\xbb\xbf\xff\xfe \t\r\n\f\v"  # byte order marks and white space
-_LONGEST_SECRET = 1024  # characters; of a longer one in a reply, no excerpt shows more than a run
+_LONGEST_SECRET = 1024  # characters; `redact` removes a longer one anyway, as a run of token characters
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A reply being read, with all that is needed to say what is wrong with it."""
+    """A response that is being read, with everything an error message needs."""
 
     strategy: Strategy
     response: TokenResponse
@@ -46,23 +51,22 @@ class _Answer:
         return f"{self.strategy.name}: the token endpoint answered {self.response.status}{what}."
 
     def is_page(self) -> bool:
-        """Whether it is a page of HTML: somebody else's on the way, and no token server's reply."""
-        text = (
-            self.response.body[:4096].replace(b"\0", b"").lstrip(_BEFORE_TEXT)
-        )  # UTF-16 has a zero a letter
+        """Whether it is an HTML page: it comes from something in between, not from the token server."""
+        text = self.response.body[:4096].replace(b"\0", b"")  # UTF-16 has a NUL for each letter
+        text = text.lstrip(_BEFORE_TEXT)
         return text.startswith(b"<") and (b"<html" in text.lower() or b"<!doctype html" in text.lower())
 
     def excerpt(self) -> str:
         body = self.response.body
         if 200 <= self.response.status < 300 and not self.is_page():
-            return ""  # it may be a token in a form that we cannot read, and so cannot redact
+            return ""  # it may be a token in a form that we cannot recognize and redact
         text = excerpt(body, self.secrets)
         if text or body.strip():
             return f"; it begins: {text}" if text else ""
         return " with an empty body"
 
     def shown(self, code: str) -> str:
-        """An error code for people. One from the table is no secret, however much it looks like one."""
+        """An error code for people. One from the strategy's table is not a secret, whatever it looks like."""
         if code in self.strategy.errors:
             return code
         return excerpt(code.encode("utf-8", "replace"), self.secrets, longest=64)
@@ -76,25 +80,25 @@ class _Answer:
         return [str(value) for value in found if type(value) in (str, int) and value != ""]
 
     def known(self) -> tuple[str, ErrorKind] | None:
-        """The first code that this server's table explains. Some codes go on: "CODE : more words"."""
+        """The first error code in the strategy's table. Some servers add text: "CODE : more words"."""
         for code in self.codes():
             for name in (code, code.split(" ", 1)[0]):
                 if name in self.strategy.errors:
                     return name, self.strategy.errors[name]
         return None
 
-    def complains(self) -> bool:
-        """Whether a reply that calls itself a success carries an error."""
+    def contains_error(self) -> bool:
+        """Whether a response with a 2xx status contains an error."""
         flags = (_wire.find(self.document, path) for path in self.strategy.fields.flags)
         denied = any(flag is False or (isinstance(flag, str) and flag.lower() == "false") for flag in flags)
         return denied or bool(self.document.get("error")) or self.known() is not None
 
     def pause(self) -> float | None:
-        """How long the server asks us to wait, by its header or its body."""
-        asked = _wire.retry_after(self.response.header("retry-after"), self.now)
-        if asked is None:
-            asked = _wire.retry_after(self.first(self.strategy.fields.retry_after), self.now)
-        return None if asked is None else max(0.0, asked)
+        """How many seconds the server asks us to wait, in its header or its body."""
+        requested = _wire.retry_after(self.response.header("retry-after"), self.now)
+        if requested is None:
+            requested = _wire.retry_after(self.first(self.strategy.fields.retry_after), self.now)
+        return None if requested is None else max(0.0, requested)
 
 
 def read(
@@ -105,33 +109,33 @@ def read(
     sent_at: float,
     secrets: tuple[str, ...],
 ) -> Issued:
-    """The token in a reply to the request sent at `sent_at` (wall clock), or a typed error."""
+    """The token in the response to a request sent at `sent_at` (wall clock). Raises a typed error."""
     date = _wire.parse_http_date(response.header("date"))
     answer = _Answer(strategy, response, secrets, sent_at if date is None else date)
     if 300 <= response.status < 400:
         raise InvalidTokenResponse(
-            answer.say(", a redirect, and token requests follow none"),
-            todo="Set base_url (or token_url) to the address it moved to.",
+            answer.say(", a redirect, and token requests follow no redirect"),
+            todo="Set base_url (or token_url) to the new address.",
         )
     if not 200 <= response.status < 300:
         _fail(_parsed(answer, lenient=True))
     if not response.body.strip():
         raise OutcomeUnknown(answer.say(" with an empty body, so the refresh token may be spent"))
     answer = _parsed(answer, lenient=False)
-    if answer.complains():
+    if answer.contains_error():
         _fail(answer)
     return _issued(answer, credential, sent_at)
 
 
 def _parsed(answer: _Answer, *, lenient: bool) -> _Answer:
-    """The answer with its document; a failure need not have one."""
+    """The answer with its document. With `lenient`, without one if the body cannot be read."""
     try:
         document = answer.strategy.decode(answer.response.body)
     except _wire.TruncatedResponse:
         if lenient:
             return answer
         raise OutcomeUnknown(
-            answer.say(" and its body ends in the middle, so the refresh token may be spent")
+            answer.say(" and the body is truncated, so the refresh token may be spent")
         ) from None
     except InvalidTokenResponse as error:
         if lenient:
@@ -145,7 +149,7 @@ def _parsed(answer: _Answer, *, lenient: bool) -> _Answer:
 
 
 def _tokens(answer: _Answer, document: Mapping[str, Any]) -> tuple[str, ...]:
-    """The secrets that the reply itself brings: a refusal that carries a token must not show it."""
+    """The tokens in the response itself: an error must not show them."""
     names = (answer.strategy.fields.access_token, answer.strategy.fields.refresh_token)
     found = (_wire.find(document, path) for path in names)
     return tuple(value for value in found if isinstance(value, str) and len(value) <= _LONGEST_SECRET)
@@ -161,9 +165,9 @@ def _issued(answer: _Answer, credential: Credential, sent_at: float) -> Issued:
     token_type = _wire.find(document, names.token_type)
     if token_type is not None and not (isinstance(token_type, str) and token_type.lower() in ("bearer", "")):
         raise InvalidTokenResponse(
-            answer.say(" with a token that is no bearer token"),
+            answer.say(" with a token that is not a bearer token"),
             granted=True,
-            todo="This library sends bearer tokens only.",
+            todo="Only bearer tokens are supported.",
         )
     lifetime, note = answer.strategy.lifetime(document, answer.now)
     return Issued(
@@ -171,7 +175,7 @@ def _issued(answer: _Answer, credential: Credential, sent_at: float) -> Issued:
             access_token=access,
             obtained_at=sent_at,
             lifetime=answer.strategy.default_lifetime if lifetime is None else lifetime,
-            # A code is no refresh token: it cannot take the place of one that the reply lacks.
+            # Without a new refresh token the old one stays valid. A code is spent.
             refresh_token=refresh
             or (credential.secret if credential.grant_type == "refresh_token" else None),
             scope=_wire.scope(_wire.find(document, names.scope)),
@@ -185,19 +189,19 @@ def _fail(answer: _Answer) -> NoReturn:
 
 
 def _failure(answer: _Answer) -> TokenSessionError:
-    """The typed error for an answer that is none of the successes."""
+    """The typed error for a response without a token."""
     status, known = answer.response.status, answer.known()
-    code, meaning = known or (next(iter(answer.codes()), ""), None)
+    code, kind = known or (next(iter(answer.codes()), ""), None)
     said = answer.say(_quoted(answer, code))
-    if meaning is ErrorKind.REJECTED:
+    if kind is ErrorKind.REJECTED:
         return GrantRejected(said, code=code, todo=answer.strategy.hints.get(code))
-    if meaning is ErrorKind.CLIENT:
+    if kind is ErrorKind.CLIENT:
         return _client_rejected(answer, said, code)
-    if meaning is ErrorKind.RATE_LIMITED:
+    if kind is ErrorKind.RATE_LIMITED:
         return RateLimited(said, retry_after=max(RATE_LIMIT_PAUSE, answer.pause() or 0.0))
     if status in (429, 503):
         return RateLimited(said, retry_after=answer.pause())
-    if meaning is ErrorKind.TRANSIENT or status >= 500 or status == 408:
+    if kind is ErrorKind.TRANSIENT or status >= 500 or status == 408:
         return TokenUnavailable(said, retry_after=answer.pause())
     if status in (401, 403, 404, 405):
         return _client_rejected(answer, said, code)
@@ -205,12 +209,11 @@ def _failure(answer: _Answer) -> TokenSessionError:
 
 
 def _client_rejected(answer: _Answer, said: str, code: str) -> ClientRejected:
-    todo = answer.strategy.hints.get(code) or "Check the client's credentials, permissions and base_url."
-    return ClientRejected(said, code=answer.shown(code), todo=todo)
+    return ClientRejected(said, code=answer.shown(code), todo=answer.strategy.hints.get(code))
 
 
 def _quoted(answer: _Answer, code: str) -> str:
-    """What the provider said, for people; without a code, the beginning of the body."""
+    """What the provider says, for people: the code and its description, or the beginning of the body."""
     if not code:
         return answer.excerpt()
     description = answer.first(answer.strategy.fields.description)

@@ -1,10 +1,11 @@
-"""What servers differ in, as data: the declarative strategy. Pure.
+"""How servers differ, as data: the declarative strategy. Pure.
 
-A `Strategy` says how a token request is put together and where a reply keeps its parts. `response.py`
-reads answers by it; `strategy_provider.py` fills it with somebody's credentials. A new server is a dozen lines of
-this, and no code: JSON or form bodies, which fields in which order, static headers and client
-authentication, field names, seconds or a point in time, a default life, flags and codes that mean
-failure behind a 200, rotation, and what may be done about a lost reply.
+A `Strategy` says how to build a token request and where a token response has its parts. A new server is a
+dozen lines of data and no code: a JSON or form body, its fields and their order, headers and client
+authentication, field names, the lifetime in seconds or as a point in time, a default lifetime, flags and
+error codes that mean failure although the status is 200, rotation, and replay.
+
+`strategy_provider.py` combines a strategy with credentials. `response.py` reads responses by it.
 """
 
 from __future__ import annotations
@@ -13,80 +14,98 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 from . import _wire
 from .protocol import GrantType
 
-__all__ = ["RFC6749_ERRORS", "ErrorKind", "Fields", "Lifetime", "Strategy", "Values", "seconds", "until"]
+__all__ = [
+    "RFC6749_ERRORS",
+    "ErrorKind",
+    "Fields",
+    "Lifetime",
+    "Strategy",
+    "Values",
+    "expires_at",
+    "expires_in",
+]
 
-Values = Mapping[str, str]
-"""A configuration by field name: client_id, client_secret, redirect_uri, region, …"""
+Values: TypeAlias = Mapping[str, str]
+"""The configuration, by field name: client_id, client_secret, redirect_uri, region, …"""
 
 
 class ErrorKind(Enum):
-    """What an error code means for the caller."""
+    """What an error code of the server means, and so which error is raised."""
 
-    REJECTED = "the grant is dead"
+    REJECTED = "the refresh token or code is rejected"
+    """`GrantRejected`: the credential is not sent again."""
     CLIENT = "the client or the request is wrong"
+    """`ClientRejected`: the configuration must be fixed."""
     RATE_LIMITED = "too many requests"
+    """`RateLimited`: a pause of at least one minute."""
     TRANSIENT = "try again later"
+    """`TokenUnavailable`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """Where a reply keeps its parts. Dotted paths reach into objects: "error.message"."""
+    """The names of the fields in a token response. A dotted path reaches into objects: "error.message"."""
 
     access_token: str = "access_token"
     refresh_token: str = "refresh_token"
     token_type: str = "token_type"
     scope: str = "scope"
     flags: Sequence[str] = ("success", "ok")
-    """Fields that are not false in a success."""
+    """Fields that are false if a response with status 200 is an error."""
     codes: Sequence[str] = ("error", "error.message")
-    """Where an error code may stand."""
+    """Fields that may contain an error code."""
     description: Sequence[str] = ("error_description",)
-    """Where an explanation for people may stand."""
+    """Fields that may contain an explanation for people."""
     retry_after: Sequence[str] = ("retry-after", "retry_after")
-    """Where a body may say how long to wait."""
+    """Fields that may say how long to wait. The Retry-After header takes precedence."""
 
 
-Lifetime = Callable[[Mapping[str, Any], float], tuple[float | None, str | None]]
-"""From the document and the server's clock to a life in seconds (or None), and what was odd about it."""
+Lifetime: TypeAlias = Callable[[Mapping[str, Any], float], tuple[float | None, str | None]]
+"""Reads the lifetime from a token response: see `expires_in` and `expires_at`.
+
+Called with the response's document and the server's clock. Returns the lifetime in seconds, or None, and a
+note if something was unexpected, or None.
+"""
 
 
-def seconds(name: str) -> Lifetime:
-    """A life in seconds at this (dotted) path, as a number or a decimal string."""
+def expires_in(name: str) -> Lifetime:
+    """A lifetime in seconds in this field (a dotted path), as a number or a decimal string."""
 
     def lifetime(document: Mapping[str, Any], _now: float) -> tuple[float | None, str | None]:
         value = _wire.find(document, name)
-        life = _wire.lifetime_seconds(value)
-        odd = value is not None and life is None
-        return life, f"{name} is not a number of seconds; the default life is used" if odd else None
+        seconds = _wire.lifetime_seconds(value)
+        if value is None or seconds is not None:
+            return seconds, None
+        return None, f"{name} is not a number of seconds; the default lifetime is used"
 
     return lifetime
 
 
-def until(name: str) -> Lifetime:
-    """A point in time at this (dotted) path: ISO 8601, or seconds or milliseconds since the epoch.
+def expires_at(name: str) -> Lifetime:
+    """An expiry time in this field (a dotted path): ISO 8601, or seconds or milliseconds since the epoch.
 
-    Both ends are read off the server's clock (its Date header), so that a wrong clock here does not
-    matter.
+    It is compared with the server's own clock (its Date header), so a wrong clock here does not matter.
     """
 
     def lifetime(document: Mapping[str, Any], now: float) -> tuple[float | None, str | None]:
         value = _wire.find(document, name)
         moment = _moment(value)
-        life = None if moment is None else _wire.lifetime_seconds(moment - now)
-        odd = value is not None and life is None
-        return life, f"{name} is no point in time; the default life is used" if odd else None
+        seconds = None if moment is None else _wire.lifetime_seconds(moment - now)
+        if value is None or seconds is not None:
+            return seconds, None
+        return None, f"{name} is not a point in time; the default lifetime is used"
 
     return lifetime
 
 
 def _moment(value: Any) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        # An integer may be too long for a float, and one that long is no moment.
+        # An integer may be too long for a float, and one that long is not a point in time.
         return None if abs(value) > 1e15 else value / 1000 if abs(value) > 1e11 else float(value)
     try:
         moment = datetime.fromisoformat(value)
@@ -96,7 +115,7 @@ def _moment(value: Any) -> float | None:
 
 
 RFC6749_ERRORS: Mapping[str, ErrorKind] = {
-    # RFC 6749, sections 4.1.2.1 and 5.2
+    # RFC 6749, sections 4.1.2.1 and 5.2.
     "invalid_grant": ErrorKind.REJECTED,
     "access_denied": ErrorKind.REJECTED,
     "invalid_client": ErrorKind.CLIENT,
@@ -108,6 +127,7 @@ RFC6749_ERRORS: Mapping[str, ErrorKind] = {
     "temporarily_unavailable": ErrorKind.TRANSIENT,
     "slow_down": ErrorKind.RATE_LIMITED,  # RFC 8628, 3.5
 }
+"""The error codes of RFC 6749 (sections 4.1.2.1 and 5.2) and RFC 8628 (3.5), and what each means."""
 
 
 def _no_headers(_values: Values) -> tuple[tuple[str, str], ...]:
@@ -115,32 +135,42 @@ def _no_headers(_values: Values) -> tuple[tuple[str, str], ...]:
 
 
 _STANDARD_FIELDS = Fields()
-_EXPIRES_IN = seconds("expires_in")
+_EXPIRES_IN = expires_in("expires_in")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strategy:
-    """How one kind of server wants to be asked, and how it answers."""
+    """How one kind of server expects token requests, and how it answers. The defaults are RFC 6749's."""
 
     name: str
+    """The beginning of the default key, and of error messages."""
     grants: Mapping[GrantType, Sequence[str]]
-    """For each grant type the fields of the body, in order. A field whose value is not configured is
-    left out. The secret itself is `refresh_token` or `code`; `grant_type` is the grant's name."""
+    """For each grant type that the server supports, the fields of the body, in order.
+
+    `grant_type` is the grant type's name, `refresh_token` or `code` is the credential, and every other field
+    comes from the configuration. A field that is not configured is left out.
+    """
     rename: Mapping[str, str] = field(default_factory=dict)
-    """Fields that this server calls something else in a request: {"refresh_token": "refreshToken"}."""
+    """Fields that have another name in this server's requests: {"refresh_token": "refreshToken"}."""
     encode: Callable[[_wire.Pairs], bytes] = _wire.encode_form
+    """Makes the body from (name, value) pairs: `encode_form` or `encode_json`."""
     content_type: str = "application/x-www-form-urlencoded"
+    """The Content-Type header of a request."""
     headers: Callable[[Values], Sequence[tuple[str, str]]] = _no_headers
-    """More headers, made from the configuration: a region, client credentials."""
+    """Makes more headers from the configuration: a region, client authentication."""
     decode: Callable[[bytes], dict[str, Any]] = _wire.parse_json
+    """Reads a body: `parse_json` or `parse_form`. Raises `InvalidTokenResponse`."""
     fields: Fields = _STANDARD_FIELDS
+    """The names of the fields in a response."""
     lifetime: Lifetime = _EXPIRES_IN
+    """Reads the lifetime from a response: `expires_in(...)` or `expires_at(...)`."""
     default_lifetime: float | None = None
-    """Seconds, for replies that say none. None: refresh on a 401 only."""
+    """Seconds, for a response without a lifetime. None: refresh only after a 401."""
     errors: Mapping[str, ErrorKind] = field(default_factory=lambda: RFC6749_ERRORS)
+    """What the server's error codes mean."""
     hints: Mapping[str, str] = field(default_factory=dict)
-    """For an error code, what to do about it, where this server's codes need explaining."""
+    """For an error code, what to do next, if the code alone does not say it."""
     rotates: bool = True
-    """Whether a refresh token is spent by its use. True is the careful answer."""
+    """Whether a refresh token can be used only once. If in doubt, True."""
     replay_leeway: float = 0
-    """Seconds within which the server documents that the same refresh token may be sent again."""
+    """Seconds within which the server accepts the same refresh token again. Only what it documents."""

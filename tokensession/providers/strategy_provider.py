@@ -1,4 +1,4 @@
-"""A strategy with somebody's credentials in it."""
+"""`StrategyProvider`: a strategy with the credentials of one client."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ __all__ = ["StrategyProvider"]
 
 
 class StrategyProvider:
-    """A strategy, and the credentials to follow it with. Implements `Provider`.
+    """A provider made of a `Strategy` and the credentials of one client.
 
-    `identity` tells one client of this server from another in the key. `base_url` is checked: https,
-    or http on the loopback interface.
+    - `strategy`: how the server expects token requests, and how it answers.
+    - `identity` distinguishes this client from others of the same server in the key: a region, a client id.
+    - `base_url`: the API's address. Relative request URLs are appended to it.
+    - `token_url`: the token endpoint. It is used as it is: "/o/token/" and "/o/token" are two addresses.
+    - `values`: the configuration that the strategy's `grants` and `headers` name, such as `client_id`. None
+      means not configured.
+    - `credential`: the refresh token or code to start from, or None if you call `sign_in` later.
+    - `api_headers`: (name, value) pairs for every API request.
+
+    Both URLs must be https, or http on the loopback interface. Raises `ConfigurationError` otherwise.
     """
 
     def __init__(
@@ -32,9 +40,9 @@ class StrategyProvider:
         api_headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.strategy = strategy
-        self.base_url = _validate.url("base_url", base_url)
+        self.base_url: str = _validate.url("base_url", base_url)
         _validate.url("token_url", token_url)
-        self.token_url = token_url  # as it is: "/o/token/" and "/o/token" are two addresses
+        self.token_url = token_url
         self.origins: tuple[str, ...] = (_validate.origin(self.base_url),)
         self.api_headers = api_headers
         self.credential = credential
@@ -43,31 +51,37 @@ class StrategyProvider:
 
     @property
     def key(self) -> str:
-        """Provider, identity, the seed's fingerprint. "" without a seed: such a key would be shared."""
-        return (
-            f"{self.strategy.name}/{self._identity}/{self.credential.fingerprint}" if self.credential else ""
-        )
+        """The default key: strategy, identity, fingerprint of the configured credential.
+
+        "" without a credential: different accounts would share such a key.
+        """
+        if self.credential is None:
+            return ""
+        return f"{self.strategy.name}/{self._identity}/{self.credential.fingerprint}"
 
     @property
     def rotates(self) -> bool:
-        """Whether refresh tokens are spent by their use."""
+        """Whether a refresh token can be used only once."""
         return self.strategy.rotates
 
     @property
     def replay_leeway(self) -> float:
-        """Seconds within which a refresh token may be sent once more."""
+        """Seconds within which the server accepts the same refresh token again."""
         return self.strategy.replay_leeway
 
     def request(self, credential: Credential) -> TokenRequest:
-        """The token request that redeems this credential."""
+        """The token request that redeems this credential.
+
+        Raises `ConfigurationError` if the server does not support its grant type.
+        """
         strategy = self.strategy
         if credential.grant_type not in strategy.grants:
             raise ConfigurationError(
-                f"{strategy.name} has no {credential.grant_type} grant.",
-                intact="Nothing was sent.",
-                todo=f"Sign in with one of: {', '.join(strategy.grants)}.",
+                f"{strategy.name} does not support the {credential.grant_type} grant.",
+                intact="The credential was not sent.",
+                todo=f"Use one of: {', '.join(strategy.grants)}.",
             )
-        known = {**self._values, "grant_type": credential.grant_type, **_named(credential)}
+        known = {**self._values, "grant_type": credential.grant_type, **_field(credential)}
         pairs = [
             (strategy.rename.get(field, field), known[field])
             for field in strategy.grants[credential.grant_type]
@@ -81,17 +95,18 @@ class StrategyProvider:
         )
 
     def read(self, response: TokenResponse, credential: Credential, *, sent_at: float) -> Issued:
-        """The token in the reply, or the typed error that it stands for."""
+        """The token in the response. Raises the errors that `Provider.read` names."""
         try:
             return read_response(
                 self.strategy, response, credential, sent_at=sent_at, secrets=self._secrets(credential)
             )
         except TokenSessionError as error:
-            # Without the frames that read the reply: the client secret is among their locals, and some
+            # Drop the frames that read the response: the client secret is among their locals, and some
             # programs report the locals of every frame.
-            raise error.with_traceback(None)  # noqa: B904 - the same error, and not another one
+            raise error.with_traceback(None)  # noqa: B904 - the same error, not another one
 
     def _secrets(self, credential: Credential) -> tuple[str, ...]:
+        """What to redact from everything that is said about a request with this credential."""
         secrets = (
             credential.secret,
             self._values.get("client_secret", ""),
@@ -100,12 +115,11 @@ class StrategyProvider:
         return tuple(filter(None, secrets))
 
     def __repr__(self) -> str:
-        credential = (
-            f"{self.credential.grant_type} {self.credential.fingerprint}" if self.credential else "no seed"
-        )
-        return f"<{type(self).__name__} {self._identity} at {self.base_url}, {credential}>"
+        credential = self.credential
+        start = f"{credential.grant_type} {credential.fingerprint}" if credential else "no credential"
+        return f"<{type(self).__name__} {self._identity} at {self.base_url}, {start}>"
 
 
-def _named(credential: Credential) -> dict[str, str]:
-    """The secret under the name it has in a request body."""
+def _field(credential: Credential) -> dict[str, str]:
+    """The credential under its RFC 6749 field name."""
     return {"code" if credential.grant_type == "authorization_code" else "refresh_token": credential.secret}

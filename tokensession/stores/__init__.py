@@ -1,4 +1,4 @@
-"""Where tokens are kept. Each store loads its own driver when it is first mentioned."""
+"""Where tokens are stored. Each store imports its driver when you first use its name."""
 
 from __future__ import annotations
 

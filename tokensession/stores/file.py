@@ -1,18 +1,18 @@
 """One file per key, in a directory of its own.
 
-For each key, named by the SHA-256 of the key, since no file system takes every text as a name::
+File names are the SHA-256 of the key, because no file system accepts every text as a name::
 
     <sha>.token   the record (msgpack), replaced by rename: old or new, never half
-    <sha>.lock    the claim, see `lock`
+    <sha>.lock    the claim, see `_local/lock.py`
     <sha>.write   a lock that is held while the record is compared and replaced
-    <sha>.tmp     a record being written
+    <sha>.tmp     a record that is being written
 
-Two locks, because a sign-in must not wait for a refresh under way: `put` takes the second only, and
-so makes the refresh's commit find a newer version. The temporary name is the same each time and
-touched only under the write lock, so what a killed writer left is swept by the next one.
+There are two locks because a sign-in must not wait for a running refresh. `put` takes the second one only,
+and so the refresh's commit finds a newer version. The temporary name is always the same and is only touched
+under the write lock, so the next writer removes what a killed one left.
 
-One file per key, because one for all costs 21 ms a write at 10,000 keys. Not for several hosts: an
-flock on NFS is not to be relied on.
+There is one file per key because a single file costs 21 ms a write at 10,000 keys. Not for several hosts:
+flock is not reliable on NFS.
 """
 
 from __future__ import annotations
@@ -23,25 +23,27 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import msgpack
+from anyio import CancelScope
 
 from ..clock import Clock, SystemClock
 from ..errors import StoreCorrupt, Superseded
-from ._local.claims import Claims, LocalClaim, report_lost
-from ._local.lock import exclusive, lock_name
+from ._local.claims import Claims, LocalClaim, log_failed_write
 from ._local.files import (
     absolute,
     check_directory,
     check_writable,
     make_directory,
+    map_os_errors,
     open_private,
     read_private,
     require_posix,
     sync_directory,
-    map_os_errors,
 )
+from ._local.lock import exclusive, lock_name
 from ._local.worker import Worker
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
@@ -51,11 +53,12 @@ _FORMAT = 1
 
 
 class FileStore:
-    """Keeps each record in a file of its own in `directory`, which it makes, with mode 0700.
+    """Keeps each record in a file of its own, in `directory`.
 
-    The directory's parent must be there. Others may have no access to the directory or its files:
-    then nothing is read, and the error is `StoreInsecure`. `clock` dates claims and paces waiting.
-    Raises `ConfigurationError` on a platform without POSIX file locks, or if the path is empty.
+    The store creates the directory with mode 0700; its parent must exist. If other users have access to the
+    directory or its files, nothing is read and you get `StoreInsecure`. `clock` dates claims and times
+    waiting. Use `async with`, or call `aclose` at the end. Raises `ConfigurationError` if the platform has no
+    POSIX file locks or the path is empty.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, clock: Clock | None = None) -> None:
@@ -69,35 +72,50 @@ class FileStore:
         return await self._worker.run(partial(self._files.read, check_key(key)))
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        """A newer record than `seen`, or the only claim. See `Store.claim`. `timeout` in seconds."""
+        """A newer record than `seen`, or the only claim. `timeout` in seconds. See `Store.claim`."""
         return await self._claims.claim(check_key(key), seen=seen, timeout=timeout)
 
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
-        """Store `data` under a new version, claim or no claim. See `Store.put`."""
+        """Store `data` under a new version, whether or not the key is claimed. See `Store.put`."""
         record = Record(new_version(), bytes(data))
-        del data  # a Record shows nothing of it, should this frame be reported with its locals
-        return await self._worker.run(
-            partial(self._files.write, check_key(key), record, expect), on_abandoned=report_lost
-        )
+        del data  # if a reporter prints this frame's locals, a Record shows nothing
+        write = partial(self._files.write, check_key(key), record, expect)
+        return await self._worker.run(write, on_abandoned=log_failed_write)
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
-        """Forget the record; whether there was one. See `Store.delete`."""
-        return await self._worker.run(partial(self._files.delete, check_key(key), expect), on_abandoned=report_lost)
+        """Delete the record. Returns whether there was one. See `Store.delete`."""
+        delete = partial(self._files.delete, check_key(key), expect)
+        return await self._worker.run(delete, on_abandoned=log_failed_write)
 
     async def keys(self) -> list[str]:
-        """Every key that has a record, sorted. Reads every file."""
+        """The keys of all records, sorted. Reads every file."""
         return await self._worker.run(self._files.keys)
 
     async def aclose(self) -> None:
-        """End the worker thread, after its last job. A later call starts another."""
-        await self._worker.aclose(lambda: None)
+        """End the worker thread, after its last job. A later call starts a new one.
+
+        A cancelled anyio scope does not cut this short. If `task.cancel()` does, call it again: it
+        continues.
+        """
+        with CancelScope(shield=True):
+            await self._worker.aclose()
+
+    async def __aenter__(self) -> Self:
+        """The store itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it: see `aclose`."""
+        await self.aclose()
 
     def __repr__(self) -> str:
         return f"<FileStore {self._files.directory} {'open' if self._worker.open else 'closed'}>"
 
 
 class _Files:
-    """What the worker thread does. A `claims.Medium`."""
+    """What runs in the worker thread. Implements `claims.Records`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -106,7 +124,7 @@ class _Files:
         return self.directory / lock_name(key, suffix)
 
     def prepare(self, key: str) -> Path:
-        with map_os_errors("made ready", self.directory):
+        with map_os_errors("prepared", self.directory):
             make_directory(self.directory)
             check_writable(self.directory)
         return self._path(key, ".lock")
@@ -124,7 +142,7 @@ class _Files:
             if not check_directory(self.directory):
                 return []
             paths = list(self.directory.glob("*.token"))
-        # One may have been deleted since it was listed.
+        # A file may have been deleted since it was listed.
         return sorted(stored[0] for stored in map(self._read, paths) if stored is not None)
 
     def _read(self, path: Path) -> tuple[str, Record] | None:
@@ -139,11 +157,13 @@ class _Files:
         return None if content is None else _decode(path, content)
 
     def write(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
-        content = memoryview(_encode(key, record))  # whose repr shows nothing, should this frame be reported
+        content = memoryview(
+            _encode(key, record)
+        )  # its repr shows nothing if this frame's locals are printed
         with self._writing(key) as path:
             if expect is not ANY:
                 stored = self.read(key)
-                if stored == record:  # this very write, made before, and its answer lost
+                if stored == record:  # the same write, repeated because its result got lost
                     sync_directory(self.directory)
                     return record
                 if (stored.version if stored else None) != expect:
@@ -167,7 +187,7 @@ class _Files:
 
     @contextlib.contextmanager
     def _writing(self, key: str) -> Iterator[Path]:
-        """The key's record file, locked against other writers. Raises `Busy`."""
+        """The path of the key's record, locked against other writers. Raises `Busy`."""
         self.prepare(key)
         path = self._path(key, ".token")
         with map_os_errors("written", path), exclusive(path.with_suffix(".write")):
@@ -178,12 +198,12 @@ class _Files:
 
 
 def _save(path: Path, content: bytes | memoryview) -> None:
-    """Replace the file, durably. Two syncs are the floor: one for the content, one for the name."""
+    """Replace the file, durably. This needs two syncs: one for the content, one for the name."""
     temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)  # of a writer that was killed
+    temporary.unlink(missing_ok=True)  # left by a killed writer
     try:
         fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        with open(fd, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor, which no Path can open
+        with open(fd, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor, which Path cannot open
             left = memoryview(content)
             while left:
                 left = left[file.write(left) :]
@@ -218,9 +238,9 @@ def _encode(key: str, record: Record) -> bytes:
 
 
 def _decode(path: Path, content: bytes) -> tuple[str, Record] | StoreCorrupt:
-    """The key and its record, or what is wrong with it.
+    """The key and its record, or the error that says what is wrong with them.
 
-    The error is raised elsewhere: msgpack's exceptions hold what was read, and so do the locals here,
+    The caller raises the error. msgpack's exceptions contain what was read, and so do the locals here,
     which some programs report along with a traceback.
     """
     try:
@@ -230,14 +250,14 @@ def _decode(path: Path, content: bytes) -> tuple[str, Record] | StoreCorrupt:
         )
         if type(number) is int and number != _FORMAT:
             return StoreCorrupt(
-                f"{path} has format {number}; this version reads format {_FORMAT}.",
+                f"{path} has format {number}; this version of tokensession reads format {_FORMAT}.",
                 todo="Use the version of tokensession that wrote it, or sign in again.",
             )
         if number == _FORMAT:
             if check != _checksum(key, version, data):
                 return StoreCorrupt(f"{path} is damaged: its checksum is wrong.")
             return key.decode(), Record(version, data)
-    # What msgpack raises has no base class of its own; the others are the wrong shape or type.
+    # msgpack's exceptions have no common base class. The other types mean a wrong shape or type.
     except (ValueError, msgpack.UnpackException, KeyError, TypeError, AttributeError, OverflowError):
         pass
-    return StoreCorrupt(f"{path} is no record of tokensession.")
+    return StoreCorrupt(f"{path} is not a record of tokensession.")

@@ -1,12 +1,11 @@
-"""Records in this process's memory: the default, and the measure of the contract.
+"""Records in this process's memory: the default store, and the simplest implementation of the contract.
 
-Nothing here awaits anything but its turn, so every other step is atomic: no lock, no thread. A
-waiter is woken at once, looks at the record, and tries again; being woken hands nothing over, so a
-waiter that is cancelled takes nothing with it.
+Nothing here awaits anything except a change, so every step between is atomic: there is no lock and no
+thread. A waiter is woken, looks at the record, and tries again. Waking hands nothing over, so a cancelled
+waiter takes nothing with it.
 
-Nothing is bound to an event loop but the waiters and the holders, who live in one. A holder whose loop
-is closed can never end its claim: it counts as interrupted, and the next one takes over. So does one
-that stayed behind in the parent of a fork.
+Only waiters and holders belong to an event loop. A holder whose loop is closed can never end its claim, so
+it counts as interrupted and the next waiter takes over. The same goes for a holder in the parent of a fork.
 """
 
 from __future__ import annotations
@@ -14,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from ..clock import Clock, SystemClock
 from ..errors import Superseded
-from ._local.slots import Slot, Slots, notify_after, notify
+from ._local.slots import Slot, Slots, notify, notify_after
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["MemoryStore"]
@@ -25,29 +26,33 @@ __all__ = ["MemoryStore"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Holder:
-    """Who holds a key's claim; compared by identity. `found` is when one began that never ended."""
+    """The holder of a key's claim, compared by identity.
+
+    `began` is when it took the claim; `predecessor`, when an interrupted holder before it did, or None.
+    """
 
     began: float
-    found: float | None
+    predecessor: float | None
     slot: Slot
     pid: int
 
     @property
-    def gone(self) -> bool:
+    def orphaned(self) -> bool:
         return self.slot.loop.is_closed() or self.pid != os.getpid()
 
 
 class MemoryStore:
-    """Keeps records until the process ends. `clock` dates claims and bounds waiting.
+    """Keeps records in memory until the process ends.
 
-    It may be used in several event loops, one after another, but not from several threads.
+    `clock` dates claims and times waiting. You may use one store in several event loops, one after another,
+    but not from several threads. `async with` works, but closing releases nothing.
     """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock: Clock = clock or SystemClock()
         self._records: dict[str, Record] = {}
         self._holders: dict[str, _Holder] = {}
-        self._interrupted: dict[str, float] = {}  # key -> when somebody began who never ended
+        self._interrupted: dict[str, float] = {}  # key -> when the holder that never ended took its claim
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._slots = Slots()
 
@@ -56,7 +61,7 @@ class MemoryStore:
         return self._records.get(check_key(key))
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        """A newer record than `seen`, or the only claim. See `Store.claim`. `timeout` in seconds."""
+        """A newer record than `seen`, or the only claim. `timeout` in seconds. See `Store.claim`."""
         check_key(key)
         deadline: float | None = None
         slot: Slot | None = None
@@ -67,29 +72,29 @@ class MemoryStore:
                     return record
                 now = self._clock.boot()
                 if self._free(key):
-                    slot = slot or self._slots.request(asyncio.get_running_loop())
-                    if slot.held:
+                    slot = slot or self._slots.enqueue(asyncio.get_running_loop())
+                    if slot.granted:
                         given, slot = slot, None
                         return self._grant(key, record, now, given)
-                elif slot is not None:  # who waits for the key's holder keeps nobody else waiting
+                elif slot is not None:  # another key may use the slot while this one is claimed
                     slot.release()
                     slot = None
                 if deadline is None:
                     deadline = now + timeout
                 if now >= deadline:
-                    raise self._slots.timeout(slot, timeout)
-                await self._changed(key, deadline - now, slot)
+                    raise self._slots.timeout_error(slot, timeout)
+                await self._wait_for_change(key, deadline - now, slot)
         finally:
             if slot is not None:
                 slot.release()
 
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
-        """Store `data` under a new version, claim or no claim. See `Store.put`."""
+        """Store `data` under a new version, whether or not the key is claimed. See `Store.put`."""
         check_key(key)
         return self._write(key, Record(new_version(), bytes(data)), expect)
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
-        """Forget the record; whether there was one. See `Store.delete`."""
+        """Delete the record. Returns whether there was one. See `Store.delete`."""
         stored = self._records.get(check_key(key))
         if stored is None:
             return False
@@ -100,15 +105,25 @@ class MemoryStore:
         return True
 
     async def keys(self) -> list[str]:
-        """Every key that has a record, sorted."""
+        """The keys of all records, sorted."""
         return sorted(self._records)
 
     async def aclose(self) -> None:
-        """Nothing to let go of. The records stay as long as the store does."""
+        """Do nothing: there is nothing to close. The records stay as long as the store object does."""
+
+    async def __aenter__(self) -> Self:
+        """The store itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it: see `aclose`."""
+        await self.aclose()
 
     def _write(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
         stored = self._records.get(key)
-        if stored == record:  # this very write, made before
+        if stored == record:  # the same write, repeated
             return record
         if expect is not ANY and (stored.version if stored else None) != expect:
             raise Superseded("A newer record is stored.", record=stored)
@@ -118,7 +133,7 @@ class MemoryStore:
 
     def _free(self, key: str) -> bool:
         holder = self._holders.get(key)
-        if holder is not None and holder.gone:
+        if holder is not None and holder.orphaned:
             self._interrupted[key] = holder.began
             del self._holders[key]
             holder.slot.release()
@@ -131,17 +146,17 @@ class MemoryStore:
         return MemoryClaim(self, key, record, holder)
 
     def _release(self, key: str, holder: _Holder, *, resolved: bool) -> None:
-        """End this holder's claim, if it is still its own. Nobody else's is ever released."""
+        """End this holder's claim if it still has it. Never ends another holder's."""
         if self._holders.get(key) is not holder:
             return
         del self._holders[key]
-        if holder.found is not None and not resolved:
-            self._interrupted[key] = holder.found  # the next one must know, too
+        if holder.predecessor is not None and not resolved:
+            self._interrupted[key] = holder.predecessor  # the next holder must know too
         self._wake(key)
         holder.slot.release()
 
-    async def _changed(self, key: str, seconds: float, slot: Slot | None = None) -> None:
-        """Return when the record or the claim has changed, the place is given, or after so many seconds."""
+    async def _wait_for_change(self, key: str, seconds: float, slot: Slot | None = None) -> None:
+        """Return when the record or the claim has changed, the slot is granted, or the time is over."""
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         self._waiters.setdefault(key, set()).add(waiter)
@@ -151,7 +166,7 @@ class MemoryStore:
                 slot.notify_on_grant(waiter)
             await waiter
         finally:
-            if not loop.is_closed():  # else this coroutine is being thrown away, long after its loop
+            if not loop.is_closed():  # if it is, this coroutine is being collected long after its loop
                 timer.cancel()
             waiters = self._waiters[key]
             waiters.discard(waiter)
@@ -167,7 +182,10 @@ class MemoryStore:
 
 
 class MemoryClaim:
-    """See `tokensession.stores.protocol.Claim`. Its version is drawn once, so that a commit repeats itself."""
+    """A claim on a key of a `MemoryStore`. See `tokensession.stores.Claim`.
+
+    It draws its version once, so a repeated commit finds itself stored.
+    """
 
     def __init__(self, store: MemoryStore, key: str, current: Record | None, holder: _Holder) -> None:
         self._store = store
@@ -178,24 +196,25 @@ class MemoryClaim:
 
     @property
     def current(self) -> Record | None:
-        """What was stored when the claim was granted."""
+        """The stored record when the claim was granted."""
         return self._current
 
     @property
     def interrupted(self) -> float | None:
-        """Seconds since an earlier holder began that never ended, as of when this one began."""
-        return None if self._holder.found is None else self._holder.began - self._holder.found
+        """Seconds between an interrupted holder's claim and this one, or None."""
+        holder = self._holder
+        return None if holder.predecessor is None else holder.began - holder.predecessor
 
     async def commit(self, data: bytes) -> Record:
         """Store `data` and release: see `Claim.commit`. Never waits, so it cannot be cancelled halfway."""
         expect = None if self._current is None else self._current.version
         try:
             return self._store._write(self._key, Record(self._version, bytes(data)), expect)
-        finally:  # superseded or not: there is a newer record than the interrupted holder's
+        finally:  # stored or superseded: either way the record is newer than the interrupted holder's
             self._store._release(self._key, self._holder, resolved=True)
 
     async def abandon(self) -> None:
-        """Release the claim with nothing stored."""
+        """Release the claim and store nothing."""
         self._store._release(self._key, self._holder, resolved=False)
 
     def __repr__(self) -> str:

@@ -1,9 +1,9 @@
-"""The contract that every token store keeps.
+"""The contract of a token store.
 
-A store keeps opaque bytes under a key, and grants claims. It knows no tokens: what the bytes mean is
-decided above it, so a store can be wrapped by another (to encrypt, say) without either noticing.
+A store keeps opaque bytes under a key, and grants claims. It knows nothing about tokens, so one store can
+wrap another (to encrypt, say) and neither notices.
 
-`tokensession.testing.conformance` checks this contract; a store that passes it is a store.
+`tokensession.testing.StoreConformance` tests this contract.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["ANY", "AnyVersion", "Claim", "Record", "Store", "check_key", "new_ve
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Record:
-    """Bytes as they are stored, and the version under which they are.
+    """Stored bytes, and their version.
 
-    A version is random, compared for equality only, and never used twice: not after a delete, not
-    after a restart, not by another process. (A counter is none: it starts again when its file does.)
+    A version is random, compared for equality only, and never used twice: not after a delete, not after a
+    restart, not by another process. (A counter does not do: it starts again when its file is lost.)
     """
 
     version: str
@@ -38,106 +38,113 @@ class AnyVersion(Enum):
 
 
 ANY: Final = AnyVersion.ANY
-"""`expect=ANY`: write whatever is there now."""
+"""`expect=ANY`: write, whatever is stored now."""
 
 
 class Claim(Protocol):
-    """The exclusive right to redeem one key's grant, across everything that shares the store."""
+    """The exclusive right to refresh one key's token, across everything that shares the store."""
 
     @property
     def current(self) -> Record | None:
-        """What is stored, read after the claim was granted."""
+        """The stored record, read after the claim was granted."""
         ...
 
     @property
     def interrupted(self) -> float | None:
-        """Seconds since an earlier holder began and never ended, or None.
+        """Seconds since an earlier holder took the claim and never ended it, or None.
 
-        A killed process ends neither by commit nor by abandon. Its request may still be on the wire,
-        and may already have spent the grant; the next holder must know.
+        A killed process neither commits nor abandons. Its token request may still be on the way, and may
+        have spent the refresh token, so the next holder must know.
         """
         ...
 
     async def commit(self, data: bytes) -> Record:
-        """Store `data`, release the claim, and wake whoever waits: one step, durable on return.
+        """Store `data`, release the claim and wake the waiters: one step, durable on return.
 
-        Succeeds if and only if the stored version is still `current`'s, *whether or not the claim is
-        still ours*: a late commit may hold the only copy of a rotated refresh token. Finishes even if
-        the awaiting task is cancelled. Committing the same data again returns the same record.
+        Succeeds if and only if the stored version is still that of `current`, *whether or not the claim is
+        still ours*: a late commit may hold the only copy of a rotated refresh token. Finishes even if the
+        awaiting task is cancelled. Committing the same data again returns the same record.
 
         A read followed by a write without a lock or transaction around both is not an implementation
         of this. Nor is one that gives up because the lease has lapsed.
 
-        Raises `Superseded` with the newer record, which ends the claim too; or `StoreUnavailable` if
-        it could not be stored: then the claim is still held, and commit may be called again. So it is
-        if nobody waited for that any more, until the claim is abandoned or thrown away.
+        Raises `Superseded` with the newer record; that ends the claim too. Raises `StoreUnavailable` if the
+        data could not be stored: then the claim is still held, and you may commit again. It also stays held
+        if the awaiting task was cancelled before such a failure, until you abandon or drop the claim.
         """
         ...
 
     async def abandon(self) -> None:
-        """Release the claim with nothing stored. Safe to call twice, and after `commit`."""
+        """Release the claim and store nothing. Safe to call twice, and after `commit`.
+
+        Finishes even if the awaiting task is cancelled.
+        """
         ...
 
 
 @runtime_checkable
 class Store(Protocol):
-    """Versioned bytes by key, and claims. Bound to no event loop when it is made."""
+    """Versioned bytes by key, and claims. Making a store binds it to no event loop."""
 
     async def load(self, key: str) -> Record | None:
         """The whole record, or None. Never waits for a claim.
 
-        Raises `StoreCorrupt`, `StoreInsecure` or `StoreUnavailable`: three different troubles.
+        Raises `StoreCorrupt`, `StoreInsecure` or `StoreUnavailable`: three different problems.
         """
         ...
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> Claim | Record:
-        """Wait until the stored version is not `seen`, or until we are the only holder.
+        """Wait until the stored version is not `seen`, or until no one else holds the claim.
 
-        The first returns the newer `Record` and holds nothing; the second returns a `Claim`. `seen`
-        is the version the caller knows, None for "nothing is stored" (a deletion of what was seen is
-        not a newer record: then the claim comes, with `current` None).
+        In the first case, returns the newer `Record` and holds nothing. In the second, returns a `Claim`.
+        `seen` is the version that you know, or None for "nothing is stored". A deletion of what you have
+        seen is not a newer record: then you get the claim, and its `current` is None.
 
-        Watching the record, not the lock, is what lets a thousand waiters be served at once; an
-        implementation that queues them on the lock is none. Safe to cancel at every point. Fails at
-        once, with `StoreUnavailable`, if a commit could not be stored: that must be known before a
-        grant is spent. Raises `ClaimTimeout` after `timeout` seconds.
+        Waiters watch the record, not the lock, so that one commit serves a thousand of them. Queueing them
+        on the lock is not an implementation of this. Safe to cancel at every point.
 
-        A store may bound how many claims one object holds at once, so that thousands of keys that are
-        refreshed at one moment cost neither as many descriptors nor as many connections. The others
-        get theirs in turn; who waits for a holder elsewhere takes nobody's place.
+        Raises `StoreUnavailable` at once if a commit could not be stored: that must be known before a
+        refresh token is spent. Raises `ClaimTimeout` after `timeout` seconds.
+
+        A store may limit how many claims one object holds at once, so that thousands of keys that are due
+        together do not need as many file descriptors and connections. The other keys wait in order. Waiting
+        for a claim that is held elsewhere does not count towards the limit.
         """
         ...
 
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
-        """Store `data` under a new version, claim or no claim: a sign-in or a sign-out.
+        """Store `data` under a new version, whether or not the key is claimed: a sign-in or a sign-out.
 
-        `expect` is the version to replace, None for "only if there is none". Raises `Superseded`.
-        Finishes even if the awaiting task is cancelled.
+        `expect` is the version to replace, or None for "only if nothing is stored". Raises `Superseded` if
+        something else is stored. Finishes even if the awaiting task is cancelled.
         """
         ...
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
-        """Forget the record; whether there was one. Raises `Superseded` if it is not `expect`."""
+        """Delete the record. Returns whether there was one.
+
+        Raises `Superseded` if its version is not `expect`.
+        """
         ...
 
     async def keys(self) -> list[str]:
-        """Every key that has a record, sorted."""
+        """The keys of all records, sorted."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of threads, connections and handles. Safe to call twice; a later call reopens."""
+        """Close threads, connections and files. Safe to call twice; a later call reopens the store."""
         ...
 
 
 def new_version() -> str:
-    """A version that nobody has used before."""
+    """A version that has never been used."""
     return secrets.token_hex(16)
 
 
 def check_key(key: str) -> str:
-    """The key, if it is one: any text but the empty one. A file name is never made from it."""
+    """The key, if it is valid: any text that is not empty. It need not be valid as a file name."""
     if not isinstance(key, str):
-        raise TypeError(f"a key is a str, not {type(key).__name__}")
+        raise TypeError(f"key must be a str, not {type(key).__name__}")
     if not key:
-        raise ValueError("an empty key would be shared by everybody who forgot to set one")
+        raise ValueError("key must not be empty: every caller that forgot to set one would share it")
     return key

@@ -1,20 +1,20 @@
 """One table in an SQLite database: `tokens(key TEXT PRIMARY KEY, version TEXT, data BLOB)`.
 
-sqlite-utils makes the schema, and its command line is a good way to look into the file; nothing else
-is done through it, and a start that finds the table never imports it. The records go through a plain
-`sqlite3` connection in the store's own thread: WAL, so that nobody who reads waits; `synchronous=FULL`
-(0.24 ms a write; NORMAL saves 0.23 of it and can lose a rotated refresh token with the power).
+sqlite-utils' migrations create the schema, and bring an older one up to date. A start that finds
+nothing to do never imports it. (Its command line is a good way to look into the file.) Records go through a
+plain `sqlite3` connection in the store's own thread: WAL, so that readers never wait, and `synchronous=FULL`
+(0.24 ms a write; NORMAL saves 0.23 of it, and can lose a rotated refresh token in a power failure).
 
-The claim is the file store's lock file, in `<path>.locks/`. The road not taken is a transaction held
-while the token is refreshed: it takes 138 ms to hand over among 32 processes, and blocks every key.
+The claim is the file store's lock file, in `<path>.locks/`. We do not hold a transaction during a refresh:
+that takes 138 ms to hand over among 32 processes, and blocks every key.
 
-Rules of SQLite that shaped it:
+Facts about SQLite behind this code:
 
-* What was deleted stays readable in the `-wal` until a checkpoint truncates it.
+* Deleted data stays readable in the `-wal` file until a checkpoint truncates it.
 * A transaction that begins by reading cannot always go on to write: hence BEGIN IMMEDIATE.
 * A statement that is not run to its end keeps its snapshot open: hence fetchall.
 
-How the database is opened, privately and once, is `database`'s affair.
+`_local/database.py` opens the database.
 """
 
 from __future__ import annotations
@@ -25,31 +25,39 @@ import sqlite3
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from anyio import CancelScope
 
 from ..clock import Clock, SystemClock
 from ..errors import StoreCorrupt, Superseded
-from ._local.claims import Claims, LocalClaim, report_lost
-from ._local.database import Database
-from ._local.lock import lock_name
+from ._local.claims import Claims, LocalClaim, log_failed_write
+from ._local.database import MIGRATIONS, Database
 from ._local.files import absolute, require_posix
+from ._local.lock import lock_name
 from ._local.worker import Worker
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["SQLiteStore"]
 
+_MIGRATIONS = ("m001_tokens",)  # the functions in `_migrate`, in order
+
 
 class SQLiteStore:
-    """Keeps all records in the database at `path`, which it makes, with mode 0600.
+    """Keeps all records in the SQLite database at `path`.
 
-    Its directory must be there, and writable: a WAL database cannot be read in one that is not.
-    Others may have no access to the file: then nothing is read, and the error is `StoreInsecure`.
-    `clock` dates claims and paces waiting. Raises `ConfigurationError` on a platform without POSIX
-    file locks, or if the path can name no file.
+    The store creates the database with mode 0600. Its directory must exist and be writable, even for
+    reading (WAL needs that). If other users have access to the file, nothing is read and you get
+    `StoreInsecure`. `clock` dates claims and times waiting. Use `async with`, or call `aclose` at the end.
+    Raises `ConfigurationError` if the platform has no POSIX file locks or the path cannot name a file.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None) -> None:
         require_posix("SQLiteStore")
-        self._database = Database(absolute("SQLiteStore", path), _make_schema)
+        self._database = Database(
+            absolute("SQLiteStore", path), migrations=_MIGRATIONS, migrate=_migrate
+        )
         self._records = _Records(self._database)
         self._worker = Worker(
             "tokensession-sqlite",
@@ -60,42 +68,59 @@ class SQLiteStore:
 
     async def load(self, key: str) -> Record | None:
         """The whole record, or None. Never waits for a claim."""
-        check_key(key).encode()  # raises here, not in the driver, for what is no Unicode text
+        check_key(key).encode()  # text that is not valid Unicode raises here, and not in the driver
         return await self._worker.run(partial(self._records.read, key))
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        """A newer record than `seen`, or the only claim. See `Store.claim`. `timeout` in seconds."""
+        """A newer record than `seen`, or the only claim. `timeout` in seconds. See `Store.claim`."""
         check_key(key).encode()
         return await self._claims.claim(key, seen=seen, timeout=timeout)
 
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
-        """Store `data` under a new version, claim or no claim. See `Store.put`."""
+        """Store `data` under a new version, whether or not the key is claimed. See `Store.put`."""
         check_key(key).encode()
         record = Record(new_version(), bytes(data))
-        del data  # a Record shows nothing of it, should this frame be reported with its locals
-        return await self._worker.run(partial(self._records.put, key, record, expect), on_abandoned=report_lost)
+        del data  # if a reporter prints this frame's locals, a Record shows nothing
+        write = partial(self._records.put, key, record, expect)
+        return await self._worker.run(write, on_abandoned=log_failed_write)
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
-        """Forget the record; whether there was one. See `Store.delete`."""
+        """Delete the record. Returns whether there was one. See `Store.delete`."""
         check_key(key).encode()
-        return await self._worker.run(partial(self._records.delete, key, expect), on_abandoned=report_lost)
+        delete = partial(self._records.delete, key, expect)
+        return await self._worker.run(delete, on_abandoned=log_failed_write)
 
     async def keys(self) -> list[str]:
-        """Every key that has a record, sorted."""
+        """The keys of all records, sorted."""
         return await self._worker.run(self._records.keys)
 
     async def aclose(self) -> None:
-        """Close the connection and end the worker thread, after its last job. A later call reopens."""
-        await self._worker.aclose(self._database.close)
+        """Close the connection and end the worker thread, after its last job. A later call reopens.
+
+        A cancelled anyio scope does not cut this short. If `task.cancel()` does, call it again: it
+        continues.
+        """
+        with CancelScope(shield=True):
+            await self._worker.aclose(self._database.close)
+
+    async def __aenter__(self) -> Self:
+        """The store itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it: see `aclose`."""
+        await self.aclose()
 
     def __repr__(self) -> str:
         return f"<SQLiteStore {self._database.path} {'open' if self._worker.open else 'closed'}>"
 
 
 class _Records:
-    """What the worker thread does. A `claims.Medium`.
+    """What runs in the worker thread. Implements `claims.Records`.
 
-    `_residue`: whether the `-wal` may hold what was replaced or deleted. Only jobs touch it.
+    `_wal_dirty`: the `-wal` file may still hold replaced or deleted data.
     """
 
     def __init__(self, database: Database) -> None:
@@ -113,14 +138,14 @@ class _Records:
         with self._database.opened() as connection:
             rows = connection.execute("SELECT key FROM tokens").fetchall() if connection else []
         if not all(type(key) is str for (key,) in rows):
-            raise StoreCorrupt(f"A key in {self._database.path} is no text.")
+            raise StoreCorrupt(f"A key in {self._database.path} is not text.")
         return sorted(key for (key,) in rows)
 
     def write(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
         with self._writing(key) as connection:
             if expect is not ANY:
                 stored = _read(connection, key)
-                if stored == record:  # this very write, made before, and its answer lost
+                if stored == record:  # the same write, repeated because its result got lost
                     return record
                 if (stored.version if stored else None) != expect:
                     raise Superseded("A newer record is stored.", record=stored)
@@ -132,7 +157,7 @@ class _Records:
         return record
 
     def put(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
-        """Like `write`, and nothing is left of what it replaced: this may be a sign-out."""
+        """Like `write`, and leaves no trace of the replaced data: this may be a sign-out."""
         self._wal_dirty = True
         return self.write(key, record, expect)
 
@@ -147,7 +172,7 @@ class _Records:
 
     @contextlib.contextmanager
     def _writing(self, key: str) -> Iterator[sqlite3.Connection]:
-        """A transaction that nobody else can write in, from its first statement on."""
+        """A transaction that excludes other writers from its first statement on."""
         self.prepare(key)
         with self._database.opened(create=True) as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -161,7 +186,7 @@ class _Records:
                 self._truncate(connection)
 
     def _truncate(self, connection: sqlite3.Connection) -> None:
-        # The write is stored. A reader may be in the way of this: then the next write tries again.
+        # The write is stored. If a reader prevents this checkpoint, the next write tries again.
         with contextlib.suppress(sqlite3.Error):
             ((busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._wal_dirty = bool(busy)
@@ -177,17 +202,24 @@ def _read(connection: sqlite3.Connection, key: str) -> Record | None:
     return Record(version, data)
 
 
-def _make_schema(connection: sqlite3.Connection) -> None:
-    """Make the table. Nobody else does at this moment."""
-    from sqlite_utils import Database as Schema  # 50 ms, once in the life of a database
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Make the migrations that are missing. The caller holds the lock that excludes other processes."""
+    # 50 ms, once in the life of a database
+    from sqlite_utils import Database as Schema
+    from sqlite_utils import Migrations
 
-    # It is handed our connection, because its own cannot leave the thread that made it; and plugins,
-    # being anybody's code, are not handed the tokens.
-    schema = Schema(connection, recursive_triggers=False, execute_plugins=False)
-    schema.create_table(
-        "tokens",
-        {"key": str, "version": str, "data": bytes},
-        pk="key",
-        not_null=("version", "data"),
-        if_not_exists=True,
-    )
+    migrations = Migrations(MIGRATIONS)
+
+    @migrations()
+    def m001_tokens(schema: Schema) -> None:
+        schema.create_table(
+            "tokens",
+            {"key": str, "version": str, "data": bytes},
+            pk="key",
+            not_null=("version", "data"),
+            if_not_exists=True,  # a database from before there were migrations has it
+        )
+
+    # It gets our connection, because one of its own could not leave the thread that made it. It gets no
+    # plugins, because they are third-party code and would see the tokens.
+    migrations.apply(Schema(connection, recursive_triggers=False, execute_plugins=False))

@@ -1,4 +1,4 @@
-"""A store by its URL: for configuration files, environment variables and the command line."""
+"""`open_store`: a store by its URL, for configuration files, environment variables and the command line."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from ..errors import ConfigurationError, TokenSessionError
 from .._validate import implements
+from ..errors import ConfigurationError, TokenSessionError
 from .protocol import Store
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ENTRY_POINTS", "open_store"]
 
 ENTRY_POINTS = "tokensession.stores"
-"""The entry-point group of other people's stores: name = URL scheme, value = callable(url) -> Store."""
+"""The entry-point group for third-party stores: name = URL scheme, value = callable(url) -> Store."""
 
 _SLASHES = (
     "Three slashes begin a relative path (sqlite:///tokens.db), four an absolute one "
@@ -28,20 +28,22 @@ _SLASHES = (
 
 
 def open_store(url: str | Path) -> Store:
-    """The store that a URL names, or the `SQLiteStore` at a Path. It touches nothing until it is used.
+    """The store that a URL names, or the `SQLiteStore` at a `pathlib.Path`. Does no I/O.
 
     ============================  =====================================================
-    ``memory:``                   a `MemoryStore`, new each time
-    ``file:///var/lib/tokens``    a `FileStore` in that directory; the path is absolute
+    ``memory:``                   a new `MemoryStore`
+    ``file:///var/lib/tokens``    the `FileStore` in that directory; an absolute path
     ``sqlite:///tokens.db``       an `SQLiteStore`: three slashes, a *relative* path
     ``sqlite:////var/tokens.db``  an `SQLiteStore`: four slashes, an *absolute* path
+    ``Path("tokens.db")``         an `SQLiteStore`
     ============================  =====================================================
 
-    The slashes of SQLite URLs are SQLAlchemy's. In a path, ``%20`` stands for a space, ``%3F`` for a
-    question mark and so on. Other schemes come from packages that register an entry point in the group
-    ``tokensession.stores``; a built-in scheme cannot be replaced.
+    The slashes of SQLite URLs work as in SQLAlchemy. In a URL's path, write ``%20`` for a space, ``%3F``
+    for a question mark and so on. Packages add other schemes by an entry point in the group
+    ``tokensession.stores``. They cannot replace a built-in scheme.
 
-    Raises `ConfigurationError` without ever repeating the URL, which may hold a password.
+    Raises `ConfigurationError` for a URL that names no store. The error never repeats the URL, which may
+    hold a password.
     """
     if isinstance(url, Path):
         from .sqlite import SQLiteStore
@@ -51,20 +53,23 @@ def open_store(url: str | Path) -> Store:
     if scheme not in _BUILT_IN:
         return _open_foreign(scheme, url)
     parts: SplitResult | None = None
-    with contextlib.suppress(ValueError):  # whose message repeats the host, and what is before it
+    with contextlib.suppress(ValueError):  # its message repeats the host and the password before it
         parts = urlsplit(url)
     if parts is None:
-        raise ConfigurationError(f"This {scheme}: URL cannot be read.")
+        raise ConfigurationError(f"This {scheme}: URL is malformed.")
     return _BUILT_IN[scheme](parts, url)
 
 
 def _scheme(url: str) -> str:
     if not isinstance(url, str):
-        raise TypeError(f"a store's URL is a str such as 'sqlite:///tokens.db', not {type(url).__name__}")
+        raise TypeError(
+            "open_store needs a URL such as 'sqlite:///tokens.db', or a pathlib.Path, "
+            f"not {type(url).__name__}"
+        )
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url)
     if match is None:
         raise ConfigurationError(
-            "The store's URL has no scheme.",
+            f"The store's URL ({len(url)} characters) has no scheme.",
             todo=f"Begin it with one of: {', '.join(_known())}. For a file: sqlite:///tokens.db.",
         )
     return match[1].lower()
@@ -74,7 +79,9 @@ def _memory(parts: SplitResult, url: str) -> Store:
     from .memory import MemoryStore
 
     if parts.netloc or parts.path or parts.query or parts.fragment:
-        raise ConfigurationError("A memory: URL has nothing after its colon.")
+        raise ConfigurationError(
+            "A memory: URL ends with its colon, and this one goes on.", todo="Write it memory:."
+        )
     return MemoryStore()
 
 
@@ -84,7 +91,7 @@ def _file(parts: SplitResult, url: str) -> Store:
     path = _path(parts)
     if parts.netloc not in ("", "localhost") or not path.startswith("/"):
         raise ConfigurationError(
-            "A file: URL names an absolute path on this host.", todo="Write it file:///var/lib/tokens."
+            "A file: URL must have an absolute path on this host.", todo="Write it file:///var/lib/tokens."
         )
     return FileStore(path)
 
@@ -94,19 +101,21 @@ def _sqlite(parts: SplitResult, url: str) -> Store:
 
     path = _path(parts).removeprefix("/")
     if parts.netloc or not path or not url.lower().startswith("sqlite:///"):
-        raise ConfigurationError("An sqlite: URL names a file, after three or four slashes.", todo=_SLASHES)
+        raise ConfigurationError(
+            "An sqlite: URL must have three or four slashes and then a file.", todo=_SLASHES
+        )
     return SQLiteStore(path)
 
 
 def _path(parts: SplitResult) -> str:
     if parts.query or parts.fragment:
         raise ConfigurationError(
-            f"A {parts.scheme}: URL takes no options.",
+            f"A {parts.scheme}: URL takes no options, and this one has a query or fragment.",
             todo="In a path, write %3F for a question mark and %23 for a number sign.",
         )
     path = unquote(parts.path)
     if "\0" in path:
-        raise ConfigurationError(f"The path of a {parts.scheme}: URL has a NUL in it.")
+        raise ConfigurationError(f"The path of this {parts.scheme}: URL contains a NUL character.")
     return path
 
 
@@ -122,7 +131,7 @@ def _open_foreign(scheme: str, url: str) -> Store:
     if not points:
         raise ConfigurationError(
             f"No store is registered for the scheme {scheme!r}.",
-            todo=f"Use one of: {', '.join(_known())}; or install the package that brings it.",
+            todo=f"Use one of: {', '.join(_known())}; or install the package that provides it.",
         )
     point = next(iter(points))
     problem = ""
@@ -130,15 +139,17 @@ def _open_foreign(scheme: str, url: str) -> Store:
         store = point.load()(url)
     except TokenSessionError:
         raise
-    except Exception as error:  # noqa: BLE001 - somebody else's code, and it says no more than this
+    except Exception as error:  # noqa: BLE001 - third-party code may raise anything
         problem = type(error).__name__
-    if problem:  # outside the handler: that error's message may repeat the URL, and with it a password
+    if problem:  # outside the handler: that error's message may repeat the URL and its password
         raise ConfigurationError(
             f"The store for {scheme!r} ({point.value}) could not be opened: {problem}.",
-            todo="Check its URL, and that its package is installed completely.",
+            todo="Check the URL, and that the package is completely installed.",
         ) from None
     if not implements(Store, store):
-        raise ConfigurationError(f"The entry point {point.value} for {scheme!r} returned no store.")
+        raise ConfigurationError(
+            f"The entry point {point.value} for {scheme!r} must return a store, not {type(store).__name__}."
+        )
     opened: Store = store
     return opened
 

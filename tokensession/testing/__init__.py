@@ -1,7 +1,7 @@
-"""For tests, ours and yours: strict token servers, a clock moved by hand, a scripted token endpoint.
+"""Tools for your tests: strict token servers, a clock you move by hand, a scripted transport.
 
-Each name loads its module when it is first mentioned, so that importing this package needs neither
-pytest nor a server.
+Each name loads its module on first use. Only `StoreConformance` and `Backend` need pytest, which is in the
+extra `testing`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ __all__ = [
     "token_response",
 ]
 
-_HOMES = {
+_MODULES = {
     "Backend": ".conformance",
     "FakeClock": ".clock",
     "Paused": ".transport",
@@ -71,14 +71,14 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        home = import_module(_HOMES.get(name, ".servers"), __name__)
+        module = import_module(_MODULES.get(name, ".servers"), __name__)
     except ModuleNotFoundError as error:
         if error.name != "pytest":
             raise
         raise ModuleNotFoundError(
-            f"{name} needs pytest. Install it: pip install 'tokensession[test]'", name="pytest"
+            f"{name} needs pytest. Install it: pip install 'tokensession[testing]'", name="pytest"
         ) from None
-    return getattr(home, name)
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

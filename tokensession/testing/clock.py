@@ -1,4 +1,4 @@
-"""A clock that stands still until it is moved."""
+"""A clock that stands still until you move it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ __all__ = ["FakeClock"]
 
 
 class FakeClock:
-    """A `tokensession.clock.Clock` whose time a test moves by hand. All values are in seconds.
+    """A clock for your tests: time moves only when you call `advance` or `step_wall`.
 
-    `jitter` is one number that is drawn for ever, or a script of numbers: then the draw after the last
-    one raises AssertionError. `sleep` returns when the boot clock has been moved past its end. Use it
-    from one event loop at a time; it may be used in several, one after another.
+    A `tokensession.clock.Clock`. Pass it as `clock=` to a session or source, a store and a test server.
+    All values are in seconds.
 
-    `boot_counts_sleep` is what the clock says of itself: by default nothing, so both clocks are read at
-    every look.
+    `jitter` is one number for every draw, or an iterable of numbers, one per draw. A draw after the last
+    one raises `AssertionError`. `boot_counts_sleep` is the attribute of that name in `Clock`.
+
+    Use it in one event loop at a time.
     """
 
     def __init__(
@@ -40,55 +41,57 @@ class FakeClock:
         return self._wall
 
     def boot(self) -> float:
-        """Seconds since some fixed moment; only `advance` moves it."""
+        """Seconds since an arbitrary fixed point. Only `advance` moves it."""
         return self._boot
 
     def jitter(self) -> float:
-        """The fixed number, or the next of the script."""
+        """The fixed number, or the next one of the iterable."""
         if self._fixed is not None:
             return self._fixed
         try:
             return next(self._draws)
         except StopIteration:
-            raise AssertionError("FakeClock: jitter was drawn more often than the script says") from None
+            raise AssertionError("FakeClock: no number is left for another draw of jitter") from None
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the clock has been moved `seconds` on. Zero or less only yields."""
+        """Wait until `advance` has moved the clock by `seconds`. Zero or less only yields to other tasks."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
         future = asyncio.get_running_loop().create_future()
         sleeper = (self._boot + seconds, future)
         self._sleepers.append(sleeper)
-        self._tell()
+        self._notify()
         try:
             await future
         finally:
             self._sleepers.remove(sleeper)
 
     def advance(self, seconds: float) -> None:
-        """Move both clocks on, and wake those whose sleep is over, the earliest first.
+        """Move both clocks forward, and wake the tasks whose sleep is over, the earliest first.
 
-        They run when the caller next yields; all of them see the time after the whole step.
+        They run when you next await something. All of them see the time after the whole step.
         """
         if seconds < 0:
-            raise ValueError("Time goes on: advance by 0 or more, or use step_wall.")
+            raise ValueError(
+                f"seconds must be 0 or more, not {seconds!r}; step_wall can turn back the wall clock"
+            )
         self._wall += seconds
         self._boot += seconds
         for _, future in sorted(self._due(), key=lambda sleeper: sleeper[0]):
             future.set_result(None)
 
     def step_wall(self, seconds: float) -> None:
-        """Step the wall clock, either way, as an operator or NTP does. Sleepers do not notice."""
+        """Step the wall clock, forward or back, as NTP or a person does. Wakes no sleeper."""
         self._wall += seconds
 
     @property
     def sleepers(self) -> tuple[float, ...]:
-        """How many seconds each sleeper has yet to sleep, shortest first."""
+        """How many seconds each sleeping task has left, shortest first."""
         return tuple(sorted(until - self._boot for until, future in self._sleepers if not future.done()))
 
     async def slept(self, count: int = 1) -> None:
-        """Wait until `count` tasks are asleep on this clock at once."""
+        """Wait until at least `count` tasks are asleep on this clock at once."""
         while len(self.sleepers) < count:
             future = asyncio.get_running_loop().create_future()
             waiter = (count, future)
@@ -105,7 +108,7 @@ class FakeClock:
             if until <= self._boot and not (future.done() or future.get_loop().is_closed())
         ]
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         asleep = len(self.sleepers)
         for count, future in self._changed:
             if asleep >= count and not future.done():

@@ -1,4 +1,4 @@
-"""A token endpoint without a network: it answers from a script and keeps what it was asked."""
+"""A transport without a network: it responds from a script and records the requests."""
 
 from __future__ import annotations
 
@@ -6,79 +6,84 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..providers.protocol import TokenRequest, TokenResponse
 
 __all__ = ["Paused", "ScriptedTransport", "token_response"]
 
-Line = TokenResponse | BaseException
-Answer = Callable[[TokenRequest], TokenResponse | Awaitable[TokenResponse]]
+Outcome: TypeAlias = TokenResponse | BaseException
+"""A response to return, or an exception to raise."""
+Responder: TypeAlias = Callable[[TokenRequest], TokenResponse | Awaitable[TokenResponse]]
+"""A function, async or not, that makes the response to a request."""
 
 
 def token_response(
     document: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()
 ) -> TokenResponse:
-    """A `TokenResponse` with a JSON document, or with these very bytes. Header names in lower case."""
+    """A `TokenResponse` with this JSON document, or with exactly these bytes. Header names in lower case."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     return TokenResponse(status, headers, body)
 
 
 class Paused:
-    """A line of the script that is answered only when the test says so.
+    """A line of a script that waits until your test releases it.
 
-    `await held.arrived.wait()` until the request is there, `held.release()` to have it answered.
+    `await paused.arrived.wait()` returns when the request is there. `paused.release()` lets it have its
+    response or exception.
     """
 
-    def __init__(self, line: Line) -> None:
-        self.line = line
-        self.arrived = asyncio.Event()
+    def __init__(self, line: Outcome) -> None:
+        self.line: Outcome = line
+        self.arrived: asyncio.Event = asyncio.Event()
         self._released = asyncio.Event()
 
     def release(self) -> None:
-        """Let the answer out."""
+        """Return the response, or raise the exception. Call it before or after the request arrives."""
         self._released.set()
 
     async def wait(self) -> None:
-        """What the endpoint does with it."""
+        """Called by the transport: note that the request has arrived, and wait for `release`."""
         self.arrived.set()
         await self._released.wait()
 
     def __repr__(self) -> str:
-        return f"<Held {'arrived' if self.arrived.is_set() else 'not asked yet'}>"
+        return f"<Paused {'arrived' if self.arrived.is_set() else 'not reached yet'}>"
 
 
 class ScriptedTransport:
-    """A `TokenTransport` that takes one line of its script for each request, in order.
+    """A `TokenTransport` that takes one line of its script for each token request, in order.
 
-    A line is a `TokenResponse`, an exception to raise, `Held(...)` around one of these, or a function of
-    the `TokenRequest` that returns a reply, also as an awaitable. A request after the last line raises
-    AssertionError; `overasked` counts those too, for code that swallows it. `requests` has everything
-    that was asked, `timeouts` the (connect, total) seconds that came with each.
+    A line is a `TokenResponse`, an exception to raise, `Paused(...)` around one of these, or a function of
+    the `TokenRequest` that returns a `TokenResponse` or an awaitable of one.
+
+    A request after the last line raises `AssertionError`. `unexpected_requests` counts these too, in case
+    the code under test swallows the error. `requests` has every request, `timeouts` the (connect, total)
+    seconds that came with each.
     """
 
-    def __init__(self, *lines: Line | Paused | Answer) -> None:
-        self._lines: deque[Line | Paused | Answer] = deque(lines)
+    def __init__(self, *lines: Outcome | Paused | Responder) -> None:
+        self._lines = deque(lines)
         self.requests: list[TokenRequest] = []
         self.timeouts: list[tuple[float, float]] = []
-        self.overasked = 0
+        self.unexpected_requests: int = 0
 
-    def script(self, *lines: Line | Paused | Answer) -> None:
-        """Append to the script."""
+    def script(self, *lines: Outcome | Paused | Responder) -> None:
+        """Append lines to the script."""
         self._lines.extend(lines)
 
     @property
     def left(self) -> int:
-        """How many lines have not been asked for."""
+        """How many lines are still unused."""
         return len(self._lines)
 
     async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
-        """The next line. The time-outs are written down, and no time passes."""
+        """Take the next line. The timeouts are recorded, not applied."""
         self.requests.append(request)
         self.timeouts.append((connect, total))
         if not self._lines:
-            self.overasked += 1
-            raise AssertionError(f"ScriptedTransport: request {len(self.requests)} is one too many")
+            self.unexpected_requests += 1
+            raise AssertionError(f"ScriptedTransport: no line is left for request {len(self.requests)}")
         line = self._lines.popleft()
         if isinstance(line, Paused):
             await line.wait()
@@ -87,8 +92,8 @@ class ScriptedTransport:
             return line
         if isinstance(line, BaseException):
             raise line
-        answer = line(request)
-        return answer if isinstance(answer, TokenResponse) else await answer
+        response = line(request)
+        return response if isinstance(response, TokenResponse) else await response
 
     def __repr__(self) -> str:
         return f"<ScriptedTransport {len(self.requests)} requests, {self.left} lines left>"

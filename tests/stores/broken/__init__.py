@@ -1,11 +1,10 @@
-"""Stores that break one promise each. The conformance suite must reject every one of them.
+"""Stores that break one promise each. They test the conformance suite, which must reject all of them.
 
-A test that nothing fails proves nothing. Each table says which promise each of its stores breaks, and
-tests/stores/test_conformance_rejects_broken_stores.py that the suite notices. These are about
-records, and made of `MemoryStore`; `broken_claims` has those about claims, `broken_files` those that
-need files, and `broken_processes` those that need several processes.
+Each table says which promises a store breaks, and `test_conformance_rejects_broken_stores.py` checks that the
+suite notices. The stores here are about records, and are made from `MemoryStore`. Those in `claims` are
+about claims; those in `files` need files, and those in `processes` need several processes.
 
-Each docstring is a mistake that somebody's token store has made, or would.
+Each docstring names a mistake that a token store could make.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from pathlib import Path
 
 from tokensession.errors import StoreUnavailable
 from tokensession.stores._local.slots import Slot
-from tokensession.stores.protocol import ANY, AnyVersion, Record, new_version
 from tokensession.stores.memory import MemoryClaim, MemoryStore
+from tokensession.stores.protocol import ANY, AnyVersion, Record, new_version
 from tokensession.testing.conformance.backend import Backend
 
 __all__ = ["BROKEN_RECORDS", "Broken", "in_memory"]
@@ -28,15 +27,15 @@ Expect = str | AnyVersion | None
 
 @dataclass(frozen=True)
 class Broken:
-    """A broken store, and the promises (names of tests) that it breaks."""
+    """A broken store, and the names of the tests that must fail on it."""
 
     name: str
     make_backend: Callable[[Path], Backend]
     promises: tuple[str, ...]
 
 
-class VersionsCount(MemoryStore):
-    """A counter per key, which begins again when its record is deleted."""
+class VersionsAreCounters(MemoryStore):
+    """Each key has a counter, which starts again when its record is deleted."""
 
     def _write(self, key: str, record: Record, expect: Expect) -> Record:
         stored = self._records.get(key)
@@ -45,7 +44,7 @@ class VersionsCount(MemoryStore):
 
 
 class PutIgnoresExpect(MemoryStore):
-    """Of two who sign in at once, neither learns of the other."""
+    """Of two concurrent sign-ins, neither learns of the other."""
 
     async def put(self, key: str, data: bytes, *, expect: Expect = ANY) -> Record:
         return await super().put(key, data)
@@ -58,8 +57,8 @@ class DeleteIgnoresExpect(MemoryStore):
         return await super().delete(key)
 
 
-class DeletionIsATruth(MemoryStore):
-    """Everybody who deletes is told that he did it."""
+class EveryDeleteReturnsTrue(MemoryStore):
+    """Every caller gets True, as if it had deleted the record."""
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
         await super().delete(key, expect=expect)
@@ -67,7 +66,7 @@ class DeletionIsATruth(MemoryStore):
 
 
 class _Renaming(MemoryStore):
-    """Keys become names, and two keys one name."""
+    """Keys become names, and two keys can get the same name."""
 
     def name(self, key: str) -> str:
         return key
@@ -79,43 +78,43 @@ class _Renaming(MemoryStore):
         return await super().put(self.name(key), data, expect=expect)
 
 
-class KeysLoseTheirCase(_Renaming):
+class KeysIgnoreCase(_Renaming):
     """`Tenant` and `tenant` share a token."""
 
     def name(self, key: str) -> str:
         return key.lower()
 
 
-class KeysAreCut(_Renaming):
-    """At the length of a file name."""
+class KeysAreTruncated(_Renaming):
+    """Keys are cut at the length of a file name."""
 
     def name(self, key: str) -> str:
         return key[:255]
 
 
-class KeysAreUnordered(MemoryStore):
-    """In the order of their hashes, say."""
+class KeysAreUnsorted(MemoryStore):
+    """`keys` returns them in the order of insertion."""
 
     async def keys(self) -> list[str]:
         return list(self._records)
 
 
-class EmptyKeysAreKeys(_Renaming):
-    """Everybody who forgot to set one shares a token."""
+class EmptyKeysAreAccepted(_Renaming):
+    """All callers that forgot to set a key share a token."""
 
     def name(self, key: str) -> str:
         return key or "default"
 
 
-class DataIsCut(MemoryStore):
-    """At the size of a column."""
+class DataIsTruncated(MemoryStore):
+    """Data is cut at the size of a column."""
 
     def _write(self, key: str, record: Record, expect: Expect) -> Record:
         return super()._write(key, Record(record.version, record.data[:65_535]), expect)
 
 
 class ReprShowsTheData(MemoryStore):
-    """A token in every traceback."""
+    """A token can appear in every traceback."""
 
     def __repr__(self) -> str:
         return f"<MemoryStore { ({key: record.data for key, record in self._records.items()}) }>"
@@ -126,15 +125,15 @@ class BoundToItsFirstLoop(MemoryStore):
 
     _bound: asyncio.AbstractEventLoop | None = None
 
-    async def _changed(self, key: str, seconds: float, slot: Slot | None = None) -> None:
+    async def _wait_for_change(self, key: str, seconds: float, slot: Slot | None = None) -> None:
         self._bound = self._bound or asyncio.get_running_loop()
         if self._bound is not asyncio.get_running_loop():
             raise RuntimeError("the lock is bound to a different event loop")
-        await super()._changed(key, seconds, slot)
+        await super()._wait_for_change(key, seconds, slot)
 
 
-class ClosedForGood(MemoryStore):
-    """What was closed cannot be used again, though its session is."""
+class CannotReopen(MemoryStore):
+    """A closed store cannot be used again, although its session can."""
 
     _closed = False
 
@@ -147,8 +146,8 @@ class ClosedForGood(MemoryStore):
         return await super().put(key, data, expect=expect)
 
 
-class TasksStayBehind(MemoryStore):
-    """A heartbeat that nobody stops."""
+class ClosingLeavesTasks(MemoryStore):
+    """A heartbeat task keeps running."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
         found = await super().claim(key, seen=seen, timeout=timeout)
@@ -156,15 +155,15 @@ class TasksStayBehind(MemoryStore):
         return found
 
 
-class PutLosesTheRecord(MemoryStore):
-    """It says that it has stored it."""
+class PutStoresNothing(MemoryStore):
+    """It returns a record that it has not stored."""
 
     async def put(self, key: str, data: bytes, *, expect: Expect = ANY) -> Record:
         return Record(new_version(), data)
 
 
 def in_memory(kind: type[MemoryStore], *promises: str) -> Broken:
-    """This kind of store, which breaks these promises."""
+    """A broken store of this class, and the promises that it breaks."""
 
     def make(directory: Path) -> Backend:
         store = kind()
@@ -174,20 +173,20 @@ def in_memory(kind: type[MemoryStore], *promises: str) -> Broken:
 
 
 _TABLE: list[tuple[type[MemoryStore], tuple[str, ...]]] = [
-    (VersionsCount, ("test_no_version_is_ever_used_again",)),
-    (PutIgnoresExpect, ("test_a_put_replaces_only_what_it_expects",)),
-    (DeleteIgnoresExpect, ("test_a_delete_forgets_only_what_it_expects",)),
-    (DeletionIsATruth, ("test_of_many_who_delete_at_once_one_did_it",)),
-    (KeysLoseTheirCase, ("test_every_text_but_the_empty_one_is_a_key_of_its_own",)),
-    (KeysAreCut, ("test_every_text_but_the_empty_one_is_a_key_of_its_own",)),
-    (KeysAreUnordered, ("test_every_text_but_the_empty_one_is_a_key_of_its_own",)),
-    (EmptyKeysAreKeys, ("test_an_empty_key_is_refused",)),
-    (DataIsCut, ("test_data_is_kept_from_no_byte_to_a_mebibyte",)),
-    (ReprShowsTheData, ("test_nothing_that_is_shown_has_the_data_in_it",)),
-    (BoundToItsFirstLoop, ("test_one_store_object_serves_one_event_loop_after_another",)),
-    (ClosedForGood, ("test_closing_twice_is_safe_and_a_later_call_reopens",)),
-    (TasksStayBehind, ("test_closing_leaves_no_task_no_thread_and_no_handle",)),
-    (PutLosesTheRecord, ("test_what_was_put_is_what_is_loaded",)),
+    (VersionsAreCounters, ("test_no_version_is_used_twice",)),
+    (PutIgnoresExpect, ("test_put_replaces_only_the_expected_version",)),
+    (DeleteIgnoresExpect, ("test_delete_removes_only_the_expected_version",)),
+    (EveryDeleteReturnsTrue, ("test_one_of_many_concurrent_deletes_returns_true",)),
+    (KeysIgnoreCase, ("test_every_text_except_the_empty_one_is_a_separate_key",)),
+    (KeysAreTruncated, ("test_every_text_except_the_empty_one_is_a_separate_key",)),
+    (KeysAreUnsorted, ("test_every_text_except_the_empty_one_is_a_separate_key",)),
+    (EmptyKeysAreAccepted, ("test_an_empty_key_is_a_value_error",)),
+    (DataIsTruncated, ("test_data_may_have_from_no_byte_to_one_mebibyte",)),
+    (ReprShowsTheData, ("test_data_appears_in_no_repr_error_log_or_file_name",)),
+    (BoundToItsFirstLoop, ("test_one_store_object_works_in_several_event_loops_in_turn",)),
+    (CannotReopen, ("test_closing_twice_is_safe_and_a_later_call_reopens",)),
+    (ClosingLeavesTasks, ("test_closing_leaves_no_task_thread_or_descriptor",)),
+    (PutStoresNothing, ("test_load_returns_what_was_put",)),
 ]
 
 BROKEN_RECORDS = [in_memory(kind, *promises) for kind, promises in _TABLE]

@@ -1,13 +1,13 @@
-"""Broken stores that break a promise about claims: see `broken`."""
+"""Stores that break a promise about claims: see `broken`."""
 
 from __future__ import annotations
 
 import asyncio
 
-from tokensession.errors import StoreUnavailable
-from tokensession.stores.protocol import ANY, AnyVersion, Record, check_key, new_version
-from tokensession.stores.memory import MemoryClaim, MemoryStore, _Holder
 from broken import in_memory
+from tokensession.errors import StoreUnavailable
+from tokensession.stores.memory import MemoryClaim, MemoryStore, _Holder
+from tokensession.stores.protocol import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["BROKEN_CLAIMS"]
 
@@ -15,14 +15,14 @@ Expect = str | AnyVersion | None
 
 
 class _Claim(MemoryClaim):
-    """A claim that passes everything on to a store that may be broken."""
+    """A claim that a broken store can change."""
 
     def __init__(self, claim: MemoryClaim) -> None:
         super().__init__(claim._store, claim._key, claim._current, claim._holder)
 
 
 class CommitIgnoresVersions(MemoryStore):
-    """The last one to commit wins: a sign-in is lost, and so is a rotated refresh token."""
+    """The last commit wins: a sign-in or a rotated refresh token is lost."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
         class Overwriting(_Claim):
@@ -34,63 +34,63 @@ class CommitIgnoresVersions(MemoryStore):
         return found if isinstance(found, Record) else Overwriting(found)
 
 
-class CommitNeedsTheLease(MemoryStore):
-    """Who has lost the claim may not commit: the only copy of a rotated refresh token is thrown away."""
+class CommitNeedsTheClaim(MemoryStore):
+    """A holder that has lost its claim cannot commit, so the only copy of a rotated refresh token is lost."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Fussy(_Claim):
+        class Strict(_Claim):
             async def commit(self, data: bytes) -> Record:
                 if self._store._holders.get(self._key) is not self._holder:
                     raise StoreUnavailable("The lease was lost.")
                 return await super().commit(data)
 
         found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Fussy(found)
+        return found if isinstance(found, Record) else Strict(found)
 
 
 class CommitIsNotRepeatable(MemoryStore):
-    """A new version for each try: the second finds the first, and takes it for somebody else's."""
+    """Each try gets a new version, so the second takes the first for the commit of another holder."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Forgetful(_Claim):
+        class NewVersionEachTime(_Claim):
             async def commit(self, data: bytes) -> Record:
                 self._version = new_version()
                 return await super().commit(data)
 
         found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Forgetful(found)
+        return found if isinstance(found, Record) else NewVersionEachTime(found)
 
 
-class CommitDiesWithItsCaller(MemoryStore):
-    """The write waits where its caller can be cancelled: after the grant was spent."""
+class CommitIsCancelledWithItsCaller(MemoryStore):
+    """The write can be cancelled after the refresh token was spent."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Mortal(_Claim):
+        class Cancellable(_Claim):
             async def commit(self, data: bytes) -> Record:
                 for _ in range(5):
                     await asyncio.sleep(0)
                 return await super().commit(data)
 
         found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Mortal(found)
+        return found if isinstance(found, Record) else Cancellable(found)
 
 
-class AbandonDiesWithItsCaller(MemoryStore):
-    """The claim stays held when the one who lets go of it is cancelled."""
+class AbandonIsCancelledWithItsCaller(MemoryStore):
+    """The claim stays held when the caller of `abandon` is cancelled."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Mortal(_Claim):
+        class Cancellable(_Claim):
             async def abandon(self) -> None:
                 for _ in range(5):
                     await asyncio.sleep(0)
                 await super().abandon()
 
         found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Mortal(found)
+        return found if isinstance(found, Record) else Cancellable(found)
 
 
-class PutDiesWithItsCaller(MemoryStore):
-    """A sign-in that its caller's cancellation undoes."""
+class PutIsCancelledWithItsCaller(MemoryStore):
+    """A sign-in is lost when its caller is cancelled."""
 
     async def put(self, key: str, data: bytes, *, expect: Expect = ANY) -> Record:
         for _ in range(5):
@@ -99,7 +99,7 @@ class PutDiesWithItsCaller(MemoryStore):
 
 
 class ClaimLeaksWhenCancelled(MemoryStore):
-    """A claim is taken, and its caller cancelled before he has it: nobody can let go of it."""
+    """A caller that is cancelled just after the grant leaves a claim that is never released."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
         found = await super().claim(key, seen=seen, timeout=timeout)
@@ -107,15 +107,15 @@ class ClaimLeaksWhenCancelled(MemoryStore):
         return found
 
 
-class ReleasesWhatOthersHold(MemoryStore):
-    """To end a claim twice ends the next one's, too."""
+class ReleasesOtherHolders(MemoryStore):
+    """Ending a claim twice ends the next holder's claim too."""
 
     def _release(self, key: str, holder: _Holder, *, resolved: bool) -> None:
         super()._release(key, self._holders.get(key, holder), resolved=resolved)
 
 
-class ExclusionIsMissing(MemoryStore):
-    """Everybody gets the claim."""
+class NoExclusion(MemoryStore):
+    """Every caller gets the claim."""
 
     def _free(self, key: str) -> bool:
         return True
@@ -129,35 +129,35 @@ class OneClaimForAllKeys(MemoryStore):
 
 
 class PutWaitsForTheClaim(MemoryStore):
-    """A sign-in waits for a refresh that may take for ever."""
+    """A sign-in waits for a refresh, which may never end."""
 
     async def put(self, key: str, data: bytes, *, expect: Expect = ANY) -> Record:
         while not self._free(check_key(key)):
-            await self._changed(key, 3600)
+            await self._wait_for_change(key, 3600)
         return await super().put(key, data, expect=expect)
 
 
 class LoadWaitsForTheClaim(MemoryStore):
-    """Nobody can use the token that is still good while it is being refreshed."""
+    """While a token is refreshed, the old one cannot be used although it is still valid."""
 
     async def load(self, key: str) -> Record | None:
         while not self._free(check_key(key)):
-            await self._changed(key, 3600)
+            await self._wait_for_change(key, 3600)
         return await super().load(key)
 
 
 class WaitersQueue(MemoryStore):
-    """Who waited gets the claim, and does not look whether there is a new record: each refreshes again."""
+    """A waiter gets the claim without looking for a new record, so each of them refreshes again."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
         if check_key(key) in self._holders:
-            await self._changed(key, timeout)
+            await self._wait_for_change(key, timeout)
             seen = self._records[key].version if key in self._records else None
         return await super().claim(key, seen=seen, timeout=timeout)
 
 
 class SeenNoneMeansAnything(MemoryStore):
-    """Somebody who has seen nothing is not told that there is a record."""
+    """A caller that has seen nothing does not get the record that is stored."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
         record = self._records.get(key)
@@ -167,16 +167,16 @@ class SeenNoneMeansAnything(MemoryStore):
 
 
 class DeletionLooksNewer(MemoryStore):
-    """Who has seen a record that is gone waits for one that never comes."""
+    """A caller that has seen a deleted record waits for one that never comes."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
         while seen is not None and check_key(key) not in self._records:
-            await self._changed(key, timeout)
+            await self._wait_for_change(key, timeout)
         return await super().claim(key, seen=seen, timeout=timeout)
 
 
 class NewerRecordNeedsTheClaim(MemoryStore):
-    """The lock comes first, the look at the record second."""
+    """It takes the lock first and looks at the record after that."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
         stored = self._records.get(key)
@@ -188,21 +188,21 @@ class NewerRecordNeedsTheClaim(MemoryStore):
 
 
 class TimeoutIsIgnored(MemoryStore):
-    """Waiting has no end."""
+    """Waiting does not end."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
         return await super().claim(key, seen=seen, timeout=3600)
 
 
-class NobodyIsWoken(MemoryStore):
-    """Waiters find out by their time-out."""
+class NoWaiterIsWoken(MemoryStore):
+    """Waiters notice a change only when their time is over."""
 
     def _wake(self, key: str) -> None:
         pass
 
 
 class CommitWakesOne(MemoryStore):
-    """The others wait on, for a claim that is free."""
+    """The other waiters go on waiting for a claim that is free."""
 
     def _wake(self, key: str) -> None:
         for waiter in list(self._waiters.get(key, ()))[:1]:
@@ -211,7 +211,7 @@ class CommitWakesOne(MemoryStore):
 
 
 class InterruptionIsNotReported(MemoryStore):
-    """The next holder sends its request while the dead one's is still on the wire."""
+    """The next holder sends its request while that of the interrupted one may still be on the way."""
 
     def _free(self, key: str) -> bool:
         free = super()._free(key)
@@ -219,64 +219,64 @@ class InterruptionIsNotReported(MemoryStore):
         return free
 
 
-class InterruptionIsToldOnce(MemoryStore):
-    """If the one who was told gives up, nobody will ever know."""
+class InterruptionIsReportedOnce(MemoryStore):
+    """If the holder that learned of it abandons its claim, the next one does not learn of it."""
 
     def _release(self, key: str, holder: _Holder, *, resolved: bool) -> None:
         super()._release(key, holder, resolved=True)
 
 
 class EveryEndIsAnInterruption(MemoryStore):
-    """Each refresh waits for a dead one that never was."""
+    """Each refresh waits for a dead holder that does not exist."""
 
     def _release(self, key: str, holder: _Holder, *, resolved: bool) -> None:
         super()._release(key, holder, resolved=resolved)
         self._interrupted[key] = holder.began
 
 
-class TheDeadHoldOn(MemoryStore):
-    """A holder whose event loop has gone keeps its claim for ever."""
+class OrphanedHoldersKeepTheClaim(MemoryStore):
+    """A holder with a closed event loop keeps its claim."""
 
     def _free(self, key: str) -> bool:
         return key not in self._holders
 
 
 _LATE = "test_a_late_commit_replaces_nothing_newer"
-_SIGN_IN = "test_a_sign_in_during_a_claim_wins"
+_SIGN_IN = "test_a_sign_in_during_a_claim_supersedes_its_commit"
 
 _TABLE: list[tuple[type[MemoryStore], tuple[str, ...]]] = [
-    (CommitIgnoresVersions, (_LATE, "test_a_deletion_during_a_claim_wins")),
-    (CommitNeedsTheLease, ("test_a_late_commit_is_kept_if_nobody_was_faster",)),
-    (CommitIsNotRepeatable, ("test_a_commit_that_is_made_again_returns_the_same_record",)),
+    (CommitIgnoresVersions, (_LATE, "test_a_deletion_during_a_claim_supersedes_its_commit")),
+    (CommitNeedsTheClaim, ("test_a_late_commit_is_stored_if_nothing_newer_is",)),
+    (CommitIsNotRepeatable, ("test_a_repeated_commit_returns_the_same_record",)),
     (
-        CommitDiesWithItsCaller,
-        ("test_a_commit_whose_caller_is_cancelled_is_stored_and_frees_the_claim",),
+        CommitIsCancelledWithItsCaller,
+        ("test_commit_finishes_although_its_caller_is_cancelled",),
     ),
-    (AbandonDiesWithItsCaller, ("test_an_abandonment_that_is_cancelled_frees_the_claim",)),
-    (PutDiesWithItsCaller, ("test_a_put_whose_caller_is_cancelled_is_done_once_it_began",)),
-    (ClaimLeaksWhenCancelled, ("test_a_claim_that_is_cancelled_at_any_point_holds_nothing",)),
-    (ReleasesWhatOthersHold, ("test_ending_a_claim_twice_is_safe",)),
+    (AbandonIsCancelledWithItsCaller, ("test_abandon_finishes_although_its_caller_is_cancelled",)),
+    (PutIsCancelledWithItsCaller, ("test_put_finishes_although_its_caller_is_cancelled",)),
+    (ClaimLeaksWhenCancelled, ("test_a_claim_cancelled_at_any_point_holds_nothing",)),
+    (ReleasesOtherHolders, ("test_ending_a_claim_twice_is_safe",)),
     (
-        ExclusionIsMissing,
-        ("test_one_task_at_a_time_holds_the_claim", "test_a_claim_excludes_every_other_handle"),
+        NoExclusion,
+        ("test_one_task_at_a_time_holds_the_claim", "test_a_claim_excludes_every_other_store_object"),
     ),
-    (OneClaimForAllKeys, ("test_a_claim_keeps_nobody_from_other_keys",)),
-    (PutWaitsForTheClaim, (_SIGN_IN, "test_all_who_wait_are_served_by_a_sign_in")),
+    (OneClaimForAllKeys, ("test_a_claim_does_not_block_other_keys",)),
+    (PutWaitsForTheClaim, (_SIGN_IN, "test_a_sign_in_serves_all_waiters")),
     (LoadWaitsForTheClaim, ("test_load_never_waits_for_a_claim",)),
-    (WaitersQueue, ("test_all_who_wait_are_served_by_one_commit",)),
+    (WaitersQueue, ("test_one_commit_serves_all_waiters",)),
     (SeenNoneMeansAnything, ("test_seen_decides_between_a_newer_record_and_the_claim",)),
     (DeletionLooksNewer, ("test_seen_decides_between_a_newer_record_and_the_claim",)),
-    (NewerRecordNeedsTheClaim, ("test_a_newer_record_needs_no_claim",)),
+    (NewerRecordNeedsTheClaim, ("test_a_newer_record_is_returned_while_another_holds_the_claim",)),
     (TimeoutIsIgnored, ("test_waiting_ends_with_a_claim_timeout",)),
     (
-        NobodyIsWoken,
-        ("test_an_abandoned_claim_goes_to_one_who_waits", "test_fifty_keys_can_be_waited_for_at_once"),
+        NoWaiterIsWoken,
+        ("test_an_abandoned_claim_goes_to_one_waiter", "test_fifty_keys_can_be_waited_for_at_once"),
     ),
-    (CommitWakesOne, ("test_all_who_wait_are_served_by_one_commit",)),
-    (InterruptionIsNotReported, ("test_a_holder_whose_event_loop_is_gone_was_interrupted",)),
-    (InterruptionIsToldOnce, ("test_a_holder_whose_event_loop_is_gone_was_interrupted",)),
-    (EveryEndIsAnInterruption, ("test_a_clean_end_is_no_interruption",)),
-    (TheDeadHoldOn, ("test_a_holder_whose_event_loop_is_gone_was_interrupted",)),
+    (CommitWakesOne, ("test_one_commit_serves_all_waiters",)),
+    (InterruptionIsNotReported, ("test_a_holder_with_a_closed_event_loop_counts_as_interrupted",)),
+    (InterruptionIsReportedOnce, ("test_a_holder_with_a_closed_event_loop_counts_as_interrupted",)),
+    (EveryEndIsAnInterruption, ("test_a_clean_end_is_not_an_interruption",)),
+    (OrphanedHoldersKeepTheClaim, ("test_a_holder_with_a_closed_event_loop_counts_as_interrupted",)),
 ]
 
 BROKEN_CLAIMS = [in_memory(kind, *promises) for kind, promises in _TABLE]

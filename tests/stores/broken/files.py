@@ -1,7 +1,6 @@
 """Broken stores that need files: see `broken`.
 
-Each is a `FileStore` with one mistake. A peer opens one by `open_broken`, whose URL is the class's
-module and name and the directory, with colons between them.
+Each is a `FileStore` with one mistake. A peer opens one with `open_broken`.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from typing import Any
 
 import msgpack
 
+from broken import Broken
 from tokensession.clock import SystemClock
 from tokensession.errors import StoreUnavailable
 from tokensession.stores._local.claims import Claims, LocalClaim
 from tokensession.stores._local.lock import Mark, SidecarLock
-from tokensession.stores.protocol import ANY, AnyVersion, Record, Store, new_version
 from tokensession.stores.file import FileStore, _encode, _Files
+from tokensession.stores.protocol import ANY, AnyVersion, Record, Store, new_version
 from tokensession.testing.conformance.backend import Backend
-from broken import Broken
 
 __all__ = ["BROKEN_IN_FILES", "BrokenFileStore", "backend_of", "open_broken"]
 
@@ -32,7 +31,7 @@ Expect = str | AnyVersion | None
 
 
 class BrokenFileStore(FileStore):
-    """A `FileStore` whose files or claims may be of another kind."""
+    """A `FileStore` that can have other classes for its files and claims."""
 
     files: type[_Files] = _Files
     claims: type[Claims] = Claims
@@ -45,22 +44,22 @@ class BrokenFileStore(FileStore):
 
 
 class WritesInPlace(BrokenFileStore):
-    """A reader, or a crash, finds half a record."""
+    """A reader, or the next process after a crash, finds half a record."""
 
-    class files(_Files):  # noqa: N801 - it stands in for an attribute
+    class files(_Files):  # noqa: N801 - it replaces a class attribute
         def write(self, key: str, record: Record, expect: Expect) -> Record:
             content = _encode(key, record)
             with self._writing(key) as path, path.open("wb", buffering=0) as file:
                 path.chmod(0o600)
                 file.write(content[: len(content) // 2])
-                time.sleep(0.005)  # what a disk may take
+                time.sleep(0.005)  # as long as a disk may take
                 file.write(content[len(content) // 2 :])
                 os.fsync(file.fileno())
             return record
 
 
-class WritesBehind(BrokenFileStore):
-    """It is stored soon; not yet when `put` or `commit` returns."""
+class WritesLater(BrokenFileStore):
+    """The record is not stored yet when `put` or `commit` returns."""
 
     class files(_Files):  # noqa: N801
         def write(self, key: str, record: Record, expect: Expect) -> Record:
@@ -69,15 +68,15 @@ class WritesBehind(BrokenFileStore):
 
 
 class CommitIgnoresVersions(BrokenFileStore):
-    """The last one to commit wins."""
+    """The last commit wins."""
 
     class files(_Files):  # noqa: N801
         def write(self, key: str, record: Record, expect: Expect) -> Record:
             return super().write(key, record, ANY)
 
 
-class OrphansStay(BrokenFileStore):
-    """A new temporary name each time: what a killed writer leaves lies about for ever."""
+class TemporaryFilesStay(BrokenFileStore):
+    """Each write has a new temporary name, so the file of a killed writer stays."""
 
     class files(_Files):  # noqa: N801
         def write(self, key: str, record: Record, expect: Expect) -> Record:
@@ -85,13 +84,13 @@ class OrphansStay(BrokenFileStore):
                 temporary = path.with_name(f"{new_version()}.tmp")
                 temporary.touch(mode=0o600)
                 temporary.write_bytes(_encode(key, record))
-                time.sleep(0.2)  # most of its time, however busy the machine: that is where it is killed
+                time.sleep(0.2)  # most of its time, so that it is killed here even on a busy machine
                 temporary.replace(path)
             return record
 
 
 class ModesFollowTheUmask(BrokenFileStore):
-    """Under an umask of 0, everybody may read the tokens."""
+    """With umask 0, every user may read the tokens."""
 
     class files(_Files):  # noqa: N801
         def write(self, key: str, record: Record, expect: Expect) -> Record:
@@ -101,7 +100,7 @@ class ModesFollowTheUmask(BrokenFileStore):
 
 
 class NothingIsChecked(BrokenFileStore):
-    """Whatever lies there is believed."""
+    """It uses any file that it finds."""
 
     class files(_Files):  # noqa: N801
         def prepare(self, key: str) -> Path:
@@ -117,16 +116,16 @@ class NothingIsChecked(BrokenFileStore):
 
 
 class NothingIsReserved(BrokenFileStore):
-    """Whether there is room for the record shows when the grant is spent."""
+    """Whether the record fits on the disk is only known after the refresh token was spent."""
 
     class claims(Claims):  # noqa: N801
-        def _under(self, lock: SidecarLock, key: str, seen: str | None) -> LocalClaim | Record:
+        def _look_under_lock(self, lock: SidecarLock, key: str, seen: str | None) -> LocalClaim | Record:
             mark = Mark(0.0, new_version())
-            return LocalClaim(self._medium, self._worker, lock, key, self._medium.read(key), mark, None)
+            return LocalClaim(self._records, self._worker, lock, key, self._records.read(key), mark, None)
 
 
-class HopesForTheBest(BrokenFileStore):
-    """A claim on a store that cannot be written."""
+class ClaimsWithoutChecking(BrokenFileStore):
+    """It grants a claim although the store cannot be written."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         try:
@@ -144,16 +143,16 @@ def open_broken(url: str) -> Store:
 
 
 def backend_of(kind: type[BrokenFileStore]) -> Callable[[Path], Backend]:
-    """Makes what the suite has to know about this kind of store."""
+    """A function that makes the backend of such a store."""
 
     def make(directory: Path) -> Backend:
         root = directory / "tokens"
 
-        def named(suffix: str, key: str) -> Path:
+        def path_of(suffix: str, key: str) -> Path:
             return root / (hashlib.sha256(key.encode()).hexdigest() + suffix)
 
         def damage(key: str) -> None:
-            path = named(".token", key)
+            path = path_of(".token", key)
             content = bytearray(path.read_bytes())
             content[content.index(b"data" * 10)] ^= 1
             path.write_bytes(content)
@@ -164,8 +163,8 @@ def backend_of(kind: type[BrokenFileStore]) -> Callable[[Path], Backend]:
             url=f"{kind.__module__}:{kind.__name__}:{root}",
             opener="broken.files:open_broken",
             root=root,
-            record_file=partial(named, ".token"),
-            lock_file=partial(named, ".lock"),
+            record_file=partial(path_of, ".token"),
+            lock_file=partial(path_of, ".lock"),
             damage=damage,
             patience=kind.patience,
         )
@@ -178,38 +177,38 @@ _TABLE: list[tuple[type[BrokenFileStore], tuple[str, ...]]] = [
         WritesInPlace,
         (
             "test_a_reader_never_sees_a_torn_record",
-            "test_a_write_that_fails_changes_nothing_and_can_be_made_again",
+            "test_a_failed_write_changes_nothing_and_can_be_repeated",
         ),
     ),
     (
-        WritesBehind,
+        WritesLater,
         (
-            "test_what_is_stored_outlives_its_writer",
-            "test_a_reader_never_sees_half_a_record_though_writers_are_killed",
+            "test_what_is_stored_survives_its_killed_writer",
+            "test_a_killed_writer_leaves_a_whole_record",
         ),
     ),
     (
         CommitIgnoresVersions,
         ("test_a_paused_holder_overwrites_nothing_newer", "test_removing_a_lock_file_loses_nothing"),
     ),
-    (OrphansStay, ("test_what_a_killed_writer_leaves_is_swept_by_the_next",)),
-    (ModesFollowTheUmask, ("test_its_files_are_nobody_elses_business",)),
+    (TemporaryFilesStay, ("test_the_next_writer_removes_what_a_killed_one_left",)),
+    (ModesFollowTheUmask, ("test_files_are_private_under_any_umask",)),
     (
         NothingIsChecked,
         (
-            "test_damaged_content_is_an_error_and_the_next_put_repairs_it",
+            "test_damaged_data_is_an_error_until_the_next_put",
             "test_a_file_that_others_may_open_is_not_used",
             "test_a_directory_that_others_may_enter_is_not_used",
-            "test_a_file_of_somebody_else_is_not_used",
+            "test_a_file_of_another_user_is_not_used",
             "test_a_symbolic_link_is_not_followed",
         ),
     ),
-    (NothingIsReserved, ("test_a_claim_has_room_for_its_commit",)),
+    (NothingIsReserved, ("test_a_claim_reserves_space_for_its_commit",)),
     (
-        HopesForTheBest,
+        ClaimsWithoutChecking,
         (
-            "test_a_full_disk_is_known_before_a_grant_is_spent",
-            "test_a_read_only_place_is_known_before_a_grant_is_spent",
+            "test_a_full_disk_fails_the_claim",
+            "test_a_read_only_directory_fails_the_claim",
         ),
     ),
 ]

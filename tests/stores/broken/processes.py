@@ -1,4 +1,4 @@
-"""Broken stores that break a promise between processes: see `broken`, and `broken_files`."""
+"""Stores that break a promise about several processes: see `broken` and `broken.files`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tokensession.errors import ClaimTimeout, StoreUnavailable
-from tokensession.stores._local.claims import LocalClaim
-from tokensession.stores.protocol import ANY, AnyVersion, Record
-from tokensession.stores.file import _Files
 from broken import Broken
 from broken.files import BrokenFileStore, backend_of
+from tokensession.errors import ClaimTimeout, StoreUnavailable
+from tokensession.stores._local.claims import LocalClaim
+from tokensession.stores.file import _Files
+from tokensession.stores.protocol import ANY, AnyVersion, Record
 
 __all__ = ["BROKEN_BETWEEN_PROCESSES"]
 
@@ -21,7 +21,7 @@ Expect = str | AnyVersion | None
 
 
 class ExclusionPerProcess(BrokenFileStore):
-    """A lock that other processes do not know."""
+    """Each process has a lock of its own."""
 
     class files(_Files):  # noqa: N801
         def prepare(self, key: str) -> Path:
@@ -29,8 +29,8 @@ class ExclusionPerProcess(BrokenFileStore):
             return path.with_name(f"{os.getpid()}-{path.name}")
 
 
-class OnlyTheLockCounts(BrokenFileStore):
-    """Each waiter gets the lock in its turn, and refreshes once more."""
+class WaitersIgnoreNewRecords(BrokenFileStore):
+    """Each waiter gets the lock in its turn, and refreshes again."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         while True:
@@ -44,10 +44,10 @@ class OnlyTheLockCounts(BrokenFileStore):
                     return found
 
 
-class FortyMayWait(BrokenFileStore):
-    """Each who waits has a thread, of which there are forty; nobody else gets one meanwhile."""
+class OnlyFortyCanWait(BrokenFileStore):
+    """Each waiter needs one of forty threads, so further callers wait for a thread."""
 
-    patience = 1.5  # somebody waits for ever
+    patience = 1.5  # one of its waiters never gets a thread
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         self._threads = self.__dict__.get("_threads") or asyncio.Semaphore(40)
@@ -56,19 +56,19 @@ class FortyMayWait(BrokenFileStore):
 
 
 class _Claim(LocalClaim):
-    """A claim that may be broken."""
+    """A claim that a broken store can change."""
 
     def __init__(self, claim: LocalClaim) -> None:
         self.__dict__.update(claim.__dict__)
 
 
-class NoticesComeLater(BrokenFileStore):
-    """Who waits looks when he is told to, a while after the commit: by a process that may be dead then."""
+class WaitersDependOnANotice(BrokenFileStore):
+    """A waiter only looks after a notice, which the committing process may be too dead to send."""
 
     patience = 1.5
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        class Later(_Claim):
+        class Notifying(_Claim):
             async def commit(self, data: bytes) -> Record:
                 record = await super().commit(data)
                 asyncio.get_running_loop().call_later(60, notice.touch)
@@ -79,16 +79,16 @@ class NoticesComeLater(BrokenFileStore):
             try:
                 found = await super().claim(key, seen=seen, timeout=0)
             except ClaimTimeout:
-                while not notice.exists():  # noqa: ASYNC110 - it has no other way
+                while not notice.exists():
                     await asyncio.sleep(0)
             else:
-                return found if isinstance(found, Record) else Later(found)
+                return found if isinstance(found, Record) else Notifying(found)
 
 
-class EachStartMakesANewTable(BrokenFileStore):
-    """There is none when it looks, so it makes one; what others have stored meanwhile goes with the old."""
+class EachStartCreatesTheTable(BrokenFileStore):
+    """A start finds no table and creates one, and deletes what other processes have stored since."""
 
-    patience = 15.0  # nobody is to be taken for hung: sixteen processes start
+    patience = 15.0  # long enough for sixteen processes to start
 
     _made = False
 
@@ -102,8 +102,8 @@ class EachStartMakesANewTable(BrokenFileStore):
         return record
 
 
-class ServesTheProcessThatMadeIt(BrokenFileStore):
-    """Its thread stays behind in the parent; the child of a fork is turned away."""
+class UnusableAfterAFork(BrokenFileStore):
+    """Its thread stays in the parent, so the child gets an error."""
 
     def __init__(self, directory: Path, *, clock: Any = None) -> None:
         super().__init__(directory, clock=clock)
@@ -115,8 +115,8 @@ class ServesTheProcessThatMadeIt(BrokenFileStore):
         return await super().put(key, data, expect=expect)
 
 
-class NobodyIsTold(BrokenFileStore):
-    """The next holder learns of nothing, and sends its request beside the dead one's."""
+class NoInterruptionIsReported(BrokenFileStore):
+    """The next holder sends its request while that of a dead one may still be on the way."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         class Silent(_Claim):
@@ -128,21 +128,21 @@ class NobodyIsTold(BrokenFileStore):
         return found if isinstance(found, Record) else Silent(found)
 
 
-class AgesAreSubtracted(BrokenFileStore):
-    """A holder from before a reboot is of a negative age, and waited for."""
+class AgesCanBeNegative(BrokenFileStore):
+    """A holder from before a reboot has a negative age."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        class Naive(_Claim):
+        class Subtracting(_Claim):
             @property
             def interrupted(self) -> float | None:
-                return None if self._found is None else self._mark.began - self._found.began
+                return None if self._predecessor is None else self._mark.began - self._predecessor.began
 
         found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Naive(found)
+        return found if isinstance(found, Record) else Subtracting(found)
 
 
-class LeaseOfNoTime(BrokenFileStore):
-    """Who was paused may not commit, though nobody else has."""
+class LeaseExpiresAtOnce(BrokenFileStore):
+    """A paused holder cannot commit, although nothing newer is stored."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         class Lapsed(_Claim):
@@ -153,11 +153,11 @@ class LeaseOfNoTime(BrokenFileStore):
         return found if isinstance(found, Record) else Lapsed(found)
 
 
-class WaitersCount(BrokenFileStore):
-    """Who was killed while it waited is taken for a holder."""
+class KilledWaitersCountAsHolders(BrokenFileStore):
+    """A process that was killed while it waited counts as an interrupted holder."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        class Alarmed(_Claim):
+        class FalselyInterrupted(_Claim):
             @property
             def interrupted(self) -> float | None:
                 return 0.0
@@ -168,23 +168,23 @@ class WaitersCount(BrokenFileStore):
         found = await super().claim(key, seen=seen, timeout=timeout)
         mine.unlink()
         others = list(self._files.directory.glob("*.waiting"))
-        return Alarmed(found) if others and isinstance(found, LocalClaim) else found
+        return FalselyInterrupted(found) if others and isinstance(found, LocalClaim) else found
 
 
-class WaitingBlocksTheLoop(BrokenFileStore):
-    """Everything else stands still while somebody waits (here: for a moment)."""
+class WaitingBlocksTheEventLoop(BrokenFileStore):
+    """While one task waits, all the others stop (here for a moment)."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         for _ in range(20):
-            found = self._claims._try(key, seen, asyncio.get_running_loop(), None)
+            found = self._claims._try_claim(key, seen, asyncio.get_running_loop(), None)
             if isinstance(found, LocalClaim | Record):
                 return found
-            time.sleep(0.005)  # noqa: ASYNC251 - that is the mistake
-        raise ClaimTimeout("Somebody else holds the claim.")
+            time.sleep(0.005)
+        raise ClaimTimeout("Another holder has the claim.")
 
 
-class TheChildHoldsOn(BrokenFileStore):
-    """A forked child keeps its dead parent's lock."""
+class AForkedChildKeepsTheLock(BrokenFileStore):
+    """A forked child keeps the lock of its dead parent."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         found = await super().claim(key, seen=seen, timeout=timeout)
@@ -195,23 +195,23 @@ class TheChildHoldsOn(BrokenFileStore):
 
 _TABLE: list[tuple[type[BrokenFileStore], tuple[str, ...]]] = [
     (ExclusionPerProcess, ("test_one_process_at_a_time_holds_the_claim",)),
-    (OnlyTheLockCounts, ("test_all_processes_that_wait_are_served_by_one_commit",)),
-    (FortyMayWait, ("test_a_hundred_keys_of_others_can_be_waited_for_at_once",)),
-    (NoticesComeLater, ("test_a_commit_is_noticed_though_its_process_is_killed_right_then",)),
-    (EachStartMakesANewTable, ("test_sixteen_processes_may_start_at_once",)),
-    (ServesTheProcessThatMadeIt, ("test_a_forked_child_may_use_the_store_it_inherited",)),
-    (NobodyIsTold, ("test_a_killed_holder_gives_way_and_the_next_one_is_told",)),
-    (AgesAreSubtracted, ("test_a_clock_that_was_reset_makes_an_interruption_old",)),
+    (WaitersIgnoreNewRecords, ("test_one_commit_serves_all_waiting_processes",)),
+    (OnlyFortyCanWait, ("test_a_hundred_keys_held_elsewhere_can_be_waited_for_at_once",)),
+    (WaitersDependOnANotice, ("test_a_commit_is_noticed_although_its_process_is_killed_at_once",)),
+    (EachStartCreatesTheTable, ("test_sixteen_processes_may_start_at_once",)),
+    (UnusableAfterAFork, ("test_a_forked_child_may_use_the_store_it_inherited",)),
+    (NoInterruptionIsReported, ("test_a_killed_holder_loses_its_claim_and_the_next_one_learns_of_it",)),
+    (AgesCanBeNegative, ("test_after_a_clock_reset_an_interruption_counts_as_old",)),
     (
-        LeaseOfNoTime,
+        LeaseExpiresAtOnce,
         (
-            "test_a_paused_holder_is_heard_if_nobody_was_faster",
-            "test_a_holder_whose_event_loop_was_blocked_is_heard_if_nobody_was_faster",
+            "test_a_paused_holder_commits_if_nothing_newer_is_stored",
+            "test_a_holder_with_a_blocked_event_loop_commits_if_nothing_newer_is_stored",
         ),
     ),
-    (WaitersCount, ("test_a_killed_waiter_held_nothing",)),
-    (WaitingBlocksTheLoop, ("test_waiting_for_another_process_blocks_no_event_loop",)),
-    (TheChildHoldsOn, ("test_a_forked_child_keeps_no_claim_alive",)),
+    (KilledWaitersCountAsHolders, ("test_a_killed_waiter_leaves_nothing_behind",)),
+    (WaitingBlocksTheEventLoop, ("test_waiting_for_another_process_does_not_block_the_event_loop",)),
+    (AForkedChildKeepsTheLock, ("test_a_forked_child_keeps_no_claim_alive",)),
 ]
 
 BROKEN_BETWEEN_PROCESSES = [Broken(kind.__name__, backend_of(kind), promises) for kind, promises in _TABLE]

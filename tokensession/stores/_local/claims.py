@@ -1,17 +1,18 @@
-"""Claims whose exclusion is a `SidecarLock`: those of the file store and of the SQLite store.
+"""Claims of the file store and of the SQLite store. A `SidecarLock` makes them exclusive.
 
-A waiter looks at the record and tries the lock, again and again, and never waits *in* the lock: so a
-new record reaches all of them at once, and none of them queues. (Blocking in the lock would leak it when
-a waiter is cancelled.) Between two looks it glances at the lock file, which every release changes. A look
-costs half a millisecond of processor time, most of it for waking the worker thread; a glance is one
-`lstat` in the event loop: a microsecond, and no I/O, for the file was opened a moment ago on a disk of this
-machine. What changes nothing about the file (a holder that was killed, a sign-in beside the claim) the
-next look finds. The road not taken is inotify: its descriptors are few for each user, and waking everybody
-at the same moment is no faster for the last of many.
+A waiter looks at the record and tries the lock, again and again. It never waits *in* the lock, so a new
+record reaches all waiters at once and none of them queues. (A blocking lock call would also leak the lock
+when its waiter is cancelled.)
 
-Who gets the lock needs a place, too (see `slots`); if none is free he lets go of the lock, and waits
-for a place first. He is woken when it is his turn; until then he, too, looks at the record, the less
-often the more of them wait.
+A look costs half a millisecond of processor time, mostly for waking the worker thread. So between two looks
+a waiter only watches the lock file's stat signature, which every release changes. That is one `lstat` in the
+event loop: a microsecond, and no I/O, because the file was opened a moment ago on a local disk. What does
+not change the file (a killed holder, a sign-in during the claim) is found by the next look. We do not use
+inotify: each user has few descriptors for it, and waking all waiters in the same moment is not faster for
+the last of them.
+
+A claim also needs a slot (see `slots`). If none is free, the waiter unlocks and waits for a slot first. It
+still looks at the record from time to time: the more wait for a slot, the less often.
 """
 
 from __future__ import annotations
@@ -27,26 +28,27 @@ from typing import Protocol, TypeAlias
 
 from ...clock import Clock
 from ...errors import Superseded
-from .lock import Mark, SidecarLock, stat_signature, release_orphaned, try_lock
-from .slots import Slot, Slots
-from .files import map_os_errors
-from .worker import Worker
 from ..protocol import Record, new_version
+from .files import map_os_errors
+from .lock import Mark, SidecarLock, release_orphaned, stat_signature, try_lock
+from .slots import Slot, Slots
+from .worker import Worker
 
-__all__ = ["Claims", "LocalClaim", "Medium", "report_lost"]
+__all__ = ["Claims", "LocalClaim", "Records", "log_failed_write"]
 
 _log = logging.getLogger("tokensession.stores")
 
-_SHORTEST = 0.005  # seconds between two looks, at first
-_LONGEST = 0.1
-_GLANCE = 0.01  # seconds between two glances; more, if many wait
-_GLANCES = 0.00025  # seconds between two glances, on average, of all those who wait for a holder
-_BESIDE = 0.025  # seconds between two looks of one who waits for a place; more, if many do
-_APART = 0.001  # seconds between two looks, on average, of all those who wait for a place
+# All in seconds.
+_FIRST_PAUSE = 0.005  # between two looks, at first
+_LONGEST_PAUSE = 0.1
+_STAT_INTERVAL = 0.01  # between two stats of the lock file by one waiter; longer if there are many
+_STAT_SPACING = 0.00025  # between two stats by all waiters together, on average
+_SLOT_INTERVAL = 0.025  # between two looks of one waiter for a slot; longer if there are many
+_SLOT_SPACING = 0.001  # between two looks of all waiters for a slot together, on average
 
 
-class Medium(Protocol):
-    """What a store's claims need of it. All of it runs in its worker thread, and may raise `Busy`."""
+class Records(Protocol):
+    """What claims need of a store. All of it runs in the worker thread, and may raise `Busy`."""
 
     def read(self, key: str) -> Record | None:
         """The stored record."""
@@ -60,52 +62,54 @@ class Medium(Protocol):
         ...
 
     def prepare(self, key: str) -> Path:
-        """The key's lock file. Raises unless a write could begin now."""
+        """The path of the key's lock file. Raises unless a write could begin now."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """The claim is somebody else's, and this is what its lock file looked like."""
+class _HeldElsewhere:
+    """Another holder has the claim. `signature` is the stat signature of its lock file."""
 
     path: Path
-    state: tuple[int, int] | None
+    signature: tuple[int, int] | None
 
     @property
     def changed(self) -> bool:
-        state = stat_signature(self.path)
-        return state is not None and state != self.state
+        signature = stat_signature(self.path)
+        return signature is not None and signature != self.signature
 
 
-_Found: TypeAlias = "LocalClaim | Record | Slot | _Taken | None"
+_Found: TypeAlias = "LocalClaim | Record | Slot | _HeldElsewhere | None"
 
 
 class Claims:
     """Grants the claims of one store.
 
-    Mutable state, touched in the event loop: `_waiting`, how many wait for a holder.
+    Mutable state, touched in the event loop: `_waiting`, the number of waiters for a holder.
     """
 
-    def __init__(self, medium: Medium, worker: Worker, clock: Clock) -> None:
-        self._medium = medium
+    def __init__(self, records: Records, worker: Worker, clock: Clock) -> None:
+        self._records = records
         self._worker = worker
         self._clock = clock
-        self._slots = Slots(sweep=release_orphaned)
+        self._slots = Slots(release_orphaned=release_orphaned)
         self._waiting = 0
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         """See `Store.claim`."""
         deadline = self._clock.boot() + timeout
         loop = asyncio.get_running_loop()
-        pause = _SHORTEST
+        pause = _FIRST_PAUSE
         slot: Slot | None = None
         try:
             while True:
                 job: Callable[[], _Found]
-                if slot is None or slot.held:
+                if slot is None or slot.granted:
                     given, slot = slot, None  # to the job, which may outlive this call
-                    job, settled = partial(self._try, key, seen, loop, given), partial(_settled, given)
-                    found = await self._worker.run(job, on_abandoned=self._on_abandoned, settled=settled)
+                    job = partial(self._try_claim, key, seen, loop, given)
+                    found = await self._worker.run(
+                        job, on_abandoned=self._on_abandoned, on_done=partial(_release_unless_claimed, given)
+                    )
                 else:
                     found = await self._worker.run(partial(self._look, key, seen))
                 if isinstance(found, Slot):
@@ -114,73 +118,74 @@ class Claims:
                     return found
                 left = deadline - self._clock.boot()
                 if left <= 0:
-                    raise self._slots.timeout(slot, timeout)
-                if isinstance(found, _Taken):
-                    changed = await self._watch_signature(found, min(pause, left))
-                    pause = _SHORTEST if changed else min(pause * 1.5, _LONGEST)
+                    raise self._slots.timeout_error(slot, timeout)
+                if isinstance(found, _HeldElsewhere):
+                    changed = await self._wait_for_change(found, min(pause, left))
+                    pause = _FIRST_PAUSE if changed else min(pause * 1.5, _LONGEST_PAUSE)
                 elif slot is not None:
-                    await slot.wait(self._clock, min(max(_BESIDE, _APART * self._slots.waiting), left))
+                    interval = max(_SLOT_INTERVAL, _SLOT_SPACING * self._slots.waiting)
+                    await slot.wait(self._clock, min(interval, left))
         finally:
             if slot is not None:
                 slot.release()
 
-    async def _watch_signature(self, in_use: _Taken, seconds: float) -> bool:
-        """Wait so long, or until the lock file has changed; whether it has."""
+    async def _wait_for_change(self, held: _HeldElsewhere, seconds: float) -> bool:
+        """Return when the lock file has changed or the time is over. Returns whether it has changed."""
         until = self._clock.boot() + seconds
         self._waiting += 1
         try:
             while (left := until - self._clock.boot()) > 0:
-                await self._clock.sleep(min(max(_GLANCE, _GLANCES * self._waiting), left))
-                if in_use.changed:
+                await self._clock.sleep(min(max(_STAT_INTERVAL, _STAT_SPACING * self._waiting), left))
+                if held.changed:
                     return True
             return False
         finally:
             self._waiting -= 1
 
     def _look(self, key: str, seen: str | None) -> Record | None:
-        record = self._medium.read(key)
+        record = self._records.read(key)
         return record if record is not None and record.version != seen else None
 
-    def _try(
+    def _try_claim(
         self, key: str, seen: str | None, loop: asyncio.AbstractEventLoop, slot: Slot | None
     ) -> _Found:
-        """A newer record, the claim, the place to wait for first, or how somebody else has the claim."""
+        """A newer record, the claim, a slot to wait for first, or the holder that has the claim."""
         if (record := self._look(key, seen)) is not None:
             return record
-        path = self._medium.prepare(key)
+        path = self._records.prepare(key)
         with map_os_errors("locked", path):
-            in_use = _Taken(path, stat_signature(path))  # before: what is released from here on is noticed
+            held = _HeldElsewhere(path, stat_signature(path))  # before locking, to notice any later release
             lock = try_lock(path)
             if lock is None:
-                return in_use
+                return held
             try:
-                lock.slot = slot or self._slots.request(loop)
-                if not lock.slot.held:
+                lock.slot = slot or self._slots.enqueue(loop)
+                if not lock.slot.granted:
                     lock.slot, slot = None, lock.slot
                     lock.unlock()
                     return slot
-                return self._under(lock, key, seen)
+                return self._look_under_lock(lock, key, seen)
             except BaseException:
                 if slot is not None:
-                    lock.slot = None  # `_settled` gives it back; a job that is made again (`Busy`) needs it
+                    lock.slot = None  # `on_done` releases it; a repeated job (`Busy`) still needs it
                 lock.unlock()
                 raise
 
-    def _under(self, lock: SidecarLock, key: str, seen: str | None) -> LocalClaim | Record:
-        record = self._medium.read(key)  # again: it may have been replaced before we had the lock
+    def _look_under_lock(self, lock: SidecarLock, key: str, seen: str | None) -> LocalClaim | Record:
+        record = self._records.read(key)  # again: it may have been replaced before we had the lock
         if record is not None and record.version != seen:
             lock.unlock()
             return record
         now = self._clock.boot()
-        found = lock.mark(now)
-        if found is not None and record is not None and found.version == record.version:
-            found = None  # killed after its commit: that holder ended
+        predecessor = lock.mark(now)
+        if predecessor is not None and record is not None and predecessor.version == record.version:
+            predecessor = None  # it was killed after its commit, so it was not interrupted
         mark = Mark(now, new_version())
         lock.begin(mark)
-        return LocalClaim(self._medium, self._worker, lock, key, record, mark, found)
+        return LocalClaim(self._records, self._worker, lock, key, record, mark, predecessor)
 
     def _on_abandoned(self, outcome: Future[_Found]) -> None:
-        """Nobody is there any more to be given this claim, or this place."""
+        """The caller was cancelled: release the claim or slot that it would have got."""
         found = None if outcome.exception() is not None else outcome.result()
         if isinstance(found, LocalClaim):
             self._worker.post(found.end)
@@ -188,8 +193,8 @@ class Claims:
             found.release()
 
 
-def _settled(given: Slot | None, outcome: Future[_Found]) -> None:
-    """Only a claim goes on holding its place, until its lock is let go."""
+def _release_unless_claimed(given: Slot | None, outcome: Future[_Found]) -> None:
+    """Release the slot, unless there is a claim now: that releases it with its lock."""
     if given is not None and (
         outcome.exception() is not None or not isinstance(outcome.result(), LocalClaim)
     ):
@@ -197,75 +202,73 @@ def _settled(given: Slot | None, outcome: Future[_Found]) -> None:
 
 
 class LocalClaim:
-    """A claim held by a `SidecarLock`. See `tokensession.stores.protocol.Claim`.
+    """A claim that holds a `SidecarLock`. See `tokensession.stores.Claim`.
 
-    Its version is drawn once, so that a commit whose answer was lost finds itself stored when it is
-    made again. `found` is the mark of an earlier holder that never ended; it is put back if this
-    holder learns no more of it and abandons, so that the next one knows too.
+    It draws its version once, so a commit that is repeated because its result got lost finds itself stored.
+    `predecessor` is the mark of an interrupted holder. If this claim is abandoned, the mark is put back, so
+    that the next holder knows too.
     """
 
     def __init__(
         self,
-        medium: Medium,
+        records: Records,
         worker: Worker,
         lock: SidecarLock,
         key: str,
         current: Record | None,
         mark: Mark,
-        found: Mark | None,
+        predecessor: Mark | None,
     ) -> None:
-        self._medium = medium
+        self._records = records
         self._worker = worker
         self._lock = lock
         self._key = key
         self._current = current
         self._mark = mark
-        self._found = found
+        self._predecessor = predecessor
 
     @property
     def current(self) -> Record | None:
-        """What was stored when the claim was granted."""
+        """The stored record when the claim was granted."""
         return self._current
 
     @property
     def interrupted(self) -> float | None:
-        """Seconds since an earlier holder began that never ended, as of when this one began."""
-        return None if self._found is None else self._found.age(self._mark.began)
+        """Seconds between an interrupted holder's claim and this one, or None."""
+        return None if self._predecessor is None else self._predecessor.age(self._mark.began)
 
     async def commit(self, data: bytes) -> Record:
         """Store `data` and release, in one job: see `Claim.commit`."""
         record = Record(self._mark.version, bytes(data))
-        del data  # a Record shows nothing of it, should this frame be reported with its locals
-        return await self._worker.run(partial(self._commit, record), on_abandoned=self._on_abandoned)
+        del data  # if a reporter prints this frame's locals, a Record shows nothing
+        # If a commit whose caller was cancelled fails, the claim stays held: see `Claim.commit`.
+        return await self._worker.run(partial(self._commit, record), on_abandoned=log_failed_write)
 
     async def abandon(self) -> None:
-        """Release the claim with nothing stored."""
+        """Release the claim and store nothing."""
         await self._worker.run(self.end)
 
     def _commit(self, record: Record) -> Record:
         self._lock.free_reserve()
         expect = None if self._current is None else self._current.version
         try:
-            record = self._medium.write(self._key, record, expect)
+            record = self._records.write(self._key, record, expect)
         except Superseded:
             self._lock.release()
             raise
         self._lock.release()
         return record
 
-    def _on_abandoned(self, outcome: Future[Record]) -> None:
-        report_lost(outcome)  # if it failed the claim is still held: whoever made it commits again, or abandons
-
     def end(self) -> None:
-        """Release, in the worker thread; nothing if that has happened."""
-        self._lock.release(self._found)
+        """Release, in the worker thread. Does nothing if the claim has ended."""
+        self._lock.release(self._predecessor)
 
     def __repr__(self) -> str:
-        return f"<LocalClaim {'held' if self._lock.held else 'ended'}, interrupted={self.interrupted}>"
+        return f"<LocalClaim {'held' if self._lock.locked else 'ended'}, interrupted={self.interrupted}>"
 
 
-def report_lost(outcome: Future[Record] | Future[bool]) -> None:
-    """Say it if a write failed and its caller, cancelled, will never learn of it."""
+def log_failed_write(outcome: Future[Record] | Future[bool]) -> None:
+    """Log that a write has failed, because its cancelled caller never learns of it."""
     error = outcome.exception()
     if error is not None and not isinstance(error, Superseded):
         _log.warning("A write whose caller was cancelled failed: %s", error)

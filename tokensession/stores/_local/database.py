@@ -1,13 +1,13 @@
-"""An SQLite database that is nobody else's business: opened privately, in WAL mode, and once.
+"""A private SQLite database in WAL mode, opened once.
 
-Rules of SQLite that shaped this:
+Facts about SQLite behind this code:
 
-* Closing *any* descriptor of a database drops all the process's locks on it. So its owner and mode
-  are looked at by name, and never by opening it.
-* A connection must not be carried over a fork, nor closed in the child: it is closed before the fork.
-* `-wal` and `-shm` are made with the mode of the database: it must have the right one first.
-* Two processes that turn WAL on or make a table at once find the database locked: a lock file comes
-  first, and the schema is made under it.
+* Closing *any* descriptor of a database drops all locks that the process has on it. So its owner and mode
+  are checked by name, without opening it.
+* A connection must not be used or closed in the child of a fork, so it is closed before the fork.
+* `-wal` and `-shm` get the mode of the database, so the database must have the right mode first.
+* Two processes that turn WAL on or create a table at the same time find the database locked. So that happens
+  under a lock file.
 """
 
 from __future__ import annotations
@@ -22,31 +22,41 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from ...errors import ConfigurationError, StoreCorrupt, StoreUnavailable
+from .files import check_file, check_writable, make_directory, map_os_errors, open_private, sync_directory
 from .lock import exclusive
-from .files import check_file, check_writable, make_directory, open_private, sync_directory, map_os_errors
 from .worker import Busy
 
-__all__ = ["Database"]
+__all__ = ["MIGRATIONS", "Database"]
 
-_BUSY_TIMEOUT = 0.02  # seconds; a busy job is put back behind the others, and tried again
+MIGRATIONS = "tokensession"
+"""The name of our set of migrations."""
+
+_BUSY_TIMEOUT = 0.02  # seconds; a busy job is queued behind the others and tried again
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _FILE = "Name a file in it, such as tokens.db."
-_NO_TEXT = "Could not decode to UTF-8"  # the driver's words; it gives this error no code
+_NOT_TEXT = "Could not decode to UTF-8"  # the driver's message; this error has no code
 
 
 class Database:
-    """The database at `path`, whose table `tokens` is made by `make_schema` if there is none.
+    """The database at `path`. `migrate` creates its table `tokens`, or brings it up to date.
 
-    Mutable state: the connection, and the file that it was opened on. Only jobs of the store's worker
-    touch it, and the hooks of a fork, which run while no job does.
+    `migrations` are the names of the migrations that this makes. sqlite-utils records them in a table of the
+    database, by the name of their set. (Not in `user_version`: that may be another program's, whose tables are
+    in the same file.) A start that finds them all needs no migration and no import.
+
+    Mutable state: the connection, and the file that it was opened on. It is touched only by jobs of the
+    store's worker, and by the hooks of a fork, which run while no job does.
     """
 
-    def __init__(self, path: Path, make_schema: Callable[[sqlite3.Connection], None]) -> None:
+    def __init__(
+        self, path: Path, *, migrations: tuple[str, ...], migrate: Callable[[sqlite3.Connection], None]
+    ) -> None:
         if not path.name:
             raise ConfigurationError(f"{path} is a directory, not a database file.", todo=_FILE)
         self.path = path
-        self._make_schema = make_schema
+        self._migrations = set(migrations)
+        self._migrate = migrate
         self._locks = path.with_name(path.name + ".locks")
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -59,7 +69,7 @@ class Database:
                 todo="Create it. (In a URL, three slashes begin a relative path, sqlite:///tokens.db, "
                 "and four an absolute one, sqlite:////var/lib/tokens.db.)",
             )
-        with map_os_errors("made ready", self.path):
+        with map_os_errors("prepared", self.path):
             self._status()
             check_writable(self.path.parent)
             make_directory(self._locks)
@@ -75,10 +85,10 @@ class Database:
     def opened(self, *, create: Literal[True]) -> contextlib.AbstractContextManager[sqlite3.Connection]: ...
     @contextlib.contextmanager
     def opened(self, *, create: bool = False) -> Iterator[Any]:
-        """The connection, or None if there is no table and none is to be made.
+        """The connection, or None if there is no table and `create` is false.
 
-        The one seam at which SQLite's errors get their names. After any of them the connection is
-        closed: the next job starts afresh.
+        The one place that turns SQLite's errors into store errors. After any error except `Busy` the
+        connection is closed, and the next job opens a new one.
         """
         try:
             with map_os_errors("opened", self.path):
@@ -89,13 +99,15 @@ class Database:
             if code in _BUSY:
                 raise Busy(f"Another process is writing to {self.path}.") from None
             self.close()
-            if str(error).startswith(_NO_TEXT):
-                error.args = (_NO_TEXT,)  # it went on with the text itself, which may be a token
-            if code in _CORRUPT or str(error).startswith(_NO_TEXT):
-                raise StoreCorrupt(f"{self.path} is damaged, or no SQLite database: {error}.") from error
+            if str(error).startswith(_NOT_TEXT):
+                error.args = (_NOT_TEXT,)  # the rest of the message is the text itself, perhaps a token
+            if code in _CORRUPT or str(error).startswith(_NOT_TEXT):
+                raise StoreCorrupt(
+                    f"{self.path} is damaged, or is not an SQLite database: {error}."
+                ) from error
             raise StoreUnavailable(
                 f"{self.path} could not be used: {error}.",
-                todo="Check that it and its directory are writable, and that there is space left.",
+                todo="Check that it and its directory are writable, and that there is disk space left.",
             ) from error
 
     def _connect(self, *, create: bool) -> sqlite3.Connection | None:
@@ -103,15 +115,18 @@ class Database:
         if self._connection is not None:
             if status is not None and (status.st_dev, status.st_ino) == self._file:
                 return self._connection
-            self.close()  # the file was removed or replaced: what we would write would be lost
+            self.close()  # the file was removed or replaced, so a write to the old one would be lost
         connection = self._open() if status is not None and status.st_size else None
+        if connection is not None and self._is_outdated(connection):
+            connection.close()
+            connection, create = None, True
         if connection is None and create:
             make_directory(self._locks)
             with exclusive(self._locks / "schema.lock"):
                 self._create_file()
                 connection = self._open(initialise=True)
             if connection is None:
-                raise StoreUnavailable(f"{self.path} is on a file system that cannot do WAL.")
+                raise StoreUnavailable(f"{self.path} is on a file system that does not support WAL.")
         if connection is not None:
             status = self.path.lstat()
             self._connection, self._file = connection, (status.st_dev, status.st_ino)
@@ -128,9 +143,9 @@ class Database:
         return status
 
     def _create_file(self) -> None:
-        """Make an empty file, since SQLite gives `-wal` and `-shm` the mode of the database.
+        """Create an empty private file, because SQLite gives `-wal` and `-shm` the mode of the database.
 
-        Nobody has a connection to an empty file, so closing this descriptor drops no locks.
+        There are no connections to an empty file, so closing this descriptor drops no locks.
         """
         with contextlib.suppress(FileExistsError):
             os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
@@ -139,7 +154,7 @@ class Database:
     def _open(self, *, initialise: bool = False) -> sqlite3.Connection | None:
         """A connection, or None if the database is not ready for one."""
         connection = sqlite3.connect(
-            self.path.as_uri() + "?mode=rw",  # never make the file: that is for `_create_file`
+            self.path.as_uri() + "?mode=rw",  # does not create the file: `_create_file` does
             uri=True,
             timeout=_BUSY_TIMEOUT,
             isolation_level=None,
@@ -159,9 +174,21 @@ class Database:
         return None
 
     def _initialise(self, connection: sqlite3.Connection) -> None:
-        if not _is_ready(connection):  # else another process was faster
+        if not _is_ready(connection) or self._is_outdated(connection):  # else another process was faster
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
-            self._make_schema(connection)
+            self._migrate(connection)
+
+    def _is_outdated(self, connection: sqlite3.Connection) -> bool:
+        """Whether a migration is missing. Raises `StoreCorrupt` if there is one that we do not know."""
+        applied = _applied(connection)
+        if applied - self._migrations:
+            connection.close()
+            raise StoreCorrupt(
+                f"{self.path} was written by a newer version of tokensession.",
+                intact="The database is unchanged.",
+                todo="Use that version, or another database.",
+            )
+        return applied != self._migrations
 
     def close(self) -> None:
         """Close the connection; the next job opens another."""
@@ -171,9 +198,9 @@ class Database:
                 connection.close()
 
     def __del__(self) -> None:
-        # A store that was handed to a session and forgotten. SQLite would close by itself; Python 3.13
-        # warns of it, and nothing is lost by it: every write was durable when it returned.
-        with contextlib.suppress(AttributeError):  # it was refused before it had a connection to close
+        # The store was collected without being closed. SQLite would close by itself, but Python 3.13 warns
+        # about it. Nothing is lost: every write was durable when it returned.
+        with contextlib.suppress(AttributeError):  # `__init__` raised before there was a connection
             self.close()
 
     def forget(self) -> None:
@@ -186,9 +213,22 @@ class Database:
         return f"<Database {self.path} {'open' if self._connection else 'closed'}>"
 
 
-_abandoned: list[sqlite3.Connection] = []  # kept, because to collect a connection is to close it
+_abandoned: list[sqlite3.Connection] = []  # referenced, because collecting a connection closes it
 
 
 def _is_ready(connection: sqlite3.Connection) -> bool:
-    tables = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'tokens'")
-    return bool(tables.fetchall()) and connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+    mode = connection.execute("PRAGMA journal_mode").fetchall()
+    return _has(connection, "tokens") and mode == [("wal",)]
+
+
+def _applied(connection: sqlite3.Connection) -> set[str]:
+    """The names of the migrations that this database has had."""
+    if not _has(connection, "_sqlite_migrations"):
+        return set()
+    names = connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ?", (MIGRATIONS,))
+    return {name for (name,) in names.fetchall()}
+
+
+def _has(connection: sqlite3.Connection, table: str) -> bool:
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
+    return bool(found.fetchall())

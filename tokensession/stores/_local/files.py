@@ -1,7 +1,7 @@
-"""Files and directories that are nobody else's business. POSIX only.
+"""Private files and directories: ours, and closed to other users. POSIX only.
 
-Everything here runs in a store's worker thread. `translated` is the one seam at which an `OSError`
-gets its name.
+Everything here runs in a store's worker thread. `map_os_errors` is the one place that turns an `OSError`
+into a store error.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ __all__ = [
     "check_file",
     "check_writable",
     "make_directory",
+    "map_os_errors",
     "open_private",
     "read_private",
     "require_posix",
     "sync_directory",
-    "map_os_errors",
 ]
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def require_posix(what: str) -> None:
-    """Raises `ConfigurationError` where there is no flock."""
+    """Raise `ConfigurationError` if there is no flock."""
     try:
-        import fcntl  # noqa: F401 - its presence is the question
+        import fcntl  # noqa: F401 - only whether it exists matters
     except ImportError:
         raise ConfigurationError(
             f"{what} needs POSIX file locks, and this platform has none.",
@@ -43,17 +43,19 @@ def require_posix(what: str) -> None:
 
 
 def absolute(what: str, path: str | os.PathLike[str]) -> Path:
-    """The path that `what` was given, which a later chdir does not change. Raises if it is none."""
+    """The absolute path, which a later chdir does not change. `what` is the store that it was passed to."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
-        raise TypeError(f"{what} is given a path, a str or a pathlib.Path, not {type(path).__name__}")
+        raise TypeError(f"{what} needs a path (a str or a pathlib.Path), not {type(path).__name__}")
     if not os.fspath(path):
-        raise ConfigurationError(f"{what} was given an empty path.", todo="Say where to keep the tokens.")
+        raise ConfigurationError(
+            f"The path of a {what} must not be empty.", todo="Pass the path to store the tokens at."
+        )
     return Path(path).absolute()
 
 
 @contextlib.contextmanager
 def map_os_errors(what: str, path: Path) -> Iterator[None]:
-    """Give an `OSError` its name: `what` could not be done with `path`."""
+    """Turn an `OSError` into a store error, which says that `path` could not be `what`."""
     try:
         yield
     except OSError as error:
@@ -62,27 +64,27 @@ def map_os_errors(what: str, path: Path) -> Iterator[None]:
         reason = error.strerror or type(error).__name__
         raise StoreUnavailable(
             f"{path} could not be {what}: {reason}.",
-            todo="Check that its directory exists and is writable, and that there is space left.",
+            todo="Check that its directory exists and is writable, and that there is disk space left.",
         ) from error
 
 
 def check_file(path: Path, status: os.stat_result) -> None:
-    """Raises `StoreInsecure` unless this is a regular file of ours that nobody else can open."""
+    """Raise `StoreInsecure` unless this is a regular file of ours that other users cannot open."""
     if stat.S_ISLNK(status.st_mode):
         raise _insecure(path, "is a symbolic link")
     if not stat.S_ISREG(status.st_mode):
-        raise _insecure(path, "is no regular file")
+        raise _insecure(path, "is not a regular file")
     _check(path, status, "600")
 
 
 def check_directory(path: Path) -> bool:
-    """Whether it is there. Raises `StoreInsecure` unless it is ours and nobody else may enter it."""
+    """Whether it exists. Raises `StoreInsecure` unless it is ours and other users cannot enter it."""
     try:
-        status = path.stat()  # a link is followed: the directory it leads to is the one that counts
+        status = path.stat()  # follows a link: the directory that it leads to is the one that counts
     except FileNotFoundError:
         return False
     if not stat.S_ISDIR(status.st_mode):
-        raise _insecure(path, "is no directory")
+        raise _insecure(path, "is not a directory")
     _check(path, status, "700")
     return True
 
@@ -92,17 +94,17 @@ def _check(path: Path, status: os.stat_result, mode: str) -> None:
         raise _insecure(path, f"belongs to user {status.st_uid}, not to user {os.geteuid()}")
     if status.st_mode & _OTHERS:
         raise StoreInsecure(
-            f"{path} has mode {stat.S_IMODE(status.st_mode):o}: others have access to it.",
-            todo=f"Run chmod {mode} on it. Sign in again if somebody may have read it.",
+            f"{path} has mode {stat.S_IMODE(status.st_mode):o}, so other users have access to it.",
+            todo=f"Run chmod {mode} on it. If another user may have read it, sign in again.",
         )
 
 
 def _insecure(path: Path, why: str) -> StoreInsecure:
-    return StoreInsecure(f"{path} {why}.", todo="Look at who put it there; then move it away.")
+    return StoreInsecure(f"{path} {why}.", todo="Find out how it got there, then move it away.")
 
 
 def make_directory(path: Path) -> None:
-    """Make sure there is such a directory, mode 0700. Its parent must be there."""
+    """Create the directory with mode 0700, unless it exists. Its parent must exist."""
     if check_directory(path):
         return
     try:
@@ -111,21 +113,21 @@ def make_directory(path: Path) -> None:
         pass  # another process was faster
     else:
         if stat.S_IMODE(path.stat().st_mode) != 0o700:
-            path.chmod(0o700)  # the umask took from the owner, too
+            path.chmod(0o700)  # the umask took rights from the owner too
     check_directory(path)
 
 
 def check_writable(path: Path) -> None:
-    """Raises `PermissionError` or its like unless files can be made in this directory now."""
+    """Raise `PermissionError` unless files can be created in this directory now."""
     effective = os.access in os.supports_effective_ids
     if not os.access(path, os.W_OK | os.X_OK, effective_ids=effective):
-        raise PermissionError(errno.EACCES, "its directory is not writable")
+        raise PermissionError(errno.EACCES, "the directory is not writable")
 
 
 def open_private(path: Path, flags: int) -> int:
-    """A descriptor of a file that is ours alone, checked; whatever the umask, a new one has mode 0600.
+    """A descriptor of a private file, checked. A new file gets mode 0600, whatever the umask.
 
-    `O_NONBLOCK` changes nothing about a file, and keeps us from waiting for somebody's named pipe.
+    `O_NONBLOCK` changes nothing for a file, and keeps us from waiting if there is a named pipe instead.
     """
     flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
@@ -137,7 +139,7 @@ def open_private(path: Path, flags: int) -> int:
     try:
         status = os.fstat(fd)
         if flags & os.O_CREAT and status.st_mode & 0o600 != 0o600:
-            os.fchmod(fd, 0o600)  # an umask like 0o777 left its owner without access
+            os.fchmod(fd, 0o600)  # a umask like 0o777 left the owner without access
         check_file(path, status)
     except BaseException:
         os.close(fd)
@@ -146,7 +148,7 @@ def open_private(path: Path, flags: int) -> int:
 
 
 def _restore_owner_access(path: Path) -> bool:
-    """Give its owner access to a file that a killed process made under an umask like 0o777."""
+    """Give the owner access to a file that a killed process created under a umask like 0o777."""
     status = path.lstat()
     check_file(path, status)
     if status.st_mode & 0o600 == 0o600:
@@ -156,17 +158,17 @@ def _restore_owner_access(path: Path) -> bool:
 
 
 def read_private(path: Path) -> bytes | None:
-    """All of a file that is ours alone, or None if there is none."""
+    """The content of a private file, or None if there is no such file."""
     try:
         fd = open_private(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
-    with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, which no Path can open
+    with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, which Path cannot open
         return file.read()
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in this directory durable: those that were added, and those that went."""
+    """Make added and removed names in this directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

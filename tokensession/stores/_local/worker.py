@@ -1,19 +1,18 @@
-"""One thread of its own for a store that must block.
+"""One worker thread for a store that must block.
 
 Theory of operation
 -------------------
-* A store's blocking work is a series of *jobs*: plain callables, run one at a time and in order in
-  one thread. So what only jobs touch (a connection) needs no lock.
-* A job always runs to its end. Whoever awaits it may be cancelled; the job does not learn of it. If
-  what it made has an owner only while somebody waits, `run(lost=...)` says who cleans up.
-* A job never waits for another process: it raises `Busy`, and is put back at the end of the queue, so
-  that one contended key does not keep the others waiting. (The road not taken: a blocking flock in an
-  abandoned thread takes the lock later, and leaks it. And the road to anyio's shared limiter: forty
-  blocked jobs would stop everybody else's.)
-* The thread comes with the first job and goes with `aclose`, or when the interpreter ends: only after
-  its last job, because a job may be writing a rotated refresh token.
-* A fork waits for the job at hand. So no file is half open in the child, and `before_fork` can close
-  what must not be carried over (an SQLite connection). The child starts a thread of its own.
+* A store's blocking work is a series of *jobs*: plain callables that run one at a time and in order in one
+  thread. So what only jobs touch (a connection) needs no lock.
+* A job always runs to its end. Its caller may be cancelled; the job does not notice. If the result needs an
+  owner, `run(on_abandoned=...)` says who takes it then.
+* A job never waits for another process. It raises `Busy` and goes back to the end of the queue, so one
+  contended key does not delay the others. (We do not use a blocking flock: in an abandoned thread it gets
+  the lock later, and leaks it. Nor anyio's shared limiter: forty blocked jobs would stop everyone else's.)
+* The thread starts with the first job. It ends with `aclose` or with the interpreter, and always after its
+  last job, because that may be writing a rotated refresh token.
+* A fork waits for the running job. So no file is half open in the child, and `before_fork` can close what a
+  child must not inherit (an SQLite connection). The child starts a thread of its own.
 
 Mutable state: `_executor` and `_pending`, guarded by `_state`; `_latest`, the job that ran last, written
 under `_running`, which is held while a job runs.
@@ -51,10 +50,10 @@ def _nothing() -> None:
 
 
 class Worker:
-    """Runs jobs one after another in a thread of its own. `name` names the thread.
+    """Runs jobs one after another in a thread of its own. `name` is the thread's name.
 
-    `before_fork` closes what a child process must not inherit; it runs when no job does, in the
-    forking thread. `after_fork_in_child` forgets what could not be closed in time.
+    `before_fork` closes what a child process must not inherit. It runs in the forking thread, while no job
+    runs. `after_fork_in_child` forgets what could not be closed in time.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Worker:
         return self._executor is not None
 
     def post(self, job: Callable[[], T]) -> Future[T]:
-        """Queue a job that runs whoever waits for it, or nobody."""
+        """Queue a job, which runs whether or not anything waits for it."""
         future: Future[T] = Future()
         with self._state:
             self._pending += 1
@@ -95,42 +94,43 @@ class Worker:
         job: Callable[[], T],
         *,
         on_abandoned: Callable[[Future[T]], None] | None = None,
-        settled: Callable[[Future[T]], None] | None = None,
+        on_done: Callable[[Future[T]], None] | None = None,
     ) -> T:
         """The job's result.
 
-        If the caller is cancelled meanwhile, the job still runs to its end, and its outcome is then
-        handed to `lost`, in the worker's thread or in the caller's. In any case it is handed to
-        `settled`, before the caller learns of it.
+        If the caller is cancelled, the job still runs to its end. Then `on_abandoned` is called with its
+        outcome, in the worker's thread or in the caller's. `on_done` is called in any case, before the
+        caller gets the outcome.
         """
         loop = asyncio.get_running_loop()
         wake = loop.create_future()
         outcome = self.post(job)
-        if settled is not None:
-            outcome.add_done_callback(settled)
+        if on_done is not None:
+            outcome.add_done_callback(on_done)
         outcome.add_done_callback(lambda _: _notify(loop, wake))
         try:
-            # A future of this loop's own: cancelling it reaches neither the queue nor the job.
+            # A future of this loop: cancelling it reaches neither the queue nor the job.
             await wake
         except BaseException:
-            # Cancelled, or thrown away with its loop. The job may be done already: a cancellation
-            # also arrives between a result and its awaiter.
+            # Cancelled, or collected with its loop. The job may be done already: a cancellation can also
+            # arrive between a result and its awaiter.
             if on_abandoned is not None:
                 outcome.add_done_callback(on_abandoned)
             raise
         return outcome.result()
 
-    async def aclose(self, last: Callable[[], None]) -> None:
+    async def aclose(self, last: Callable[[], None] = _nothing) -> None:
         """Run what is queued, then `last`, then end the thread. A later job starts another."""
-        while self.open or self._latest not in (None, last):  # or a job ran although no thread could be had
+        # A job may also have run without a thread, if none could be started.
+        while self.open or self._latest not in (None, last):
             await self.run(last)
             with self._state:
-                # A busy job may have gone behind `last`, and opened again what that had closed.
+                # A busy job may have been queued behind `last`, and have reopened what that closed.
                 if self._pending or self._latest is not last:
                     continue
                 executor, self._executor, self._latest = self._executor, None, None
             if executor is not None:
-                executor.shutdown()  # its queue is empty: this joins an idle thread
+                executor.shutdown()  # its queue is empty, so this joins an idle thread
 
     def _queue(self, job: Callable[[], T], future: Future[T], tries: int) -> None:
         with self._state:
@@ -138,8 +138,8 @@ class Worker:
             try:
                 executor.submit(self._try, job, future, tries)
             except RuntimeError:
-                # The interpreter is ending, or no thread can be had. An executor that could not start its
-                # thread has the job in its queue all the same, and would run it once more: it is not kept.
+                # The interpreter is ending, or no thread can be started. An executor that could not start
+                # its thread still has the job in its queue and would run it a second time: drop it.
                 pass
             else:
                 self._executor = executor
@@ -150,11 +150,11 @@ class Worker:
 
     def _try(self, job: Callable[[], T], future: Future[T], tries: int) -> None:
         if not self._attempt(job, future, tries):
-            time.sleep(_PAUSE)  # in our own thread; Clock.sleep belongs to an event loop
+            time.sleep(_PAUSE)  # in our own thread; Clock.sleep is for event loops
             self._queue(job, future, tries - 1)
 
     def _attempt(self, job: Callable[[], T], future: Future[T], tries: int) -> bool:
-        """Run the job; whether its future is settled now."""
+        """Run the job. Returns whether its future is done now."""
         try:
             with self._running:
                 self._latest = job
@@ -162,25 +162,25 @@ class Worker:
         except Busy as busy:
             if tries > 1:
                 return False
-            error = StoreUnavailable(f"{busy} It has been so for some seconds.", todo="Try again.")
-            self._settle(future.set_exception, error)
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits, not to this thread
-            self._settle(future.set_exception, error)
+            error = StoreUnavailable(f"{busy} It has been busy for some seconds.", todo="Try again.")
+            self._finish(future.set_exception, error)
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, not to this thread
+            self._finish(future.set_exception, error)
         else:
-            self._settle(future.set_result, result)
+            self._finish(future.set_result, result)
         return True
 
-    def _settle(self, settle: Callable[[Any], None], outcome: Any) -> None:
+    def _finish(self, set_outcome: Callable[[Any], None], outcome: Any) -> None:
         with self._state:
             self._pending -= 1
-        settle(outcome)
+        set_outcome(outcome)
 
     def __repr__(self) -> str:
         return f"<Worker {self._name} {'open' if self.open else 'closed'}, {self._pending} pending>"
 
 
 def _notify(loop: asyncio.AbstractEventLoop, wake: asyncio.Future[None]) -> None:
-    # A RuntimeError says that the loop is closed: whoever waited is gone, and `lost` cleans up.
+    # RuntimeError: the loop is closed and its tasks are gone, so `on_abandoned` cleans up.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(_wake, wake)
 
@@ -190,18 +190,18 @@ def _wake(wake: asyncio.Future[None]) -> None:
         wake.set_result(None)
 
 
-# A fork concerns the whole process, and its hooks cannot be taken back: the one module global here.
+# A fork concerns the whole process, and its hooks cannot be removed: the only module globals here.
 _workers: weakref.WeakValueDictionary[int, Worker] = weakref.WeakValueDictionary()
 _stopped: list[Worker] = []
 
 
-def _alive() -> list[Worker]:
-    # By the references, which are copied in one step: other threads make stores meanwhile.
+def _live_workers() -> list[Worker]:
+    # The references are copied in one step, because other threads make stores at the same time.
     return [worker for reference in _workers.valuerefs() if (worker := reference()) is not None]
 
 
 def _before_fork() -> None:
-    for worker in _alive():
+    for worker in _live_workers():
         if worker._running.acquire(timeout=_FORK_WAIT):
             _stopped.append(worker)
             worker._before_fork()
@@ -214,8 +214,8 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     _stopped.clear()
-    for worker in _alive():
-        worker._reset()  # the thread stayed in the parent, and so did whoever waits for its jobs
+    for worker in _live_workers():
+        worker._reset()  # the thread and its callers are in the parent
         worker._after_fork_in_child()
 
 

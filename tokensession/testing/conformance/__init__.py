@@ -1,16 +1,16 @@
-"""The contract of `tokensession.stores.protocol`, as tests: what passes them is a store.
+"""The contract of `tokensession.stores.protocol` as tests, for authors of stores.
 
-A store's own test file inherits them, and says in one method what there is to know about it::
+In your test file, inherit from `StoreConformance` and describe your store in one method::
 
     class TestMyStore(StoreConformance):
         def make_backend(self, directory: Path) -> Backend:
             return Backend(open=lambda: MyStore(directory / "db"), url=f"mystore:///{directory}/db")
 
-Each name is a promise, and its docstring says more. What a kind of store cannot do, because a field of
-its `Backend` is None, is skipped, and the skip names the capability. Needs pytest, and no plug-in; the
-tests that use several processes, and those about files, need POSIX.
+Each test's name is a promise, and its docstring says more. If a field of your `Backend` is None, the tests
+that need it are skipped, and the reason names the missing capability. Needs pytest and no plug-in. The tests
+about files and about several processes need POSIX.
 
-No test sleeps for time to pass, and none measures any.
+No test waits for time to pass, and none measures time.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = ["Backend", "StoreConformance"]
 
 
 class StoreConformance(RecordPromises, ClaimPromises, CommitPromises, ProcessPromises, FilePromises):
-    """Inherit from this, and define `make_backend`."""
+    """Tests for every promise of the `Store` protocol. Inherit from it, and define `make_backend`."""
 
     def make_backend(self, directory: Path) -> Backend:
-        """An empty backend, in this directory if it keeps files."""
+        """An empty backend. Keep its files, if any, in this directory."""
         raise NotImplementedError
 
     @pytest.fixture
     def backend(self, tmp_path: Path) -> Backend:
-        """A backend of this test's own."""
+        """A new backend for each test."""
         return self.make_backend(tmp_path)

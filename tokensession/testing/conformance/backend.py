@@ -1,4 +1,4 @@
-"""What a store's own test file tells the conformance suite, and what the suite's tests are made of."""
+"""`Backend`, which describes a store to the conformance suite, and the helpers of the suite's tests."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Backend:
-    """One place where records are kept, empty at first, and what can be done to it from outside.
+    """A set of records, empty at first, and what the tests can do to it from outside.
 
-    What is None cannot be done to this kind of store; the tests that need it are skipped, and say so.
+    Only `open` is required. If another field is None, the tests that need it are skipped.
 
-    `open`         makes a handle: a store over this place. If it takes `clock=`, say `takes_clock`.
-    `url`          by which `opener` ("module:callable") opens the same place in another process
-    `root`         the directory in which all its files are, and nothing else is
-    `record_file`  the file in which a key's record is; `lock_file` the one that its claim locks
-    `damage`       makes what is stored under a key unreadable
-    `patience`     seconds after which a test counts as hung; no test measures time
+    - `open()` returns a new store object over these records. If it accepts `clock=`, set `takes_clock`.
+    - `url`: another process opens the same records with `opener(url)`. `opener` is "module:callable".
+    - `root`: the directory that holds all files of the store, and nothing else.
+    - `record_file(key)` is the file that holds the key's record; `lock_file(key)`, the one that its claim
+      locks.
+    - `damage(key)` makes the stored record unreadable.
+    - `patience`: seconds after which a test counts as hung.
     """
 
     open: Callable[..., Store]
@@ -45,18 +46,18 @@ class Backend:
     patience: float = 60.0
 
     def run(self, promise: Callable[[Store], Awaitable[T]], *, store: Store | None = None) -> T:
-        """Run a test's body on a store, in an event loop of its own. Closes the store."""
+        """Run the body of a test on a store, in a new event loop, and close the store."""
 
         async def guarded() -> T:
             async with asyncio.timeout(self.patience):
-                async with self.handle(store) as opened:
-                    return await promise(opened)
+                async with self.opened(store) as other:
+                    return await promise(other)
 
         return asyncio.run(guarded())
 
     @contextlib.asynccontextmanager
-    async def handle(self, store: Store | None = None) -> AsyncIterator[Store]:
-        """One more handle, closed at the end."""
+    async def opened(self, store: Store | None = None) -> AsyncIterator[Store]:
+        """This store object, or a new one over the same records. Closed at the end."""
         store = store or self.open()
         try:
             yield store
@@ -65,46 +66,46 @@ class Backend:
 
     @contextlib.contextmanager
     def peers(self, count: int = 1) -> Iterator[list[Peer]]:
-        """So many other processes that have opened this place."""
+        """Other processes that have opened these records."""
         url = needs(self.url, "shared between processes")
         with peers(count, url, opener=self.opener, patience=self.patience) as started:
             yield started
 
     def names(self) -> set[str]:
-        """The files that there are now, relative to `root`."""
+        """The names of all files, relative to `root`."""
         root = needs(self.root, "kept in files")
         return {str(path.relative_to(root)) for path in root.rglob("*")}
 
 
 def needs(what: T | None, capability: str) -> T:
-    """What it is, or a skip that names the missing capability."""
+    """The value, or a skip that names the missing capability."""
     if what is None:
         pytest.skip(f"this store is not {capability}")
     return what
 
 
 async def ticks(count: int = 20) -> None:
-    """Let the other tasks of this loop run until they wait."""
+    """Let the other tasks of this loop run for some steps."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def claimed(store: Store, key: str, seen: str | None = None, timeout: float = 30.0) -> Claim:
-    """The claim, which nothing newer than `seen` forestalls."""
+    """The claim. Fails if there is a record that is newer than `seen`."""
     found = await store.claim(key, seen=seen, timeout=timeout)
     assert not isinstance(found, Record), f"a claim was expected, not {found!r}"
     return found
 
 
 async def newer(store: Store, key: str, seen: str | None = None, timeout: float = 30.0) -> Record:
-    """The record that is newer than `seen`, without a claim."""
+    """The record that is newer than `seen`. Fails if there is a claim instead."""
     found = await store.claim(key, seen=seen, timeout=timeout)
     assert isinstance(found, Record), f"a newer record was expected, not {found!r}"
     return found
 
 
 async def is_free(store: Store, key: str, seen: str | None = None) -> bool:
-    """Whether nobody holds the claim: it is granted without waiting, and abandoned again."""
+    """Whether the claim is free: it is granted without waiting, and abandoned again."""
     try:
         found = await store.claim(key, seen=seen, timeout=0)
     except ClaimTimeout:

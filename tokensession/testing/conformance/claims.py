@@ -1,4 +1,4 @@
-"""What every store promises about getting a claim, in one process. A part of `StoreConformance`."""
+"""Promises about getting a claim, in one process. A part of `StoreConformance`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["ClaimPromises"]
 
 
 class ClaimPromises:
-    """Exclusion, and waiting."""
+    """Exclusion and waiting."""
 
     def test_one_task_at_a_time_holds_the_claim(self, backend: Backend) -> None:
-        """Of many tasks, over one handle or over two."""
+        """True for many tasks, over one store object or two."""
 
         async def promise(store: Store) -> None:
             inside: list[int] = []
 
-            async def contend(handle: Store, name: int) -> None:
+            async def contend(own: Store, name: int) -> None:
                 seen, granted = None, 0
                 while granted < 5:
-                    found = await handle.claim("k", seen=seen, timeout=30)
+                    found = await own.claim("k", seen=seen, timeout=30)
                     if isinstance(found, Record):
                         seen = found.version
                         continue
@@ -39,16 +39,16 @@ class ClaimPromises:
                     else:
                         await found.abandon()
 
-            async with backend.handle() as other:
+            async with backend.opened() as other:
                 await asyncio.gather(*(contend((store, other)[n % 2], n) for n in range(12)))
 
         backend.run(promise)
 
-    def test_a_claim_excludes_every_other_handle(self, backend: Backend) -> None:
-        """Until it is committed or abandoned."""
+    def test_a_claim_excludes_every_other_store_object(self, backend: Backend) -> None:
+        """It does so until it is committed or abandoned."""
 
         async def promise(store: Store) -> None:
-            async with backend.handle() as other:
+            async with backend.opened() as other:
                 claim = await claimed(store, "k")
                 assert not await is_free(store, "k")
                 assert not await is_free(other, "k")
@@ -60,8 +60,8 @@ class ClaimPromises:
 
         backend.run(promise)
 
-    def test_a_claim_keeps_nobody_from_other_keys(self, backend: Backend) -> None:
-        """Nor do those who wait for it."""
+    def test_a_claim_does_not_block_other_keys(self, backend: Backend) -> None:
+        """Nor do the waiters for it."""
 
         async def promise(store: Store) -> None:
             claim = await claimed(store, "k")
@@ -75,7 +75,7 @@ class ClaimPromises:
         backend.run(promise)
 
     def test_load_never_waits_for_a_claim(self, backend: Backend) -> None:
-        """It returns what is stored while somebody else is about to replace it."""
+        """It returns the stored record while another holder is about to replace it."""
 
         async def promise(store: Store) -> None:
             record = await store.put("k", b"old")
@@ -87,7 +87,7 @@ class ClaimPromises:
         backend.run(promise)
 
     def test_seen_decides_between_a_newer_record_and_the_claim(self, backend: Backend) -> None:
-        """None means that nothing was stored; what was deleted is no newer record."""
+        """None means that nothing was stored; after a deletion there is no newer record."""
 
         async def promise(store: Store) -> None:
             await (await claimed(store, "k", None)).abandon()
@@ -107,8 +107,8 @@ class ClaimPromises:
 
         backend.run(promise)
 
-    def test_a_newer_record_needs_no_claim(self, backend: Backend) -> None:
-        """It is returned at once though somebody holds the claim, and nothing is held then."""
+    def test_a_newer_record_is_returned_while_another_holds_the_claim(self, backend: Backend) -> None:
+        """It is returned at once, and its receiver holds nothing."""
 
         async def promise(store: Store) -> None:
             first = await store.put("k", b"1")
@@ -121,11 +121,11 @@ class ClaimPromises:
 
         backend.run(promise)
 
-    def test_all_who_wait_are_served_by_one_commit(self, backend: Backend) -> None:
-        """Each gets the record; none gets a claim, so none redeems the grant again."""
+    def test_one_commit_serves_all_waiters(self, backend: Backend) -> None:
+        """Each of them gets the record, and none gets a claim and spends the refresh token again."""
 
         async def promise(store: Store) -> None:
-            async with backend.handle() as other:
+            async with backend.opened() as other:
                 first = await store.put("k", b"1")
                 claim = await claimed(store, "k", first.version)
                 waiters = [
@@ -138,8 +138,8 @@ class ClaimPromises:
 
         backend.run(promise)
 
-    def test_all_who_wait_are_served_by_a_sign_in(self, backend: Backend) -> None:
-        """A put by somebody who holds no claim reaches them too, while the claim is still held."""
+    def test_a_sign_in_serves_all_waiters(self, backend: Backend) -> None:
+        """A put without a claim reaches them too, while the claim is still held."""
 
         async def promise(store: Store) -> None:
             claim = await claimed(store, "k")
@@ -152,10 +152,10 @@ class ClaimPromises:
         backend.run(promise)
 
     def test_fifty_keys_can_be_waited_for_at_once(self, backend: Backend) -> None:
-        """Each of them twice; and still another key is there for the taking."""
+        """Two waiters for each key, and one more key can still be claimed."""
 
         async def promise(store: Store) -> None:
-            async with backend.handle() as other:
+            async with backend.opened() as other:
                 keys = [f"key-{n}" for n in range(50)]
                 claims = [await claimed(store, key) for key in keys]
                 waiters = [asyncio.ensure_future(newer(other, key)) for key in keys * 2]
@@ -169,7 +169,7 @@ class ClaimPromises:
         backend.run(promise)
 
     def test_waiting_ends_with_a_claim_timeout(self, backend: Backend) -> None:
-        """And leaves no trace."""
+        """Afterwards the claim is free."""
 
         async def promise(store: Store) -> None:
             claim = await claimed(store, "k")
@@ -181,8 +181,8 @@ class ClaimPromises:
 
         backend.run(promise)
 
-    def test_an_abandoned_claim_goes_to_one_who_waits(self, backend: Backend) -> None:
-        """Each of them gets it in its turn."""
+    def test_an_abandoned_claim_goes_to_one_waiter(self, backend: Backend) -> None:
+        """In the end each of the waiters gets it."""
 
         async def promise(store: Store) -> None:
             claim = await claimed(store, "k")
@@ -197,17 +197,17 @@ class ClaimPromises:
 
         backend.run(promise)
 
-    def test_a_claim_that_is_cancelled_at_any_point_holds_nothing(self, backend: Backend) -> None:
-        """Five hundred times, free or contended: the next one gets the claim."""
+    def test_a_claim_cancelled_at_any_point_holds_nothing(self, backend: Backend) -> None:
+        """Five hundred cancellations, of free and of contended claims: the next caller gets the claim."""
 
         async def promise(store: Store) -> None:
-            async with backend.handle() as other:
+            async with backend.opened() as other:
                 for count in range(500):
-                    held = await claimed(other, "k") if count % 5 == 0 else None
+                    blocking = await claimed(other, "k") if count % 5 == 0 else None
                     task = asyncio.ensure_future(claimed(store, "k"))
                     await ticks(count % 50)
-                    if held is not None:
-                        await held.abandon()
+                    if blocking is not None:
+                        await blocking.abandon()
                     task.cancel()
                     await asyncio.wait([task])
                     if not task.cancelled():

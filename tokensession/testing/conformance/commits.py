@@ -1,4 +1,4 @@
-"""What every store promises about the end of a claim, in one process. A part of `StoreConformance`."""
+"""Promises about the end of a claim, in one process. A part of `StoreConformance`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["CommitPromises"]
 
 
 class CommitPromises:
-    """Committing, abandoning, being cancelled, and being interrupted."""
+    """Committing, abandoning, cancellation and interruption."""
 
     def test_ending_a_claim_twice_is_safe(self, backend: Backend) -> None:
-        """It never releases what somebody else holds by then."""
+        """The second end does not release a claim that another holder has by then."""
 
         async def promise(store: Store) -> None:
             ended = await claimed(store, "k")
@@ -27,17 +27,17 @@ class CommitPromises:
             committed = await claimed(store, "k")
             record = await committed.commit(b"data")
             await committed.abandon()
-            held = await claimed(store, "k", record.version)
+            current = await claimed(store, "k", record.version)
             await ended.abandon()
             await committed.abandon()
             assert await committed.commit(b"data") == record
             assert not await is_free(store, "k", record.version)
-            await held.abandon()
+            await current.abandon()
 
         backend.run(promise)
 
-    def test_a_commit_that_is_made_again_returns_the_same_record(self, backend: Backend) -> None:
-        """Its answer may have been lost; other data is not the same commit."""
+    def test_a_repeated_commit_returns_the_same_record(self, backend: Backend) -> None:
+        """The first result may have been lost; a commit of other data is not the same commit."""
 
         async def promise(store: Store) -> None:
             claim = await claimed(store, "k")
@@ -53,8 +53,8 @@ class CommitPromises:
 
         backend.run(promise)
 
-    def test_a_late_commit_is_kept_if_nobody_was_faster(self, backend: Backend) -> None:
-        """It may hold the only copy of a rotated refresh token, whatever became of the claim."""
+    def test_a_late_commit_is_stored_if_nothing_newer_is(self, backend: Backend) -> None:
+        """It may hold the only copy of a rotated refresh token, even if the claim was lost."""
 
         async def promise(store: Store) -> None:
             before = await store.put("k", b"before")
@@ -64,7 +64,7 @@ class CommitPromises:
             assert await store.load("k") == record
             late = await claimed(store, "k", record.version)
             await late.abandon()
-            between = await claimed(store, "k", record.version)  # held by somebody else, idle as yet
+            between = await claimed(store, "k", record.version)  # another holder
             record = await late.commit(b"rotated again")
             assert await store.load("k") == record
             with pytest.raises(Superseded):
@@ -73,7 +73,7 @@ class CommitPromises:
         backend.run(promise)
 
     def test_a_late_commit_replaces_nothing_newer(self, backend: Backend) -> None:
-        """The error carries what is there now; the claim is free again."""
+        """The error carries the stored record, and the claim is free."""
 
         async def promise(store: Store) -> None:
             late = await claimed(store, "k")
@@ -87,11 +87,11 @@ class CommitPromises:
         backend.run(promise)
 
     @pytest.mark.parametrize("stored", [True, False])
-    def test_a_sign_in_during_a_claim_wins(self, backend: Backend, stored: bool) -> None:
-        """It waits for nobody; the commit under way is superseded, and ends its claim."""
+    def test_a_sign_in_during_a_claim_supersedes_its_commit(self, backend: Backend, stored: bool) -> None:
+        """The sign-in does not wait, and the superseded commit ends its claim."""
 
         async def promise(store: Store) -> None:
-            async with backend.handle() as other:
+            async with backend.opened() as other:
                 before = await store.put("k", b"before") if stored else None
                 claim = await claimed(store, "k", before.version if before else None)
                 signed_in = await other.put("k", b"signed in")
@@ -102,8 +102,8 @@ class CommitPromises:
 
         backend.run(promise)
 
-    def test_a_deletion_during_a_claim_wins(self, backend: Backend) -> None:
-        """A late refresh does not bring back what was forgotten."""
+    def test_a_deletion_during_a_claim_supersedes_its_commit(self, backend: Backend) -> None:
+        """A late refresh does not bring a deleted record back."""
 
         async def promise(store: Store) -> None:
             before = await store.put("k", b"before")
@@ -117,11 +117,11 @@ class CommitPromises:
 
         backend.run(promise)
 
-    def test_a_commit_whose_caller_is_cancelled_is_stored_and_frees_the_claim(self, backend: Backend) -> None:
-        """Wherever it was cancelled once it had begun."""
+    def test_commit_finishes_although_its_caller_is_cancelled(self, backend: Backend) -> None:
+        """Wherever it is cancelled once it has begun, the data is stored and the claim is free."""
 
         async def promise(store: Store) -> None:
-            async with backend.handle() as other:
+            async with backend.opened() as other:
                 seen = None
                 for count in range(1, 60):
                     claim = await claimed(store, "k", seen)
@@ -132,12 +132,12 @@ class CommitPromises:
                     record = await newer(other, "k", seen)
                     assert record.data == b"%d" % count
                     seen = record.version
-                    await (await claimed(other, "k", seen)).abandon()  # free, or a moment later
+                    await (await claimed(other, "k", seen)).abandon()  # it may take a moment
 
         backend.run(promise)
 
-    def test_an_abandonment_that_is_cancelled_frees_the_claim(self, backend: Backend) -> None:
-        """Once it had begun."""
+    def test_abandon_finishes_although_its_caller_is_cancelled(self, backend: Backend) -> None:
+        """Wherever it is cancelled once it has begun, the claim is free."""
 
         async def promise(store: Store) -> None:
             for count in range(1, 30):
@@ -150,8 +150,8 @@ class CommitPromises:
 
         backend.run(promise)
 
-    def test_a_clean_end_is_no_interruption(self, backend: Backend) -> None:
-        """Neither after a commit, nor after an abandonment, a supersession, a cancelled claim."""
+    def test_a_clean_end_is_not_an_interruption(self, backend: Backend) -> None:
+        """True for a commit, an abandoned claim, a superseded commit and a cancelled claim."""
 
         async def promise(store: Store) -> None:
             claim = await claimed(store, "k")
@@ -178,8 +178,8 @@ class CommitPromises:
 
         backend.run(promise)
 
-    def test_a_holder_whose_event_loop_is_gone_was_interrupted(self, backend: Backend) -> None:
-        """Nobody can end its claim any more: the next one gets it, and is told."""
+    def test_a_holder_with_a_closed_event_loop_counts_as_interrupted(self, backend: Backend) -> None:
+        """It can no longer end its claim, so the next holder gets it and learns of the interruption."""
         store = backend.open()
 
         async def leave() -> Claim:
@@ -187,7 +187,7 @@ class CommitPromises:
             await store.aclose()
             return claim
 
-        orphaned = asyncio.run(leave())  # referenced: it is not its collection that frees the key
+        orphaned = asyncio.run(leave())  # referenced, so it is not freed by being collected
         gc.collect()
 
         async def promise(store: Store) -> None:
@@ -196,7 +196,7 @@ class CommitPromises:
             assert claim.interrupted >= 0
             await claim.abandon()
             claim = await claimed(store, "k")
-            assert claim.interrupted is not None, "it abandoned, and knew no more than before"
+            assert claim.interrupted is not None, "the claim before this one was abandoned"
             record = await claim.commit(b"data")
             await orphaned.abandon()
             claim = await claimed(store, "k", record.version)

@@ -1,4 +1,4 @@
-"""What a store promises that keeps its records in files. A part of `StoreConformance`."""
+"""Promises of a store that keeps its records in files. A part of `StoreConformance`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["FilePromises"]
 
 
 class FilePromises:
-    """Modes, owners, links, full and read-only file systems."""
+    """Modes, owners, links, full disks and read-only ones."""
 
     def make_backend(self, directory: Path) -> Backend:
-        """An empty backend in this directory."""
+        """An empty backend. Keep its files in this directory."""
         raise NotImplementedError
 
     @pytest.mark.parametrize("umask", [0, 0o022, 0o777])
-    def test_its_files_are_nobody_elses_business(self, backend: Backend, umask: int) -> None:
-        """Files have mode 0600 and directories 0700, whatever the umask."""
+    def test_files_are_private_under_any_umask(self, backend: Backend, umask: int) -> None:
+        """Files have mode 0600, and directories 0700."""
         root = needs(backend.root, "kept in files")
         with backend.peers() as [peer]:
             peer.ask("umask", mask=umask)
@@ -36,13 +36,13 @@ class FilePromises:
             entries = [path for path in root.rglob("*") if not path.is_symlink()]
             assert entries
             modes = {str(path): stat.S_IMODE(path.stat().st_mode) for path in entries}
-            wanted = {str(path): 0o700 if path.is_dir() else 0o600 for path in entries}
-            assert modes == wanted
+            expected = {str(path): 0o700 if path.is_dir() else 0o600 for path in entries}
+            assert modes == expected
             assert peer.ask("commit", data="data")["data"] == "data"
 
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
     def test_a_file_that_others_may_open_is_not_used(self, backend: Backend, mode: int) -> None:
-        """Neither read nor written, until its mode is put right."""
+        """It is neither read nor written until its mode is private again."""
         path = needs(backend.record_file, "kept in files")("k")
 
         async def promise(store: Store) -> None:
@@ -58,7 +58,7 @@ class FilePromises:
         backend.run(promise)
 
     def test_a_directory_that_others_may_enter_is_not_used(self, backend: Backend) -> None:
-        """The one that the store has made."""
+        """This is about the directory that the store creates."""
         lock = needs(backend.lock_file, "locked by files")("k")
 
         async def promise(store: Store) -> None:
@@ -72,10 +72,10 @@ class FilePromises:
 
         backend.run(promise)
 
-    def test_a_file_of_somebody_else_is_not_used(self, backend: Backend) -> None:
-        """It may have been put there to be believed."""
+    def test_a_file_of_another_user_is_not_used(self, backend: Backend) -> None:
+        """That user may have forged it."""
         path = needs(backend.record_file, "kept in files")("k")
-        needs(os.geteuid() == 0 or None, "run by root, who can give files away")
+        needs(os.geteuid() == 0 or None, "tested by root, which can change the owner of a file")
 
         async def promise(store: Store) -> None:
             await store.put("k", b"data")
@@ -88,7 +88,7 @@ class FilePromises:
         backend.run(promise)
 
     def test_a_symbolic_link_is_not_followed(self, backend: Backend, tmp_path: Path) -> None:
-        """Neither to a record nor to a lock."""
+        """True for records and for lock files."""
         record_file = needs(backend.record_file, "kept in files")
         lock_file = needs(backend.lock_file, "locked by files")
 
@@ -111,8 +111,8 @@ class FilePromises:
 
         backend.run(promise)
 
-    def test_a_full_disk_is_known_before_a_grant_is_spent(self, tmp_path: Path) -> None:
-        """The claim fails; what is stored can still be read; with space, all is well again."""
+    def test_a_full_disk_fails_the_claim(self, tmp_path: Path) -> None:
+        """So no refresh token is spent; reading still works, and with free space so does everything."""
         with small_disk(tmp_path) as disk:
             backend = self.make_backend(disk)
             needs(backend.root, "kept in files")
@@ -130,8 +130,8 @@ class FilePromises:
 
             backend.run(promise)
 
-    def test_a_claim_has_room_for_its_commit(self, tmp_path: Path) -> None:
-        """Though the disk fills up while the grant is being redeemed."""
+    def test_a_claim_reserves_space_for_its_commit(self, tmp_path: Path) -> None:
+        """The commit succeeds even if the disk fills up during the token request."""
         with small_disk(tmp_path) as disk:
             backend = self.make_backend(disk)
             needs(backend.root, "kept in files")
@@ -145,8 +145,8 @@ class FilePromises:
 
             backend.run(promise)
 
-    def test_a_write_that_fails_changes_nothing_and_can_be_made_again(self, tmp_path: Path) -> None:
-        """A commit too large for the disk: the claim is still held, and its second try is stored."""
+    def test_a_failed_write_changes_nothing_and_can_be_repeated(self, tmp_path: Path) -> None:
+        """If a commit is too large for the disk, the claim stays held, and a second try is stored."""
         with small_disk(tmp_path) as disk:
             backend = self.make_backend(disk)
             needs(backend.root, "kept in files")
@@ -166,11 +166,11 @@ class FilePromises:
 
             backend.run(promise)
 
-    def test_a_read_only_place_is_known_before_a_grant_is_spent(self, tmp_path: Path) -> None:
-        """The claim fails; the store works again when it can be written."""
-        place: contextlib.AbstractContextManager[Path]
-        place = small_disk(tmp_path) if os.geteuid() == 0 else contextlib.nullcontext(tmp_path)
-        with place as directory:
+    def test_a_read_only_directory_fails_the_claim(self, tmp_path: Path) -> None:
+        """So no refresh token is spent; the store works again when it is writable."""
+        disk: contextlib.AbstractContextManager[Path]
+        disk = small_disk(tmp_path) if os.geteuid() == 0 else contextlib.nullcontext(tmp_path)
+        with disk as directory:
             backend = self.make_backend(directory)
             root = needs(backend.root, "kept in files")
 
@@ -187,11 +187,11 @@ class FilePromises:
             backend.run(promise)
 
     def test_removing_a_lock_file_loses_nothing(self, backend: Backend) -> None:
-        """Somebody tidies up while a claim is held: whoever commits second is superseded."""
+        """If it is removed while a claim is held, the second of two commits is superseded."""
         lock = needs(backend.lock_file, "locked by files")("k")
 
         async def promise(store: Store) -> None:
-            async with backend.handle() as other:
+            async with backend.opened() as other:
                 first = await claimed(store, "k")
                 lock.unlink()
                 second = await claimed(other, "k")
@@ -199,7 +199,7 @@ class FilePromises:
                 with pytest.raises(Superseded):
                     await first.commit(b"first")
                 assert await store.load("k") == record
-                # Nobody is left in the file that was removed: the claim excludes again.
+                # Both claims on the removed file have ended, so the claim is exclusive again.
                 third = await claimed(store, "k", record.version)
                 await first.abandon()
                 await second.abandon()
@@ -212,28 +212,28 @@ class FilePromises:
 
 @contextlib.contextmanager
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one mebibyte in memory, or a skip."""
+    """A file system of 1 MiB in memory, or a skip."""
     path = tmp_path / "disk"
     path.mkdir(mode=0o700)
     command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(path)]
     mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    needs(mounted or None, "run by root, who can mount a small file system")
+    needs(mounted or None, "tested by root, which can mount a small file system")
     try:
         yield path
     finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)  # noqa: S607 - wherever it is
+        subprocess.run(["umount", "--lazy", str(path)], check=True)  # noqa: S607 - found by PATH
 
 
 @contextlib.contextmanager
 def filled(disk: Path) -> Iterator[None]:
-    """A file system without a byte to spare."""
+    """Fill the file system to the last byte."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         size = 65_536
         while size:
             try:
                 file.write(bytes(size))
-            except OSError:  # full: try again with less, down to the last byte
+            except OSError:  # full: try again with fewer bytes
                 size //= 4
     try:
         yield
@@ -243,7 +243,7 @@ def filled(disk: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(disk: Path, root: Path) -> Iterator[None]:
-    """A place where nothing can be written. Mode bits do not keep root from it; a mount does."""
+    """Make it read-only. Mode bits do not stop root; a read-only mount does."""
     if os.geteuid() != 0:
         root.chmod(0o500)
         try:
@@ -251,7 +251,7 @@ def read_only(disk: Path, root: Path) -> Iterator[None]:
         finally:
             root.chmod(0o700)
         return
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)  # noqa: S607 - wherever it is
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)  # noqa: S607 - found by PATH
     try:
         yield
     finally:

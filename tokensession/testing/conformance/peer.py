@@ -1,11 +1,11 @@
-"""Another process that uses a store: a real one, which can be killed, stopped and forked.
+"""Real processes that use a store, and that a test can kill, stop and fork.
 
-A test drives it by commands over a pipe, one JSON object per line each way, so that what happens when
-is decided by the test and not by chance::
+A test sends commands over a socket, one JSON object per line each way. So the test decides what happens
+when, and not chance::
 
     with Peer(url) as peer:
-        claim = peer.ask("claim", key="k", seen=None)      # answered when the claim is granted
-        peer.kill()                                        # SIGKILL, and its end awaited
+        claim = peer.ask("claim", key="k", seen=None)      # returns when the claim is granted
+        peer.kill()                                        # SIGKILL, and waits for the end
 
 POSIX only.
 """
@@ -32,20 +32,20 @@ from typing import Any, NoReturn, Self
 from ...errors import Superseded, TokenSessionError
 from ...stores.protocol import ANY, Claim, Record, Store
 
-__all__ = ["OPENER", "Nursery", "Peer", "is_whole", "nursery", "peers", "rear", "whole"]
+__all__ = ["OPENER", "ForkServer", "Peer", "fork_server", "is_whole", "peers", "serve_forks", "whole"]
 
 OPENER = "tokensession.stores:open_store"
-_PATIENCE = 60.0  # seconds without an answer: a guard against a hang, never a measurement
+_PATIENCE = 60.0  # seconds without an answer that count as a hang
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "resume": signal.SIGCONT}
 
 
 def whole(number: int) -> bytes:
-    """Data that tells whether it is all there; its length changes with its number."""
+    """Data for `is_whole`. Its length depends on its number."""
     return number.to_bytes(8, "big") * (1 + number % 4096)
 
 
 def is_whole(data: bytes) -> int:
-    """The number of this data. Raises AssertionError if it is torn, or mixed from two."""
+    """The number of this data. Raises AssertionError if it is torn, or mixed from two writes."""
     number = int.from_bytes(data[:8], "big")
     assert data == whole(number), f"torn: {len(data)} bytes that begin with {number}"
     return number
@@ -54,17 +54,18 @@ def is_whole(data: bytes) -> int:
 class Peer:
     """A process that has opened the store at `url` with `opener` ("module:callable").
 
-    `patience` is how many seconds without an answer count as a hang.
+    `patience`: seconds without an answer that count as a hang.
     """
 
     def __init__(self, url: str, *, opener: str = OPENER, patience: float = _PATIENCE) -> None:
         self._patience = patience
-        self._nursery = nursery("-m", "tokensession.testing.conformance.peer")
+        self._fork_server = fork_server("-m", "tokensession.testing.conformance.peer")
         self._socket, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as unless_started:
             unless_started.callback(self._socket.close)
-            setup = {"opener": opener, "url": url, "path": sys.path}  # where the opener is, is known to this process
-            self._pid = self._nursery.start(setup, theirs)
+            # With our path, so that it finds the opener.
+            setup = {"opener": opener, "url": url, "path": sys.path}
+            self._pid = self._fork_server.start(setup, theirs)
             unless_started.pop_all()
         self._buffer = b""
         self._alive = True
@@ -89,18 +90,18 @@ class Peer:
         return self.read()
 
     def kill(self) -> None:
-        """SIGKILL: it ends where it stands, and has ended when this returns."""
+        """Send SIGKILL. The process has ended when this returns."""
         if self._alive:
             self._alive = False
-            self._nursery.signal("kill", self._pid)
+            self._fork_server.signal("kill", self._pid)
 
     def stop(self) -> None:
-        """SIGSTOP: it stands still when this returns."""
-        self._nursery.signal("stop", self._pid)
+        """Send SIGSTOP. The process is stopped when this returns."""
+        self._fork_server.signal("stop", self._pid)
 
     def resume(self) -> None:
-        """SIGCONT."""
-        self._nursery.signal("resume", self._pid)
+        """Send SIGCONT."""
+        self._fork_server.signal("resume", self._pid)
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +113,7 @@ class Peer:
 
 @contextlib.contextmanager
 def peers(count: int, url: str, *, opener: str = OPENER, patience: float = _PATIENCE) -> Iterator[list[Peer]]:
-    """That many, all of them up before the first is used."""
+    """So many peers, all of them started."""
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(Peer(url, opener=opener, patience=patience)) for _ in range(count)]
         for peer in started:
@@ -123,7 +124,7 @@ def peers(count: int, url: str, *, opener: str = OPENER, patience: float = _PATI
 
 
 class _Server:
-    """The other end: runs one command after another against its store."""
+    """The other end: runs commands on its store, one after another."""
 
     def __init__(self, store: Store, writer: asyncio.StreamWriter) -> None:
         self._store = store
@@ -159,10 +160,10 @@ class _Server:
         return {"current": _plain(found.current), "interrupted": found.interrupted}
 
     async def begin_claim(self, key: str, seen: str | None) -> str:
-        """Begin to wait for the claim; `granted` waits for the outcome."""
+        """Begin to wait for the claim. `granted` waits for the outcome."""
         self._waiting = asyncio.ensure_future(self.claim(key, seen))
-        await asyncio.sleep(0)  # it asks first
-        await self._store.load(key)  # by then it has looked at least once
+        await asyncio.sleep(0)  # let it begin
+        await self._store.load(key)  # behind its first look, in the store's thread
         return "waiting"
 
     async def granted(self) -> Any:
@@ -178,19 +179,19 @@ class _Server:
         await self._claim.abandon()
 
     async def claim_all(self, keys: list[str]) -> int:
-        """Claim all of these keys, of which none has a record; how many they are."""
+        """Claim all of these keys, which have no record. Returns their number."""
         for key in keys:
             found = await self._store.claim(key, seen=None, timeout=_PATIENCE)
-            assert not isinstance(found, Record), "nobody else writes"
+            assert not isinstance(found, Record), "no other process writes"
             self._claims[key] = found
         return len(self._claims)
 
     async def commit_all(self) -> dict[str, str]:
-        """Commit what `claim_all` has claimed, each key with itself for data; the versions."""
+        """Commit what `claim_all` has claimed, with each key as its data. Returns the versions."""
         return {key: (await claim.commit(key.encode())).version for key, claim in self._claims.items()}
 
     async def block(self) -> str:
-        """Say so, and block the event loop until the next command is there."""
+        """Answer, and block the event loop until the next command arrives."""
         await self.say("blocked")
         select.select([self._writer.get_extra_info("socket").fileno()], [], [])
         return "unblocked"
@@ -199,7 +200,7 @@ class _Server:
         await self._store.aclose()
 
     async def contend(self, key: str, times: int, arena: str, commits: bool = True) -> dict[str, int]:
-        """Claim and commit so often; count how often somebody else was in the arena meanwhile."""
+        """Claim and commit so many times, and count how often another holder was in the arena."""
         granted = overlaps = 0
         seen = None
         while granted < times:
@@ -209,7 +210,7 @@ class _Server:
                 continue
             granted += 1
             try:
-                os.mkdir(arena)  # noqa: PTH102 - atomic, and quick enough for an event loop
+                os.mkdir(arena)  # noqa: PTH102 - atomic, and fast enough for an event loop
             except FileExistsError:
                 overlaps += 1
             else:
@@ -222,20 +223,20 @@ class _Server:
         return {"granted": granted, "overlaps": overlaps}
 
     async def churn(self, key: str, start: int) -> None:
-        """Store one record after another for ever, and say so each time one is stored."""
+        """Store one record after another without end, and report each of them."""
         number = start
         while True:
             if number % 2:
                 record = await self._store.put(key, whole(number))
             else:
                 found = await self._store.claim(key, seen=await self._version(key), timeout=_PATIENCE)
-                assert not isinstance(found, Record), "nobody else writes"
+                assert not isinstance(found, Record), "no other process writes"
                 record = await found.commit(whole(number))
             await self.say({"stored": number, "version": record.version})
             number += 1
 
     async def fork(self) -> int:
-        """Fork a child that does nothing, for ever; its process id."""
+        """Fork a child that waits for a signal. Returns its process id."""
         child = os.fork()
         if child == 0:
             while True:
@@ -243,12 +244,12 @@ class _Server:
         return child
 
     async def fork_and_put(self, key: str, data: str) -> int:
-        """Fork a child that uses the store that it inherited; its exit status, 0 for success."""
+        """Fork a child that uses the store it inherited. Returns its exit status, 0 for success."""
         child = os.fork()
         if child == 0:
             status = 1
             try:
-                # The inherited loop is the parent's; this is one of our own.
+                # A new loop: the inherited one belongs to the parent.
                 asyncio.run(self._put_and_close(key, data))
                 status = 0
             finally:
@@ -283,11 +284,11 @@ async def _serve(store: Store, connection: socket.socket) -> None:
             await server.say({"error": type(error).__name__, "message": str(error)})
 
 
-class Nursery:
-    """The process that starts others, so that only one has to import everything: they are forked.
+class ForkServer:
+    """A process that forks others, so that only one has to import everything.
 
-    It is their parent, so it also signals them, and sees what has become of them. `program` is what
-    follows the interpreter's name on its command line; it calls `rear`.
+    As their parent it also sends them signals, and waits for their effect. `program` is the rest of its
+    command line after the interpreter; the program must call `serve_forks`.
     """
 
     def __init__(self, *program: str) -> None:
@@ -298,43 +299,43 @@ class Nursery:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
 
     def start(self, setup: dict[str, Any], connection: socket.socket) -> int:
-        """Fork a process that lives by this setup, with this connection; its id."""
+        """Fork a process with this setup and this connection. Returns its process id."""
         return self._ask({"do": "start", "setup": setup}, connection.fileno())
 
     def signal(self, what: str, pid: int) -> None:
-        """`kill`, `stop` or `resume` one: it has ended, or stands still, when this returns."""
+        """`kill`, `stop` or `resume` a process. It has ended, or is stopped, when this returns."""
         self._ask({"do": what, "pid": pid})
 
     def _ask(self, request: dict[str, Any], *fds: int) -> int:
-        """One request, and the number that answers it."""
+        """Send a request, and return the number that answers it."""
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
             ready, _, _ = select.select([self._socket], [], [], _PATIENCE)
             answer = self._socket.recv(64) if ready else b""
             if not answer:
-                nursery.cache_clear()  # a late answer must not be taken for the next one's
+                fork_server.cache_clear()  # a late answer must not be taken for the next one
                 self._process.kill()
-            assert answer, "the peers' parent does not answer"
+            assert answer, "the fork server does not answer"
             return int(answer)
 
     def close(self) -> None:
-        """End it, and all that it has started."""
-        self._socket.close()  # it ends when it reads that, and takes its children with it
+        """End it and every process that it has started."""
+        self._socket.close()  # it notices, kills its children and ends
         self._process.wait(_PATIENCE)
 
 
 @functools.cache
-def nursery(*program: str) -> Nursery:
-    """The one that runs this program, until the interpreter ends."""
-    started = Nursery(*program)
+def fork_server(*program: str) -> ForkServer:
+    """The fork server that runs this program. It is shared, and ends with the interpreter."""
+    started = ForkServer(*program)
     atexit.register(started.close)
     return started
 
 
-def rear(control: socket.socket, live: Callable[[int, dict[str, Any]], Awaitable[None]]) -> None:
-    """Fork processes, and signal them, until the control connection closes.
+def serve_forks(control: socket.socket, main: Callable[[int, dict[str, Any]], Awaitable[None]]) -> None:
+    """Fork processes, and send them signals, until the control connection closes.
 
-    Each runs `live` with the descriptor of its connection and its setup, in an event loop of its own.
+    Each process runs `main` with the descriptor of its connection and its setup, in a new event loop.
     """
     alive: set[int] = set()
     while True:
@@ -346,7 +347,7 @@ def rear(control: socket.socket, live: Callable[[int, dict[str, Any]], Awaitable
             pid = os.fork()
             if pid == 0:
                 control.close()
-                _run(live(fds[0], request["setup"]))
+                _run(main(fds[0], request["setup"]))
             os.close(fds[0])
             alive.add(pid)
         else:
@@ -360,18 +361,18 @@ def rear(control: socket.socket, live: Callable[[int, dict[str, Any]], Awaitable
 
 
 def _signal(pid: int, what: str) -> None:
-    """Send the signal, and wait until it has done its work. A peer that has ended is left alone."""
+    """Send the signal, and wait for its effect. Does nothing if the process has ended."""
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
         os.kill(pid, _SIGNALS[what])
         if what in ("kill", "stop"):
             os.waitpid(pid, os.WUNTRACED if what == "stop" else 0)
 
 
-def _run(life: Awaitable[None]) -> NoReturn:
+def _run(work: Awaitable[None]) -> NoReturn:
     status = 1
 
     async def main() -> None:
-        await life
+        await work
 
     try:
         asyncio.run(main())
@@ -380,10 +381,10 @@ def _run(life: Awaitable[None]) -> NoReturn:
         sys.stderr.flush()
         if status:
             traceback.print_exc()
-        os._exit(status)  # not back into the parent's stack
+        os._exit(status)  # not back into the stack of the parent
 
 
-async def _live(fd: int, setup: dict[str, Any]) -> None:
+async def _main(fd: int, setup: dict[str, Any]) -> None:
     sys.path[:] = setup["path"]
     module, _, name = setup["opener"].partition(":")
     store = getattr(importlib.import_module(module), name)(setup["url"])
@@ -391,4 +392,4 @@ async def _live(fd: int, setup: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    rear(socket.socket(fileno=int(sys.argv[1])), _live)
+    serve_forks(socket.socket(fileno=int(sys.argv[1])), _main)

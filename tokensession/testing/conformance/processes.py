@@ -1,6 +1,6 @@
-"""What a store promises whose records several processes share. A part of `StoreConformance`.
+"""Promises of a store that several processes share. A part of `StoreConformance`.
 
-Real processes, really killed and stopped: see `tokensession.testing.conformance.peer`.
+The processes are real, and so are the signals that kill and stop them: see `peer`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["ProcessPromises"]
 class ProcessPromises:
     """Exclusion, crashes, pauses and forks."""
 
-    def test_a_reader_never_sees_half_a_record_though_writers_are_killed(self, backend: Backend) -> None:
-        """Old or new, never half; never older than what a writer was told is stored."""
+    def test_a_killed_writer_leaves_a_whole_record(self, backend: Backend) -> None:
+        """The old record or the new one, and never an older one than was reported as stored."""
         with backend.peers(8) as writers:
 
             async def promise(store: Store) -> None:
@@ -32,17 +32,17 @@ class ProcessPromises:
                     writer.send("churn", key="k", start=start)
                     for _ in range(3 * count + 1):
                         stored = writer.read()["stored"]
-                    writer.kill()  # wherever it is in its next write
+                    writer.kill()  # at some point of its next write
                     record = await store.load("k")
                     assert record is not None
                     number = is_whole(record.data)
-                    assert number >= stored, "what was said to be stored is lost"
+                    assert number >= stored, "a record that was reported as stored is lost"
                     start = number + 1
 
             backend.run(promise)
 
     def test_a_reader_never_sees_a_torn_record(self, backend: Backend) -> None:
-        """Reading on until thirty different ones have been seen; and they never go back."""
+        """It reads thirty different records while they are written, and they never go back."""
         with backend.peers() as [writer]:
 
             async def promise(store: Store) -> None:
@@ -57,8 +57,8 @@ class ProcessPromises:
 
             backend.run(promise)
 
-    def test_what_is_stored_outlives_its_writer(self, backend: Backend) -> None:
-        """It is there when `put` and `commit` return, though the process is killed right then."""
+    def test_what_is_stored_survives_its_killed_writer(self, backend: Backend) -> None:
+        """It is stored when `put` or `commit` returns, even if the process is killed right then."""
         with backend.peers(2) as [first, second]:
 
             async def promise(store: Store) -> None:
@@ -80,15 +80,15 @@ class ProcessPromises:
             backend.run(promise)
 
     def test_one_process_at_a_time_holds_the_claim(self, backend: Backend, tmp_path: Path) -> None:
-        """Of eight that contend for it, two hundred times."""
+        """Eight processes contend for it, two hundred times."""
         with backend.peers(8) as contenders:
             for contender in contenders:
                 contender.send("contend", key="k", times=25, arena=str(tmp_path / "arena"))
             for contender in contenders:
                 assert contender.read() == {"granted": 25, "overlaps": 0}
 
-    def test_all_processes_that_wait_are_served_by_one_commit(self, backend: Backend) -> None:
-        """Each gets the record, and none a claim."""
+    def test_one_commit_serves_all_waiting_processes(self, backend: Backend) -> None:
+        """Each of them gets the record, and none gets a claim."""
         with backend.peers(6) as waiters:
 
             async def promise(store: Store) -> None:
@@ -102,8 +102,8 @@ class ProcessPromises:
 
             backend.run(promise)
 
-    def test_a_hundred_keys_of_others_can_be_waited_for_at_once(self, backend: Backend) -> None:
-        """Each of them twice, in one process; and still another key is there for the taking."""
+    def test_a_hundred_keys_held_elsewhere_can_be_waited_for_at_once(self, backend: Backend) -> None:
+        """One process has two waiters for each key, and can still claim one more key."""
         with backend.peers(2) as holders:
             keys = [[f"{number}-{n}" for n in range(50)] for number in range(2)]
             for holder, some in zip(holders, keys, strict=True):
@@ -121,8 +121,8 @@ class ProcessPromises:
 
             backend.run(promise)
 
-    def test_a_commit_is_noticed_though_its_process_is_killed_right_then(self, backend: Backend) -> None:
-        """Nobody waits for a word that a dead process cannot send."""
+    def test_a_commit_is_noticed_although_its_process_is_killed_at_once(self, backend: Backend) -> None:
+        """A waiter does not depend on a message that a dead process cannot send."""
         with backend.peers(2) as [holder, waiter]:
             holder.ask("claim", key="k", seen=None)
             waiter.ask("begin_claim", key="k", seen=None)
@@ -130,21 +130,21 @@ class ProcessPromises:
             holder.kill()
             assert waiter.ask("granted")["version"] == committed["version"]
 
-    def test_a_killed_holder_gives_way_and_the_next_one_is_told(self, backend: Backend) -> None:
-        """To one who waits already. Its request may still be on the wire, so that must be known."""
+    def test_a_killed_holder_loses_its_claim_and_the_next_one_learns_of_it(self, backend: Backend) -> None:
+        """The claim goes to a waiter, which must know that a token request may still be on the way."""
         with backend.peers(2) as [holder, waiter]:
             assert holder.ask("claim", key="k", seen=None) == {"current": None, "interrupted": None}
             waiter.ask("begin_claim", key="k", seen=None)
             holder.kill()
-            told = waiter.ask("granted")
-            assert told["current"] is None
-            assert told["interrupted"] is not None
-            assert 0 <= told["interrupted"] < backend.patience
+            granted = waiter.ask("granted")
+            assert granted["current"] is None
+            assert granted["interrupted"] is not None
+            assert 0 <= granted["interrupted"] < backend.patience
             waiter.ask("abandon")
 
             async def promise(store: Store) -> None:
                 claim = await claimed(store, "k")
-                assert claim.interrupted is not None, "the one who was told abandoned, and changed nothing"
+                assert claim.interrupted is not None, "the claim before this one was abandoned"
                 record = await claim.commit(b"data")
                 claim = await claimed(store, "k", record.version)
                 assert claim.interrupted is None
@@ -152,8 +152,8 @@ class ProcessPromises:
 
             backend.run(promise)
 
-    def test_a_killed_waiter_held_nothing(self, backend: Backend) -> None:
-        """Its end is no interruption, and it takes nothing with it."""
+    def test_a_killed_waiter_leaves_nothing_behind(self, backend: Backend) -> None:
+        """Its end is not an interruption, and it does not take the claim with it."""
         with backend.peers() as [waiter]:
 
             async def promise(store: Store) -> None:
@@ -167,9 +167,9 @@ class ProcessPromises:
 
             backend.run(promise)
 
-    def test_a_clock_that_was_reset_makes_an_interruption_old(self, backend: Backend) -> None:
-        """A holder that began "in the future" began before a reboot; no age is ever negative."""
-        needs(backend.takes_clock or None, "told the time by its opener")
+    def test_after_a_clock_reset_an_interruption_counts_as_old(self, backend: Backend) -> None:
+        """A holder that began "in the future" began before a reboot, and no age is negative."""
+        needs(backend.takes_clock or None, "opened with a clock of the caller")
         with backend.peers(2) as [first, second]:
 
             async def rebooted(store: Store) -> None:
@@ -190,12 +190,12 @@ class ProcessPromises:
             backend.run(rebooted, store=backend.open(clock=FakeClock(wall=0.0, boot=1.0)))
             second.ask("claim", key="k", seen=second.ask("load", key="k")["version"])
             second.kill()
-            # The wall clock, an hour behind by now, does not count.
+            # The wall clock, which is an hour behind now, does not count.
             clock = FakeClock(wall=SystemClock.wall() - 3600, boot=SystemClock.boot() + 1000)
             backend.run(later, store=backend.open(clock=clock))
 
     def test_a_paused_holder_overwrites_nothing_newer(self, backend: Backend) -> None:
-        """SIGSTOP, a sign-in meanwhile, SIGCONT: it is superseded, and the data is untouched."""
+        """After SIGSTOP, a sign-in elsewhere and SIGCONT, its commit is superseded."""
         with backend.peers() as [holder]:
 
             async def promise(store: Store) -> None:
@@ -215,8 +215,8 @@ class ProcessPromises:
 
             backend.run(promise)
 
-    def test_a_paused_holder_is_heard_if_nobody_was_faster(self, backend: Backend) -> None:
-        """SIGSTOP, SIGCONT, and then its commit, which is kept."""
+    def test_a_paused_holder_commits_if_nothing_newer_is_stored(self, backend: Backend) -> None:
+        """After SIGSTOP and SIGCONT, its commit is stored."""
         with backend.peers() as [holder]:
 
             async def promise(store: Store) -> None:
@@ -230,10 +230,10 @@ class ProcessPromises:
 
             backend.run(promise)
 
-    def test_a_holder_whose_event_loop_was_blocked_is_heard_if_nobody_was_faster(
+    def test_a_holder_with_a_blocked_event_loop_commits_if_nothing_newer_is_stored(
         self, backend: Backend
     ) -> None:
-        """It could renew no lease meanwhile; its commit is kept, and others were not kept waiting."""
+        """It could not renew a lease, but its commit is stored, and it did not block other callers."""
         with backend.peers() as [holder]:
 
             async def promise(store: Store) -> None:
@@ -251,7 +251,7 @@ class ProcessPromises:
             backend.run(promise)
 
     def test_sixteen_processes_may_start_at_once(self, backend: Backend) -> None:
-        """Where there was nothing yet: each of them writes, and nothing is lost."""
+        """They all write to an empty backend, and nothing is lost."""
         with backend.peers(16) as starters:
             for number, starter in enumerate(starters):
                 starter.send("put", key=f"key-{number}", data="data")
@@ -264,7 +264,7 @@ class ProcessPromises:
             backend.run(promise)
 
     def test_a_forked_child_keeps_no_claim_alive(self, backend: Backend) -> None:
-        """The parent is killed while the child lives on: the next one gets the claim."""
+        """When the parent is killed and the child lives on, the next caller gets the claim."""
         with backend.peers() as [holder]:
             holder.ask("claim", key="k", seen=None)
             child = holder.ask("fork")
@@ -281,7 +281,7 @@ class ProcessPromises:
                 os.kill(child, signal.SIGKILL)
 
     def test_a_forked_child_may_use_the_store_it_inherited(self, backend: Backend) -> None:
-        """With a thread and a connection of its own; the parent's claim outlives the child."""
+        """It opens what it needs itself, and the parent's claim survives the child."""
         with backend.peers() as [holder]:
 
             async def promise(store: Store) -> None:
@@ -297,20 +297,22 @@ class ProcessPromises:
 
             backend.run(promise)
 
-    def test_what_a_killed_writer_leaves_is_swept_by_the_next(self, backend: Backend) -> None:
-        """No half-written copy of a token lies about for ever."""
-        with backend.peers(12) as [tidy, *writers]:
-            tidy.ask("put", key="k", data="data")
-            tidy.ask("claim", key="k", seen=tidy.ask("load", key="k")["version"])
-            tidy.ask("commit", data="data")
-            tidy.ask("aclose")
+    def test_the_next_writer_removes_what_a_killed_one_left(self, backend: Backend) -> None:
+        """No half-written copy of a token stays on the disk."""
+        with backend.peers(12) as [clean, *writers]:
+            clean.ask("put", key="k", data="data")
+            clean.ask("claim", key="k", seen=clean.ask("load", key="k")["version"])
+            clean.ask("commit", data="data")
+            clean.ask("aclose")
             before = backend.names()
             for count, writer in enumerate(writers):
-                writer.send("churn", key="k", start=4080)  # the largest
-                for _ in range(count):
+                writer.send("churn", key="k", start=4080)  # so that its data is large
+                for _ in range(1 + count % 2):  # then the next write is a put, or a commit
                     writer.read()
+                for _ in range(4 * count):  # so each of them is killed later in its next write
+                    clean.ask("hello")
                 writer.kill()
-                if not backend.names() <= before:  # this one did leave something
+                if not backend.names() <= before:  # this one left something
                     break
 
             async def promise(store: Store) -> None:
@@ -319,14 +321,14 @@ class ProcessPromises:
             backend.run(promise)
             assert backend.names() <= before
 
-    def test_waiting_for_another_process_blocks_no_event_loop(self, backend: Backend) -> None:
-        """Other tasks run on while a claim is waited for."""
+    def test_waiting_for_another_process_does_not_block_the_event_loop(self, backend: Backend) -> None:
+        """Other tasks keep running during the wait."""
         with backend.peers() as [holder]:
 
             async def promise(store: Store) -> None:
                 holder.ask("claim", key="k", seen=None)
                 waiter = asyncio.ensure_future(newer(store, "k"))
-                for number in range(20):  # the waiter looks again and again meanwhile
+                for number in range(20):  # the waiter looks again and again during this
                     await store.put("other", b"%d" % number)
                 assert not waiter.done()
                 committed = holder.ask("commit", data="data")

@@ -1,12 +1,12 @@
-"""Strict token servers on loopback, to test a client against: Oto's, Priava's, and any RFC 6749 one.
+"""Strict token servers on loopback for your tests: Oto's, Priava's, and one for any RFC 6749 client.
 
-They are real HTTP servers, refuse every token request that is not exactly what the provider's documents
-say, expire tokens by their own clock, rotate refresh tokens with reuse detection, count everything, and
-fail on request, in the order you say::
+They are real HTTP servers with a small API behind them (see `api`). They answer a token request that does
+not match the provider's documentation with an error, expire tokens by their own clock, detect a refresh
+token that is used twice, count everything, and fail in the ways you script::
 
     async with PriavaServer(lifetime=3) as server:
         provider = Priava(**server.credentials)
-        server.script(Reset(spent=True))          # the first reply is lost
+        server.script(Reset(spent=True))  # the first token request is carried out, its response is lost
         ...
         assert server.stats.reuse_detections == 0
 """

@@ -1,16 +1,16 @@
-"""The API behind a test server: small endpoints that a client's edge can be tested against.
+"""The API behind a test server: small endpoints for your client to call.
 
-All want a living bearer, except `/open/echo`; all paths are below the server's base path.
+All but `/open/echo` need a valid bearer token. All paths are below the server's base path.
 
-| path | answers |
+| path | response |
 |---|---|
-| `/echo`, any method | method, path, query, headers, body and whether a bearer came, as JSON |
-| `/open/echo` | the same, to anybody |
-| `/status/{code}` | that status, always: `/status/401` and `/status/403` say no to a good token |
-| `/large-401` | 200; but without a living bearer a 401 of 4 MiB |
+| `/echo`, any method | method, path, query, headers and body as JSON, and whether it was `authorized` |
+| `/open/echo` | the same, without a token too |
+| `/status/{code}` | that status, always: `/status/401` answers 401 to a valid token |
+| `/large-401` | 200, or without a valid token a 401 of 4 MiB |
 | `/redirect?to=URL&status=302` | a redirect |
 | `/stream/{count}` | `count` bytes in chunks, without a Content-Length |
-| `/ws` | a WebSocket that sends back what it gets |
+| `/ws` | a WebSocket that echoes |
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ import contextlib
 from typing import Any
 
 from aiohttp import WSMsgType, web
+from anyio import create_task_group
 
 from .faults import CLOSING, Response
 
-__all__ = ["bearer", "echo", "ok", "padded", "routes"]
+__all__ = ["bearer_token", "echo", "ok", "padded", "routes"]
 
 _CHUNK = 1 << 16
 _LARGE = 1 << 22
 
 
 def routes() -> list[web.RouteDef]:
-    """The guarded endpoints that every server has."""
+    """The endpoints that every server has and that need a valid token."""
     return [
         web.route("*", "/echo", echo),
         web.route("*", "/status/{code:[2-5][0-9][0-9]}", _status),
@@ -41,11 +42,11 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
-def bearer(request: web.Request) -> str | None:
-    """The access token of a request with exactly one `Authorization: Bearer …`, else None.
+def bearer_token(request: web.Request) -> str | None:
+    """The access token of a request with exactly one `Authorization: Bearer …` header, else None.
 
-    RFC 9110 makes schemes case-insensitive; Priava prints `token_type: "BEARER"` and wants `Bearer`,
-    so only that spelling counts here.
+    RFC 9110 makes schemes case-insensitive. Priava issues `token_type: "BEARER"` but wants `Bearer`, so
+    only that spelling counts here.
     """
     values = request.headers.getall("Authorization", [])
     if len(values) != 1 or not values[0].startswith("Bearer "):
@@ -53,15 +54,15 @@ def bearer(request: web.Request) -> str | None:
     return values[0].removeprefix("Bearer ")
 
 
-def padded(request: web.Request, answer: Response) -> Response:
-    """The 401 of this path: at `/large-401` a large one."""
+def padded(request: web.Request, response: Response) -> Response:
+    """The 401 for this path: a large one at `/large-401`."""
     if not request.path.endswith("/large-401"):
-        return answer
-    return Response(answer.status, answer.body + b" " * _LARGE, answer.headers)
+        return response
+    return Response(response.status, response.body + b" " * _LARGE, response.headers)
 
 
 async def echo(request: web.Request) -> web.Response:
-    """What arrived. Of Authorization only whether it was there, as `authorized`."""
+    """The request as JSON. Instead of its Authorization header, whether it had one, as `authorized`."""
     headers = [[name, value] for name, value in request.headers.items() if name.lower() != "authorization"]
     document: dict[str, Any] = {
         "method": request.method,
@@ -75,7 +76,7 @@ async def echo(request: web.Request) -> web.Response:
 
 
 async def ok(request: web.Request) -> web.Response:
-    """All is well."""
+    """200 and `{"status": "ok"}`."""
     await request.read()
     return web.json_response({"status": "ok"})
 
@@ -104,15 +105,14 @@ async def _stream(request: web.Request) -> web.StreamResponse:
 async def _websocket(request: web.Request) -> web.WebSocketResponse:
     socket = web.WebSocketResponse()
     await socket.prepare(request)
-    closer = asyncio.ensure_future(_close_with(request.app[CLOSING], socket))
-    try:
+    async with create_task_group() as group:
+        group.start_soon(_close_with, request.app[CLOSING], socket)
         async for message in socket:
             if message.type is WSMsgType.TEXT:
                 await socket.send_str(message.data)
             elif message.type is WSMsgType.BINARY:
                 await socket.send_bytes(message.data)
-    finally:
-        closer.cancel()
+        group.cancel_scope.cancel()
     return socket
 
 

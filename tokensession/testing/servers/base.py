@@ -1,10 +1,10 @@
 """A real HTTP server on loopback with one token endpoint and a small API behind it.
 
-What a provider's server adds is data: how it reads a token request (refusing what is not byte-exact),
-and how it words its replies. Everything else is here: its life, its gates and faults, its counters.
+Starting, closing, gates, faults and counters are here. A provider's server adds how it reads a token
+request and what its responses look like.
 
-One token request goes through these stations: counted → read → its expiry noted → gate "before" →
-fault, if one is scripted → redeemed → gate "after" → answered.
+The way of one token request: counted → read → its expiry counted → gate "before" → fault, if one is
+scripted → redeemed → gate "after" → response.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 from aiohttp import web
+from anyio import CancelScope
 
 from ...clock import Clock, SystemClock
 from ...providers.protocol import Credential
@@ -28,17 +29,16 @@ from .values import InvalidRequest, Rejected, Seen, ServerStats
 
 __all__ = ["TokenServer"]
 
-HoldAt = Literal["before", "after", "api"]
-_HOLD_AT: tuple[HoldAt, ...] = ("before", "after", "api")
+HoldAt: TypeAlias = Literal["before", "after", "api"]
 
 _LOG = 1000  # API requests remembered
 
 
 class TokenServer(ABC):
-    """The common part. `lifetime` is in whole seconds; port 0 takes a free one.
+    """What all test servers have in common. It serves inside `async with`, or from `start()` to `close()`.
 
-    Serves between `start()` and `close()`, or inside `async with`. Started again it keeps its port,
-    its grants and its counters: an outage is a `close()` and a `start()`.
+    After `close()` and another `start()` it has the same port, tokens and counters: that is how you test an
+    outage. `lifetime` is that of access tokens, in whole seconds. Port 0 takes a free one.
     """
 
     base_path: ClassVar[str] = ""
@@ -46,71 +46,75 @@ class TokenServer(ABC):
 
     def __init__(self, *, name: str, rotates: bool, lifetime: float, clock: Clock | None, port: int) -> None:
         if lifetime != int(lifetime) or lifetime < 1:
-            raise ValueError(f"lifetime is {lifetime!r}: give whole seconds, 1 or more.")
-        self.lifetime = int(lifetime)
+            raise ValueError(f"lifetime must be whole seconds, 1 or more, not {lifetime!r}.")
+        self.lifetime: int = int(lifetime)
         self.clock: Clock = SystemClock() if clock is None else clock
         self.invalid_requests: list[str] = []
+        """Why each invalid token request was invalid."""
         self.log: deque[Seen] = deque(maxlen=_LOG)
+        """The last 1000 API requests."""
         self._ledger = Ledger(self.clock, self.lifetime, rotates, name)
         self._port = port
         self._runner: web.AppRunner | None = None
         self._faults: deque[Fault] = deque()
-        self._gates: dict[HoldAt, list[Gate]] = {where: [] for where in _HOLD_AT}
+        self._gates: dict[HoldAt, list[Gate]] = {where: [] for where in get_args(HoldAt)}
         self._requests = self._unauthorized = self._rejections = 0
         self._token_requests = self._concurrent = self._concurrent_max = 0
 
-    # -- what a provider's server says --------------------------------------------------------
+    # -- what a provider's server adds --------------------------------------------------------
 
     @property
     @abstractmethod
     def credentials(self) -> dict[str, Any]:
-        """Keyword arguments for the provider of this server, `base_url` included: fake, and secret."""
+        """Keyword arguments for this server's provider, with `base_url`: `Oto(**server.credentials)`."""
 
     @abstractmethod
     def new_credential(self) -> str:
-        """Sign in once more: a refresh token or code that has never been used, for a grant of its own."""
+        """Sign in once more. Returns a new refresh token or code, independent of all earlier ones."""
 
     @abstractmethod
     def read(self, request: web.Request, body: bytes) -> Credential:
-        """What a token request wants redeemed. Raises `Refused` or `Rejected`."""
+        """The credential that a token request redeems. Raises `InvalidRequest` or `Rejected`."""
 
     @abstractmethod
-    def granted(self, issue: Issue) -> Response:
-        """The words of a success."""
+    def success_response(self, issue: Issue) -> Response:
+        """The response to a token request that succeeded."""
 
     @abstractmethod
     def error_response(self, status: int, code: str, what: str) -> Response:
-        """The words of a no. `code` is RFC 6749's error code."""
+        """The response to one that failed. `code` is RFC 6749's error code, `what` describes the error."""
 
     @abstractmethod
-    def unauthorized(self) -> Response:
+    def unauthorized_response(self) -> Response:
         """The API's 401."""
 
     def routes(self) -> list[web.RouteDef]:
-        """API routes of this provider, besides the common ones; paths below the base path."""
+        """API routes besides the common ones, below the base path. All need a valid bearer token."""
         return []
 
-    # -- life ---------------------------------------------------------------------------------
+    # -- starting and closing -----------------------------------------------------------------
 
     @property
     def origin(self) -> str:
         """`http://127.0.0.1:port`. Raises RuntimeError before the first start."""
         if not self._port:
-            raise RuntimeError("The server has no address yet: start it, or enter it with `async with`.")
+            raise RuntimeError(
+                "The server has no address before its first start. Use `async with`, or call start()."
+            )
         return f"http://127.0.0.1:{self._port}"
 
     @property
     def base_url(self) -> str:
-        """What a provider takes as `base_url`: the origin and the base path."""
+        """The origin and the base path. A provider's `base_url`."""
         return self.origin + self.base_path
 
     @property
     def token_url(self) -> str:
-        """Where token requests go."""
+        """The URL for token requests."""
         return self.base_url + self.token_path
 
     async def start(self) -> None:
-        """Bind and serve. Raises OSError if the port is taken."""
+        """Start to serve. Raises `OSError` if the port is taken."""
         app = web.Application(client_max_size=1 << 30)
         app[CLOSING] = asyncio.Event()
         app.router.add_route("*", self.base_path + self.token_path, self._token)
@@ -118,21 +122,26 @@ class TokenServer(ABC):
             handler: Any = route.handler
             app.router.add_route(route.method, self.base_path + route.path, self._guarded(handler))
         app.router.add_route("*", self.base_path + "/open/echo", api.echo)
-        # A handler outlives its client: what has arrived is carried out, as at a real server.
+        # A handler goes on when its client disconnects: like a real server, it carries out what arrived.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
         self._port = self._runner.addresses[0][1]
 
     async def close(self) -> None:
-        """Stop serving; whoever is held here or hangs is let go. Closing twice is harmless."""
+        """Stop serving, open all gates and end all requests. Safe to call twice.
+
+        A cancelled anyio scope does not cut this short.
+        """
         runner, self._runner = self._runner, None
         if runner is None:
             return
         runner.app[CLOSING].set()
-        for gate in [gate for gates in self._gates.values() for gate in gates]:
-            gate.open()
-        await runner.cleanup()
+        for gates in self._gates.values():
+            for gate in gates:
+                gate.open()
+        with CancelScope(shield=True):
+            await runner.cleanup()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -141,7 +150,7 @@ class TokenServer(ABC):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    # -- what a test can do to it -------------------------------------------------------------
+    # -- for your test ------------------------------------------------------------------------
 
     @property
     def stats(self) -> ServerStats:
@@ -158,15 +167,15 @@ class TokenServer(ABC):
         )
 
     def script(self, *faults: Fault) -> None:
-        """Queue faults: the next token requests get one each, in this order."""
+        """Queue faults. Each of the next token requests gets one, in this order. See `faults`."""
         self._faults.extend(faults)
 
     @contextlib.asynccontextmanager
     async def hold(self, where: HoldAt) -> AsyncIterator[Gate]:
-        """Hold requests until the gate is opened or the block is left.
+        """Hold requests until you open the gate or leave the block.
 
-        "before": token requests that have arrived, nothing spent yet. "after": the grant is spent
-        and nothing answered yet. "api": API requests, before their bearer is looked at.
+        "before": token requests that have arrived; their credential is not spent yet. "after": token requests
+        whose credential is spent, before the response. "api": API requests, before their token is checked.
         """
         gate = Gate()
         self._gates[where].append(gate)
@@ -177,11 +186,11 @@ class TokenServer(ABC):
             gate.open()
 
     def revoke_access_tokens(self) -> None:
-        """Every access token is refused from now on; refresh tokens stay good."""
+        """Answer 401 to every access token issued so far. Refresh tokens stay valid."""
         self._ledger.revoke_access_tokens()
 
     def revoke_grants(self) -> None:
-        """Undo every sign-in, as an administrator does in a dashboard. `new_credential()` signs in again."""
+        """Revoke every sign-in, as a person does in a dashboard. `new_credential()` signs in again."""
         self._ledger.revoke_grants()
 
     # -- requests -----------------------------------------------------------------------------
@@ -191,18 +200,18 @@ class TokenServer(ABC):
             body = await request.read()
             try:
                 credential = self._read(request, body)
-            except InvalidRequest as refusal:
-                self.invalid_requests.append(str(refusal))
-                return self.error_response(400, "invalid_request", f"Refused: {refusal}").response()
-            except Rejected as rejection:
+            except InvalidRequest as invalid:
+                self.invalid_requests.append(str(invalid))
+                return self.error_response(400, "invalid_request", f"Invalid request: {invalid}").to_web()
+            except Rejected as rejected:
                 self._rejections += 1
-                return self.error_response(400, str(rejection), "The client is not known here.").response()
-            noted = self._ledger.note(credential)
+                return self.error_response(400, str(rejected), "Unknown client or wrong secret.").to_web()
+            arrived = self._ledger.count_expiry(credential)
             fault = self._faults.popleft() if self._faults else None
             await self._pass("before")
             if fault is not None:
-                return await fault.perform(request, lambda: self._redeem(credential, noted))
-            return (await self._redeem(credential, noted)).response()
+                return await fault.perform(request, lambda: self._redeem(credential, arrived))
+            return (await self._redeem(credential, arrived)).to_web()
 
     def _read(self, request: web.Request, body: bytes) -> Credential:
         if request.method != "POST":
@@ -211,16 +220,14 @@ class TokenServer(ABC):
             raise InvalidRequest("the URL has a query")
         return self.read(request, body)
 
-    async def _redeem(self, credential: Credential, noted: float) -> Response:
-        issue = self._ledger.redeem(credential, noted)
+    async def _redeem(self, credential: Credential, arrived: float) -> Response:
+        issue = self._ledger.redeem(credential, arrived)
         if issue is None:
             self._rejections += 1
         await self._pass("after")
         if issue is None:
-            return self.error_response(
-                400, "invalid_grant", "The grant is unknown, spent, expired or revoked."
-            )
-        return self.granted(issue)
+            return self.error_response(400, "invalid_grant", "The credential is unknown, spent or revoked.")
+        return self.success_response(issue)
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -242,12 +249,12 @@ class TokenServer(ABC):
         async def guarded(request: web.Request) -> web.StreamResponse:
             self._requests += 1
             await self._pass("api")
-            bearer = api.bearer(request)
-            seen = None if bearer is None else fingerprint(bearer)
-            if bearer is None or not self._ledger.alive(bearer):
+            token = api.bearer_token(request)
+            seen = None if token is None else fingerprint(token)
+            if token is None or not self._ledger.valid(token):
                 self._unauthorized += 1
                 self.log.append(Seen(request.method, request.path, 401, seen))
-                return api.padded(request, self.unauthorized()).response()
+                return api.padded(request, self.unauthorized_response()).to_web()
             response = await handler(request)
             self.log.append(Seen(request.method, request.path, response.status, seen))
             return response

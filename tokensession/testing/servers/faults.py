@@ -1,15 +1,17 @@
-"""What can go wrong at a token endpoint, on purpose and in the order you say.
+"""Faults for token requests: `server.script(...)` queues them, one for each token request, in order.
 
-`server.script(...)` queues faults; each is used for one token request, then the server is itself
-again. A fault is anything with `perform`; it decides whether the genuine reply is made at all, and so
-whether the grant is spent:
+A fault is anything with `perform`. It decides whether the server carries out the token request (then the
+credential is spent) and what the client gets:
 
-- `Reply(status, body, headers)`: answer this instead; nothing is spent. `json_response`, `redirect`.
-- `Edit(change)`: make the genuine reply, then change its JSON document.
-- `Reset(spent=)`: reset the connection, before or after the grant was spent.
-- `Truncate(keep=)`: spend the grant, send the first bytes of the reply, reset.
-- `Drip(pause=)`: spend the grant, then send the reply one byte at a time.
-- `Hang(spent=)`: never answer.
+| fault | the client gets | credential |
+|---|---|---|
+| `Response(status, body, headers)` | this response instead | not spent |
+| `json_response(...)`, `redirect(...)` | the same, built for you | not spent |
+| `Edit(change)` | the genuine response with its JSON document changed | spent |
+| `Reset(spent=)` | a reset connection | spent or not, as you say |
+| `Truncate(keep=)` | the first bytes of the response | spent |
+| `Drip(pause=)` | the response, one byte at a time | spent |
+| `Hang(spent=)` | nothing | spent or not, as you say |
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from aiohttp import web
+from anyio import move_on_after
 
 __all__ = [
     "Drip",
@@ -39,75 +42,75 @@ __all__ = [
 ]
 
 CLOSING: web.AppKey[asyncio.Event] = web.AppKey("closing", asyncio.Event)
-"""Set when the server shuts down: whoever hangs here lets go."""
+"""Set when the server closes, so that handlers that wait come to an end."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Response:
-    """A whole reply, byte for byte. As a fault: it is sent instead of the genuine one."""
+    """A whole response, byte for byte. As a fault: the server sends it instead of the genuine one."""
 
     status: int = 200
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
 
-    def response(self) -> web.Response:
-        """The same for aiohttp; without a Content-Type of its own it gets aiohttp's default."""
+    def to_web(self) -> web.Response:
+        """The same as an aiohttp response. Without a Content-Type in `headers` it gets aiohttp's default."""
         return web.Response(status=self.status, body=self.body, headers=list(self.headers))
 
     async def perform(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
-        """Answer it; the token request has no other effect."""
-        return self.response()
+        """Send it. The token request has no other effect."""
+        return self.to_web()
 
     def __repr__(self) -> str:
-        return f"<Reply {self.status} {len(self.body)} bytes>"
+        return f"<Response {self.status} {len(self.body)} bytes>"
 
 
-Genuine = Callable[[], Awaitable[Response]]
-"""Does what the server would do, spending the grant, and gives the reply it would send."""
+Genuine: TypeAlias = Callable[[], Awaitable[Response]]
+"""Carries out the token request, which spends its credential, and returns the response it would send."""
 
 
 class Fault(Protocol):
-    """One thing that goes wrong with one token request."""
+    """Something that goes wrong with one token request. Write your own with a `perform` method."""
 
     async def perform(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
-        """Answer the request, or break the connection. Await `genuine()` to spend the grant."""
+        """Respond to `request`, or break its connection. Await `genuine()` to carry it out."""
         ...
 
 
 def json_response(status: int, document: object, *, content_type: str = "application/json") -> Response:
-    """A JSON document as a `Reply`."""
+    """A `Response` with this JSON document."""
     return Response(status, json.dumps(document).encode(), (("Content-Type", content_type),))
 
 
 def redirect(url: str, status: int = 307) -> Response:
-    """Send the client elsewhere. A token request must not go there."""
+    """A redirect. A client must not follow it with a token request."""
     return Response(status, b"", (("Location", url),))
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The genuine reply with its JSON document changed: `Edit(lambda reply: reply | {"expires_in": 0})`.
+    """Change the genuine response's JSON: `Edit(lambda document: document | {"expires_in": 0})`.
 
-    The document of a success has the tokens in it, and the server honours them.
+    The tokens in the document are real: the server accepts them.
     """
 
     change: Callable[[dict[str, Any]], object]
 
     async def perform(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
-        """Spend the grant and answer the changed document."""
-        answer = await genuine()
-        body = json.dumps(self.change(json.loads(answer.body))).encode()
-        return Response(answer.status, body, answer.headers).response()
+        """Carry out the request, and send the changed document."""
+        response = await genuine()
+        body = json.dumps(self.change(json.loads(response.body))).encode()
+        return Response(response.status, body, response.headers).to_web()
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Reset the connection without a byte of reply."""
+    """Reset the connection before a byte is sent. `spent`: carry out the request first."""
 
     spent: bool = True
 
     async def perform(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
-        """Spend the grant if told to, then reset."""
+        """Carry out the request if `spent`, then reset the connection."""
         if self.spent:
             await genuine()
         return _reset(request)
@@ -115,12 +118,12 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """The grant is spent, and only the first `keep` bytes of the reply arrive."""
+    """Carry out the request, but send only the first `keep` bytes of the response."""
 
     keep: int = 20
 
     async def perform(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
-        """Promise the whole reply, send its beginning, close."""
+        """Announce the whole response, send its beginning, and close the connection."""
         response, body = await _begin(request, genuine)
         await response.write(body[: self.keep])
         if request.transport is not None:
@@ -130,12 +133,12 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Drip:
-    """The grant is spent, and the reply arrives one byte every `pause` seconds (of real time)."""
+    """Carry out the request, and send the response one byte every `pause` seconds of real time."""
 
     pause: float = 0.05
 
     async def perform(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
-        """Send byte by byte until the client has had enough or the server shuts down."""
+        """Send byte by byte until the client disconnects or the server closes."""
         response, body = await _begin(request, genuine)
         closing = request.app[CLOSING]
         for position in range(len(body)):
@@ -143,19 +146,19 @@ class Drip:
                 return _reset(request)
             with contextlib.suppress(ConnectionError):
                 await response.write(body[position : position + 1])
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(closing.wait(), self.pause)
+            with move_on_after(self.pause):
+                await closing.wait()
         return response
 
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Never answer. The connection stays open until the client leaves or the server shuts down."""
+    """Never respond: the connection stays open until the server closes. `spent`: carry out the request."""
 
     spent: bool = False
 
     async def perform(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
-        """Spend the grant if told to, then wait."""
+        """Carry out the request if `spent`, then wait."""
         if self.spent:
             await genuine()
         await request.app[CLOSING].wait()
@@ -163,9 +166,9 @@ class Hang:
 
 
 class Gate:
-    """Holds requests until it is opened: `async with server.hold("before") as gate`.
+    """Holds requests at one point: `async with server.hold("before") as gate`.
 
-    Leaving the block opens it for good.
+    It stays open once you call `open()` or leave the block.
     """
 
     def __init__(self) -> None:
@@ -175,7 +178,7 @@ class Gate:
 
     @property
     def arrived(self) -> int:
-        """How many requests have come to this gate so far, those that went through included."""
+        """How many requests have come to this gate so far, including those that went through."""
         return self._arrived
 
     async def reached(self, count: int = 1) -> None:
@@ -184,11 +187,11 @@ class Gate:
             await self._arrival.wait_for(lambda: self._arrived >= count)
 
     def open(self) -> None:
-        """Let everybody through, now and later."""
+        """Let every request through, now and later."""
         self._open.set()
 
     async def wait(self) -> None:
-        """What the server does here."""
+        """Called by the server: count the request, and wait until the gate is open."""
         async with self._arrival:
             self._arrived += 1
             self._arrival.notify_all()
@@ -199,15 +202,15 @@ class Gate:
 
 
 async def _begin(request: web.Request, genuine: Genuine) -> tuple[web.StreamResponse, bytes]:
-    answer = await genuine()
-    response = web.StreamResponse(status=answer.status, headers=list(answer.headers))
-    response.content_length = len(answer.body)
+    genuine_response = await genuine()
+    response = web.StreamResponse(status=genuine_response.status, headers=list(genuine_response.headers))
+    response.content_length = len(genuine_response.body)
     await response.prepare(request)
-    return response, answer.body
+    return response, genuine_response.body
 
 
 def _reset(request: web.Request) -> web.StreamResponse:
-    """A TCP reset instead of an orderly end."""
+    """Send a TCP reset instead of an orderly end."""
     transport = request.transport
     if transport is not None:
         connection = transport.get_extra_info("socket")

@@ -1,4 +1,4 @@
-"""Reading form-encoded token requests, strictly. Says what is wrong, and never what was sent."""
+"""Strict reading of form-encoded token requests. Errors say what is wrong, and never what was sent."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _KNOWN = frozenset(
 
 
 def fields(body: bytes) -> dict[str, str]:
-    """The fields of a form in their order; each must be known, filled, and there once."""
+    """The fields of a form, in order. Each must be known, not empty, and appear once."""
     try:
         text = body.decode("ascii")
     except UnicodeDecodeError:
-        hint = " (a no-break space was pasted from the documents)" if b"\xc2\xa0" in body else ""
+        hint = " (it has a no-break space, as copied from the documentation)" if b"\xc2\xa0" in body else ""
         raise InvalidRequest(f"the body has bytes that are not ASCII{hint}") from None
     try:
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict")
@@ -28,19 +28,19 @@ def fields(body: bytes) -> dict[str, str]:
         raise InvalidRequest("the body is not form-encoded") from None
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise InvalidRequest("the body has a field twice")
+        raise InvalidRequest("the body has the same field twice")
     if unknown := len(found.keys() - _KNOWN):
-        raise InvalidRequest(f"the body has {unknown} fields that no token request has")
+        raise InvalidRequest(f"the body has {unknown} unknown fields")
     if empty := sorted(name for name, value in found.items() if not value):
         raise InvalidRequest(f"the field {empty[0]} is empty")
     return found
 
 
 def same_bytes(body: bytes, found: dict[str, str], order: Sequence[str]) -> None:
-    """Refuse unless the body is exactly these fields, in this order, encoded as documented."""
+    """Raise `InvalidRequest` unless the body is exactly these fields in this order, encoded as documented."""
     if list(found) != list(order):
         raise InvalidRequest(
             f"the fields are {', '.join(found)}; they must be {', '.join(order)}, in this order"
         )
     if encode_form(tuple(found.items())) != body:
-        raise InvalidRequest("the body is encoded otherwise than the documents print it")
+        raise InvalidRequest("the body is not encoded as in the documentation")

@@ -1,7 +1,7 @@
-"""An RFC 6749 token endpoint, for any client of the `OAuth2` provider.
+"""An RFC 6749 token endpoint, for the `OAuth2` provider and any other client.
 
-Strict where the RFC is: no parameter twice (3.2), one way of authenticating (2.3), Basic credentials
-form-encoded first (2.3.1). The order of the fields is free. Without rotation a refresh answers no
+Strict where the RFC is: no parameter twice (3.2), one way to authenticate (2.3), Basic credentials
+form-encoded first (2.3.1). The fields may come in any order. Without rotation, a token response has no
 `refresh_token`, which the RFC allows (6) and clients get wrong.
 """
 
@@ -28,10 +28,10 @@ _JSON = (("Content-Type", "application/json;charset=UTF-8"), ("Cache-Control", "
 
 
 class OAuth2Server(TokenServer):
-    """Any OAuth 2 server on loopback: `OAuth2(**server.credentials)`.
+    """An OAuth 2 server on loopback: `async with OAuth2Server() as server: OAuth2(**server.credentials)`.
 
-    `auth` is how the client authenticates: "basic" in the header, "post" in the body. `rotates` says
-    whether a refresh token is good once only. `lifetime` is in whole seconds.
+    `auth` is how the client authenticates: "basic" in the header, "post" in the body. With `rotates`, a
+    refresh token works once. `lifetime` is that of access tokens, in whole seconds.
     """
 
     token_path: ClassVar[str] = "/token"
@@ -58,7 +58,7 @@ class OAuth2Server(TokenServer):
 
     @property
     def credentials(self) -> dict[str, Any]:
-        """Everything that `OAuth2(**server.credentials)` wants, with a refresh token as its seed."""
+        """The arguments of `OAuth2(**server.credentials)`, with a refresh token."""
         return {
             "token_url": self.token_url,
             "client_id": self.client_id,
@@ -70,19 +70,19 @@ class OAuth2Server(TokenServer):
         }
 
     def new_credential(self) -> str:
-        """Another refresh token, for a new sign-in."""
+        """Sign in once more. Returns a refresh token."""
         token = f"fake-oauth2-refresh-{secrets.token_urlsafe(12)}"
         self._ledger.sign_in(Credential("refresh_token", token))
         return token
 
     def new_code(self) -> str:
-        """An authorization code, good once."""
+        """Sign in once more. Returns an authorization code, which works once."""
         code = f"fake-oauth2-code-{secrets.token_urlsafe(12)}"
         self._ledger.sign_in(Credential("authorization_code", code))
         return code
 
     def read(self, request: web.Request, body: bytes) -> Credential:
-        """A form with the client in one place and the grant in the other."""
+        """The credential in a form. The client must authenticate in one place only."""
         if request.content_type != "application/x-www-form-urlencoded":
             raise InvalidRequest("the Content-Type is not application/x-www-form-urlencoded")
         found = fields(body)
@@ -92,25 +92,27 @@ class OAuth2Server(TokenServer):
             return Credential("authorization_code", found["code"])
         if kind == "refresh_token" and "refresh_token" in found and "code" not in found:
             return Credential("refresh_token", found["refresh_token"])
-        raise InvalidRequest("grant_type and the secret that is sent do not belong together")
+        raise InvalidRequest("the form has not exactly the credential that its grant_type names")
 
     def _authenticate(self, request: web.Request, found: dict[str, str]) -> None:
         header = request.headers.getall("Authorization", [])
         if self.auth == "basic":
             if found.keys() & {"client_id", "client_secret"}:
                 raise InvalidRequest(
-                    "the client is in the body; it must be in the Authorization header alone"
+                    "client_id or client_secret is in the body; use the Authorization header only"
                 )
             if header != [basic_auth(self.client_id, self.client_secret)]:
                 raise Rejected("invalid_client")
         else:
             if header:
-                raise InvalidRequest("there is an Authorization header; the client must be in the body alone")
+                raise InvalidRequest(
+                    "there is an Authorization header; send client_id and client_secret in the body only"
+                )
             if (found.get("client_id"), found.get("client_secret")) != (self.client_id, self.client_secret):
                 raise Rejected("invalid_client")
 
-    def granted(self, issue: Issue) -> Response:
-        """RFC 6749, 5.1. The refresh token is named only if it is a new one."""
+    def success_response(self, issue: Issue) -> Response:
+        """RFC 6749, 5.1. Has a refresh token only if it is a new one."""
         document = {
             "access_token": issue.access_token,
             "token_type": "Bearer",
@@ -121,13 +123,13 @@ class OAuth2Server(TokenServer):
         return Response(200, json.dumps(document).encode(), _JSON)
 
     def error_response(self, status: int, code: str, what: str) -> Response:
-        """RFC 6749, 5.2: 401 for a client that failed in the header, else 400."""
+        """RFC 6749, 5.2: 401 for a client that failed to authenticate in the header, else 400."""
         headers: tuple[tuple[str, str], ...] = _JSON
         if code == "invalid_client" and self.auth == "basic":
             status, headers = 401, (*_JSON, ("WWW-Authenticate", "Basic"))
         return Response(status, json.dumps({"error": code, "error_description": what}).encode(), headers)
 
-    def unauthorized(self) -> Response:
+    def unauthorized_response(self) -> Response:
         """RFC 6750's 401."""
         headers = (*_JSON, ("WWW-Authenticate", 'Bearer error="invalid_token"'))
         return Response(401, json.dumps({"error": "invalid_token"}).encode(), headers)

@@ -1,8 +1,8 @@
-"""A server that behaves like Oto's, as far as is documented or has been seen.
+"""A server that behaves like Oto's, as far as that is documented or has been seen.
 
-It takes `POST /rest/v2/refreshToken` with a JSON object of exactly one key and no Authorization, and
-refuses everything else. Access tokens expire; the refresh token is permanent. Replies are served as
-`text/plain;charset=iso-8859-1`, with `expires_in` as a string, because that is what has been seen.
+It accepts `POST /rest/v2/refreshToken` with a JSON object of exactly one key and no Authorization header,
+and nothing else. Access tokens expire, the refresh token is permanent. Token responses have the Content-Type
+`text/plain;charset=iso-8859-1` and `expires_in` as a string, because that is what has been seen.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _JSON = (("Content-Type", "application/json"),)
 class OtoServer(TokenServer):
     """Oto on loopback: `async with OtoServer(lifetime=3) as server: Oto(**server.credentials)`.
 
-    `refresh_token` is the one an administrator would copy from the dashboard. `lifetime` is in whole
-    seconds. In the staging `environment` there is `GET /rest/v2/test` as well.
+    `refresh_token` stands for the one you would copy from Oto's dashboard. `lifetime` is that of access
+    tokens, in whole seconds. With `environment="staging"`, the API has `GET /rest/v2/test` too.
     """
 
     token_path: ClassVar[str] = "/rest/v2/refreshToken"
@@ -54,7 +54,7 @@ class OtoServer(TokenServer):
 
     @property
     def credentials(self) -> dict[str, Any]:
-        """Everything that `Oto(**server.credentials)` wants."""
+        """The arguments of `Oto(**server.credentials)`."""
         return {
             "refresh_token": self.refresh_token,
             "environment": self.environment,
@@ -62,22 +62,22 @@ class OtoServer(TokenServer):
         }
 
     def new_credential(self) -> str:
-        """Another refresh token, of another account or a new sign-in."""
+        """Sign in once more, or with another account. Returns a refresh token."""
         token = f"fake-oto-refresh-{secrets.token_urlsafe(12)}"
         self._ledger.sign_in(Credential("refresh_token", token))
         return token
 
     def routes(self) -> list[web.RouteDef]:
-        """`healthCheck`, which wants a bearer, and on staging `test`."""
+        """`healthCheck`, and in staging `test`."""
         routes = [web.get("/rest/v2/healthCheck", api.ok)]
         if self.environment == "staging":
             routes.append(web.get("/rest/v2/test", api.ok))
         return routes
 
     def read(self, request: web.Request, body: bytes) -> Credential:
-        """Exactly one key, and nothing that this call does not want."""
+        """The refresh token, from a JSON object with exactly one key."""
         if "Authorization" in request.headers:
-            raise InvalidRequest("there is an Authorization header; this call has none")
+            raise InvalidRequest("there is an Authorization header; a token request must not have one")
         if request.content_type != "application/json":
             raise InvalidRequest("the Content-Type is not application/json")
         try:
@@ -89,11 +89,11 @@ class OtoServer(TokenServer):
             raise InvalidRequest(f"the body has {len(document)} keys; it must have one, refresh_token")
         token = document["refresh_token"]
         if not isinstance(token, str) or not token:
-            raise InvalidRequest("refresh_token is not a string with something in it")
+            raise InvalidRequest("refresh_token is not a non-empty string")
         return Credential("refresh_token", token)
 
-    def granted(self, issue: Issue) -> Response:
-        """The reply that has been seen: `expires_in` is a string, the refresh token is repeated."""
+    def success_response(self, issue: Issue) -> Response:
+        """As seen: `expires_in` is a string, and the refresh token is repeated."""
         document = {
             "access_token": issue.access_token,
             "refresh_token": issue.refresh_token,
@@ -104,7 +104,7 @@ class OtoServer(TokenServer):
         return Response(200, json.dumps(document).encode("latin-1"), _TEXT)
 
     def error_response(self, status: int, code: str, what: str) -> Response:
-        """The newer error shape. OTO1083 also says: this token is of the other environment."""
+        """The newer error format. Oto sends OTO1083 also for a token of the other environment."""
         document: dict[str, Any] = {"success": False, "errorCode": 5, "errorMsg": what}
         if code == "invalid_grant":
             document |= {
@@ -114,6 +114,6 @@ class OtoServer(TokenServer):
             }
         return Response(status, json.dumps(document).encode(), _JSON)
 
-    def unauthorized(self) -> Response:
-        """The gateway's 401."""
+    def unauthorized_response(self) -> Response:
+        """The 401 of Oto's gateway."""
         return Response(401, json.dumps({"message": "Jwt is expired", "code": 401}).encode(), _JSON)

@@ -1,9 +1,8 @@
-"""A server that behaves like Priava's, as far as is documented.
+"""A server that behaves like Priava's, as far as that is documented.
 
-It takes `POST /api/rest/oauth/token` with exactly the documented headers and bytes, in both forms. A
-code is good once; refresh tokens rotate, and a spent one that comes back revokes everything that
-descends from the same sign-in. What a real API call's 401 looks like is not documented: this one is
-RFC 6750's.
+It accepts `POST /api/rest/oauth/token` with exactly the documented headers and bytes, for both grant types.
+A code works once. Refresh tokens rotate, and a spent one that comes again revokes everything issued from the
+same sign-in. The API's 401 is not documented: this one is RFC 6750's.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ _REGIONS = ("APAC", "EU", "US")
 class PriavaServer(TokenServer):
     """Priava on loopback: `async with PriavaServer(lifetime=3) as server: Priava(**server.credentials)`.
 
-    The credentials are those an administrator would copy from Priava. `lifetime` is in whole seconds.
+    The arguments stand for what you would copy from Priava. `lifetime` is that of access tokens, in whole
+    seconds.
     """
 
     base_path: ClassVar[str] = "/api"
@@ -52,7 +52,7 @@ class PriavaServer(TokenServer):
     ) -> None:
         super().__init__(name="fake-priava", rotates=True, lifetime=lifetime, clock=clock, port=port)
         if region not in _REGIONS:
-            raise ValueError(f"region is {region!r}: give one of {', '.join(_REGIONS)}.")
+            raise ValueError(f"region must be one of {', '.join(_REGIONS)}, not {region!r}.")
         self.client_id = client_id
         self.client_secret = client_secret
         self.redirect_uri = redirect_uri
@@ -62,7 +62,7 @@ class PriavaServer(TokenServer):
 
     @property
     def credentials(self) -> dict[str, Any]:
-        """Everything that `Priava(**server.credentials)` wants, with the code as its seed."""
+        """The arguments of `Priava(**server.credentials)`, with a code."""
         return {
             "client_id": self.client_id,
             "client_secret": self.client_secret,
@@ -73,20 +73,20 @@ class PriavaServer(TokenServer):
         }
 
     def new_credential(self) -> str:
-        """Another code, for a new sign-in."""
+        """Sign in once more. Returns a code."""
         code = f"fake-priava-code-{secrets.token_urlsafe(12)}"
         self._ledger.sign_in(Credential("authorization_code", code))
         return code
 
     def read(self, request: web.Request, body: bytes) -> Credential:
-        """The documented headers and body, byte for byte; then the client."""
+        """The credential, if headers and body are exactly as documented and the client is right."""
         if "Authorization" in request.headers:
-            raise InvalidRequest("there is an Authorization header; this call has none")
+            raise InvalidRequest("there is an Authorization header; a token request must not have one")
         if request.headers.getall("Content-Type", []) != [_CONTENT_TYPE]:
             raise InvalidRequest(f"the Content-Type is not exactly {_CONTENT_TYPE}")
         region = request.headers.getall("TenantRegion", [])
         if len(region) != 1 or region[0] not in _REGIONS:
-            raise InvalidRequest(f"TenantRegion must be there once, and one of {', '.join(_REGIONS)}")
+            raise InvalidRequest(f"TenantRegion must appear once, and be one of {', '.join(_REGIONS)}")
         if region[0] != self.region:
             raise InvalidRequest("TenantRegion is not the region of this tenant")
         found = fields(body)
@@ -101,8 +101,8 @@ class PriavaServer(TokenServer):
             raise Rejected("invalid_client")
         return Credential("authorization_code" if secret == "code" else "refresh_token", found[secret])
 
-    def granted(self, issue: Issue) -> Response:
-        """The documented reply: `BEARER` in capitals, `expires_in` an integer."""
+    def success_response(self, issue: Issue) -> Response:
+        """As documented: `BEARER` in capitals, `expires_in` an integer."""
         document = {
             "access_token": issue.access_token,
             "refresh_token": issue.refresh_token,
@@ -112,10 +112,10 @@ class PriavaServer(TokenServer):
         return Response(200, json.dumps(document).encode(), _JSON)
 
     def error_response(self, status: int, code: str, what: str) -> Response:
-        """The documented error."""
+        """As documented."""
         return Response(status, json.dumps({"error": code, "error_description": what}).encode(), _JSON)
 
-    def unauthorized(self) -> Response:
-        """RFC 6750's 401, since Priava's own is not documented."""
+    def unauthorized_response(self) -> Response:
+        """RFC 6750's 401. Priava's own is not documented."""
         headers = (*_JSON, ("WWW-Authenticate", 'Bearer error="invalid_token"'))
         return Response(401, json.dumps({"error": "invalid_token"}).encode(), headers)

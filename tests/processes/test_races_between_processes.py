@@ -1,4 +1,4 @@
-"""A refresh that is paused, refused or overtaken, while somebody signs in or out in another process."""
+"""A refresh that is paused, rejected or overtaken by a sign-in or sign-out in another process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from _fleet import Worker, fleet, run, url
-from _ledger import opened, the_grant
+from _stored import opened, stored_state
 
 from tokensession.stores import Record
 from tokensession.testing import PriavaServer, json_response
@@ -21,115 +21,115 @@ async def ready(*workers: Worker) -> None:
 
 
 def test_f11_a_paused_holder_gives_way_to_a_newer_generation(tmp_path: Path, scheme: str) -> None:
-    """SIGSTOP after the rotation, a sign-in elsewhere, SIGCONT: the sign-in stays, and is served to all."""
+    """After SIGSTOP, a sign-in elsewhere and SIGCONT, all processes get the token of the sign-in."""
     where = url(scheme, tmp_path)
 
-    async def scene() -> None:
-        async with PriavaServer() as server, fleet(3, server.credentials, where) as (sleeper, other, third):
-            await ready(sleeper, other, third)
+    async def main() -> None:
+        async with PriavaServer() as server, fleet(3, server.credentials, where) as (paused, other, third):
+            await ready(paused, other, third)
             async with server.hold("after") as gate:
-                await sleeper.tell("refresh")
-                await gate.reached()  # the grant is spent; its successor is on the way
-                sleeper.freeze()
+                await paused.begin("refresh")
+                await gate.reached()  # the refresh token is spent; the new one is on its way
+                paused.pause()
             signed_in = await other.ask("sign_in", code=server.new_credential())
-            sleeper.thaw()
-            assert await sleeper.answer() == signed_in
-            assert await sleeper.ask("token") == await other.ask("token") == signed_in
-            grant = await the_grant(where)
-            assert grant.token is not None
-            assert [grant.token.fingerprint] == signed_in
+            paused.resume()
+            assert await paused.answer() == signed_in
+            assert await paused.ask("token") == await other.ask("token") == signed_in
+            state = await stored_state(where)
+            assert state.token is not None
+            assert [state.token.fingerprint] == signed_in
             assert await third.ask("refresh") == signed_in  # newer than its own
-            assert await sleeper.ask("refresh") != signed_in  # by the newer generation's refresh token
-            await ready(third, other, sleeper)
+            assert await paused.ask("refresh") != signed_in  # by the newer generation's refresh token
+            await ready(third, other, paused)
             assert (server.stats.rejections, server.stats.reuse_detections) == (0, 0)
 
-    run(scene)
+    run(main)
 
 
-def test_f11_a_paused_holders_result_is_kept_if_there_is_nothing_newer(tmp_path: Path, scheme: str) -> None:
-    """SIGSTOP after the rotation, SIGCONT: the new token is saved, and who waited meanwhile is served it."""
+def test_f11_a_paused_holders_token_is_saved_if_nothing_newer_is_stored(tmp_path: Path, scheme: str) -> None:
+    """After SIGSTOP and SIGCONT, the new token is saved, and the waiters get it."""
     where = url(scheme, tmp_path)
 
-    async def scene() -> None:
-        async with PriavaServer() as server, fleet(2, server.credentials, where) as (sleeper, other):
+    async def main() -> None:
+        async with PriavaServer() as server, fleet(2, server.credentials, where) as (paused, other):
             async with server.hold("after") as gate:
-                await sleeper.tell("token")
+                await paused.begin("token")
                 await gate.reached()
-                sleeper.freeze()
-                await other.tell_and_wait("token", 10)
-            sleeper.thaw()
-            kept = await sleeper.answer()
-            assert await other.answer() == kept
-            grant = await the_grant(where)
-            assert grant.token is not None
-            assert [grant.token.fingerprint] == kept
+                paused.pause()
+                await other.begin_and_wait("token", 10)
+            paused.resume()
+            saved = await paused.answer()
+            assert await other.answer() == saved
+            state = await stored_state(where)
+            assert state.token is not None
+            assert [state.token.fingerprint] == saved
             assert server.stats.token_requests == 1
 
-    run(scene)
+    run(main)
 
 
 def test_f12_a_rotated_token_is_saved_although_the_lock_was_lost(tmp_path: Path, scheme: str) -> None:
-    """The lock is lost to another holder after the rotation: the save compares versions, and is kept."""
+    """If another holder gets the lock after the rotation, the save compares versions and succeeds."""
     where = url(scheme, tmp_path)
 
-    async def scene() -> None:
-        async with PriavaServer() as server, fleet(2, server.credentials, where) as (sleeper, other):
-            await ready(sleeper, other)
+    async def main() -> None:
+        async with PriavaServer() as server, fleet(2, server.credentials, where) as (paused, other):
+            await ready(paused, other)
             async with server.hold("after") as gate:
-                await sleeper.tell("refresh")
+                await paused.begin("refresh")
                 await gate.reached()
-                sleeper.freeze()
+                paused.pause()
                 async with opened(where) as store:
                     [key] = await store.keys()
                     record = await store.load(key)
                     assert isinstance(record, Record)
                     for lock in tmp_path.rglob("*.lock"):
-                        lock.unlink()  # somebody tidies up
-                    usurper = await claimed(store, key, record.version)
-                    sleeper.thaw()
+                        lock.unlink()
+                    second = await claimed(store, key, record.version)
+                    paused.resume()
                     gate.open()
-                    rotated = await sleeper.answer()
-                    grant = await the_grant(where)
-                    assert grant.token is not None
-                    assert [grant.token.fingerprint] == rotated
-                    await usurper.abandon()
+                    rotated = await paused.answer()
+                    state = await stored_state(where)
+                    assert state.token is not None
+                    assert [state.token.fingerprint] == rotated
+                    await second.abandon()
             assert await other.ask("refresh") == rotated  # newer than its own
-            assert await sleeper.ask("refresh") != rotated  # by the rotated refresh token
-            await ready(other, sleeper)
+            assert await paused.ask("refresh") != rotated  # by the rotated refresh token
+            await ready(other, paused)
             assert (server.stats.token_requests, server.stats.reuse_detections) == (3, 0)
 
-    run(scene)
+    run(main)
 
 
-def test_f20_the_loser_of_a_race_deletes_nothing_of_the_winners(tmp_path: Path, scheme: str) -> None:
-    """The refusal of a refresh token that was replaced meanwhile changes nothing that is stored."""
+def test_f20_the_loser_of_a_race_deletes_nothing_of_the_winner(tmp_path: Path, scheme: str) -> None:
+    """If a refresh token is rejected after it was replaced, nothing that is stored changes."""
     where = url(scheme, tmp_path)
 
-    async def scene() -> None:
+    async def main() -> None:
         async with PriavaServer() as server, fleet(3, server.credentials, where) as (loser, winner, third):
             await ready(loser, winner, third)
             server.revoke_access_tokens()
             server.script(json_response(400, {"error": "invalid_grant"}))
             await loser.stop("commit")
-            await loser.tell("get", 10)
-            await loser.at("commit")  # it knows of the refusal, and is about to write it down
+            await loser.begin("get", 10)
+            await loser.at("commit")  # it knows of the rejection, and is about to store it
             signed_in = await winner.ask("sign_in", code=server.new_credential())
-            stored = await the_grant(where)
+            stored = await stored_state(where)
             await loser.go("commit")
             assert await loser.answer() == ["200"]
-            assert await the_grant(where) == stored
+            assert await stored_state(where) == stored
             assert await loser.ask("token") == signed_in
             await ready(third, winner)
             assert server.stats.token_requests == 3
 
-    run(scene)
+    run(main)
 
 
-def test_f21_a_refused_refresh_token_is_never_sent_again_by_any_process(tmp_path: Path, scheme: str) -> None:
-    """One refusal is remembered for all processes, later ones too; a new sign-in clears it for all."""
+def test_f21_a_rejected_refresh_token_is_never_sent_again_by_any_process(tmp_path: Path, scheme: str) -> None:
+    """All processes know of one rejection, later ones too; a new sign-in clears it for all."""
     where = url(scheme, tmp_path)
 
-    async def scene() -> None:
+    async def main() -> None:
         async with PriavaServer() as server, fleet(3, server.credentials, where) as workers:
             await ready(*workers)
             server.revoke_grants()
@@ -145,35 +145,35 @@ def test_f21_a_refused_refresh_token_is_never_sent_again_by_any_process(tmp_path
             assert [await worker.ask("token") for worker in workers] == [signed_in] * 3
             assert server.stats.token_requests == 3
 
-    run(scene)
+    run(main)
 
 
-@pytest.mark.parametrize("place", ["on the wire", "commit"])
+@pytest.mark.parametrize("stage", ["on the wire", "commit"])
 def test_f41_a_late_refresh_does_not_undo_a_sign_out_in_another_process(
-    tmp_path: Path, scheme: str, place: str
+    tmp_path: Path, scheme: str, stage: str
 ) -> None:
-    """A sign-out elsewhere between the rotation and its save: the new token is saved and served nowhere."""
+    """After a sign-out between the rotation and its save, the new token is neither saved nor served."""
     where = url(scheme, tmp_path)
 
-    async def scene() -> None:
+    async def main() -> None:
         async with PriavaServer() as server, fleet(3, server.credentials, where) as (late, other, third):
             await ready(late, other, third)
-            if place == "commit":
+            if stage == "commit":
                 await late.stop("commit")
-                await late.tell("refresh", 10)
+                await late.begin("refresh", 10)
                 await late.at("commit")
                 assert await other.ask("sign_out") == ["signed out"]
                 await late.go("commit")
             else:
                 async with server.hold("after") as gate:
-                    await late.tell("refresh", 10)
+                    await late.begin("refresh", 10)
                     await gate.reached()
-                    late.freeze()
+                    late.pause()
                     assert await other.ask("sign_out") == ["signed out"]
-                late.thaw()
+                late.resume()
             assert await late.answer() == ["SignedOut"]
-            grant = await the_grant(where)
-            assert (grant.signed_out, grant.token) == (True, None)
+            state = await stored_state(where)
+            assert (state.signed_out, state.token) == (True, None)
             requests = server.stats.token_requests
             assert await late.ask("get", 5) == ["SignedOut"]
             assert await other.ask("get", 5) == ["SignedOut"]
@@ -184,4 +184,4 @@ def test_f41_a_late_refresh_does_not_undo_a_sign_out_in_another_process(
             await ready(late, other, third)
             assert await late.ask("token") == signed_in
 
-    run(scene)
+    run(main)

@@ -1,4 +1,4 @@
-"""The same stepping through the whole of it: AuthedSession, real HTTP, a strict server, real files."""
+"""Cancel a request at each suspension, with AuthedSession, real HTTP, a strict server and real files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tokensession.providers import Priava
 from tokensession.stores import FileStore
 from tokensession.testing import FakeClock, PriavaServer
 
-LIFE = 3600
+LIFETIME = 3600
 MANY = 300
-"""More suspensions than one request or refresh can have: the stepping must have come to an end before."""
+"""More suspensions than one request or refresh has. A test that gets here would never end."""
 
 
-class Desk:
-    """A session of its own, signed in at the server for itself, with its record in a file."""
+class Client:
+    """A session with its own sign-in at the server and its own record in a file."""
 
     def __init__(self, server: PriavaServer, directory: Path, clock: FakeClock) -> None:
         self.clock = clock
@@ -39,20 +39,20 @@ class Desk:
             await response.read()
             return response.status
 
-    async def leave(self) -> str | None:
-        """Close all, and read the stored refresh token with a store object that has never seen it."""
+    async def close(self) -> str | None:
+        """Close everything, and return the stored refresh token, read by a new store object."""
         await self.session.close()
         await self.session.source.aclose()
         await self.store.aclose()
         store = FileStore(self.directory)
         record = await store.load(self.session.source.key)
         await store.aclose()
-        grant = decode(record.data) if record else None
-        return grant.token.refresh_token if grant is not None and grant.token is not None else None
+        state = decode(record.data) if record else None
+        return state.token.refresh_token if state is not None and state.token is not None else None
 
 
-async def stepped(once: Callable[[int], Awaitable[bool]]) -> int:
-    """As many runs as it takes until one ends without a k-th suspension: over a network they vary."""
+async def count_steps(once: Callable[[int], Awaitable[bool]]) -> int:
+    """Run until there is no step k. Over a network the number of steps varies."""
     for k in itertools.count():
         assert k < MANY
         if not await once(k):
@@ -60,61 +60,61 @@ async def stepped(once: Callable[[int], Awaitable[bool]]) -> int:
     raise AssertionError
 
 
-async def late_refresh_works(desk: Desk, server: PriavaServer) -> None:
-    """What is stored is good for the next refresh: the rotated token, and not one that was spent."""
-    desk.clock.advance(LIFE)
-    assert await desk.get() == 200
+async def check_next_refresh(client: Client, server: PriavaServer) -> None:
+    """The stored refresh token is the latest one, so the next refresh works."""
+    client.clock.advance(LIFETIME)
+    assert await client.get() == 200
     assert (server.stats.reuse_detections, server.stats.rejections) == (0, 0)
 
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["first token", "earlier one expired"])
-def test_f01_over_real_http_the_caller_may_be_cancelled_wherever_the_refresh_stands(
+def test_f01_over_real_http_the_caller_may_be_cancelled_at_any_step_of_the_refresh(
     tmp_path: Path, earlier: bool
 ) -> None:
-    """Session, server and files are real: one POST, the rotated token on disk, the others answered."""
+    """With a real server and files: one token request, the new token on disk, the other callers answered."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
-        async with PriavaServer(lifetime=LIFE, clock=clock) as server:
+        async with PriavaServer(lifetime=LIFETIME, clock=clock) as server:
 
             async def once(k: int) -> bool:
-                desk = Desk(server, tmp_path / str(k), clock)
+                client = Client(server, tmp_path / str(k), clock)
                 if earlier:
-                    assert await desk.get() == 200
-                    clock.advance(LIFE)
+                    assert await client.get() == 200
+                    clock.advance(LIFETIME)
                 before = server.stats.token_requests
                 with Steps(REFRESH, at=k, then=lambda: leader.cancel()) as steps:
-                    leader = asyncio.create_task(desk.get())
-                    others = [asyncio.create_task(desk.get()) for _ in range(2)]
+                    leader = asyncio.create_task(client.get())
+                    others = [asyncio.create_task(client.get()) for _ in range(2)]
                     await asyncio.wait([leader, *others])
                 assert leader.cancelled() is steps.reached
                 assert [await task for task in others] == [200, 200]
                 assert server.stats.token_requests == before + 1
-                token = await desk.session.source.token()
-                assert await desk.leave() == token.refresh_token
+                token = await client.session.source.token()
+                assert await client.close() == token.refresh_token
                 return steps.reached
 
-            found = await stepped(once)
-            assert found >= 15, f"only {found} points were found"
+            found = await count_steps(once)
+            assert found >= 15, f"only {found} steps were found"
             assert (server.stats.reuse_detections, server.stats.rejections) == (0, 0)
 
-    run(scene)
+    run(main)
 
 
-@pytest.mark.parametrize("reason", ["expired", "error_response"])
-def test_f01_a_request_may_be_cancelled_at_each_of_its_own_suspensions(tmp_path: Path, reason: str) -> None:
-    """Wherever session.get() is cancelled around a refresh: one POST, the other answered, nothing leaked."""
+@pytest.mark.parametrize("reason", ["expired", "unauthorized"])
+def test_f01_a_request_may_be_cancelled_at_any_of_its_own_suspensions(tmp_path: Path, reason: str) -> None:
+    """Wherever session.get() is cancelled: one token request, the other caller answered, no leak."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
-        async with PriavaServer(lifetime=LIFE, clock=clock) as server:
-            desk = Desk(server, tmp_path / "tokens", clock)
-            assert await desk.get() == 200
+        async with PriavaServer(lifetime=LIFETIME, clock=clock) as server:
+            client = Client(server, tmp_path / "tokens", clock)
+            assert await client.get() == 200
 
             async def once(k: int) -> bool:
-                clock.advance(LIFE / 2)  # long enough ago for a 401 to be believed again
+                clock.advance(LIFETIME / 2)  # long enough after the last forced refresh
                 if reason == "expired":
-                    clock.advance(LIFE)
+                    clock.advance(LIFETIME)
                 else:
                     server.revoke_access_tokens()
                 before = server.stats.token_requests
@@ -123,19 +123,19 @@ def test_f01_a_request_may_be_cancelled_at_each_of_its_own_suspensions(tmp_path:
                     asyncio.current_task().cancel()  # type: ignore[union-attr]
 
                 with Steps("caller", at=k, then=cancel, children=False) as steps:
-                    caller = asyncio.create_task(desk.get(), name="caller")
-                    other = asyncio.create_task(desk.get())
+                    caller = asyncio.create_task(client.get(), name="caller")
+                    other = asyncio.create_task(client.get())
                     await asyncio.wait([caller, other])
                 assert caller.cancelled() is steps.reached
                 assert await other == 200
                 assert server.stats.token_requests == before + 1
-                connector: Any = desk.session.client.connector
+                connector: Any = client.session.client.connector
                 assert not connector._acquired
                 return steps.reached
 
-            found = await stepped(once)
-            assert found >= (2 if reason == "expired" else 3), f"only {found} points were found"
-            await late_refresh_works(desk, server)
-            assert await desk.leave() == (await desk.session.source.token()).refresh_token
+            found = await count_steps(once)
+            assert found >= (2 if reason == "expired" else 3), f"only {found} steps were found"
+            await check_next_refresh(client, server)
+            assert await client.close() == (await client.session.source.token()).refresh_token
 
-    run(scene)
+    run(main)

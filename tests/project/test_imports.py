@@ -1,4 +1,4 @@
-"""The public doors: what is promised by name, and what importing it costs."""
+"""The public modules: what they export, and what importing them loads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-DOORS = ["tokensession", "tokensession.providers", "tokensession.stores", "tokensession.testing"]
+PUBLIC = ["tokensession", "tokensession.providers", "tokensession.stores", "tokensession.testing"]
 
 
-@pytest.mark.parametrize("door", [*DOORS, "tokensession.errors", "tokensession.events"])
-def test_each_door_lists_what_it_offers_and_offers_what_it_lists(door: str) -> None:
-    """`__all__` is sorted, complete and true."""
-    module = importlib.import_module(door)
+@pytest.mark.parametrize("public", [*PUBLIC, "tokensession.errors", "tokensession.events"])
+def test_all_is_sorted_and_every_name_in_it_exists(public: str) -> None:
+    """This holds for every public module."""
+    module = importlib.import_module(public)
     names = module.__all__
     assert list(names) == sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n)) or list(
         names
@@ -25,7 +25,7 @@ def test_each_door_lists_what_it_offers_and_offers_what_it_lists(door: str) -> N
 
 
 def loaded_by(statement: str) -> set[str]:
-    """Top-level packages outside the standard library that a fresh interpreter has loaded afterwards."""
+    """The third-party packages that a new interpreter has loaded after this statement."""
     program = (
         "import json, sys; before = set(sys.modules); "
         f"{statement}; print(json.dumps(sorted(set(sys.modules) - before)))"
@@ -35,14 +35,14 @@ def loaded_by(statement: str) -> set[str]:
     return {top for top in tops if top not in sys.stdlib_module_names and not top.startswith("_")}
 
 
-def test_importing_tokensession_loads_aiohttp_anyio_and_msgpack_and_nothing_else() -> None:
-    """You do not pay for a driver, the command line or a test tool that you do not use."""
+def test_importing_tokensession_loads_only_its_dependencies() -> None:
+    """These are aiohttp, anyio and msgpack: no driver, command line or test tool."""
     alone = loaded_by("import aiohttp, anyio, msgpack")
     assert loaded_by("import tokensession") - alone == {"tokensession"}
 
 
-def test_sqlite_is_loaded_when_it_is_mentioned() -> None:
-    """Neither sqlite3 nor sqlite-utils is imported before a SQLiteStore is asked for."""
+def test_sqlite_is_loaded_on_first_use() -> None:
+    """Importing the stores loads neither sqlite3 nor sqlite-utils."""
     program = (
         "import sys, tokensession.stores as stores; assert 'sqlite3' not in sys.modules; "
         "stores.SQLiteStore; assert 'sqlite3' in sys.modules; assert 'sqlite_utils' not in sys.modules"
@@ -51,5 +51,5 @@ def test_sqlite_is_loaded_when_it_is_mentioned() -> None:
 
 
 def test_the_test_tools_do_not_need_pytest() -> None:
-    """Servers and clocks can be used from any test runner, or from none."""
+    """You can use the servers and clocks from any test runner."""
     assert "pytest" not in loaded_by("import tokensession.testing; tokensession.testing.FakeClock")

@@ -1,4 +1,4 @@
-"""Two processes and one record: what each may do when the other was there first, on every local store."""
+"""Two processes race for one record, on every local store: what the slower one may do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _rig import LIFE, Rig, invalid_grant, run, success, turns
-from _shared_store import STORES, Shelf
+from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, success
+from _shared_store import STORES, SharedStore
 
 from tokensession import ClaimTimeout
 from tokensession._refresh.state import TokenState, decode, encode
@@ -18,7 +18,7 @@ from tokensession.testing import FakeClock, Paused
 
 
 class GatedStore:
-    """A store that stands still between the first look at the record and the claim, as a process may."""
+    """A store that stops between the first look at the record and the claim, as a process may."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -34,27 +34,27 @@ class GatedStore:
 
 
 @STORES
-@pytest.mark.parametrize("life", [LIFE, 0], ids=["usable", "used up"])
-def test_f08_a_refresh_token_that_was_read_before_the_claim_is_not_the_one_that_is_sent(
-    tmp_path: Path, kind: str, life: int
+@pytest.mark.parametrize("expires_in", [LIFETIME, 0], ids=["usable", "expired"])
+def test_f08_a_refresh_token_that_was_read_before_the_claim_is_not_sent(
+    tmp_path: Path, kind: str, expires_in: int
 ) -> None:
     """If another process rotates between reading and claiming, its token is adopted or its successor sent."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
-        shelf = Shelf(kind, tmp_path, clock)
-        one = Rig(success(1), success(2, life=life), store=shelf.open(), clock=clock)
-        paused = GatedStore(shelf.open())
+        shared = SharedStore(kind, tmp_path, clock)
+        one = Rig(success(1), success(2, expires_in=expires_in), store=shared.open(), clock=clock)
+        paused = GatedStore(shared.open())
         other = Rig(success(3), store=paused, clock=clock)
         await one.access()
-        clock.advance(LIFE)
+        clock.advance(LIFETIME)
         caller = asyncio.create_task(other.access())
-        await paused.looked.wait()  # it has seen refresh-1, and holds nothing yet
+        await paused.looked.wait()  # it has seen refresh-1, and has no claim yet
         assert await one.access() == "access-2"
         paused.go_on.set()
-        if life:
+        if expires_in:
             assert await caller == "access-2"
-            assert other.posts == 0
+            assert other.token_requests == 0
         else:
             assert await caller == "access-3"
             assert "refresh_token=refresh-2" in other.sent()
@@ -62,30 +62,28 @@ def test_f08_a_refresh_token_that_was_read_before_the_claim_is_not_the_one_that_
             await rig.source.aclose()
             await rig.store.aclose()
 
-    run(scene)
+    run(main)
 
 
 @STORES
-def test_f09_the_claim_is_held_from_the_second_look_over_the_request_to_the_commit(
-    tmp_path: Path, kind: str
-) -> None:
-    """While a request is on the wire nobody else gets the claim; once it is free the record is there."""
+def test_f09_the_claim_is_held_from_the_second_look_to_the_commit(tmp_path: Path, kind: str) -> None:
+    """No other process gets the claim during a token request, and once it is free, the record is there."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
-        shelf = Shelf(kind, tmp_path, clock)
-        held = Paused(success(2))
-        rig = Rig(success(1), held, store=shelf.open(), clock=clock)
+        shared = SharedStore(kind, tmp_path, clock)
+        paused = Paused(success(2))
+        rig = Rig(success(1), paused, store=shared.open(), clock=clock)
         await rig.access()
-        clock.advance(LIFE)
-        other = shelf.open()
+        clock.advance(LIFETIME)
+        other = shared.open()
         record = await other.load("account")
         assert record is not None
         caller = asyncio.create_task(rig.access())
-        await held.arrived.wait()
+        await paused.arrived.wait()
         with pytest.raises(ClaimTimeout):
             await other.claim("account", seen=record.version, timeout=0)
-        held.release()
+        paused.release()
         assert await caller == "access-2"
         newer = await other.claim("account", seen=record.version, timeout=0)
         assert isinstance(newer, Record)
@@ -96,61 +94,61 @@ def test_f09_the_claim_is_held_from_the_second_look_over_the_request_to_the_comm
         await rig.store.aclose()
         await other.aclose()
 
-    run(scene)
+    run(main)
 
 
 @STORES
-def test_f12_a_commit_counts_versions_and_not_who_owns_the_claim(tmp_path: Path, kind: str) -> None:
-    """A result whose claim is gone is kept if nothing newer is stored, and changes nothing otherwise."""
+def test_f12_a_commit_compares_versions_and_not_owners_of_the_claim(tmp_path: Path, kind: str) -> None:
+    """A result whose claim is gone is stored if nothing newer is, and changes nothing otherwise."""
 
-    async def scene() -> None:
-        shelf = Shelf(kind, tmp_path, FakeClock())
-        store, other = shelf.open(), shelf.open()
-        late = await store.claim("account", seen=None, timeout=1)
-        assert not isinstance(late, Record)
-        await late.abandon()  # as if its lease had run out
-        between = await other.claim("account", seen=None, timeout=1)
-        assert not isinstance(between, Record)
-        record = await late.commit(encode(TokenState(configured="late")))
+    async def main() -> None:
+        shared = SharedStore(kind, tmp_path, FakeClock())
+        store, other = shared.open(), shared.open()
+        late_claim = await store.claim("account", seen=None, timeout=1)
+        assert not isinstance(late_claim, Record)
+        await late_claim.abandon()  # as if its lease had lapsed
+        other_claim = await other.claim("account", seen=None, timeout=1)
+        assert not isinstance(other_claim, Record)
+        record = await late_claim.commit(encode(TokenState(configured="late")))
         assert await other.load("account") == record
         with pytest.raises(Superseded):
-            await between.commit(encode(TokenState(configured="between")))
+            await other_claim.commit(encode(TokenState(configured="between")))
         assert await other.load("account") == record
         newer = await other.put("account", b"newer")
         with pytest.raises(Superseded):
-            await late.commit(encode(TokenState(configured="later")))
+            await late_claim.commit(encode(TokenState(configured="later")))
         assert await other.load("account") == newer
         await store.aclose()
         await other.aclose()
 
-    run(scene)
+    run(main)
 
 
 @pytest.mark.parametrize("newer", [False, True], ids=["nothing newer", "a newer generation"])
 @STORES
-def test_f12_a_refresh_that_loses_its_claim_in_mid_request_keeps_its_token_or_adopts_the_newer(
+def test_f12_a_refresh_that_loses_its_claim_stores_its_token_or_adopts_the_newer(
     tmp_path: Path, kind: str, newer: bool
 ) -> None:
-    """If the claim is lost while the request is on the wire, its token is stored unless a newer one is."""
+    """If the claim is lost during the request, the token is stored unless a newer one is there."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
-        shelf = Shelf(kind, tmp_path, clock)
-        held = Paused(success(2))
-        store = GatedStore(shelf.open())
+        shared = SharedStore(kind, tmp_path, clock)
+        paused = Paused(success(2))
+        store = GatedStore(shared.open())
         store.go_on.set()
-        rig = Rig(success(1), held, store=store, clock=clock)
-        other = Rig(success(7), store=shelf.open(), clock=clock)
+        rig = Rig(success(1), paused, store=store, clock=clock)
+        other = Rig(success(7), store=shared.open(), clock=clock)
         await rig.access()
-        clock.advance(LIFE)
+        clock.advance(LIFETIME)
         caller = asyncio.create_task(rig.access())
-        await held.arrived.wait()
+        await paused.arrived.wait()
         await store.claimed.abandon()
         if newer:
             assert await other.access() == "access-7"
-        held.release()
+        paused.release()
         assert await caller == ("access-7" if newer else "access-2")
-        stored = await shelf.stored()
+        stored = await shared.stored()
         assert stored is not None
         assert stored.token is not None
         assert stored.token.refresh_token == ("refresh-7" if newer else "refresh-2")
@@ -158,32 +156,32 @@ def test_f12_a_refresh_that_loses_its_claim_in_mid_request_keeps_its_token_or_ad
             await each.source.aclose()
             await each.store.aclose()
 
-    run(scene)
+    run(main)
 
 
 @STORES
 def test_f20_the_loser_of_a_race_leaves_the_winners_record_as_it_is(tmp_path: Path, kind: str) -> None:
-    """invalid_grant for a version that has moved on changes no byte; the loser takes the winner's token."""
+    """invalid_grant for an older version changes no byte, and the loser adopts the winner's token."""
 
-    async def scene() -> None:
+    async def main() -> None:
         clock = FakeClock()
-        shelf = Shelf(kind, tmp_path, clock)
-        held = Paused(invalid_grant())
-        loser = Rig(success(1), held, store=shelf.open(), clock=clock)
-        winner = Rig(success(7), store=shelf.open(), clock=clock)
+        shared = SharedStore(kind, tmp_path, clock)
+        paused = Paused(invalid_grant())
+        loser = Rig(success(1), paused, store=shared.open(), clock=clock)
+        winner = Rig(success(7), store=shared.open(), clock=clock)
         await loser.access()
-        clock.advance(LIFE)
+        clock.advance(LIFETIME)
         caller = asyncio.create_task(loser.access())
-        await held.arrived.wait()
-        await winner.source.sign_in(refresh_token="another-one")
+        await paused.arrived.wait()
+        await winner.source.sign_in(refresh_token="new-token")
         before = await winner.store.load("account")
-        held.release()
+        paused.release()
         assert await caller == "access-7"
-        await turns()
+        await let_tasks_run()
         assert await winner.store.load("account") == before
         assert await winner.access() == "access-7"
         for rig in (loser, winner):
             await rig.source.aclose()
             await rig.store.aclose()
 
-    run(scene)
+    run(main)

@@ -1,4 +1,4 @@
-"""The failure modes of locks: whose they are, when they were taken, who waits for them."""
+"""Failures about locks: who holds one, since when, and who waits for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from _store_helpers import descriptors, files, opened, run, source, success
 
 from tokensession.clock import SystemClock
 from tokensession.stores import Record
-from tokensession.stores._local.claims import Claims, Medium
+from tokensession.stores._local.claims import Claims, Records
 from tokensession.stores._local.lock import Mark
 from tokensession.stores._local.worker import Worker
 from tokensession.stores.protocol import Claim
@@ -28,38 +28,38 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     return made
 
 
-class Overtaken:
-    """A medium: somebody else stores a record between a claimant's look and his lock, each time once."""
+class WrittenBeforeTheLock:
+    """Records: another process stores one, once, between a caller's look and its lock."""
 
-    def __init__(self, medium: Medium, record: Record) -> None:
-        self._medium = medium
+    def __init__(self, records: Records, record: Record) -> None:
+        self._records = records
         self._record = record
-        self.overtaken = 0
+        self.written = 0
 
     def read(self, key: str) -> Record | None:
-        return self._medium.read(key)
+        return self._records.read(key)
 
     def write(self, key: str, record: Record, expect: str | None) -> Record:
-        return self._medium.write(key, record, expect)
+        return self._records.write(key, record, expect)
 
     def prepare(self, key: str) -> Path:
-        path = self._medium.prepare(key)
-        if not self.overtaken:
-            self.overtaken += 1
-            self._medium.write(key, self._record, None)
+        path = self._records.prepare(key)
+        if not self.written:
+            self.written += 1
+            self._records.write(key, self._record, None)
         return path
 
 
 def test_f08_a_record_is_read_again_under_the_lock(backend: Backend) -> None:
-    """A refresh that ends between a claimant's look and his lock: he gets its record, and no claim."""
+    """If a refresh ends between a caller's look and its lock, the caller gets that record and no claim."""
 
     async def main() -> None:
         async with opened(backend) as store:
-            medium = Overtaken(store._claims._medium, Record("newer", b"rotated"))
+            records = WrittenBeforeTheLock(store._claims._records, Record("newer", b"rotated"))
             worker = Worker("test")
-            claims = Claims(medium, worker, SystemClock())
+            claims = Claims(records, worker, SystemClock())
             found = await claims.claim("k", seen=None, timeout=30)
-            assert (found, medium.overtaken) == (Record("newer", b"rotated"), 1)
+            assert (found, records.written) == (Record("newer", b"rotated"), 1)
             assert await is_free(store, "k", "newer")
             await worker.aclose(lambda: None)
 
@@ -67,7 +67,7 @@ def test_f08_a_record_is_read_again_under_the_lock(backend: Backend) -> None:
 
 
 def test_f13_a_holder_releases_only_its_own_lock(backend: Backend) -> None:
-    """Its lock file was replaced, and locked by another process: its end frees nobody else's claim."""
+    """If its lock file was replaced and locked by another process, its end does not free that claim."""
     assert backend.lock_file is not None
     lock = backend.lock_file("k")
     with backend.peers(3) as [first, second, third]:
@@ -92,8 +92,8 @@ FUTURE = 4_102_444_800  # the year 2100
 
 
 @pytest.mark.parametrize("mark", ["in the future", "unreadable"])
-def test_f15_times_that_lie_in_the_future_stop_nobody(backend: Backend, mark: str) -> None:
-    """Lock marks and file times from the future, as after a clock step: nobody waits for them to pass."""
+def test_f15_times_in_the_future_block_no_claim(backend: Backend, mark: str) -> None:
+    """Lock marks and file times may be in the future after a clock step; no caller waits for them to pass."""
     assert backend.lock_file is not None
     with backend.peers() as [victim]:
         victim.ask("claim", key="k", seen=None)
@@ -102,34 +102,34 @@ def test_f15_times_that_lie_in_the_future_stop_nobody(backend: Backend, mark: st
     backend.lock_file("k").write_bytes(content)
 
     async def main() -> None:
-        clock = FakeClock()  # who waits for it to move waits for ever
+        clock = FakeClock()  # it does not move, so waiting for it never ends
         transport = ScriptedTransport(success(1), success(2))
         for number in (1, 2):
             for path in files(backend):
                 os.utime(path, (FUTURE, FUTURE))
             async with opened(backend) as store:
                 work = source(store, transport, clock)
-                asking = asyncio.ensure_future(work.token() if number == 1 else work.refresh())
+                caller = asyncio.ensure_future(work.token() if number == 1 else work.refresh())
                 if mark == "unreadable" and number == 1:
-                    while 2.0 not in clock.sleepers:  # it counts as begun just now: the settling, and no more
+                    while 2.0 not in clock.sleepers:  # it counts as left just now: only `orphan_wait`
                         await asyncio.sleep(0)
-                        await store.load("of nobody")  # behind the job of the worker thread that it waits for
+                        await store.load("other")  # a job behind the one that the caller waits for
                     clock.advance(2)
-                assert (await asking).access_token == f"access-{number}"
-                assert await work.token() == asking.result()
-        assert (len(transport.requests), transport.overasked) == (2, 0)
+                assert (await caller).access_token == f"access-{number}"
+                assert await work.token() == caller.result()
+        assert (len(transport.requests), transport.unexpected_requests) == (2, 0)
 
     run(main())
 
 
-# 10,000 in all; the SQLite store's claims are the same lock, so there a fifth of them will do.
+# 10,000 in all. The SQLite store uses the same lock, so a fifth of them is enough there.
 TIMES = {"file": 1250, "sqlite": 250}
 
 
 def test_f16_eight_processes_never_hold_one_claim_at_once(
     backend: Backend, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Eight processes, thousands of claims taken and let go: no two of them are ever held at once."""
+    """In thousands of claims by eight processes, no two are held at once."""
     times = TIMES[request.node.callspec.params["backend"]]
     with backend.peers(8) as contenders:
         for contender in contenders:
@@ -138,7 +138,7 @@ def test_f16_eight_processes_never_hold_one_claim_at_once(
 
 
 def test_f16_a_lock_file_keeps_its_name_and_its_inode(backend: Backend) -> None:
-    """It is never unlinked on release: else one would lock the old file, and another one the new."""
+    """It is never unlinked: then one process could lock the old file, and another one the new."""
     assert backend.lock_file is not None
     lock = backend.lock_file("k")
 
@@ -157,8 +157,8 @@ def test_f16_a_lock_file_keeps_its_name_and_its_inode(backend: Backend) -> None:
     run(main())
 
 
-def test_f30_two_hundred_who_wait_hold_no_descriptor_and_no_connection(backend: Backend) -> None:
-    """200 tasks that wait for 50 keys of another process have no more files open than one that looks."""
+def test_f30_two_hundred_waiters_hold_no_descriptor_and_no_connection(backend: Backend) -> None:
+    """200 tasks that wait for 50 keys of another process have no more files open than one reader."""
     keys = [f"key-{n}" for n in range(50)]
     with backend.peers() as [holder]:
         assert holder.ask("claim_all", keys=keys) == 50
@@ -180,63 +180,61 @@ def test_f30_two_hundred_who_wait_hold_no_descriptor_and_no_connection(backend: 
         run(main())
 
 
-class Counted:
-    """A medium that counts the looks at the record and the tries at the lock."""
+class CountedRecords:
+    """Records that count the looks at them and the tries at the lock."""
 
-    def __init__(self, medium: Medium) -> None:
-        self._medium = medium
+    def __init__(self, records: Records) -> None:
+        self._records = records
         self.looks = self.tries = 0
-        self.write: Callable[..., Record] = medium.write
+        self.write: Callable[..., Record] = records.write
 
     def read(self, key: str) -> Record | None:
         self.looks += 1
-        return self._medium.read(key)
+        return self._records.read(key)
 
     def prepare(self, key: str) -> Path:
         self.tries += 1
-        return self._medium.prepare(key)
+        return self._records.prepare(key)
 
 
 @pytest.mark.parametrize("count", [1, 10, 200])
-def test_f31_each_of_those_who_wait_needs_one_look_however_many_they_are(
-    backend: Backend, count: int
-) -> None:
-    """After a commit each waiter looks once and tries no lock, and within one pause, be they one or 200."""
+def test_f31_each_waiter_needs_one_look_however_many_there_are(backend: Backend, count: int) -> None:
+    """After a commit, each of up to 200 waiters looks once and tries no lock, all within one pause."""
 
     async def main() -> None:
         async with opened(backend) as store:
             clock, worker = FakeClock(), Worker("test")
-            medium = Counted(store._claims._medium)
-            claims = Claims(medium, worker, clock)
-            held = await claimed(store, "k")
+            records = CountedRecords(store._claims._records)
+            claims = Claims(records, worker, clock)
+            holder = await claimed(store, "k")
             waiters = [asyncio.ensure_future(claims.claim("k", seen=None, timeout=30)) for _ in range(count)]
-            for _ in range(10):  # by then their pauses are as long as they get
+            for _ in range(10):  # then their pauses have reached the maximum
                 await clock.slept(count)
                 clock.advance(0.025)
             await clock.slept(count)
-            record = await held.commit(b"data")
-            medium.looks = medium.tries = 0
+            record = await holder.commit(b"data")
+            records.looks = records.tries = 0
             clock.advance(0.025)
             assert await asyncio.gather(*waiters) == [record] * count
-            assert (medium.looks, medium.tries) == (count, 0)
+            assert (records.looks, records.tries) == (count, 0)
             await worker.aclose(lambda: None)
 
     run(main())
 
 
-def test_f31_when_a_claim_is_abandoned_one_gets_it_and_the_others_watch_on(backend: Backend) -> None:
-    """Nobody queues for the lock: who does not get it looks again, and is served by the next commit."""
+def test_f31_an_abandoned_claim_goes_to_one_waiter_and_the_others_keep_watching(backend: Backend) -> None:
+    """Waiters do not queue: one that does not get the lock looks again, and the next commit serves it."""
 
     async def main() -> None:
         async with opened(backend) as store:
             clock, worker = FakeClock(), Worker("test")
-            claims = Claims(store._claims._medium, worker, clock)
-            held = await claimed(store, "k")
+            claims = Claims(store._claims._records, worker, clock)
+            holder = await claimed(store, "k")
             waiters: set[asyncio.Task[Any]] = {
                 asyncio.ensure_future(claims.claim("k", seen=None, timeout=30)) for _ in range(50)
             }
             await clock.slept(50)
-            await held.abandon()
+            await holder.abandon()
             clock.advance(0.025)
             done, waiters = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
             claim: Claim = done.pop().result()
@@ -251,25 +249,25 @@ def test_f31_when_a_claim_is_abandoned_one_gets_it_and_the_others_watch_on(backe
 
 
 @pytest.mark.parametrize("end", ["commit", "abandon"])
-def test_a_waiter_notices_a_release_long_before_his_next_look(backend: Backend, end: str) -> None:
-    """When he has waited for long he looks ten times a second; a release he sees at his next glance."""
+def test_a_waiter_notices_a_release_long_before_its_next_look(backend: Backend, end: str) -> None:
+    """After a long wait it looks ten times a second, but checks the stat signature more often."""
 
     async def main() -> None:
         async with opened(backend) as store:
             clock, worker = FakeClock(), Worker("test")
-            medium = Counted(store._claims._medium)
-            held = await claimed(store, "k")
-            waiter = asyncio.ensure_future(Claims(medium, worker, clock).claim("k", seen=None, timeout=30))
-            for _ in range(60):  # by then his pauses are as long as they get
+            records = CountedRecords(store._claims._records)
+            holder = await claimed(store, "k")
+            waiter = asyncio.ensure_future(Claims(records, worker, clock).claim("k", seen=None, timeout=30))
+            for _ in range(60):  # then its pauses have reached the maximum
                 await clock.slept()
                 clock.advance(0.01)
             await clock.slept()
-            medium.looks = 0
-            while not medium.looks:
+            records.looks = 0
+            while not records.looks:
                 clock.advance(0.01)
                 await clock.slept()
-            await (held.commit(b"data") if end == "commit" else held.abandon())
-            clock.advance(0.01)  # his next look is ten times as far away
+            await (holder.commit(b"data") if end == "commit" else holder.abandon())
+            clock.advance(0.01)  # its next look is ten times as far away
             asleep = asyncio.ensure_future(clock.slept())
             await asyncio.wait((waiter, asleep), return_when=asyncio.FIRST_COMPLETED)
             assert waiter.done()

@@ -1,4 +1,4 @@
-"""The failure modes of disks: writers that are killed at any moment, full disks, read-only ones."""
+"""Failures about disks: writers that are killed at any moment, full disks, read-only ones."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tokensession.testing import ScriptedTransport
 from tokensession.testing.conformance.backend import Backend
 from tokensession.testing.conformance.files import filled, read_only, small_disk
 
-# Each child stores one record, and is killed before its n-th call to the system; the first one that
-# comes through ends the series. Each is a process of its own: what it had open, the kernel closes.
-DIES = """
+# Each child stores one record, and is killed before its n-th system call. The first one that survives ends
+# the series.
+KILLED_WRITERS = """
 import asyncio, json, os, signal, sys, threading
 from pathlib import Path
 from tokensession import open_store
@@ -50,26 +50,26 @@ def calls(kill_at):
             made.append(function.__name__)
             if len(made) == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-    threading.setprofile(watch)  # for the store's thread, which starts after this
+    threading.setprofile(watch)  # for the store's thread, which starts later
     return made
 
 old, new = b"old" * 3000, b"new" * 5000
 asyncio.run(put(old))
-found, place = [], 0
+found, call = [], 0
 while True:
-    place += 1
+    call += 1
     child = os.fork()
     if child == 0:
-        calls(place)
+        calls(call)
         asyncio.run(put(new))
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     open_to_others = [path.name for path in root.rglob("*") if path.stat().st_mode & 0o077]
-    assert not open_to_others, f"a kill at place {place} left {open_to_others}"
+    assert not open_to_others, f"a kill at call {call} left {open_to_others}"
     data = asyncio.run(load())
-    assert data in (old, new), f"torn by a kill at place {place}: {len(data)} bytes"
+    assert data in (old, new), f"torn by a kill at call {call}: {len(data)} bytes"
     found.append("new" if data == new else "old")
-    asyncio.run(put(old))  # nothing that was left behind is in the way
+    asyncio.run(put(old))  # what the killed writer left does not stop this
     if status == 0:
         break
 made = calls(0)
@@ -78,42 +78,44 @@ print(json.dumps({"found": found, "made": made}))
 """
 
 
-def killed_everywhere(backend: Backend) -> dict[str, list[str]]:
-    """What was found after each kill, and the calls of one whole write."""
-    command = [sys.executable, "-c", DIES, str(backend.url), str(backend.root)]
+def killed_at_every_call(backend: Backend) -> dict[str, list[str]]:
+    """What was found after each kill, and the system calls of one complete write."""
+    command = [sys.executable, "-c", KILLED_WRITERS, str(backend.url), str(backend.root)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    told: dict[str, list[str]] = json.loads(done.stdout)
-    return told
+    report: dict[str, list[str]] = json.loads(done.stdout)
+    return report
 
 
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
 def test_f29_a_writer_killed_at_any_step_leaves_the_old_record_or_the_new_one(
     kind: str, tmp_path: Path
 ) -> None:
-    """SIGKILL before each call to the system: the old record or the new one, never half, always private."""
-    found = killed_everywhere(getattr(_backends, kind)(tmp_path))["found"]
-    assert found == sorted(found, reverse=True), "once it is new, it stays new"
+    """After SIGKILL before any system call, the old record or the new one is there, whole and private."""
+    found = killed_at_every_call(getattr(_backends, kind)(tmp_path))["found"]
+    assert found == sorted(found, reverse=True), "once the record is new, it stays new"
     assert found[0] == "old"
     assert found[-1] == "new"
     assert len(found) > 10
 
 
-def test_f29_a_file_is_synced_before_it_gets_its_name_and_its_name_after(tmp_path: Path) -> None:
-    """Temporary file, fsync, rename, fsync of the directory, in this order: also after a power failure."""
-    made = killed_everywhere(_backends.file(tmp_path))["made"]
+def test_f29_a_file_is_synced_before_its_rename_and_its_directory_after(tmp_path: Path) -> None:
+    """Write, fsync, rename, fsync of the directory, in this order: for a power failure."""
+    made = killed_at_every_call(_backends.file(tmp_path))["made"]
     steps = [name for name in made if name in ("write", "fsync", "replace", "rename")]
     assert steps == ["write", "fsync", "replace", "fsync"]
 
 
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
-@pytest.mark.parametrize("trouble", ["full", "read-only"])
-def test_f29_a_disk_that_cannot_be_written_costs_no_grant(kind: str, trouble: str, tmp_path: Path) -> None:
-    """A full or read-only disk is noticed before the token request, and harms no record; then all goes on."""
-    slot: contextlib.AbstractContextManager[Path]
-    needs_mount = trouble == "full" or os.geteuid() == 0
-    slot = small_disk(tmp_path) if needs_mount else contextlib.nullcontext(tmp_path)
-    with slot as disk:
+@pytest.mark.parametrize("problem", ["full", "read-only"])
+def test_f29_a_disk_that_cannot_be_written_costs_no_refresh_token(
+    kind: str, problem: str, tmp_path: Path
+) -> None:
+    """A full or read-only disk is noticed before the token request, harms no record, and may recover."""
+    mount: contextlib.AbstractContextManager[Path]
+    needs_mount = problem == "full" or os.geteuid() == 0
+    mount = small_disk(tmp_path) if needs_mount else contextlib.nullcontext(tmp_path)
+    with mount as disk:
         backend = getattr(_backends, kind)(disk)
 
         async def main() -> None:
@@ -122,7 +124,7 @@ def test_f29_a_disk_that_cannot_be_written_costs_no_grant(kind: str, trouble: st
                 assert (await source(store, transport).token()).access_token == "access-1"
                 stored = await store.load("k")
                 await store.aclose()
-                with filled(disk) if trouble == "full" else read_only(disk, backend.root):
+                with filled(disk) if problem == "full" else read_only(disk, backend.root):
                     with pytest.raises(StoreUnavailable):
                         await source(store, transport).refresh()
                     assert len(transport.requests) == 1

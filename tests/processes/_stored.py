@@ -1,4 +1,4 @@
-"""What lies in a store that processes share, looked at and changed from outside."""
+"""The stored state of processes that share a store, read and changed from outside."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokensession.stores import Record, Store
 
 @contextlib.asynccontextmanager
 async def opened(where: str) -> AsyncIterator[Store]:
-    """The store, for a moment."""
+    """The store at this URL. Closed at the end."""
     store = open_store(where)
     try:
         yield store
@@ -21,7 +21,7 @@ async def opened(where: str) -> AsyncIterator[Store]:
         await store.aclose()
 
 
-async def the_record(store: Store) -> tuple[str, Record]:
+async def only_record(store: Store) -> tuple[str, Record]:
     """The only key, and its record."""
     [key] = await store.keys()
     record = await store.load(key)
@@ -29,17 +29,17 @@ async def the_record(store: Store) -> tuple[str, Record]:
     return key, record
 
 
-async def the_grant(where: str) -> TokenState:
-    """What is stored under the only key."""
+async def stored_state(where: str) -> TokenState:
+    """The state that is stored under the only key."""
     async with opened(where) as store:
-        return decode((await the_record(store))[1].data)
+        return decode((await only_record(store))[1].data)
 
 
 async def expire(where: str) -> None:
-    """Make the stored access token a day older than it is."""
+    """Make the stored access token a day older."""
     async with opened(where) as store:
-        key, record = await the_record(store)
-        grant = decode(record.data)
-        assert grant.token is not None
-        token = replace(grant.token, obtained_at=grant.token.obtained_at - 86_400)
-        await store.put(key, encode(replace(grant, token=token)))
+        key, record = await only_record(store)
+        state = decode(record.data)
+        assert state.token is not None
+        token = replace(state.token, obtained_at=state.token.obtained_at - 86_400)
+        await store.put(key, encode(replace(state, token=token)))

@@ -1,0 +1,325 @@
+"""The outcome of a token request is not lost if the store fails, or if you cancel, sign in or sign out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+from _rig import Rig, let_tasks_run, run, run_in_every_turn, success, until_sleeping
+from _scripted_store import Gate, fail, running_task, scripted
+
+from tokensession import ConfigurationError, SignedOut, TokenUnavailable
+from tokensession._refresh.state import TokenState, encode
+from tokensession.clock import within
+from tokensession.events import RefreshFailed, Saved
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock, Paused
+
+# -- signing in and out ------------------------------------------------------------------------------
+
+
+def test_f41_a_sign_out_while_a_sign_in_releases_an_old_claim_is_not_undone() -> None:
+    """A sign-out that comes while a sign-in cleans up wins, in the store and in memory."""
+
+    async def main() -> None:
+        rig, store, _ = scripted(success(1), success(2))
+        store.steps["commit"] = fail
+        assert await rig.access() == "access-1", "unsaved, and the claim stays held"
+        gate = store.steps["abandon"] = Gate()
+        signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
+        await gate.arrived.wait()
+        signing_out = asyncio.create_task(rig.source.sign_out())
+        await let_tasks_run()
+        gate.open.set()
+        await asyncio.gather(signing_in, signing_out)
+        with pytest.raises(SignedOut):
+            await rig.access()
+
+    run(main)
+
+
+def test_f41_a_refresh_that_was_stored_before_a_sign_out_is_not_served_after_it() -> None:
+    """A refresh whose commit returns after a sign-out publishes nothing."""
+
+    async def main() -> None:
+        rig, store, _ = scripted(success(1))
+        gate = store.steps["committed"] = Gate()
+        caller = asyncio.create_task(rig.access())
+        await gate.arrived.wait()
+        await rig.source.sign_out()
+        gate.open.set()
+        with pytest.raises(SignedOut):
+            await caller
+        with pytest.raises(SignedOut):
+            await rig.access()
+        assert rig.token_requests == 1
+
+    run(main)
+
+
+def test_f41_a_sign_out_during_the_first_refresh_stays() -> None:
+    """The first token of the configured credential is not served after the sign-out."""
+
+    async def main() -> None:
+        paused = Paused(success(1))
+        rig = Rig(paused)
+        caller = asyncio.create_task(rig.access())
+        await paused.arrived.wait()
+        await rig.source.sign_out()
+        paused.release()
+        with pytest.raises(SignedOut):
+            await caller
+        state = await rig.stored()
+        assert state is not None
+        assert state.signed_out
+
+    run(main)
+
+
+def test_f27_an_unsaved_sign_in_is_not_lost_to_a_refresh_that_saves_an_older_token() -> None:
+    """The sign-in is what is served and stored."""
+
+    async def main() -> None:
+        rig, store, _ = scripted(success(1), success(2), success(3))
+        store.steps["commit"] = fail
+        await rig.access()
+        gate = store.steps["commit"] = Gate()
+        caller = asyncio.create_task(rig.source.refresh())
+        await gate.arrived.wait()
+        store.steps["put"] = fail
+        assert (await rig.source.sign_in(refresh_token="new")).access_token == "access-2"
+        store.steps.clear()
+        gate.open.set()
+        await asyncio.gather(caller, return_exceptions=True)
+        await let_tasks_run()
+        assert "refresh_token=refresh-1" not in "".join(r.body.decode() for r in rig.transport.requests)
+        assert await rig.stored_access() == await rig.access()
+        await rig.source.aclose()
+
+    run(main)
+
+
+@pytest.mark.parametrize("newer", ["a sign-in", "another process"])
+def test_f20_without_rotation_a_late_refresh_does_not_replace_a_newer_token(newer: str) -> None:
+    """Every generation has the same refresh token then, and the newer access token still stays."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        paused = Paused(success(1, refresh=None))
+        rig = Rig(paused, success(2, refresh=None), rotates=False, store=store, clock=clock)
+        caller = asyncio.create_task(rig.access())
+        await paused.arrived.wait()
+        if newer == "a sign-in":
+            await rig.source.sign_in(refresh_token="configured-token")
+        else:
+            store._holders.clear()  # as if its lease had lapsed
+            other = Rig(success(2, refresh=None), rotates=False, store=store, clock=clock)
+            assert await other.access() == "access-2"
+        paused.release()
+        await caller
+        assert await rig.stored_access() == "access-2"
+        assert await rig.access() == "access-2"
+
+    run(main)
+
+
+# -- cancellation, once and twice --------------------------------------------------------------------
+
+
+def test_f02_a_claim_granted_to_a_cancelled_refresh_is_released() -> None:
+    """In whichever turn of the event loop the refresh is cancelled, its claim does not stay held."""
+
+    async def main(turn: int) -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        rig = Rig(success(1), store=store, clock=clock)
+        caller = asyncio.create_task(rig.access())
+        for _ in range(turn + 1):
+            await asyncio.sleep(0)
+        if rig.source._coordinator._tasks.running:
+            running_task(rig).cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        await let_tasks_run()
+        assert not store._holders, turn
+
+    run_in_every_turn(main, 60)
+
+
+def test_f01_a_response_that_has_arrived_is_stored_although_the_refresh_is_cancelled() -> None:
+    """In whichever turn after the response's arrival the refresh is cancelled, the token is stored."""
+
+    async def main(turn: int) -> None:
+        paused = Paused(success(1))
+        rig = Rig(paused)
+        caller = asyncio.create_task(rig.access())
+        await paused.arrived.wait()
+        paused.release()
+        for _ in range(turn + 2):  # by then the transport has it
+            await asyncio.sleep(0)
+        if rig.source._coordinator._tasks.running:
+            running_task(rig).cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        await let_tasks_run()
+        assert await rig.stored_access() == "access-1", turn
+
+    run_in_every_turn(main, 40)
+
+
+def test_f01_a_write_that_is_cancelled_twice_leaves_the_mark_of_its_claim() -> None:
+    """If a new token cannot be stored before the end, the claim's mark stays behind."""
+
+    async def main(turn: int) -> None:
+        rig, store, clock = scripted(success(1))
+        gate = store.steps["commit"] = Gate()
+        caller = asyncio.create_task(rig.access())
+        await gate.arrived.wait()
+        task = running_task(rig)
+        task.cancel()
+        for _ in range(turn + 1):
+            await asyncio.sleep(0)
+        task.cancel()
+        await let_tasks_run()
+        clock.advance(10)  # store_timeout, in case the second cancellation came before the second try
+        await asyncio.gather(caller, return_exceptions=True)
+        assert await rig.stored_access() is not None or store.has_claims(), turn
+        assert rig.source.snapshot().unsaved, "closing must raise"
+
+    run_in_every_turn(main, 12)
+
+
+def test_f01_a_cancelled_request_whose_note_is_superseded_is_not_repeated() -> None:
+    """A refresh that is stopped stays stopped, whatever it finds in the store."""
+
+    async def main() -> None:
+        paused = Paused(success(1))
+        rig = Rig(paused, success(2))
+        caller = asyncio.create_task(rig.access())
+        await paused.arrived.wait()
+        assert rig.provider.credential is not None
+        await rig.store.put("account", encode(TokenState(configured=rig.provider.credential.fingerprint)))
+        running_task(rig).cancel()
+        with pytest.raises(TokenUnavailable):
+            await caller
+        assert rig.token_requests == 1
+
+    run(main)
+
+
+def test_f43_a_sign_in_that_is_stopped_as_the_store_fails_is_still_pending() -> None:
+    """Its caller gets an error that says it was stopped, and its token is unsaved until closing stores it."""
+
+    async def main() -> None:
+        rig, store, _ = scripted(success(1))
+        gate = Gate()
+
+        async def put() -> None:
+            try:
+                await gate()
+            finally:
+                store.steps["put"] = fail
+
+        store.steps["put"] = put
+        signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="x"))
+        await gate.arrived.wait()
+        running_task(rig).cancel()
+        with pytest.raises(TokenUnavailable, match="stopped"):
+            await signing_in
+        assert rig.source.snapshot().unsaved
+        store.steps.clear()
+        await rig.source.aclose()
+        assert await rig.stored_access() == "access-1"
+
+    run(main)
+
+
+def test_f03_a_deadline_that_is_cancelled_twice_leaves_no_timer() -> None:
+    """Nothing stays asleep, even if the work ignores its cancellation."""
+
+    async def main() -> None:
+        clock, release = FakeClock(), asyncio.Event()
+
+        async def ignores_cancellation() -> None:
+            while not release.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await release.wait()
+
+        task = asyncio.create_task(within(clock, 30, ignores_cancellation()))
+        await let_tasks_run()
+        for _ in range(2):
+            task.cancel()
+            await let_tasks_run()
+        assert task.done()
+        assert not clock.sleepers
+        release.set()
+        await let_tasks_run()
+
+    run(main)
+
+
+# -- third-party stores and transports ---------------------------------------------------------------
+
+
+async def cancels_itself() -> None:
+    """As a driver does whose connection pool is being closed."""
+    raise asyncio.CancelledError
+
+
+async def misconfigured() -> None:
+    """As an encrypting store without its key does."""
+    raise ConfigurationError("No key to encrypt with.")
+
+
+@pytest.mark.parametrize("problem", [cancels_itself, misconfigured])
+def test_f27_whatever_a_third_party_store_raises_a_rotated_token_is_served_and_saved(problem: Any) -> None:
+    """A commit that raises an unexpected exception has failed, and the token is saved again."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(success(1))
+        store.steps["commit"] = problem
+        assert await rig.access() == "access-1"
+        assert rig.source.snapshot().unsaved
+        store.steps.clear()
+        clock.advance(1)
+        while rig.source.snapshot().unsaved:
+            await let_tasks_run()
+        assert await rig.stored_access() == "access-1"
+
+    run(main)
+
+
+def test_f43_a_transport_that_cancels_itself_has_failed() -> None:
+    """It is an event and is remembered for the back-off, because no one has cancelled the refresh."""
+
+    async def main() -> None:
+        rig = Rig(asyncio.CancelledError(), clock=FakeClock(jitter=1.0))
+        with pytest.raises(TokenUnavailable):
+            await rig.access()
+        assert any(isinstance(event, RefreshFailed) for event in rig.events)
+        assert rig.source.snapshot().last_error == "OutcomeUnknown"
+
+    run(main)
+
+
+def test_two_tasks_that_save_the_same_token_report_it_once() -> None:
+    """The next refresh saves first, while a try in the background is running."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(success(1), success(2))
+        store.steps["commit"] = fail
+        await rig.access()
+        gate = store.steps["commit"] = Gate()
+        await until_sleeping(clock, 1)
+        clock.advance(1)
+        await gate.arrived.wait()
+        caller = asyncio.create_task(rig.source.refresh())
+        await let_tasks_run()
+        store.steps.clear()
+        gate.open.set()
+        await caller
+        await let_tasks_run()
+        assert sum(isinstance(event, Saved) for event in rig.events) == 1
+
+    run(main)
