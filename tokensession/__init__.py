@@ -1,4 +1,4 @@
-"""One valid access token, one refresh, everywhere.
+"""aiohttp sessions that share an OAuth token across tasks and processes.
 
 An `AuthedSession` is an aiohttp session that sends a valid bearer token with every request. However many
 tasks and processes share a credential, an expiry costs one token request::
@@ -10,9 +10,10 @@ tasks and processes share a credential, an expiry costs one token request::
         async with session.get("/rest/v2/healthCheck") as response:
             print(await response.json())
 
-Import from four modules: `tokensession`, `tokensession.providers` (what each OAuth server expects),
-`tokensession.stores` (where tokens are stored) and `tokensession.testing` (token servers, a clock and a
-transport for your tests, and the conformance suite for stores). Other modules may change without notice.
+Import from five modules: `tokensession`, `tokensession.events` (what is reported), `tokensession.providers`
+(what each OAuth server expects), `tokensession.stores` (where tokens are stored) and `tokensession.testing`
+(token servers, a clock and a transport for your tests, and the conformance suite for stores). Other modules
+may change without notice.
 """
 
 from . import events

@@ -23,7 +23,7 @@ _LAST_ITERATIONS = 16  # of the event loop; reading a response from the socket's
 class Clock(Protocol):
     """Reads time, draws random numbers and sleeps. All durations are in seconds.
 
-    Set `boot_counts_sleep = True` on your clock if its `boot` is sure to count suspended time. A fresh token
+    Set `boot_counts_sleep = True` on your clock if its `boot` always counts suspended time. A fresh token
     is then checked against that clock alone, and the wall clock is read once a second.
     """
 

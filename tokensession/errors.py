@@ -169,7 +169,7 @@ class RateLimited(TokenUnavailable):
 
 
 class ClaimTimeout(TokenUnavailable):
-    """Another holder kept the claim for longer than this caller was willing to wait."""
+    """Another task or process held the claim for longer than the time-out."""
 
 
 class ConfigurationError(TokenSessionError, ValueError):
@@ -214,7 +214,7 @@ class StoreCorrupt(StoreError):
     """The stored record cannot be understood. The next sign-in overwrites it."""
 
     intact = "The stored bytes are unchanged."
-    todo = "Restore them from a backup, or sign in again: that replaces them."
+    todo = "Restore them from the newest backup, or sign in again: that replaces them."
 
 
 class StoreInsecure(StoreError):

@@ -71,7 +71,8 @@ class Adopted(Event):
 class RefreshFailed(Event):
     """A refresh or a sign-in failed.
 
-    `error` is the error's type. `still_usable` is how long the current token lasts, in seconds.
+    `error` is the error's type. `still_usable`: for how many seconds callers still get the current token
+    without waiting.
     `retry_after` is the pause before the next background refresh, in seconds; None after a sign-in.
     """
 

@@ -41,12 +41,13 @@ def _setting(default: float, what: str, why: str) -> Any:
 class Policy:
     """The numbers of a token's life that you may change.
 
-    All are seconds, or fractions of the granted lifetime L. Raises `ConfigurationError` for a value that
-    is negative, infinite or not a number, and for a fraction above 1.
+    The table in docs/concepts/life-of-a-token.md says what each one is, and why. All are seconds, or
+    fractions of the granted lifetime L. Raises `ConfigurationError` for a value that is negative, infinite or
+    not a number, and for a fraction above 1.
     """
 
     due_lead: float = _setting(
-        300, "DUE at most this long before expiry", "five minutes is what the field agrees on"
+        300, "DUE at most this long before expiry", "five minutes is usual in OAuth clients"
     )
     due_fraction: float = _setting(
         0.2,
@@ -59,10 +60,12 @@ class Policy:
         "spreads the processes; a new draw at each look would always pick the earliest",
     )
     ending_lead: float = _setting(
-        60, "ENDING at most this long before expiry", "network latency and wrong clocks"
+        60, "ENDING at most this long before expiry", "leaves time for network latency and wrong clocks"
     )
     ending_fraction: float = _setting(
-        0.1, "ENDING at most this part of L before expiry", "leaves a short-lived token most of its life"
+        0.1,
+        "ENDING at most this part of L before expiry",
+        "a short-lived token must be usable for most of its life",
     )
     min_refresh_interval: float = _setting(
         30, "shortest pause between successful refreshes", "a wrong clock must not cause a refresh loop"
@@ -76,7 +79,9 @@ class Policy:
         "no caller is waiting",
     )
     usable_back_off_max: float = _setting(
-        300, "longest back-off while the token is usable", "the end of an outage is noticed within minutes"
+        300,
+        "longest back-off while the token is usable",
+        "the end of an outage must be noticed within minutes",
     )
     usable_back_off_fraction: float = _setting(
         1 / 3, "and never more than this part of the usable time left", "several tries before it ends"
@@ -89,17 +94,19 @@ class Policy:
     waiting_back_off_max: float = _setting(
         30, "longest back-off while callers wait", "requests are failing: two tries a minute"
     )
-    retry_after_min: float = _setting(1, "shortest Retry-After that is honoured", "0 would be a loop")
+    retry_after_min: float = _setting(
+        1, "shortest Retry-After that is honoured", "a pause of 0 would be a request loop"
+    )
     retry_after_max: float = _setting(
         3600, "longest Retry-After that is honoured", "a longer one is more likely a mistake"
     )
     retry_after_default: float = _setting(
-        60, "pause after a 429 or 503 without a Retry-After", "the shortest window common rate limits use"
+        60, "pause after a 429 or 503 without a Retry-After", "the shortest window of common rate limits"
     )
     rejected_pause: float = _setting(
         1,
         "pause between looks at the store after a rejection",
-        "notices a sign-in elsewhere, and costs no token request",
+        "a sign-in elsewhere is noticed soon, and a look costs no token request",
     )
     connect_timeout: float = _setting(
         5, "token request: opening the connection", "a host that does not answer is down, not slow"

@@ -148,7 +148,7 @@ class AuthedSession:
 
     @property
     def closed(self) -> bool:
-        """Whether it has been closed."""
+        """Whether this session has been closed."""
         return self._closed or (self._loop is None and self._client is not None and self._client.closed)
 
     def __repr__(self) -> str:

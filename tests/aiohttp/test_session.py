@@ -507,7 +507,7 @@ def test_f18_closing_waits_for_the_refresh_before_it_closes_the_store(tmp_path: 
 
 @pytest.mark.parametrize("spent", [False, True], ids=["before it is spent", "after"])
 def test_f39_a_reset_connection_causes_one_token_request_for_all_waiting_requests(spent: bool) -> None:
-    """A token request that is reset after sending is made once, and no API request is sent."""
+    """If the connection is reset after sending, there is one token request, and no API request is sent."""
 
     async def scene() -> None:
         async with PriavaServer() as server:

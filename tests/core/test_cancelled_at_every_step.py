@@ -160,7 +160,7 @@ def test_f02_a_waiter_may_be_cancelled_at_any_suspension_of_the_refresh(
 def test_f02_a_claim_that_is_cancelled_at_any_suspension_leaves_no_lock_behind(
     tmp_path: Path, kind: str, contended: bool
 ) -> None:
-    """A wait for the claim that is cancelled just as a worker thread takes the lock locks no process out."""
+    """If the wait is cancelled just as a worker thread takes the lock, the lock is released."""
 
     def once(k: int) -> bool:
         reached: list[bool] = []

@@ -404,7 +404,7 @@ WAYS: dict[str, Callable[[Body, asyncio.Event], Awaitable[None]]] = {
 def test_f18_leaving_the_block_in_a_cancelled_scope_waits_for_the_running_refresh(
     owner: str, way: str
 ) -> None:
-    """K11: in a cancelled scope, leaving `async with` waits for the running refresh and stores its token."""
+    """In a cancelled scope, leaving `async with` waits for the running refresh and stores its token."""
 
     async def main() -> None:
         owned, cancel = Owner(owner), asyncio.Event()
@@ -429,7 +429,7 @@ def test_f18_leaving_the_block_in_a_cancelled_scope_waits_for_the_running_refres
 
 @OWNERS
 def test_f18_a_scope_may_be_cancelled_at_any_step_of_closing(owner: str) -> None:
-    """K11: an anyio scope that is cancelled at any suspension of closing does not cut it short."""
+    """An anyio scope that is cancelled at any suspension of closing does not cut it short."""
 
     async def cancelled_at(k: int) -> bool:
         owned = Owner(owner)
@@ -468,7 +468,7 @@ def test_f18_a_scope_may_be_cancelled_at_any_step_of_closing(owner: str) -> None
 def test_f18_closing_that_was_cut_short_continues_when_it_is_called_again(
     tmp_path: Path, owner: str, way: str
 ) -> None:
-    """K12: the second call waits for the same refresh, stores its token, and closes client and store."""
+    """The second call waits for the same refresh, stores its token, and closes client and store."""
 
     async def main() -> None:
         owned = Owner(owner, tmp_path / "tokens.db")
@@ -507,7 +507,7 @@ def test_f18_closing_that_was_cut_short_continues_when_it_is_called_again(
 def test_f18_closing_may_be_cancelled_at_any_of_its_steps_and_called_again(
     tmp_path: Path, owner: str
 ) -> None:
-    """K12: wherever closing is cut short, the second call leaves no task, no thread and no open client."""
+    """Wherever closing is cut short, the second call leaves no task, no thread and no open client."""
 
     async def cancelled_at(k: int) -> bool:
         owned = Owner(owner, tmp_path / f"{k}.db")
@@ -529,6 +529,25 @@ def test_f18_closing_may_be_cancelled_at_any_of_its_steps_and_called_again(
         while await cancelled_at(k):
             k += 1
         assert k >= 2, f"closing has only {k} suspensions"
+
+    run(main)
+
+
+@OWNERS
+def test_f18_closing_twice_at_the_same_time_ends_both(tmp_path: Path, owner: str) -> None:
+    """Both calls wait for the refresh, and close the store that they share."""
+
+    async def main() -> None:
+        owned = Owner(owner, tmp_path / "tokens.db")
+        caller = await owned.refreshing()
+        closing = [asyncio.create_task(owned.close()) for _ in range(2)]
+        await let_tasks_run()
+        assert not any(call.done() for call in closing)
+        owned.response.release()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*closing)
+        assert (await caller).access_token == "access-1"
+        await owned.check_closed()
 
     run(main)
 
@@ -582,7 +601,7 @@ asyncio.run(main())
 def test_f18_a_process_that_ends_in_a_cancelled_scope_stores_its_token_first(
     tmp_path: Path, owner: str, way: str
 ) -> None:
-    """K11: a real process whose scope is cancelled during a refresh ends without losing the token."""
+    """A real process whose scope is cancelled during a refresh ends without losing the token."""
     url = f"sqlite:///{tmp_path / 'tokens.db'}"
 
     async def get_echo(server: PriavaServer) -> int:

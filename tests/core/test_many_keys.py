@@ -61,7 +61,7 @@ async def use(store: Store, key: str) -> None:
 
 
 def test_f44_memory_finds_a_key_in_the_same_number_of_steps_among_100_000() -> None:
-    """Loading, claiming and committing runs the same lines with 100,000 keys as with ten."""
+    """Loading, claiming and committing run the same lines with 100,000 keys as with ten."""
     steps = []
     for keys in (10, MANY):
         store = MemoryStore(clock=FakeClock())

@@ -435,7 +435,7 @@ def test_f40_accounts_on_one_store_share_nothing() -> None:
 
 
 def test_f40_a_source_without_a_credential_or_key_is_rejected() -> None:
-    """Without keys of their own, two accounts would share one record by accident."""
+    """Without a credential or key, two accounts would share one record by accident."""
     with pytest.raises(ValueError, match="key"):
         Rig(configured=None, key=None)
     with pytest.raises(ValueError, match="key"):

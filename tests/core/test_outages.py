@@ -206,7 +206,7 @@ def faulty(*script: Any) -> tuple[Rig, FaultyStore, FakeClock]:
 
 
 def test_f26_an_unreadable_store_does_not_clear_the_token_in_memory() -> None:
-    """The valid token is served, then the error is typed, and nothing in the store is cleared."""
+    """The token is served while it is valid, and then callers get our error. The store stays as it is."""
 
     async def main() -> None:
         clock = FakeClock()
@@ -511,7 +511,7 @@ def test_f27_a_third_party_store_whose_commit_fails_or_hangs_loses_no_rotated_to
 
 
 def test_f03_a_store_that_never_answers_is_a_typed_error_in_time() -> None:
-    """A store that hangs is StoreUnavailable after `store_timeout`, and no caller waits longer."""
+    """If the store hangs, callers get StoreUnavailable after `store_timeout`."""
 
     class HangingStore(MemoryStore):
         async def load(self, key: str) -> Record | None:

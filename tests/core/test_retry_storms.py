@@ -167,7 +167,7 @@ def test_f22_with_any_jitter_an_outage_costs_a_few_requests_a_minute() -> None:
     ids=["seconds", "HTTP date"],
 )
 def test_f23_no_request_is_sent_before_retry_after_has_passed(header: str, status: int) -> None:
-    """In seconds or as a date: no token request before it, from any caller, and one after it."""
+    """In seconds or as a date: no caller causes a token request before then, and one is sent after."""
 
     async def main() -> None:
         clock = FakeClock(jitter=0.0)

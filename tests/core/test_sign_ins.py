@@ -146,7 +146,7 @@ def test_f27_a_sign_in_that_is_stored_late_does_not_restore_a_deleted_key() -> N
 
 
 def test_f27_of_two_sign_ins_that_are_stored_late_the_second_stays() -> None:
-    """The first one's write may end at any time, and the second one replaces it."""
+    """Whenever the first one's write ends, the second one replaces it."""
 
     async def main() -> None:
         rig, store, clock = scripted(success(1), success(2))

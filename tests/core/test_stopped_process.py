@@ -52,7 +52,7 @@ def test_f11_a_token_response_that_arrived_while_the_process_was_stopped_is_used
 
 
 def test_f03_a_deadline_still_ends_what_has_not_arrived() -> None:
-    """The last look does not wait: work that needs anything more is over."""
+    """After the deadline only what has already arrived is read. Work that needs more time is ended."""
 
     async def main() -> None:
         clock = FakeClock()

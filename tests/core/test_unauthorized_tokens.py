@@ -25,7 +25,7 @@ def test_f32_a_hundred_401s_for_one_token_cause_one_refresh() -> None:
 
 
 def test_f33_an_api_that_rejects_every_token_causes_no_refresh_per_request() -> None:
-    """A 401 for the token that a 401 has just brought forces nothing more: you get the same token back."""
+    """If a token is the result of a 401, another 401 forces no refresh: you get the same token back."""
 
     async def main() -> None:
         rig = Rig(success(1), success(2))

@@ -103,7 +103,7 @@ def test_f27_an_unsaved_sign_in_is_not_lost_to_a_refresh_that_saves_an_older_tok
 
 @pytest.mark.parametrize("newer", ["a sign-in", "another process"])
 def test_f20_without_rotation_a_late_refresh_does_not_replace_a_newer_token(newer: str) -> None:
-    """Every generation has the same refresh token then, and the newer access token still stays."""
+    """Old and new tokens have the same refresh token then, and the newer access token still stays."""
 
     async def main() -> None:
         clock = FakeClock()
@@ -236,7 +236,7 @@ def test_f43_a_sign_in_that_is_stopped_as_the_store_fails_is_still_pending() -> 
 
 
 def test_f03_a_deadline_that_is_cancelled_twice_leaves_no_timer() -> None:
-    """Nothing stays asleep, even if the work ignores its cancellation."""
+    """No timer is left running, even if the work ignores its cancellation."""
 
     async def main() -> None:
         clock, release = FakeClock(), asyncio.Event()

@@ -25,12 +25,22 @@ MODULES = [
 
 HEAD = """# The public interface
 
-What stands on this page is promised: see [Stability](../concepts/stability.md). Import each name from the
-module of its section. Names that are not on this page may change in any release.
+Every public name, and what it promises. Import a name from the module of its section. Names that are not on
+this page may change in any release: see [Stability](../concepts/stability.md).
 
 This page is generated from the docstrings: `.venv/bin/python tests/docs/api_page.py`.
 """
 WIDTH = 100  # characters; a longer signature gets a line for each parameter
+_TEXT = r"(?:'[^']*'|\"[^\"]*\")"
+PLAIN = {
+    rf"_setting\(([^,]+), {_TEXT}, {_TEXT}\)": r"\1",  # of `Policy`: the default alone
+    r"\(lambda: (\w+)\)\(\)": r"\1",
+    r"\b_wire\.": "",
+    r"\b_STANDARD_FIELDS\b": "Fields()",
+    r"\b_EXPIRES_IN\b": "expires_in('expires_in')",
+    r"\b_no_headers\b": "lambda values: ()",
+}
+"""What a signature shows instead of private names."""
 
 
 def page() -> str:
@@ -80,8 +90,15 @@ def code(member: griffe.Object) -> str:
         takes_nothing = bool({"Protocol", "ABC", "Enum"} & set(bases)) or is_error(member)
         if takes_nothing or "__init__" not in member.all_members:
             return f"class {member.name}({', '.join(bases)})" if bases else f"class {member.name}"
-        return folded(f"class {member.signature()}")
+        return folded(f"class {plain(member.signature())}")
     return f"{member.name}: {member.annotation}" if member.annotation else member.name
+
+
+def plain(signature: str) -> str:
+    """A signature without the private names behind its defaults."""
+    for private, public in PLAIN.items():
+        signature = re.sub(private, public, signature)
+    return signature
 
 
 def is_error(member: griffe.Object) -> bool:
@@ -111,7 +128,7 @@ def folded(signature: str) -> str:
 def row(member: griffe.Object) -> str:
     """An attribute, a property or a field."""
     said = " ".join(text(member).split())
-    name = f"{member.name}: {member.annotation}" if member.annotation else member.name
+    name = plain(f"{member.name}: {member.annotation}") if member.annotation else member.name
     return f"- `{name}`{': ' + said if said else ''}"
 
 

@@ -72,13 +72,13 @@ FAILURES = {
 }
 
 NOT_COVERED = {
-    7: "it needs a store that hosts share, and none ships yet. The model below tries the refresh itself "
-    "against claims with leases.",
+    7: "it needs a store that hosts share, and none ships yet. The model below runs the refresh with claims "
+    "that have leases.",
 }
 
 PARTS = {
-    10: "The half about leases waits for a store that has leases. In the model below they run out at any "
-    "time.",
+    10: "Leases are not covered, because no store with leases ships yet. In the model below they run out at "
+    "any time.",
 }
 
 Test = tuple[str, str, str]  # file, name, promise

@@ -138,7 +138,7 @@ def test_f16_eight_processes_never_hold_one_claim_at_once(
 
 
 def test_f16_a_lock_file_keeps_its_name_and_its_inode(backend: Backend) -> None:
-    """It is never unlinked: then one process could lock the old file, and another one the new."""
+    """It is never unlinked. Otherwise one process could lock the old file, and another the new one."""
     assert backend.lock_file is not None
     lock = backend.lock_file("k")
 

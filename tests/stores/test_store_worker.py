@@ -193,6 +193,22 @@ def test_a_job_runs_once_although_its_thread_could_not_start(monkeypatch: pytest
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+def test_it_can_be_closed_by_several_callers_at_the_same_time() -> None:
+    """Each passes a bound method of its own, and all of these are the same job."""
+
+    class Connection:
+        def close(self) -> None:
+            pass
+
+    async def main() -> None:
+        worker, connection = Worker("test"), Connection()
+        await worker.run(nothing)
+        await asyncio.gather(*(worker.aclose(connection.close) for _ in range(5)))
+        assert repr(worker) == "<Worker test closed, 0 pending>"
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
 def test_the_interpreter_ends_after_the_last_job() -> None:
     """That job may be busy, and may be writing a rotated refresh token."""
     done = subprocess.run([sys.executable, "-c", PROGRAM_ENDS], capture_output=True, text=True, timeout=60)

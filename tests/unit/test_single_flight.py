@@ -152,7 +152,7 @@ WAYS: list[Callable[[SharedTask[str]], Awaitable[None]]] = [
 def test_f01_f02_a_cancelled_waiter_affects_neither_the_work_nor_other_waiters(
     cancel: Callable[[SharedTask[str]], Awaitable[None]],
 ) -> None:
-    """A waiter cancelled in any of eight ways reaches neither the work nor the other waiters."""
+    """A waiter cancelled in any of eight ways affects neither the work nor the other waiters."""
 
     async def main() -> None:
         gate = Gate()

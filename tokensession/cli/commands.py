@@ -20,7 +20,7 @@ __all__ = ["cli"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tokensession")
 def cli() -> None:
-    """One valid access token, one refresh, everywhere."""
+    """A demo and test servers for the library tokensession."""
 
 
 @cli.command()

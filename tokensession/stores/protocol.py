@@ -89,7 +89,7 @@ class Store(Protocol):
     async def load(self, key: str) -> Record | None:
         """The whole record, or None. Never waits for a claim.
 
-        Raises `StoreCorrupt`, `StoreInsecure` or `StoreUnavailable`: three different problems.
+        Raises `StoreCorrupt`, `StoreInsecure` or `StoreUnavailable`.
         """
         ...
 

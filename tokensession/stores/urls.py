@@ -30,17 +30,14 @@ _SLASHES = (
 def open_store(url: str | Path) -> Store:
     """The store that a URL names, or the `SQLiteStore` at a `pathlib.Path`. Does no I/O.
 
-    ============================  =====================================================
-    ``memory:``                   a new `MemoryStore`
-    ``file:///var/lib/tokens``    the `FileStore` in that directory; an absolute path
-    ``sqlite:///tokens.db``       an `SQLiteStore`: three slashes, a *relative* path
-    ``sqlite:////var/tokens.db``  an `SQLiteStore`: four slashes, an *absolute* path
-    ``Path("tokens.db")``         an `SQLiteStore`
-    ============================  =====================================================
+    - `memory:` is a new `MemoryStore`.
+    - `file:///var/lib/tokens` is the `FileStore` in that directory. The path must be absolute.
+    - `sqlite:///tokens.db` is an `SQLiteStore`. Three slashes begin a *relative* path.
+    - `sqlite:////var/tokens.db` is an `SQLiteStore`. Four slashes begin an *absolute* path.
 
-    The slashes of SQLite URLs work as in SQLAlchemy. In a URL's path, write ``%20`` for a space, ``%3F``
-    for a question mark and so on. Packages add other schemes by an entry point in the group
-    ``tokensession.stores``. They cannot replace a built-in scheme.
+    The slashes of SQLite URLs work as in SQLAlchemy. In a URL's path, write `%20` for a space, `%3F` for a
+    question mark and so on. Packages add other schemes by an entry point in the group `tokensession.stores`.
+    They cannot replace a built-in scheme.
 
     Raises `ConfigurationError` for a URL that names no store. The error never repeats the URL, which may
     hold a password.

@@ -117,7 +117,8 @@ class Database:
                 return self._connection
             self.close()  # the file was removed or replaced, so a write to the old one would be lost
         connection = self._open() if status is not None and status.st_size else None
-        if connection is not None and self._is_outdated(connection):
+        # A read does without the migrations if it may not write: then it leaves the database as it is.
+        if connection is not None and self._is_outdated(connection) and (create or self._is_writable()):
             connection.close()
             connection, create = None, True
         if connection is None and create:
@@ -180,15 +181,24 @@ class Database:
 
     def _is_outdated(self, connection: sqlite3.Connection) -> bool:
         """Whether a migration is missing. Raises `StoreCorrupt` if there is one that we do not know."""
-        applied = _applied(connection)
-        if applied - self._migrations:
+        try:
+            applied = _applied(connection)
+            if applied - self._migrations:
+                raise StoreCorrupt(
+                    f"{self.path} was written by a newer version of tokensession.",
+                    intact="The database is unchanged.",
+                    todo="Use that version, or another database.",
+                )
+        except BaseException:
             connection.close()
-            raise StoreCorrupt(
-                f"{self.path} was written by a newer version of tokensession.",
-                intact="The database is unchanged.",
-                todo="Use that version, or another database.",
-            )
+            raise
         return applied != self._migrations
+
+    def _is_writable(self) -> bool:
+        effective = os.access in os.supports_effective_ids
+        return all(
+            os.access(path, os.W_OK, effective_ids=effective) for path in (self.path, self.path.parent)
+        )
 
     def close(self) -> None:
         """Close the connection; the next job opens another."""

@@ -126,7 +126,8 @@ class Worker:
             await self.run(last)
             with self._state:
                 # A busy job may have been queued behind `last`, and have reopened what that closed.
-                if self._pending or self._latest is not last:
+                # Equal, not identical: every access to a bound method makes another object.
+                if self._pending or self._latest != last:
                     continue
                 executor, self._executor, self._latest = self._executor, None, None
             if executor is not None:
