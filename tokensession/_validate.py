@@ -14,7 +14,7 @@ from .errors import ConfigurationError
 __all__ = ["describe", "environment", "implements", "one_of", "origin", "secret", "text", "url"]
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-_WORD = re.compile(r"[A-Za-z0-9_-]{1,20}")
+_WORD = re.compile(r"[A-Za-z]{1,12}")  # short and letters only: no secret looks like this
 _LIKE = "such as 'https://api.example.com'"
 
 
@@ -65,7 +65,7 @@ def secret(name: str, value: str | None) -> str:
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     """One of a few words, spelled exactly so.
 
-    A wrong value may be a secret in the wrong parameter, so only a short word is shown.
+    A wrong value may be a secret in the wrong parameter, so only a short word of letters is shown.
     """
     if value not in allowed:
         *most, last = map(repr, allowed)

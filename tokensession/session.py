@@ -21,6 +21,7 @@ from anyio import CancelScope
 from multidict import CIMultiDict
 from yarl import URL
 
+from ._validate import describe
 from .clock import Clock
 from .errors import ConfigurationError
 from .events import Observer
@@ -86,9 +87,7 @@ class AuthedSession:
         transport: TokenTransport | None = None,
     ) -> None:
         if client is not None and not isinstance(client, aiohttp.ClientSession):
-            raise ConfigurationError(
-                f"client must be an aiohttp.ClientSession, not a {type(client).__name__}."
-            )
+            raise ConfigurationError(f"client must be an aiohttp.ClientSession, not {describe(client)}.")
         self._owned_store: Store | None = None
         self._owned_source = not isinstance(auth, ManagedSource)
         if isinstance(auth, ManagedSource):

@@ -22,7 +22,7 @@ from ._refresh.cache import Snapshot, TokenCache
 from ._refresh.coordinator import RefreshCoordinator
 from ._refresh.store_access import StoreAccess
 from ._refresh.transaction import RefreshTransaction
-from ._validate import implements
+from ._validate import describe, implements
 from .clock import Clock, SystemClock
 from .errors import ConfigurationError, TokenSessionError
 from .policy import WALL_CLOCK_CHECK, Freshness, Policy
@@ -105,12 +105,12 @@ class ManagedSource:
     ) -> None:
         if not implements(Provider, provider):
             raise ConfigurationError(  # not its repr: it may be the refresh token itself
-                f"provider must be a provider, not a {type(provider).__name__}.",
+                f"provider must be a provider, not {describe(provider)}.",
                 todo="Pass an instance of one of tokensession.providers.",
             )
         if transport is not None and not callable(getattr(transport, "send", None)):
             raise ConfigurationError(
-                f"transport must have a send method, and a {type(transport).__name__} has none.",
+                f"transport must have a send method, and {describe(transport)} has none.",
                 todo="Pass AiohttpTransport(), or leave it out.",
             )
         name = provider.key if key is None else key
@@ -303,7 +303,7 @@ def choose_store(
         return opened, opened
     if not implements(Store, store):
         raise ConfigurationError(
-            f"store must be a store, a URL or a Path, not a {type(store).__name__}.",
+            f"store must be a store, a URL or a Path, not {describe(store)}.",
             todo='Pass one of tokensession.stores, or a URL such as "sqlite:///tokens.db".',
         )
     return store, None

@@ -600,8 +600,8 @@ def test_f45_repr_shows_state_and_no_secret() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"store": 42}, "store must be .* not a int"),
-        ({"store": MemoryStore}, "store must be .* not a type"),
+        ({"store": 42}, "store must be .* not an int"),
+        ({"store": MemoryStore}, "store must be .* not the class MemoryStore"),
         ({"transport": "https://id.example.com"}, "transport must have a send method"),
         ({"client": "https://api.example.com"}, "ClientSession"),
     ],

@@ -137,7 +137,7 @@ def test_something_else_than_a_store_is_rejected_by_its_type(
     opens: type[ManagedSource] | type[AuthedSession], wrong: Any
 ) -> None:
     """The error names the type and the types that are allowed."""
-    with pytest.raises(ConfigurationError, match=f"a store, a URL or a Path, not a {type(wrong).__name__}"):
+    with pytest.raises(ConfigurationError, match=f"a store, a URL or a Path, not an? {type(wrong).__name__}"):
         opens(provider(), store=wrong)
 
 

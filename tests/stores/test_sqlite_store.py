@@ -89,17 +89,22 @@ def put(path: Path) -> None:
     run(main())
 
 
+def create_without_migrations(path: Path) -> None:
+    """A database of a version that had none."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(
+            "CREATE TABLE tokens (key TEXT PRIMARY KEY, version TEXT NOT NULL, data BLOB NOT NULL)"
+        )
+        connection.execute("INSERT INTO tokens VALUES ('old', 'v', x'6265666f7265')")
+    path.chmod(0o600)
+
+
 def test_a_database_from_before_there_were_migrations_is_brought_up_to_date(path: Path) -> None:
     """Whether the first call reads or writes. Its records stay."""
     for first in ("load", "put"):
         database = path.with_name(f"{first}.db")
-        with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(
-                "CREATE TABLE tokens (key TEXT PRIMARY KEY, version TEXT NOT NULL, data BLOB NOT NULL)"
-            )
-            connection.execute("INSERT INTO tokens VALUES ('old', 'v', x'6265666f7265')")
-        database.chmod(0o600)
+        create_without_migrations(database)
 
         async def main(database: Path = database, first: str = first) -> None:
             async with SQLiteStore(database) as store:
@@ -111,6 +116,53 @@ def test_a_database_from_before_there_were_migrations_is_brought_up_to_date(path
         with contextlib.closing(sqlite3.connect(database)) as connection:
             names = connection.execute("SELECT migration_set, name FROM _sqlite_migrations").fetchall()
         assert names == [("tokensession", "m001_tokens")]
+
+
+def test_an_outdated_database_that_is_read_only_can_be_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read does not need the migrations, and a read-only database cannot have them."""
+    create_without_migrations(path)
+    path.chmod(0o400)
+    if os.geteuid() == 0:  # root may write to it all the same
+        monkeypatch.setattr(os, "access", lambda *_, **__: False)
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            assert await store.load("old") == Record("v", b"before")
+            assert await store.keys() == ["old"]
+            with pytest.raises(StoreUnavailable):
+                await store.claim("old", seen="v", timeout=0)
+
+    run(main())
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    assert tables == [("tokens",)]
+
+
+def test_a_table_of_migrations_that_cannot_be_read_leaves_no_connection_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_without_migrations(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE _sqlite_migrations (something_else TEXT)")
+    opened, connect = list[sqlite3.Connection](), sqlite3.connect
+
+    def remember(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        opened.append(connect(*args, **kwargs))
+        return opened[-1]
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            with pytest.raises(StoreUnavailable):
+                await store.load("old")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", remember)
+        run(main())
+    assert len(opened) == 1
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
 
 
 def test_a_database_of_a_newer_version_is_an_error_and_stays_unchanged(path: Path) -> None:
@@ -130,6 +182,21 @@ def test_a_database_of_a_newer_version_is_an_error_and_stays_unchanged(path: Pat
     run(main())
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert list(connection.iterdump()) == before
+
+
+def test_a_table_that_was_dropped_is_created_again(path: Path) -> None:
+    """Although the database still records its migration."""
+    put(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE tokens")
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            assert await store.load("k") is None
+            record = await store.put("k", b"again")
+            assert await store.load("k") == record
+
+    run(main())
 
 
 def test_another_programs_user_version_and_migrations_are_left_alone(path: Path) -> None:

@@ -81,6 +81,9 @@ def test_a_message_says_what_happened_then_what_is_intact_then_what_to_do(
     text = re.sub(r" \(retry_after=[\d.]+ s\)$", "", str(error))
     assert text == " ".join(filter(None, ("It happened.", error.intact, error.todo)))
     assert all(part == "" or part.endswith(".") for part in (error.intact, error.todo))
+    assert (error.intact and error.todo) or isinstance(error, errors.ConfigurationError), (
+        "only this one has its own"
+    )
 
 
 @every_class

@@ -29,7 +29,7 @@ def test_a_value_that_may_be_a_secret_is_described_by_type_and_length(value: Any
     assert _validate.describe(value) == shown
 
 
-@pytest.mark.parametrize("value", ["live", "Staging", "pre-prod_2", "x" * 20, "7"])
+@pytest.mark.parametrize("value", ["live", "Staging", "preproductio"])
 def test_a_wrong_word_is_shown_with_the_allowed_words(value: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         _validate.one_of("environment", value, ("production", "staging"))
@@ -38,7 +38,20 @@ def test_a_wrong_word_is_shown_with_the_allowed_words(value: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["x" * 21, "s3cr.et", "s3cret ", "s3cret\n", "s3crét", "sk/s3c+ret==", "", b"s3cret", None, ["s3cret"]],
+    [
+        "x" * 13,
+        "EU2",
+        "s3cret",
+        "s3cr.et",
+        "s3cret ",
+        "s3cret\n",
+        "s3crét",
+        "sk/s3c+ret==",
+        "",
+        b"s3cret",
+        None,
+        ["s3cret"],
+    ],
 )
 def test_a_wrong_value_that_may_be_a_secret_is_not_shown(value: Any) -> None:
     """A secret may have been passed as the wrong parameter."""

@@ -55,9 +55,7 @@ class SQLiteStore:
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None) -> None:
         require_posix("SQLiteStore")
-        self._database = Database(
-            absolute("SQLiteStore", path), migrations=_MIGRATIONS, migrate=_migrate
-        )
+        self._database = Database(absolute("SQLiteStore", path), migrations=_MIGRATIONS, migrate=_migrate)
         self._records = _Records(self._database)
         self._worker = Worker(
             "tokensession-sqlite",

@@ -42,8 +42,8 @@ class Database:
     """The database at `path`. `migrate` creates its table `tokens`, or brings it up to date.
 
     `migrations` are the names of the migrations that this makes. sqlite-utils records them in a table of the
-    database, by the name of their set. (Not in `user_version`: that may be another program's, whose tables are
-    in the same file.) A start that finds them all needs no migration and no import.
+    database, by the name of their set. (Not in `user_version`: that may be another program's, whose tables
+    are in the same file.) A start that finds them all needs no migration and no import.
 
     Mutable state: the connection, and the file that it was opened on. It is touched only by jobs of the
     store's worker, and by the hooks of a fork, which run while no job does.
@@ -175,8 +175,11 @@ class Database:
         return None
 
     def _initialise(self, connection: sqlite3.Connection) -> None:
-        if not _is_ready(connection) or self._is_outdated(connection):  # else another process was faster
+        if self._is_outdated(connection) or not _is_ready(connection):  # else another process was faster
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            if _applied(connection) and not _has(connection, "tokens"):  # someone dropped it
+                forget = "DELETE FROM _sqlite_migrations WHERE migration_set = ?"
+                connection.execute(forget, (MIGRATIONS,)).fetchall()
             self._migrate(connection)
 
     def _is_outdated(self, connection: sqlite3.Connection) -> bool:
