@@ -14,6 +14,7 @@ _TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_~.%!$*|:@#^-]{16,}")
 _BACKSLASHES = r"\\{0,8}"  # a pattern: text that was escaped several times
 _ERROR_CODE = re.compile(r"([a-z]{1,14}(_[a-z]{1,14})+|[A-Z]{1,14}(_[A-Z]{1,14})+)[.:]?")  # not a token
 _READ = 4096  # bytes of a body that an excerpt is made from
+_BEGINNING = 32  # characters of a secret that are searched for in every spelling
 _UTF16 = re.compile(r"(?:[^\0]\0){4,}|(?:\0[^\0]){4,}")
 
 
@@ -30,7 +31,7 @@ def _redacted(text: str, secrets: Iterable[str], end: int) -> str:
     """The text up to `end`, without the secrets, including those that continue after `end`."""
     spans = [run.span() for run in _TOKEN_LIKE.finditer(text) if not _ERROR_CODE.fullmatch(run[0])]
     for secret in set(filter(None, secrets)):
-        spans += (found.span() for found in re.finditer(_spellings(secret), text, flags=re.IGNORECASE))
+        spans += _found(secret, text)
     shown, done = "", 0
     for start, stop in sorted(spans):  # they may overlap, and no part of either may remain
         if start >= end:
@@ -41,22 +42,49 @@ def _redacted(text: str, secrets: Iterable[str], end: int) -> str:
     return shown + text[done:end]
 
 
+def _found(secret: str, text: str) -> Iterable[tuple[int, int]]:
+    """Where the secret is in the text.
+
+    Compiling a pattern with all spellings takes up to 0.2 ms for each character, and a server may send a long
+    token in its error. So only the beginning of a long secret has such a pattern. Where that is found and the
+    whole secret is not, its end is unknown, and the rest of the text is removed with it.
+    """
+    if len(secret) <= _BEGINNING:
+        return [run.span() for run in re.finditer(_spellings(secret), text, flags=re.IGNORECASE)]
+    whole = re.escape(secret) if len(secret) <= len(text) else r"(?!)"
+    pattern = f"({whole})|(?:{_spellings(secret[:_BEGINNING])})"
+    found = re.finditer(pattern, text, flags=re.IGNORECASE)
+    return [(run.start(), run.end() if run[1] else len(text)) for run in found]
+
+
 def _spellings(secret: str) -> str:
     """A pattern for a secret as it is, in base64, or with each character escaped.
 
     The groups are atomic, so that no search takes long.
     """
     encoded = base64.b64encode(secret.encode("utf-8", "surrogatepass")).decode("ascii").rstrip("=")
-    # Each escaping doubles the backslashes, so a run of any length matches.
-    escaped = "".join(map(_escapes, re.sub(r"\\+", lambda _run: "\\", secret)))
+    escaped = "".join(
+        _backslashes(len(part)) if part.startswith("\\") else _escapes(part)
+        for part in re.findall(r"\\+|[^\\]", secret)
+    )
+    if secret.startswith("\\"):
+        # Otherwise each backslash of a long run would begin a search of the rest of the run.
+        escaped = r"(?<!\\)" + escaped
     return "|".join((re.escape(secret), re.escape(encoded), escaped))
+
+
+def _backslashes(count: int) -> str:
+    """A pattern for a run of backslashes. Each escaping doubles them, so a run of any length matches."""
+    ways = r"\\+|u005c|x5c|%(?:25){0,3}5c|&(?:amp;){0,3}(?:#0{0,6}92|#x0{0,6}5c|bsol);"
+    return f"(?>(?:{ways}){{1,{4 * count + 16}}})"  # a bound, or many escaped ones would take long
 
 
 @functools.lru_cache(maxsize=256)
 def _escapes(character: str) -> str:
     """A pattern for one character as it is, in a form, a URL, JSON or HTML, or wrongly decoded.
 
-    It may be escaped several times: gateways quote one document in a string of another.
+    Not for a backslash. The character may be escaped several times: gateways quote one document in a string
+    of another.
     """
     if character.isascii() and character.isalnum():
         return character
@@ -70,14 +98,13 @@ def _escapes(character: str) -> str:
         _BACKSLASHES.join(f"x{byte:02x}" for byte in utf8),
         "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in utf8),
         f"&(?:amp;){{0,3}}(?:#0{{0,6}}{ord(character)}|#x0{{0,6}}{ord(character):x}|{named});",
-        re.escape(json.dumps(character)[1:-1].lstrip("\\") or "\\"),  # the n of \n, or the character
+        re.escape(json.dumps(character)[1:-1].lstrip("\\")),  # the n of \n, or the character
         re.escape(character),
         *((r"\+",) if character == " " else ()),
         # Latin-1 decoded as UTF-8, and the other way round:
         *(() if character.isascii() else ("\N{REPLACEMENT CHARACTER}", re.escape(utf8.decode("latin-1")))),
     )
-    repeated = "+" if character == "\\" else ""
-    return f"(?>(?:{_BACKSLASHES}(?:{'|'.join(ways)})){repeated})"
+    return f"(?>{_BACKSLASHES}(?:{'|'.join(ways)}))"
 
 
 def excerpt(body: bytes, secrets: Collection[str], *, longest: int = 120) -> str:

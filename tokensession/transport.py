@@ -12,18 +12,24 @@ millisecond once an hour. In return a token request
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import zlib
+from collections.abc import Collection
 from ssl import SSLContext
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import HttpProcessingError
 from yarl import URL
 
+from ._redact import excerpt
 from ._validate import describe
 from .clock import Clock, SystemClock, within
 from .errors import ConfigurationError, InvalidTokenResponse, NotSent, OutcomeUnknown, TokenSessionError
 from .providers.protocol import TokenRequest, TokenResponse
 
-__all__ = ["MAX_BODY", "AiohttpTransport"]
+__all__ = ["MAX_BODY", "MAX_FIELDS", "MAX_LINE", "AiohttpTransport"]
 
 MAX_BODY = 1024 * 1024
 """The most bytes of a token response that are read, before and after decompression.
@@ -31,7 +37,18 @@ MAX_BODY = 1024 * 1024
 Real ones have a few thousand.
 """
 
+MAX_LINE = 256 * 1024
+"""The most bytes of a header line in a token response. aiohttp's own limit is 8,190.
+
+A response beyond a limit is lost, and the refresh token in it too. Some gateways add long cookies.
+"""
+
+MAX_FIELDS = 1_000
+"""The most header fields in a token response. aiohttp's own limit is 128."""
+
+_MAX_RECEIVED = 2 * MAX_BODY  # bytes of one response, with its headers, its framing and its trailers
 _CLOCK = SystemClock()
+_REASON = re.compile(r"""[ -~]*?(?=["':\n]|\Z)""")  # up to what a parser quotes
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 # Raised before a byte of the request was sent. ClientConnectorError covers DNS, connecting, TLS and an
@@ -87,7 +104,9 @@ class AiohttpTransport:
                 "aiohttp cannot request the token URL, or the proxy's URL.", todo="Check both host names."
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            failure = OutcomeUnknown(f"The token request got no complete answer: {_describe(error)}.")
+            failure = OutcomeUnknown(
+                f"The token request got no complete answer: {_describe(error, request.secrets)}."
+            )
         # Outside the handler, so that aiohttp's exception is not the context of ours: some have the
         # request's headers, which may contain the client's credentials.
         raise failure
@@ -95,9 +114,12 @@ class AiohttpTransport:
     async def _post(self, request: TokenRequest, connect: float) -> TokenResponse:
         async with (
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(force_close=True, ssl=self._ssl),
+                connector=_Connector(self._ssl),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, connect=connect),  # includes name look-up and TLS
+                max_line_size=MAX_LINE,
+                max_field_size=MAX_LINE,
+                max_headers=MAX_FIELDS + 2,  # aiohttp's Python parser counts two more lines
                 auto_decompress=False,  # aiohttp would inflate a decompression bomb to its full size
             ) as client,
             client.post(
@@ -119,6 +141,36 @@ class AiohttpTransport:
 
     def __repr__(self) -> str:
         return "AiohttpTransport()"
+
+
+class _Connection(ResponseHandler):
+    """A connection that ends when too much has been received.
+
+    aiohttp limits each header line and their number. The product would be a quarter of a gigabyte.
+    """
+
+    _received = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received <= _MAX_RECEIVED:
+            super().data_received(data)
+            return
+        if self.transport is not None:
+            self.transport.close()
+        reason = f"Got more than {_MAX_RECEIVED} bytes for one response."
+        if self._payload is not None:
+            self._payload.set_exception(aiohttp.ClientPayloadError(reason))
+        self.set_exception(HttpProcessingError(message=reason))
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Makes one `_Connection` for one request."""
+
+    def __init__(self, ssl: SSLContext | bool | aiohttp.Fingerprint) -> None:
+        super().__init__(force_close=True, ssl=ssl)
+        connection: type[ResponseHandler] = _Connection
+        self._factory = functools.partial(connection, loop=self._loop)
 
 
 def _is_proxy(proxy: str | None) -> bool:
@@ -158,7 +210,20 @@ def _inflate(body: bytes) -> bytes:
     raise InvalidTokenResponse("The token response claims to be compressed, but cannot be decompressed.")
 
 
-def _describe(error: BaseException) -> str:
-    """The type of the error. Messages of connection errors name host and port, and are safe to show."""
+def _describe(error: BaseException, secrets: Collection[str] = ()) -> str:
+    """The type of the error, and why a parser failed.
+
+    Messages of connection errors name host and port, and are safe to show. Those of parsers quote the
+    response after the reason.
+    """
     name = type(error).__name__
-    return f"{name}: {error}" if isinstance(error, aiohttp.ClientConnectorError) else name
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"{name}: {error}"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"{name}: status {error.status}"  # not its reason, which the proxy wrote
+    if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
+        text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+        reason = _REASON.match(text)
+        said = excerpt(reason[0].encode() if reason else b"", secrets).rstrip(" .")
+        return f"{name}: {said}" if said else name
+    return name

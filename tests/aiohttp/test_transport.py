@@ -30,7 +30,7 @@ from tokensession.testing import (
     json_response,
     redirect,
 )
-from tokensession.transport import MAX_BODY
+from tokensession.transport import MAX_BODY, MAX_FIELDS, MAX_LINE
 
 
 def run(scene: Callable[[], Awaitable[None]]) -> None:
@@ -335,5 +335,189 @@ def test_the_content_type_of_a_response_does_not_matter() -> None:
                 json_response(200, {"access_token": "a"}, content_type="text/plain;charset=iso-8859-1")
             )
             assert (await post(server)).body == b'{"access_token": "a"}'
+
+    run(scene)
+
+
+# -- the limits of a response's head ----------------------------------------------------------------
+
+GRANTED = b'{"access_token": "a", "refresh_token": "r2"}'
+
+
+async def sent_by(answer: bytes, *secrets: str, path: str = "/token") -> tuple[TokenResponse, bytes]:
+    """The response to one token request that a server answers with these bytes, and the request's head."""
+    heads: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{path}"
+        request = TokenRequest(url, headers=(), body=b"", secrets=secrets)
+        return await AiohttpTransport().send(request, connect=5, total=5), heads[0]
+
+
+def with_head(*lines: bytes, status: bytes = b"200 OK") -> bytes:
+    length = b"Content-Length: %d" % len(GRANTED)
+    return b"\r\n".join((b"HTTP/1.1 " + status, *lines, length, b"", GRANTED))
+
+
+@pytest.mark.parametrize("size", [8_190, 8_191, 9_000, 65_536, MAX_LINE])
+def test_a_response_with_a_long_header_line_is_read(size: int) -> None:
+    """The new refresh token in it must not be lost (K06)."""
+
+    async def scene() -> None:
+        line = b"Set-Cookie: ".ljust(size, b"a")
+        response, _ = await sent_by(with_head(line))
+        assert response.body == GRANTED
+        assert response.header("set-cookie") == "a" * (size - 12)
+
+    run(scene)
+
+
+@pytest.mark.parametrize("count", [127, 128, 129, 500, MAX_FIELDS])
+def test_a_response_with_many_header_fields_is_read(count: int) -> None:
+    """(K06)."""
+
+    async def scene() -> None:
+        response, _ = await sent_by(with_head(*(b"X-%d: %d" % (n, n) for n in range(count - 1))))
+        assert response.body == GRANTED
+        assert len(response.headers) == count
+
+    run(scene)
+
+
+def test_a_response_with_a_long_reason_is_read() -> None:
+    """(K06)."""
+
+    async def scene() -> None:
+        response, _ = await sent_by(with_head(status=b"200 " + b"OK" * 10_000))
+        assert response.body == GRANTED
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (with_head(b"X: ".ljust(MAX_LINE + 99, b"a")), f"Got more than {MAX_LINE} bytes when reading"),
+        (with_head(*(b"X: a" for _ in range(MAX_FIELDS + 9))), "Too many headers received"),
+        (
+            with_head(*(b"X: ".ljust(MAX_LINE // 2, b"a") for _ in range(20))),
+            f"Got more than {2 * MAX_BODY} bytes for one response",
+        ),
+        (with_head(b"X: a\0b"), "Invalid HTTP header"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "Bad status line"),
+    ],
+    ids=["line", "fields", "sum", "NUL", "no HTTP"],
+)
+def test_a_response_beyond_the_limits_has_an_unknown_outcome_and_the_error_says_why(
+    answer: bytes, reason: str
+) -> None:
+    """It may have carried a token. The error does not quote it (K06)."""
+
+    async def scene() -> None:
+        with pytest.raises(OutcomeUnknown) as caught:
+            await sent_by(answer)
+        assert f"no complete answer: ClientResponseError: {reason}." in str(caught.value)
+
+    run(scene)
+
+
+def test_the_reason_of_a_parser_does_not_quote_the_response() -> None:
+    """A header may contain a token (K06)."""
+
+    async def scene() -> None:
+        for answer in (
+            with_head(b"Set-Cookie: to k=en".ljust(MAX_LINE + 99, b"a")),
+            with_head(b"X: to k=en\0"),
+            with_head(b"to k=en"),
+            b"HTTP/1.1 to k=en\r\n\r\n",
+            b"to k=en\r\n\r\n",
+        ):
+            with pytest.raises(OutcomeUnknown) as caught:
+                await sent_by(answer, "to k=en")
+            assert "to k=en" not in repr(caught.value)
+            assert "ClientResponseError: " in str(caught.value)
+
+    run(scene)
+
+
+def test_one_response_is_received_up_to_a_bound_however_it_is_made() -> None:
+    """A hundred bytes of chunk extension for each byte of the body."""
+    chunk = b"1;" + b"x" * 100 + b"\r\na\r\n"
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def scene() -> None:
+        response, _ = await sent_by(answer + chunk * 1_000 + b"0\r\n\r\n")
+        assert response.body == b"a" * 1_000
+        with pytest.raises(OutcomeUnknown, match=r"ClientPayloadError: [A-Z]"):
+            await sent_by(answer + chunk * 30_000 + b"0\r\n\r\n")
+        lines = b"X: ".ljust(MAX_LINE - 2, b"a") + b"\r\n"
+        until_the_end = b"HTTP/1.1 200 OK\r\n" + lines * 6 + b"\r\n"
+        response, _ = await sent_by(until_the_end + GRANTED)
+        assert response.body == GRANTED
+        with pytest.raises(OutcomeUnknown, match=r"ClientPayloadError: Got more than 2097152 bytes"):
+            await sent_by(until_the_end + b"x" * (MAX_BODY - 9))  # it must not look complete
+
+    run(scene)
+
+
+# -- what is sent, and what was not -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["/o/%7Etenant%2fx/%74oken", "/token/", "//token", "/a/../token", "/t%20k;v=1"]
+)
+def test_a_token_url_is_sent_as_it_is(path: str) -> None:
+    """Without yarl's normalization: a signed or picky path stays what the server expects."""
+
+    async def scene() -> None:
+        _, head = await sent_by(with_head(), path=path)
+        assert head.startswith(b"POST " + path.encode() + b" HTTP/1.1\r\n")
+
+    run(scene)
+
+
+@pytest.mark.parametrize("status", ["403 Forbidden", "407 Proxy Authentication Required", "502 Bad Gateway"])
+def test_a_proxy_that_refuses_to_connect_means_not_sent(status: str) -> None:
+    """The token request itself never left (K01)."""
+    seen: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno".encode())
+        await writer.drain()
+        writer.close()
+
+    async def scene() -> None:
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+            transport = AiohttpTransport(proxy=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            request = TokenRequest("https://id.example.com/token", headers=(), body=b"secret")
+            with pytest.raises(NotSent, match=f"ClientHttpProxyError: status {status[:3]}\\."):
+                await transport.send(request, connect=5, total=5)
+        assert len(seen) == 1
+        assert seen[0].startswith(b"CONNECT id.example.com:443 ")
+
+    run(scene)
+
+
+def test_the_connect_time_out_includes_the_name_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that never answers means that nothing was sent."""
+
+    class Silent(aiohttp.resolver.ThreadedResolver):
+        async def resolve(self, *_args: Any, **_settings: Any) -> Any:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("aiohttp.connector.DefaultResolver", Silent)
+
+    async def scene() -> None:
+        request = TokenRequest("https://id.example.com/token", headers=(), body=b"")
+        with pytest.raises(NotSent):
+            await AiohttpTransport().send(request, connect=0.05, total=5)
 
     run(scene)

@@ -192,10 +192,10 @@ def rows_1_to_13() -> Iterator[R]:
     yield R(1, "text_plain_latin_1", granted(), headers=(LATIN_1,))
     yield R(1, "wrong_content_type", granted(), headers=(("content-type", "text/html"),))
     yield R(1, "no_content_type", granted())
-    for kind in ("Bearer", "BEARER", "bearer", "bEaReR", ""):
+    for kind in ("Bearer", "BEARER", "bearer", "bEaReR", "", " Bearer", "Bearer \t", " "):
         yield R(2, f"type_{kind or 'empty'}", granted(token_type=kind))
     yield R(2, "absent", granted(token_type=None))
-    for kind in ("mac", "DPoP", 7, ["Bearer"], {"a": 1}, True, " Bearer"):
+    for kind in ("mac", "DPoP", 7, ["Bearer"], {"a": 1}, True, "Bear er", "bearertoken"):
         yield R(
             3,
             f"type_{kind}",
@@ -399,9 +399,12 @@ def rows_30_to_40() -> Iterator[R]:
         yield R(31, f"{name}_longer", body, RateLimited, 400, longer, who=OTO, check=pause(90))
         shorter = (("retry-after", "5"),)
         yield R(31, f"{name}_shorter", body, RateLimited, 400, shorter, who=OTO, check=pause(60))
+    for name, want in (("invalid_grant", GrantRejected), ("invalid_client", ClientRejected)):
+        for status in (500, 502):
+            yield R(32, f"{status}_{name}", {"error": name}, want, status)
+        for status in (429, 503):
+            yield R(32, f"{status}_{name}", {"error": name}, RateLimited, status, check=pause(None))
     for status in (500, 502, 503):
-        yield R(32, f"{status}_invalid_grant", {"error": "invalid_grant"}, GrantRejected, status)
-        yield R(32, f"{status}_invalid_client", {"error": "invalid_client"}, ClientRejected, status)
         yield R(
             32, f"{status}_unknown_code", {"error": "teapot"}, TokenUnavailable, status, check=not_unknown
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from _known_secrets import (
 )
 
 from tokensession import ConfigurationError
-from tokensession.providers import OAuth2, Provider
+from tokensession.providers import Credential, OAuth2, Provider
 
 
 def made(**changes: Any) -> OAuth2:
@@ -63,6 +64,17 @@ def test_a_response_without_expires_in_has_no_lifetime() -> None:
 def test_the_scope_is_what_the_server_granted() -> None:
     assert read(oauth2(), token_response(granted(scope="read write"))).token.scope == "read write"
     assert read(oauth2(), token_response(granted())).token.scope is None
+    assert read(oauth2(), token_response(granted(scope=["read", "write"]))).token.scope == "read write"
+
+
+@pytest.mark.parametrize("credential", [BY_REFRESH, BY_CODE])
+def test_a_response_without_a_scope_grants_the_scope_that_was_requested(credential: Credential) -> None:
+    """RFC 6749, 5.1. A scope in the response takes precedence; an unusable one counts as unknown (K24)."""
+    asks = made(refresh_token=REFRESH, scope="read write")
+    for scope, stored in ((None, "read write"), ("read", "read"), ("", ""), (["read"], "read"), (7, None)):
+        assert read(asks, token_response(granted(scope=scope)), credential).token.scope == stored
+    null = json.dumps(granted() | {"scope": None}).encode()
+    assert read(asks, token_response(null), credential).token.scope == "read write"
 
 
 def test_f40_the_key_differs_for_other_servers_clients_and_credentials() -> None:

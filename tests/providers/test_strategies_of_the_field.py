@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from _known_secrets import BY_REFRESH, CODE, NEW_ACCESS, NEW_REFRESH, REFRESH, SENT_AT, token_response
 
-from tokensession import ClientRejected, GrantRejected, InvalidTokenResponse, RateLimited, TokenUnavailable
+from tokensession import (
+    ClientRejected,
+    ConfigurationError,
+    GrantRejected,
+    InvalidTokenResponse,
+    RateLimited,
+    TokenUnavailable,
+)
 from tokensession.providers import (
     RFC6749_ERRORS,
     Credential,
@@ -135,6 +142,65 @@ def test_an_expiry_time_in_any_of_its_formats(moment: str | float) -> None:
     issued = read(ABSOLUTE, answer)
     assert issued.token.lifetime == 600
     assert issued.notes == ()
+
+
+EPOCH = 1_767_229_200
+
+
+@pytest.mark.parametrize(
+    ("moment", "epoch"),
+    [
+        (str(EPOCH), EPOCH),
+        (f" {EPOCH}\r\n", EPOCH),
+        (f"{EPOCH}.25", EPOCH + 0.25),
+        (f"{EPOCH}.", EPOCH),
+        (str(EPOCH * 1000), EPOCH),
+        (f"{EPOCH}000.5", EPOCH + 0.0005),
+        ("1000000000", 1_000_000_000),
+        ("9999999999", 9_999_999_999),
+        ("10000000000", 10_000_000_000),
+        ("99999999999", 99_999_999_999),
+        (99_999_999_999, 99_999_999_999),
+        ("100000000000", 100_000_000),
+        (100_000_000_000, 100_000_000),
+        (1e11, 100_000_000),
+        ("1712010100000", 1_712_010_100),  # Python's parser takes this for the year 1712
+        ("1000000000000", 1_000_000_000),
+        ("9999999999999", 9_999_999_999.999),
+    ],
+)
+def test_a_string_of_digits_is_seconds_or_milliseconds_since_the_epoch(
+    moment: str | float, epoch: float
+) -> None:
+    """Ten to thirteen digits. From twelve on they are milliseconds, as for numbers (K25)."""
+    seconds, note = expires_at("at")({"at": moment}, epoch - 60)
+    assert seconds == pytest.approx(60, abs=1e-5)
+    assert note is None
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *("2025", "20250615", "999999999", "3600", "0", "20250615.5", "20250615,5", ".", ".5"),
+        *("10000000000000", "17672292000000", "1767229200000000", "1" * 50),
+        *("1712010100000Z", "1712010100000+00:00", "171201011T00:00"),
+        *("+1767229200", "-1767229200", "1767229200s", "1e9", "1_767_229_200", "1767229200,5"),
+        *("\u0661" * 10, "\uff11" * 10, "1767229200\u00a0"),
+    ],
+)
+def test_no_other_digits_are_a_point_in_time(moment: str) -> None:
+    """Not a year either (K25)."""
+    seconds, note = expires_at("at")({"at": moment}, 0)
+    assert seconds is None
+    assert note is not None
+
+
+@pytest.mark.parametrize("moment", ["20250615T151640Z", "2025-06-15T15:16:40.123456789Z", "20250615 151640"])
+def test_iso_8601_with_few_hyphens_or_many_digits_is_a_point_in_time(moment: str) -> None:
+    """(K25)."""
+    seconds, note = expires_at("at")({"at": moment}, SENT_AT)
+    assert seconds == pytest.approx(600, abs=0.2)
+    assert note is None
 
 
 def test_an_expiry_time_is_compared_with_the_server_s_clock() -> None:
@@ -344,3 +410,30 @@ def test_a_field_that_is_not_configured_is_left_out_of_the_body() -> None:
     assert request_of(with_scope).body == b"refresh_token=rt-1"
     assert request_of(with_scope, scope="a b").body == b"refresh_token=rt-1&scope=a+b"
     assert CODE not in request_of(with_scope).secrets
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"lifetime": "exp"}, "lifetime must be callable, not a string of 3 characters"),
+        ({"decode": None}, "decode must be callable, not None"),
+        ({"fields": {"access_token": "a"}}, r"fields must be Fields\(...\), not a dict"),
+        (
+            {"grants": {"refresh_token": ("grant_type", "refreshToken")}},
+            "with 'refresh_token' among them.*rename",
+        ),
+        ({"grants": {"refresh_token": "refresh_token"}}, "must be a sequence of fields"),
+        ({"grants": {"authorization_code": ("code_",)}}, "with 'code' among them"),
+        ({"grants": {"refresh_tokn": ("refresh_token",)}}, "not 'refresh_tokn'"),
+        ({"errors": {"X": "rejected"}}, "ErrorKind"),
+        ({"default_lifetime": "60"}, "default_lifetime must be a number of seconds, not a string"),
+        ({"default_lifetime": True}, "default_lifetime must be a number"),
+        ({"replay_leeway": None}, "replay_leeway must be a number"),
+        ({"replay_leeway": -1}, "replay_leeway must be a number"),
+    ],
+)
+def test_a_mistake_in_a_strategy_is_an_error_at_once(wrong: dict[str, Any], said: str) -> None:
+    """Where refresh tokens rotate, finding it at the first refresh could cost a sign-in."""
+    grants = {"refresh_token": ("grant_type", "refresh_token")}
+    with pytest.raises(ConfigurationError, match=f"Strategy 'acme': .*{said}"):
+        Strategy(**{"name": "acme", "grants": grants, **wrong})

@@ -81,6 +81,44 @@ def test_a_secret_that_contains_another_one_is_redacted_as_a_whole() -> None:
     assert _redact.redact("abcdef-ghi", ["abc", "abcdef-ghi"]) == "[redacted]"
 
 
+LONG = SECRET * 3
+
+
+@pytest.mark.parametrize("spelling", [*SPELLINGS, "as it is, in part"])
+def test_a_long_secret_is_redacted_in_every_spelling(spelling: str) -> None:
+    """Only its beginning is searched for in every spelling, so the rest of the text may go with it (K33)."""
+    made = LONG[:60] if spelling == "as it is, in part" else SPELLINGS[spelling] * 3
+    if "base64" in spelling:
+        made = base64.b64encode(LONG.encode()).decode()
+    shown = _redact.redact(f"Bad: {made}, sorry", [LONG])
+    assert shown in ("Bad: [redacted]", "Bad: [redacted], sorry")
+
+
+def test_text_after_a_long_secret_is_shown_if_the_secret_is_there_as_it_is() -> None:
+    """(K33)."""
+    assert _redact.redact(f"Bad: {LONG}, sorry, {LONG.upper()}!", [LONG]) == (
+        "Bad: [redacted], sorry, [redacted]!"
+    )
+    assert _redact.redact(f"Bad: {LONG[5:]}", [LONG]) != "Bad: [redacted]"
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 28])
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_backslashes_are_redacted_however_often_they_are_escaped(times: int, count: int) -> None:
+    for secret in ("\\" * count + "n", "a" + "\\" * count + "n", "ab" + "\\" * count + "yz"):
+        spelled = secret
+        for _ in range(times):
+            spelled = json.dumps(spelled)[1:-1]
+        for spelling in (spelled, quote(spelled, safe=""), spelled.replace("\\", "&#92;")):
+            assert _redact.redact(f"[{spelling}]", [secret]) == "[[redacted]]", spelling
+
+
+def test_a_secret_that_ends_inside_another_one_is_redacted_with_it() -> None:
+    """Not only up to the end of the shorter one."""
+    assert _redact.redact("(a bcdef-ghi j)", ["cde", "a bcdef-ghi j"]) == "([redacted])"
+    assert _redact.redact("(a b c d e f g)", ["b c", "a b c d e f", "d", "f g"]) == "([redacted])"
+
+
 def test_an_empty_secret_redacts_nothing() -> None:
     assert _redact.redact("all is well", ["", ""]) == "all is well"
 
@@ -110,9 +148,49 @@ def test_a_known_secret_that_looks_like_an_error_code_is_redacted() -> None:
 
 def test_no_secret_takes_long_to_search_for() -> None:
     """Characters that can be escaped in overlapping ways must not multiply, or this never ends."""
-    for secret in ("\\" * 60 + "x", " " * 60 + "x", "%25" * 30, "&amp;" * 30 + "x", "£" * 60 + "x"):
-        text = (secret[:-1] + "y") * 20
-        assert _redact.redact(text, [secret])
+    for character in ("\\", " ", "%", "%25", "&", "&amp;", "£", "\ufffd", "\\£", " \\", '"'):
+        for secret in (character * 60 + "x", character * 20 + "x", character + "x", "x" + character * 20):
+            for spelled in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), "x5c" * 20, "%5c" * 20):
+                text = (spelled[:-1] + "y") * 20
+                assert _redact.redact(text[:4096], [secret])
+
+
+def test_a_search_does_not_begin_inside_a_run_of_backslashes_nor_follow_a_vast_one() -> None:
+    """Otherwise its work would grow with the square of the run's length (K33)."""
+    pattern = re.compile(_redact._spellings("\\£x"))
+    text = "\\" * 4 + "u00a3x"
+    assert [at for at in range(len(text)) if pattern.match(text, at)] == [0]
+    assert pattern.match("%5c" * 16 + "£x")
+    assert not pattern.match("%5c" * 100 + "£x")
+
+
+def test_the_work_for_an_excerpt_is_bounded_whatever_the_body_and_the_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Counted in characters: of the texts that are searched, and of the patterns that are compiled (K33)."""
+    searched: list[int] = []
+    compiled: list[int] = []
+    search = re.finditer
+
+    def counted(pattern: str, text: str, flags: int = 0) -> object:
+        searched.append(len(text))
+        compiled.append(len(pattern))
+        return search(pattern, text, flags)
+
+    monkeypatch.setattr(_redact.re, "finditer", counted)
+    for secret in (
+        "£\\" * 512,
+        "\\ " * 512,
+        "\U0001f600" * 1000,
+        "é" * 20_000,
+        "\\" * 20_000,
+        " " * 5000,
+    ):
+        _redact.excerpt((secret * 1_000)[:1_000_000].encode(), [secret, secret + "x"])
+        _redact.excerpt(b"\\" * 1_000_000, [secret])
+    assert max(searched) <= 4096
+    assert max(compiled) <= 15_000
+    assert len(searched) <= 18
 
 
 @settings(deadline=None, max_examples=150)

@@ -208,10 +208,45 @@ def test_a_dotted_path_reaches_into_objects(path: str, value: Any) -> None:
     assert _wire.find({"a": {"b": {"c": 1}}}, path) == value
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("errors.0.code", "a"),
+        ("errors.1.code", "b"),
+        ("errors.01.code", "b"),
+        ("errors.2.code", None),
+        ("errors.-1.code", None),
+        ("errors.+1.code", None),
+        ("errors. 1.code", None),
+        ("errors.\u0661.code", None),
+        ("errors.code", None),
+        ("errors..code", None),
+        ("errors.99999999999999999999.code", None),
+        ("errors.0.code.0", None),  # not a character of a string
+        ("rows.0.1", "y"),
+        ("rows.0", ["x", "y"]),
+        ("named.0", "by name"),
+        ("empty.0", None),
+    ],
+)
+def test_a_number_in_a_dotted_path_is_a_place_in_a_list(path: str, value: Any) -> None:
+    """Strava and Fitbit list their errors (K19)."""
+    document = {
+        "errors": [{"code": "a"}, {"code": "b"}],
+        "rows": [["x", "y"]],
+        "named": {"0": "by name"},
+        "empty": [],
+    }
+    assert _wire.find(document, path) == value
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.dictionaries(ANY_TEXT, ANY_VALUE, max_size=4), ANY_TEXT)
 def test_find_never_raises(document: dict[str, Any], path: str) -> None:
     _wire.find(document, path)
+    for name in document:
+        for rest in ("0", "1.0", path):
+            _wire.find(document, f"{name}.{rest}")
 
 
 # -- tokens ---------------------------------------------------------------------------------------
@@ -247,7 +282,30 @@ def test_a_refresh_token_is_absent_or_printable_ascii_or_invalid(value: Any) -> 
 @given(ANY_VALUE)
 def test_a_scope_that_cannot_be_stored_is_none(value: Any) -> None:
     scope = _wire.scope(value)
-    assert scope is None or (scope == value and scope.encode() is not None)
+    assert scope is None or (scope.isprintable() and scope.encode() is not None)
+    assert scope is None or scope == value or isinstance(value, list)
+
+
+@pytest.mark.parametrize(
+    ("value", "scope"),
+    [
+        ("read write", "read write"),
+        ("", ""),
+        (["read", "write"], "read write"),
+        (["read"], "read"),
+        (["", "read", ""], "read"),
+        ([], None),
+        (["read", 7], None),
+        (["read", None], None),
+        ([["read"]], None),
+        (["re\nad"], None),
+        (["\ud800"], None),
+        ({"read": True}, None),
+    ],
+)
+def test_a_list_of_scopes_is_joined_with_blanks(value: Any, scope: str | None) -> None:
+    """Some servers send a JSON list (K24)."""
+    assert _wire.scope(value) == scope
 
 
 # -- durations and dates --------------------------------------------------------------------------
@@ -320,7 +378,9 @@ def test_any_lifetime_is_bounded_or_none(value: Any) -> None:
         ("120", 120),
         (120, 120),
         (0, 0),
-        ("-1", -1),
+        (-0.0, 0),
+        ("-1", None),  # no number of seconds (RFC 9110, 10.2.3)
+        (-1, None),
         ("Sun, 15 Jun 2025 15:08:40 GMT", 120),
         ("Sun, 15 Jun 2025 15:08:40 +0000", 120),
         ("Sun, 15 Jun 2025 17:08:40 +0200", 120),

@@ -42,6 +42,7 @@ _NUMBER = re.compile(r"[ \t\r\n]*([+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?)[ \t\r\n]*"
 _ACCESS_TOKEN = re.compile(r"[\x21-\x7e]+")
 _REFRESH_TOKEN = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A.17 allows the space
 _WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")  # that Python's parser accepts
+_PLACE = re.compile(r"[0-9]{1,9}")
 _HALF_NUMBER = re.compile(r"|-|\.|[eE][+-]?")
 _HALF_ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{0,4}\Z")
 
@@ -144,12 +145,15 @@ def _cut_short(text: str, error: json.JSONDecodeError) -> bool:
 
 
 def find(document: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path ("error.message"), or None."""
+    """The value at a dotted path ("error.message", or "errors.0.code" for a list), or None."""
     value: Any = document
     for name in path.split("."):
-        if not isinstance(value, Mapping):
+        if isinstance(value, Mapping):
+            value = value.get(name)
+        elif isinstance(value, list) and _PLACE.fullmatch(name) and int(name) < len(value):
+            value = value[int(name)]
+        else:
             return None
-        value = value.get(name)
     return value
 
 
@@ -172,7 +176,12 @@ def _token(value: Any, what: str, allowed: re.Pattern[str]) -> str:
 
 
 def scope(value: Any) -> str | None:
-    """A scope that can be stored, or None. Nothing depends on it, so an invalid one is ignored."""
+    """A scope that can be stored, or None. A list is joined with blanks.
+
+    An invalid scope is ignored: it must not cost the token.
+    """
+    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+        value = " ".join(filter(None, value))
     return value if isinstance(value, str) and value.isprintable() else None
 
 
@@ -199,11 +208,11 @@ def retry_after(value: Any, now: float) -> float | None:
     """The seconds that a Retry-After asks for, or None. `now` is the server's wall clock.
 
     Accepts a number, an HTTP date (RFC 9110, 10.2.3), and Priava's date, which has no zone and may have a
-    wrong weekday. It is read as UTC.
+    wrong weekday. It is read as UTC. A date may be in the past; a number below zero is not a pause.
     """
     seconds = lifetime_seconds(value)
     if seconds is not None:
-        return seconds
+        return None if seconds < 0 else seconds
     moment = parse_http_date(value)
     return None if moment is None else moment - now
 

@@ -3,7 +3,8 @@
 The order of checks in `read` matters:
 
 1. A redirect is an error: token requests follow none.
-2. A status other than 2xx is an error, whether or not the body can be read.
+2. A status other than 2xx is an error, whether or not the body can be read. If it says to wait (429, 503, a
+   `Retry-After`), that counts, whatever error code the body has.
 3. An empty or truncated 2xx is a lost response: the refresh token may be spent.
 4. A 2xx that contains an error code or a false flag is an error, whatever else it contains.
 5. Anything else must contain a token.
@@ -34,7 +35,7 @@ from .strategy import ErrorKind, Strategy
 __all__ = ["read"]
 
 _BEFORE_TEXT = b"\xef\xbb\xbf\xff\xfe \t\r\n\f\v"  # byte order marks and white space
-_LONGEST_SECRET = 1024  # characters; `redact` removes a longer one anyway, as a run of token characters
+_LONGEST_REFUSAL = 64 * 1024  # bytes of a refusal that are parsed: reading a megabyte takes 50 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +94,16 @@ class _Answer:
         denied = any(flag is False or (isinstance(flag, str) and flag.lower() == "false") for flag in flags)
         return denied or bool(self.document.get("error")) or self.known() is not None
 
+    def is_bearer(self, token_type: object) -> bool:
+        names = {name.strip().lower() for name in ("bearer", "", *self.strategy.bearer_types)}
+        return isinstance(token_type, str) and token_type.strip().lower() in names
+
     def pause(self) -> float | None:
-        """How many seconds the server asks us to wait, in its header or its body."""
-        requested = _wire.retry_after(self.response.header("retry-after"), self.now)
-        if requested is None:
-            requested = _wire.retry_after(self.first(self.strategy.fields.retry_after), self.now)
-        return None if requested is None else max(0.0, requested)
+        """How many seconds the server asks us to wait: by the first readable header or field."""
+        headers = (value for name, value in self.response.headers if name == "retry-after")
+        fields = (_wire.find(self.document, path) for path in self.strategy.fields.retry_after)
+        requested = (_wire.retry_after(value, self.now) for value in (*headers, *fields))
+        return next((max(0.0, seconds) for seconds in requested if seconds is not None), None)
 
 
 def read(
@@ -108,8 +113,12 @@ def read(
     *,
     sent_at: float,
     secrets: tuple[str, ...],
+    scope: str | None = None,
 ) -> Issued:
-    """The token in the response to a request sent at `sent_at` (wall clock). Raises a typed error."""
+    """The token in the response to a request sent at `sent_at` (wall clock). Raises a typed error.
+
+    `scope` is what was requested: a response without a scope grants that (RFC 6749, 5.1).
+    """
     date = _wire.parse_http_date(response.header("date"))
     answer = _Answer(strategy, response, secrets, sent_at if date is None else date)
     if 300 <= response.status < 400:
@@ -124,11 +133,13 @@ def read(
     answer = _parsed(answer, lenient=False)
     if answer.contains_error():
         _fail(answer)
-    return _issued(answer, credential, sent_at)
+    return _issued(answer, credential, sent_at, scope)
 
 
 def _parsed(answer: _Answer, *, lenient: bool) -> _Answer:
-    """The answer with its document. With `lenient`, without one if the body cannot be read."""
+    """The answer with its document. With `lenient`, without one if the body is too long or cannot be read."""
+    if lenient and len(answer.response.body) > _LONGEST_REFUSAL:
+        return answer
     try:
         document = answer.strategy.decode(answer.response.body)
     except _wire.TruncatedResponse:
@@ -152,10 +163,10 @@ def _tokens(answer: _Answer, document: Mapping[str, Any]) -> tuple[str, ...]:
     """The tokens in the response itself: an error must not show them."""
     names = (answer.strategy.fields.access_token, answer.strategy.fields.refresh_token)
     found = (_wire.find(document, path) for path in names)
-    return tuple(value for value in found if isinstance(value, str) and len(value) <= _LONGEST_SECRET)
+    return tuple(value for value in found if isinstance(value, str))
 
 
-def _issued(answer: _Answer, credential: Credential, sent_at: float) -> Issued:
+def _issued(answer: _Answer, credential: Credential, sent_at: float, requested: str | None) -> Issued:
     document, names = answer.document, answer.strategy.fields
     try:
         access = _wire.access_token(_wire.find(document, names.access_token))
@@ -163,12 +174,13 @@ def _issued(answer: _Answer, credential: Credential, sent_at: float) -> Issued:
     except InvalidTokenResponse as error:
         raise InvalidTokenResponse(f"{answer.say('')} {error.args[0]}", granted=True) from None
     token_type = _wire.find(document, names.token_type)
-    if token_type is not None and not (isinstance(token_type, str) and token_type.lower() in ("bearer", "")):
+    if token_type is not None and not answer.is_bearer(token_type):
         raise InvalidTokenResponse(
             answer.say(" with a token that is not a bearer token"),
             granted=True,
             todo="Only bearer tokens are supported.",
         )
+    scope = _wire.find(document, names.scope)
     lifetime, note = answer.strategy.lifetime(document, answer.now)
     return Issued(
         Token(
@@ -178,7 +190,7 @@ def _issued(answer: _Answer, credential: Credential, sent_at: float) -> Issued:
             # Without a new refresh token the old one stays valid. A code is spent.
             refresh_token=refresh
             or (credential.secret if credential.grant_type == "refresh_token" else None),
-            scope=_wire.scope(_wire.find(document, names.scope)),
+            scope=_wire.scope(requested if scope is None else scope),
         ),
         notes=(f"{answer.strategy.name}: {note}",) if note else (),
     )
@@ -190,34 +202,35 @@ def _fail(answer: _Answer) -> NoReturn:
 
 def _failure(answer: _Answer) -> TokenSessionError:
     """The typed error for a response without a token."""
-    status, known = answer.response.status, answer.known()
+    status, known, pause = answer.response.status, answer.known(), answer.pause()
     code, kind = known or (next(iter(answer.codes()), ""), None)
-    said = answer.say(_quoted(answer, code))
+    shown = answer.shown(code)
+    said = answer.say(_quoted(answer, shown) if code else answer.excerpt())
+    if kind is ErrorKind.RATE_LIMITED:
+        return RateLimited(said, retry_after=max(RATE_LIMIT_PAUSE, pause or 0.0))
+    if status in (429, 503) or (status >= 400 and pause is not None):
+        # Before the error code: some servers answer "too many requests" with invalid_grant or access_denied,
+        # and a credential that is only asked to wait must not be thrown away.
+        return RateLimited(said, retry_after=pause)
     if kind is ErrorKind.REJECTED:
         return GrantRejected(said, code=code, todo=answer.strategy.hints.get(code))
     if kind is ErrorKind.CLIENT:
-        return _client_rejected(answer, said, code)
-    if kind is ErrorKind.RATE_LIMITED:
-        return RateLimited(said, retry_after=max(RATE_LIMIT_PAUSE, answer.pause() or 0.0))
-    if status in (429, 503):
-        return RateLimited(said, retry_after=answer.pause())
+        return _client_rejected(answer, said, code, shown)
     if kind is ErrorKind.TRANSIENT or status >= 500 or status == 408:
-        return TokenUnavailable(said, retry_after=answer.pause())
+        return TokenUnavailable(said, retry_after=pause)
     if status in (401, 403, 404, 405):
-        return _client_rejected(answer, said, code)
+        return _client_rejected(answer, said, code, shown)
     return InvalidTokenResponse(said)
 
 
-def _client_rejected(answer: _Answer, said: str, code: str) -> ClientRejected:
-    return ClientRejected(said, code=answer.shown(code), todo=answer.strategy.hints.get(code))
+def _client_rejected(answer: _Answer, said: str, code: str, shown: str) -> ClientRejected:
+    return ClientRejected(said, code=shown, todo=answer.strategy.hints.get(code))
 
 
-def _quoted(answer: _Answer, code: str) -> str:
-    """What the provider says, for people: the code and its description, or the beginning of the body."""
-    if not code:
-        return answer.excerpt()
+def _quoted(answer: _Answer, shown: str) -> str:
+    """What the provider says, for people: its error code and the description."""
     description = answer.first(answer.strategy.fields.description)
-    text = answer.shown(code)
+    text = shown
     if isinstance(description, str) and description.strip():
         text += f" ({excerpt(description.encode('utf-8', 'replace'), answer.secrets, longest=200)})"
     return f": {text}"

@@ -10,12 +10,16 @@ error codes that mean failure although the status is 200, rotation, and replay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from math import inf
 from typing import Any, TypeAlias
 
+from .._validate import describe
+from ..errors import ConfigurationError
 from . import _wire
 from .protocol import GrantType
 
@@ -49,7 +53,10 @@ class ErrorKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """The names of the fields in a token response. A dotted path reaches into objects: "error.message"."""
+    """The names of the fields in a token response.
+
+    A dotted path reaches into objects and lists: "error.message", "errors.0.code".
+    """
 
     access_token: str = "access_token"
     refresh_token: str = "refresh_token"
@@ -89,6 +96,9 @@ def expires_in(name: str) -> Lifetime:
 def expires_at(name: str) -> Lifetime:
     """An expiry time in this field (a dotted path): ISO 8601, or seconds or milliseconds since the epoch.
 
+    The epoch may also be a string of 10 to 13 digits, with or without a fraction. From 12 digits on, it is in
+    milliseconds.
+
     It is compared with the server's own clock (its Date header), so a wrong clock here does not matter.
     """
 
@@ -103,10 +113,20 @@ def expires_at(name: str) -> Lifetime:
     return lifetime
 
 
+_EPOCH = re.compile(r"[0-9]{10,13}(?:\.[0-9]{0,40})?")
+_NOT_ISO = re.compile(r"[0-9]{9}|[0-9.,]*\Z")  # Python would take some of these for a year and a time
+
+
 def _moment(value: Any) -> float | None:
+    if isinstance(value, str):
+        value = value.strip(" \t\r\n")
+        if _EPOCH.fullmatch(value):
+            value = float(value)
+        elif _NOT_ISO.match(value):
+            return None
     if isinstance(value, int | float) and not isinstance(value, bool):
         # An integer may be too long for a float, and one that long is not a point in time.
-        return None if abs(value) > 1e15 else value / 1000 if abs(value) > 1e11 else float(value)
+        return None if abs(value) > 1e15 else value / 1000 if abs(value) >= 1e11 else float(value)
     try:
         moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -117,7 +137,8 @@ def _moment(value: Any) -> float | None:
 RFC6749_ERRORS: Mapping[str, ErrorKind] = {
     # RFC 6749, sections 4.1.2.1 and 5.2.
     "invalid_grant": ErrorKind.REJECTED,
-    "access_denied": ErrorKind.REJECTED,
+    # An error of the authorization endpoint (4.1.2.1). A token endpoint that answers it refuses the client.
+    "access_denied": ErrorKind.CLIENT,
     "invalid_client": ErrorKind.CLIENT,
     "invalid_request": ErrorKind.CLIENT,
     "invalid_scope": ErrorKind.CLIENT,
@@ -126,8 +147,14 @@ RFC6749_ERRORS: Mapping[str, ErrorKind] = {
     "server_error": ErrorKind.TRANSIENT,
     "temporarily_unavailable": ErrorKind.TRANSIENT,
     "slow_down": ErrorKind.RATE_LIMITED,  # RFC 8628, 3.5
+    # Of no RFC, but they can mean only one thing:
+    "bad_refresh_token": ErrorKind.REJECTED,
+    "invalid_refresh_token": ErrorKind.REJECTED,
 }
-"""The error codes of RFC 6749 (sections 4.1.2.1 and 5.2) and RFC 8628 (3.5), and what each means."""
+"""What each error code of RFC 6749 (sections 4.1.2.1 and 5.2) and RFC 8628 (3.5) means.
+
+Two codes of no RFC, `bad_refresh_token` and `invalid_refresh_token`, are in it too.
+"""
 
 
 def _no_headers(_values: Values) -> tuple[tuple[str, str], ...]:
@@ -136,6 +163,7 @@ def _no_headers(_values: Values) -> tuple[tuple[str, str], ...]:
 
 _STANDARD_FIELDS = Fields()
 _EXPIRES_IN = expires_in("expires_in")
+_SECRETS = {"refresh_token": "refresh_token", "authorization_code": "code"}  # grant type -> its credential
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +190,8 @@ class Strategy:
     """Reads a body: `parse_json` or `parse_form`. Raises `InvalidTokenResponse`."""
     fields: Fields = _STANDARD_FIELDS
     """The names of the fields in a response."""
+    bearer_types: Collection[str] = ("bearer",)
+    """What `token_type` may be for a bearer token, in any case. "bearer", and no type at all, always may."""
     lifetime: Lifetime = _EXPIRES_IN
     """Reads the lifetime from a response: `expires_in(...)` or `expires_at(...)`."""
     default_lifetime: float | None = None
@@ -174,3 +204,31 @@ class Strategy:
     """Whether a refresh token can be used only once. If in doubt, True."""
     replay_leeway: float = 0
     """Seconds within which the server accepts the same refresh token again. Only what it documents."""
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigurationError`. Found later, a mistake here could cost a sign-in."""
+        for name in ("encode", "headers", "decode", "lifetime"):
+            if not callable(getattr(self, name)):
+                raise self._error(f"{name} must be callable, not {describe(getattr(self, name))}.")
+        if not isinstance(self.fields, Fields):
+            raise self._error(f"fields must be Fields(...), not {describe(self.fields)}.")
+        for grant, fields in self.grants.items():
+            secret = _SECRETS.get(grant)
+            if secret is None:
+                raise self._error(f"grants may have {' and '.join(map(repr, _SECRETS))}, not {grant!r}.")
+            if isinstance(fields, str) or secret not in fields:
+                raise self._error(
+                    f"grants[{grant!r}] must be a sequence of fields with {secret!r} among them.",
+                    todo="If the server has another name for it, add that to rename.",
+                )
+        if any(not isinstance(kind, ErrorKind) for kind in self.errors.values()):
+            raise self._error("errors must map error codes to ErrorKind values.")
+        for name in ("default_lifetime", "replay_leeway"):
+            seconds = getattr(self, name)
+            if name == "default_lifetime" and seconds is None:
+                continue
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < inf:
+                raise self._error(f"{name} must be a number of seconds, not {describe(seconds)}.")
+
+    def _error(self, happened: str, *, todo: str | None = None) -> ConfigurationError:
+        return ConfigurationError(f"Strategy {self.name!r}: {happened}", todo=todo)

@@ -98,7 +98,12 @@ class StrategyProvider:
         """The token in the response. Raises the errors that `Provider.read` names."""
         try:
             return read_response(
-                self.strategy, response, credential, sent_at=sent_at, secrets=self._secrets(credential)
+                self.strategy,
+                response,
+                credential,
+                sent_at=sent_at,
+                secrets=self._secrets(credential),
+                scope=self._values.get("scope"),
             )
         except TokenSessionError as error:
             # Drop the frames that read the response: the client secret is among their locals, and some
