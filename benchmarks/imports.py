@@ -1,9 +1,9 @@
 """How long `import tokensession` takes: `python -m benchmarks import`.
 
 Each figure comes from a fresh interpreter, in which the import is timed from inside, so the interpreter's own
-start is not included. The base is the import of what tokensession always needs (aiohttp and msgpack). The two
-are taken in turn, round by round, with all bytecode in the cache. SQLite's driver, the servers for tests and
-the command line are imported on first use.
+start is not included. The base is the import of what tokensession always needs (aiohttp, anyio and msgpack).
+They are taken in turn, round by round, with all bytecode in the cache. SQLite's driver, the servers for tests
+and the command line are imported on first use.
 
 The notes have what the modules of tokensession themselves take, by `-X importtime`, and how much of it is
 making dataclasses, whose methods the interpreter compiles at each import.
@@ -26,11 +26,11 @@ from .harness.rounds import interleaved, ratios, spread
 
 __all__ = ["main", "measure"]
 
-OURS, BASE = "tokensession", "aiohttp, msgpack"
+OURS, BASE = "tokensession", "aiohttp, anyio, msgpack"
 GOAL = 1.10
 _STATEMENTS = {
     OURS: "import tokensession",
-    BASE: "import aiohttp, msgpack",
+    BASE: "import aiohttp, anyio, msgpack",
     "aiohttp": "import aiohttp",
     "tokensession with SQLiteStore": "import tokensession\nfrom tokensession.stores import SQLiteStore",
 }
@@ -43,7 +43,7 @@ print((time.perf_counter() - start) * 1000)
 
 
 _DATACLASSES = """
-import aiohttp, msgpack
+import aiohttp, anyio, msgpack
 import dataclasses, time
 made, make = [], dataclasses._process_class
 def timed(*arguments, **options):

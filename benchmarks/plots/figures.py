@@ -35,7 +35,7 @@ def hot_path(result: Result) -> Figure:
 def imports(result: Result) -> Figure:
     """How long `import tokensession` takes in a fresh interpreter."""
     found = _by_name(result["series"])
-    base = "aiohttp, msgpack"
+    base = "aiohttp, anyio, msgpack"
     (on,) = axes(0.9 + 0.3 * len(found))
     bars(on, found, shade=lambda name: LIMIT if name == base else OTHER if name == "aiohttp" else OURS)
     goal_line(on, 1.1 * found[base]["median"], "goal: 1.1 x what it needs", "right")

@@ -247,7 +247,7 @@ def test_importing_the_package_imports_no_more_than_a_session_needs() -> None:
         "importlib.metadata",
     }
     alone = subprocess.run(
-        [sys.executable, "-c", program.replace("tokensession", "aiohttp, msgpack")],
+        [sys.executable, "-c", program.replace("tokensession", "aiohttp, anyio, msgpack")],
         check=True,
         capture_output=True,
         text=True,
