@@ -238,6 +238,9 @@ class Superseded(StoreError):
         self.record = record
 
 
+_MAY_BE_SPENT = "If refresh tokens rotate here, the one that was sent may be spent."
+
+
 class InvalidTokenResponse(TokenSessionError):
     """The provider's answer is neither a token nor a known error.
 
@@ -245,9 +248,13 @@ class InvalidTokenResponse(TokenSessionError):
     """
 
     intact = "The stored credentials are unchanged."
-    todo = "Check base_url, then the provider's status page."
+    todo = "Check token_url or base_url, then the provider's status page."
     granted: bool
 
     def __init__(self, happened: str, *, granted: bool = False, todo: str | None = None) -> None:
         super().__init__(happened, todo=todo)
         self.granted = granted
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text} {_MAY_BE_SPENT}" if self.granted else text

@@ -23,7 +23,6 @@ __all__ = [
     "SignedOut",
     "TokenUnauthorized",
     "UnexpectedResponse",
-    "emit",
 ]
 
 _log = logging.getLogger("tokensession")

@@ -87,8 +87,11 @@ def _checked(url: URL, origins: frozenset[Origin]) -> URL:
         return url
     port = f":{url.explicit_port}" if url.explicit_port else ""
     named = f"{url.scheme or 'https'}://{url.host}{port}"
-    raise ForeignOrigin(
-        f"This session's token may not go to {named}.",
-        todo=f'Allow it with AuthedSession(..., origins=["{named}"]), or use session.client for a '
-        "request without the token.",
-    )
+    if url.scheme == "http" and any(scheme == "https" for scheme, _, _ in origins):
+        todo = "Use https, or session.client for a request without the token."
+    else:
+        todo = (
+            f'Allow it with AuthedSession(..., origins=["{named}"]), or use session.client for a request '
+            "without the token."
+        )
+    raise ForeignOrigin(f"This session's token may not go to {named}.", todo=todo)

@@ -134,6 +134,8 @@ class Policy:
                 raise ConfigurationError(
                     f"Policy.{setting.name} must be a finite number of 0 or more, not {value!r}."
                 )
+            if setting.name in ("connect_timeout", "request_timeout", "store_timeout") and value == 0:
+                raise ConfigurationError(f"Policy.{setting.name} must be more than 0.")
             if setting.name.endswith(("_fraction", "_jitter")) and value > 1:
                 raise ConfigurationError(
                     f"Policy.{setting.name} must be a fraction from 0 to 1, not {value!r}."

@@ -102,7 +102,7 @@ class AuthedSession:
             if given := [name for name, value in settings.items() if value is not None]:
                 raise ConfigurationError(
                     f"{', '.join(given)} cannot be set here, because the session uses your ManagedSource.",
-                    todo="Pass them to the ManagedSource.",
+                    todo=f"Pass {'it' if len(given) == 1 else 'them'} to the ManagedSource.",
                 )
             self._source = auth
         else:

@@ -10,6 +10,7 @@ State: what is remembered and what is running. `_refresh/cache.py` and `_refresh
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +29,7 @@ from .errors import ConfigurationError, TokenSessionError
 from .policy import WALL_CLOCK_CHECK, Freshness, Policy
 from .providers.protocol import Provider, TokenTransport, configured_credential
 from .stores import MemoryStore, open_store
-from .stores.protocol import Store, check_key
+from .stores.protocol import Store
 from .token import Token
 from .transport import AiohttpTransport
 
@@ -113,13 +114,13 @@ class ManagedSource:
                 f"transport must have a send method, and {describe(transport)} has none.",
                 todo="Pass AiohttpTransport(), or leave it out.",
             )
+        _check_settings(key, policy, clock, observer)
         name = provider.key if key is None else key
         if not name:
             raise ConfigurationError(
                 "There is no key to store the token under.",
                 todo='Give the provider a refresh_token or a code, or name the key: key="tenant-42".',
             )
-        check_key(name)
         opened, self._owned_store = choose_store(store, provider)
         self._clock = clock or _CLOCK
         self._boot = self._clock.boot
@@ -281,6 +282,20 @@ class ManagedSource:
 
     def _report(self, event: events.Event) -> None:
         events.emit(self._observer, event)
+
+
+def _check_settings(
+    key: str | None, policy: Policy | None, clock: Clock | None, observer: events.Observer | None
+) -> None:
+    if key is not None and not isinstance(key, str):
+        raise ConfigurationError(f"key must be a string, not {describe(key)}.")
+    if policy is not None and not isinstance(policy, Policy):
+        raise ConfigurationError(f"policy must be a Policy, not {describe(policy)}.")
+    if clock is not None and not implements(Clock, clock):
+        raise ConfigurationError(f"clock must be a Clock, not {describe(clock)}.")
+    if observer is not None and (not callable(observer) or inspect.iscoroutinefunction(observer)):
+        kind = "a coroutine function" if callable(observer) else describe(observer)
+        raise ConfigurationError(f"observer must be a callable that returns at once, not {kind}.")
 
 
 def choose_store(

@@ -18,6 +18,7 @@ from tokensession import (
     AuthedSession,
     ConfigurationError,
     EphemeralStoreWarning,
+    Event,
     ManagedSource,
     Policy,
 )
@@ -254,3 +255,29 @@ def test_a_session_leaves_your_source_open() -> None:
             assert (await caller).access_token == "access-1"
 
     run(main)
+
+
+# -- settings ----------------------------------------------------------------------------------------
+
+
+async def slow_observer(event: Event) -> None:
+    raise AssertionError("it is never awaited")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"key": 42}, "key must be a string, not an int"),
+        ({"policy": {"request_timeout": 60}}, "policy must be a Policy, not a dict"),
+        ({"clock": 1}, "clock must be a Clock, not an int"),
+        ({"observer": 1}, "observer must be a callable that returns at once, not an int"),
+        ({"observer": slow_observer}, "observer must be .*, not a coroutine function"),
+    ],
+)
+def test_wrong_settings_are_an_error_at_once(
+    opens: type[ManagedSource] | type[AuthedSession], wrong: Any, said: str
+) -> None:
+    """Not at the first refresh, where they would hide an error of your own."""
+    with pytest.raises(ConfigurationError, match=said):
+        opens(provider(), store="memory:", **wrong)

@@ -39,6 +39,7 @@ PLAIN = {
     r"\b_STANDARD_FIELDS\b": "Fields()",
     r"\b_EXPIRES_IN\b": "expires_in('expires_in')",
     r"\b_no_headers\b": "lambda values: ()",
+    r"(\*\*kwargs): Unpack\[\w+\]": r"\1",  # aiohttp's own, whose type is private there
 }
 """What a signature shows instead of private names."""
 
@@ -73,7 +74,9 @@ def described(member: griffe.Object, level: str, heading: str) -> Iterator[str]:
         yield from (text(member), "")
     if member.is_class:
         public = [one for one in member.members.values() if not one.name.startswith("_")]
-        rows = [row(one) for one in public if one.is_attribute and (one.annotation or one.docstring)]
+        attributes = [one for one in public if one.is_attribute]
+        # A field without a docstring is in the signature already.
+        rows = [row(one) for one in attributes if one.docstring or (not is_field(one) and one.annotation)]
         yield from (*rows, *([""] if rows else []))
         for one in public:
             if one.is_function:
@@ -84,7 +87,7 @@ def code(member: griffe.Object) -> str:
     """The signature, as it is written in Python."""
     if member.is_function:
         start = "async def" if "async" in member.labels else "def"
-        return folded(f"{start} {member.signature()}")
+        return folded(plain(f"{start} {member.signature()}"))
     if member.is_class:
         bases = [str(base) for base in member.bases]
         takes_nothing = bool({"Protocol", "ABC", "Enum"} & set(bases)) or is_error(member)
@@ -99,6 +102,11 @@ def plain(signature: str) -> str:
     for private, public in PLAIN.items():
         signature = re.sub(private, public, signature)
     return signature
+
+
+def is_field(member: griffe.Object) -> bool:
+    """Whether this is a parameter of its dataclass."""
+    return "dataclass" in member.parent.labels and "property" not in member.labels
 
 
 def is_error(member: griffe.Object) -> bool:

@@ -363,7 +363,18 @@ def test_fractions_are_checked_where_there_are_fractions() -> None:
     }
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - set(FRACTIONS)))
+POSITIVE = ["connect_timeout", "request_timeout", "store_timeout"]
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_a_time_out_of_zero_is_an_error(name: str) -> None:
+    """In aiohttp, 0 means "no time-out". Here it would mean that a request is sent and given up."""
+    with pytest.raises(ConfigurationError, match=rf"Policy\.{name} must be more than 0"):
+        Policy(**{name: 0})
+    assert getattr(Policy(**{name: 0.1}), name) == 0.1
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*FRACTIONS, *POSITIVE}))
 def test_durations_may_be_long_or_zero(name: str) -> None:
     for value in (0, 1.5, 10**6):
         assert getattr(Policy(**{name: value}), name) == value

@@ -73,7 +73,7 @@ def _display(json_: bool) -> Display:
 
 
 @cli.command()
-@click.argument("provider", type=click.Choice(["oto", "priava"]))
+@click.argument("provider", type=click.Choice(["oauth2", "oto", "priava"]))
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free port.  [default: 0]")
 @click.option(
     "--lifetime",

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 from anyio import open_signal_receiver
 
-from ..testing.servers import OtoServer, PriavaServer, TokenServer
+from ..testing.servers import OAuth2Server, OtoServer, PriavaServer, TokenServer
 from .run_until_signal import SIGNALS
 
 __all__ = ["run"]
+
+
+_SERVERS: dict[str, Callable[..., TokenServer]] = {
+    "oauth2": OAuth2Server,
+    "oto": OtoServer,
+    "priava": PriavaServer,
+}
+_NAMES = {"oauth2": "OAuth2", "oto": "Oto", "priava": "Priava"}
 
 
 async def run(provider: str, port: int, lifetime: int) -> None:
@@ -16,11 +26,7 @@ async def run(provider: str, port: int, lifetime: int) -> None:
 
     Raises `OSError` if the port is taken.
     """
-    server: TokenServer
-    if provider == "oto":
-        server = OtoServer(port=port, lifetime=lifetime)
-    else:
-        server = PriavaServer(port=port, lifetime=lifetime)
+    server: TokenServer = _SERVERS[provider](port=port, lifetime=lifetime)
     with open_signal_receiver(*SIGNALS) as signals:
         async with server:
             click.echo(_introduction(provider, server))
@@ -38,9 +44,10 @@ def _introduction(provider: str, server: TokenServer) -> str:
         "\nThe code works once, so keep the token in a store.\n"
         "After a restart the server knows none of the old tokens: delete that store (tokens.db) then."
     )
+    name = _NAMES[provider]
     return (
-        f"A test server for {provider.capitalize()} at {server.base_url}, "
+        f"A test server for {name} at {server.base_url}, "
         f"access tokens live {server.lifetime} s. Ctrl-C stops it.\n\n"
-        f"from tokensession.providers import {provider.capitalize()}\n\n"
-        f"provider = {provider.capitalize()}(\n{arguments},\n)\n" + (note if provider == "priava" else "")
+        f"from tokensession.providers import {name}\n\n"
+        f"provider = {name}(\n{arguments},\n)\n" + (note if provider == "priava" else "")
     )

@@ -103,7 +103,8 @@ class Database:
                 error.args = (_NOT_TEXT,)  # the rest of the message is the text itself, perhaps a token
             if code in _CORRUPT or str(error).startswith(_NOT_TEXT):
                 raise StoreCorrupt(
-                    f"{self.path} is damaged, or is not an SQLite database: {error}."
+                    f"{self.path} is damaged, or is not an SQLite database: {error}.",
+                    todo="Restore it from the newest backup, or move it away and sign in again.",
                 ) from error
             raise StoreUnavailable(
                 f"{self.path} could not be used: {error}.",
