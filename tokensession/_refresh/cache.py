@@ -1,7 +1,7 @@
 """What one process remembers about a key: the token it serves, and the last failure. Pure.
 
 `TokenCache` is a small state machine, stepped by `serve`, `fail` and `forget`. It reads no clock: each
-step is told what both clocks say. `source.py` and `coordinator.py` ask it what may be done, and do it.
+step gets what both clocks say. `source.py` and `coordinator.py` ask it what may be done, and do it.
 """
 
 from __future__ import annotations
