@@ -32,9 +32,10 @@ BENCHMARKS = {
     "contention": "thousands of tasks find the token expired at once",
     "processes": "processes that share a store find the token expired at once",
     "steady": "latency under constant load, across fifty expiries",
+    "cold-path": "what one refresh does: calls, moves between modules, tasks, threads, fsyncs",
     "cancelled": "the caller that started the refresh is cancelled, others wait",
     "revoked": "the server revokes the token, and a hundred requests get a 401 at once",
-    "outage": "the token endpoint is down for a minute, and ten thousand callers ask",
+    "outage": "the token endpoint is down, and ten thousand callers or sixteen processes ask",
     "tenants": "a hundred thousand tokens in one process: memory and look-up",
     "torture": "kill, stop and confuse real processes that share a token, and log what happens",
 }
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
             return 0
         case ["plots"]:
             return _draw()
-        case [name, *options] if name in BENCHMARKS or name == "versus":
+        case [name, *options] if name.replace("_", "-") in (*BENCHMARKS, "versus"):
             try:
                 module = import_module(module_of(name))
             except ModuleNotFoundError as missing:

@@ -1,17 +1,22 @@
 """The token endpoint is down, and callers keep asking: how many token requests it gets, and what callers pay.
 
-Three parts:
+Four parts:
 
 - a simulated minute: the token has expired, 10,000 callers come in 200 waves, and every token request fails.
   tokensession's clock is moved by hand and its transport is scripted, so the minute takes a second. Counted:
   its token requests, over many draws of the back-off's jitter, next to the most that the policy allows, and
-  next to a program in which each caller asks for itself (`naive`);
+  next to a program in which each caller asks for itself (`naive`). Callers get the error at once
+  (`Policy.retry_within=0`): those that wait for the next try would be fewer;
 - the cool-down: what it costs to get the remembered error, in nanoseconds per call, next to an empty
   `async def`, one that raises an exception, and the same source with a fresh token;
 - the contestants, in real time: the token endpoint answers 500 to each request, and 100 callers come in two
   waves, one after the other. Counted: token requests, and whether it recovers when the outage is over.
-  (tokensession's back-off starts at a second, of which it waits a tenth at least; the waves take less than
+  (tokensession's back-off starts at a second, of which it waits half at least; the waves take less than
   that, or it asks once more.)
+- processes that share a store, in real time: one and sixteen of them, in an outage of ten seconds of each
+  kind. Counted: the token requests that reach the server, calls that failed, and how long after the end each
+  process is served. A request that is swallowed (read, and never answered) holds up the next one for
+  `Policy.response_timeout`, so that kind may end that much late.
 
 Series: {"minute": {"x": [trouble, ...], "token requests": [[least, median, most], ...], "bound": [...],
 "callers": 10000}, "cool-down": {"x": [what, ...], "ns": [[q1, median, q3], ...]}, "peers": {"x": [name, ...],
@@ -24,11 +29,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from tokensession import ManagedSource, NotSent, Policy, TokenUnavailable
+from tokensession.policy import SHORTEST_DRAW
 from tokensession.providers import OAuth2
 from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import MemoryStore
@@ -37,7 +43,10 @@ from tokensession.testing import FakeClock, ScriptedTransport, token_response
 from .harness import command
 from .harness.results import Goal, Result, say
 from .harness.rounds import interleaved, spread
+from .harness.server import OUTAGES as KINDS
 from .harness.server import Server
+from .outage_processes.experiment import LONG, OUTAGES, QUICK, Outage
+from .outage_processes.experiment import measure as measure_processes
 from .peers import Peer, Tokensession
 from .peers.common import PATH, at_once, contestants, primed
 
@@ -68,11 +77,17 @@ def _provider() -> OAuth2:
     )
 
 
-def _source(respond: Callable[[TokenRequest], TokenResponse], requests: int, **options: Any) -> Any:
-    """A source and its transport."""
+def _source(
+    respond: Callable[[TokenRequest], TokenResponse],
+    requests: int,
+    policy: Mapping[str, float] | None = None,
+    **options: Any,
+) -> Any:
+    """A source and its transport. Callers do not wait for the next try."""
     transport = ScriptedTransport(*[respond] * requests)
     store = MemoryStore(clock=options.get("clock"))
-    return ManagedSource(_provider(), transport, store=store, **options), transport
+    rules = Policy(retry_within=0, **(policy or {}))
+    return ManagedSource(_provider(), transport, store=store, policy=rules, **options), transport
 
 
 async def _unavailable(source: ManagedSource) -> bool:
@@ -97,14 +112,13 @@ async def minute(trouble: str, seed: int, waves: int = WAVES, each: int = EACH) 
     return len(transport.requests), unavailable
 
 
-def bound(trouble: str, waves: int = WAVES) -> int:
+def bound(waves: int = WAVES) -> int:
     """The most token requests in a minute that the policy allows, with the shortest jitter each time."""
     policy = Policy()
-    if trouble == "503":
-        return 1 + int((MINUTE - 0.001) // policy.retry_after_default)
     moment, requests = 0.0, 0
     while moment < MINUTE and requests < waves:
-        moment += 0.1 * min(policy.waiting_back_off * 2**requests, policy.waiting_back_off_max)
+        pause = max(policy.waiting_back_off, moment * policy.waiting_back_off_fraction)
+        moment += SHORTEST_DRAW * min(pause, policy.waiting_back_off_max)
         requests += 1
     return requests
 
@@ -148,7 +162,7 @@ async def _timed(call: Callable[[], Awaitable[Any]], errors: type[Exception], ca
 async def cool_down(calls: int, rounds: int) -> dict[str, list[float]]:
     """What each call costs, in nanoseconds."""
     # The pause is an hour at least, so that none of the calls below asks again.
-    patient = Policy(waiting_back_off=36_000, waiting_back_off_max=36_000)
+    patient = {"waiting_back_off": 36_000, "waiting_back_off_max": 36_000}
     down, transport = _source(lambda _: _no_connection(), 1, policy=patient)
     document = {
         "access_token": "access",
@@ -221,8 +235,10 @@ async def measure(
     rounds: int = 15,
     waves: int = PEER_WAVES,
     only: Sequence[str] = (),
+    outages: Sequence[Outage] = OUTAGES,
+    judged: bool = True,
 ) -> Result:
-    """All three parts."""
+    """All four parts."""
     logging.getLogger("tokensession").addHandler(logging.NullHandler())  # it logs each failure
     result = Result("outage")
     say("  outage: a simulated minute")
@@ -252,9 +268,16 @@ async def measure(
         "most. The bound takes the shortest jitter each time.",
         "httpx-auth and mcp give up the grant at the first failure: httpx-auth asks with its password, "
         "mcp needs a person at a browser. google-auth asks three times for each refresh, with pauses.",
-        "A 503 without a Retry-After pauses for a minute, so there is one token request.",
         f"The contestants: {waves} waves of {PEER_EACH} callers, each right after the one before.",
     ]
+    await measure_processes(result, outages, judged=judged)
+    return result
+
+
+async def measure_kinds(outages: Sequence[Outage]) -> Result:
+    """The processes alone."""
+    result = Result("outage")
+    await measure_processes(result, outages)
     return result
 
 
@@ -263,7 +286,7 @@ async def _minutes(result: Result, draws: int) -> dict[str, Any]:
     series: dict[str, Any] = {"x": [], "token requests": [], "bound": [], "callers": WAVES * EACH}
     for trouble in TROUBLES:
         found = [await minute(trouble, seed) for seed in range(draws)]
-        posts, most = spread([requests for requests, _ in found]), bound(trouble)
+        posts, most = spread([requests for requests, _ in found]), bound()
         complete = all(unavailable == WAVES * EACH for _, unavailable in found)
         result.rows.append(
             {
@@ -290,11 +313,19 @@ async def _minutes(result: Result, draws: int) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print, save. Returns 1 if tokensession sent more token requests than its policy allows."""
+    """Measure, print, save. Returns 1 if a goal was missed."""
     parser = command.parser("outage", __doc__, only=True)
     parser.add_argument("--draws", type=int, default=50, help="of the jitter, for the simulated minute")
+    parser.add_argument("--long", action="store_true", help="an outage of five minutes, too")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="only the processes, in these; not saved")
     options = parser.parse_args(arguments)
-    sizes = {"calls": 2000, "rounds": 3, "waves": 1} if options.quick else {}
-    result = asyncio.run(measure(2 if options.quick else options.draws, only=options.only, **sizes))
-    command.finish(result, arguments, quick=options.quick)
+    outages = (*OUTAGES, *(LONG if options.long else ()))
+    if options.kinds:
+        result = asyncio.run(measure_kinds([each for each in outages if each.kind in options.kinds]))
+    elif options.quick:
+        trial = {"calls": 2000, "rounds": 3, "waves": 1}
+        result = asyncio.run(measure(2, only=options.only, outages=QUICK, judged=False, **trial))
+    else:
+        result = asyncio.run(measure(options.draws, only=options.only, outages=outages))
+    command.finish(result, arguments, quick=options.quick or bool(options.kinds))
     return int(bool(result.missed))

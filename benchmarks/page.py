@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .harness.results import RESULTS, tables
+
 __all__ = ["PAGE", "RESULTS", "load", "write", "written"]
 
-RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 _BY = "written by benchmarks/page.py"
@@ -65,16 +66,8 @@ def _section(name: str, result: Any, usual: Mapping[str, Any]) -> str:
 
 
 def _tables(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The rows that took part. A row whose columns do not fit those above it starts a new table."""
-    tables: list[list[Mapping[str, Any]]] = []
-    for row in rows:
-        if _excuse(row) is not None:
-            continue
-        if tables and (set(row) <= set(tables[-1][0]) or set(row) >= set(tables[-1][0])):
-            tables[-1].append(row)
-        else:
-            tables.append([row])
-    return "\n\n".join(map(_table, tables))
+    """The rows that took part."""
+    return "\n\n".join(map(_table, tables(row for row in rows if _excuse(row) is None)))
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

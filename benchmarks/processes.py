@@ -89,8 +89,10 @@ class _Transport:
         self._transport = AiohttpTransport()
         self.arrived: float | None = None
 
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
-        token_response = await self._transport.send(request, connect=connect, total=total)
+    async def send(
+        self, request: TokenRequest, *, connect: float, total: float, **options: Any
+    ) -> TokenResponse:
+        token_response = await self._transport.send(request, connect=connect, total=total, **options)
         self.arrived = time.monotonic()
         return token_response
 

@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import Any
 
 from tokensession import AiohttpTransport, ManagedSource, Token
-from tokensession._refresh.state import TokenState, encode
+from tokensession._refresh.state import Now, TokenState, encode
+from tokensession.clock import SystemClock
 from tokensession.providers import OAuth2
 from tokensession.stores import SQLiteStore
 from tokensession.stores.protocol import new_version
@@ -44,7 +45,7 @@ from .harness import command
 from .harness.results import Goal, Result, say
 from .harness.rounds import spread
 
-LIMIT = 2048  # bytes of one idle source
+LIMIT = 2560  # bytes of one idle source
 FLAT = 1.5  # how many times the figure of the smallest number that of the largest may be
 
 _WITH_TOKEN = 1000  # sources that get their token, at most
@@ -55,26 +56,30 @@ def _key(number: int) -> str:
     return f"tenant-{number:06}"
 
 
-def _state(number: int) -> TokenState:
+def _state(number: int, now: Now) -> TokenState:
     """A state whose tokens are as long as most providers'."""
     token = Token(
         access_token=f"access-{number:06}-" + "a" * 40,
-        obtained_at=time.time(),
+        obtained_at=now.wall,
         lifetime=86_400.0,
         refresh_token=f"refresh-{number:06}-" + "r" * 40,
     )
-    return TokenState(token=token)
+    return TokenState(token=token, obtained=now.boot)
 
 
 async def _filled(path: Path, keys: int) -> SQLiteStore:
     """A store with this many records."""
     store = SQLiteStore(path)
-    await store.put(_key(0), encode(_state(0)))  # creates the table
+    now = Now(SystemClock.wall(), SystemClock.boot())
+    await store.put(_key(0), encode(_state(0, now), now))  # creates the table
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(
-        "INSERT INTO tokens (key, version, data) VALUES (?, ?, ?)",
-        ((_key(number), new_version(), encode(_state(number))) for number in range(1, keys)),
+        "INSERT INTO tokens (key, version, data, written_wall, written_boot) VALUES (?, ?, ?, ?, ?)",
+        (
+            (_key(number), new_version(), encode(_state(number, now), now), now.wall, now.boot)
+            for number in range(1, keys)
+        ),
     )
     connection.execute("COMMIT")
     connection.close()

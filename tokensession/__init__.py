@@ -6,7 +6,8 @@ tasks and processes share a credential, an expiry costs one token request::
     from tokensession import AuthedSession
     from tokensession.providers import Oto
 
-    async with AuthedSession(Oto(refresh_token=...), store="sqlite:///tokens.db") as session:
+    oto = Oto(refresh_token=...)
+    async with AuthedSession(oto, store="sqlite:///tokens.db", key="shop") as session:
         async with session.get("/rest/v2/healthCheck") as response:
             print(await response.json())
 
@@ -39,10 +40,12 @@ from .errors import (
     Superseded,
     TokenSessionError,
     TokenUnavailable,
+    UnexplainedRefusal,
 )
 from .events import Event, Observer
 from .middleware import BearerAuth
 from .policy import Freshness, Policy
+from .pruning import prune
 from .session import AuthedSession
 from .source import EphemeralStoreWarning, ManagedSource, RefreshableSource, TokenSource
 from .stores import open_store
@@ -83,6 +86,8 @@ __all__ = [
     "TokenSessionError",
     "TokenSource",
     "TokenUnavailable",
+    "UnexplainedRefusal",
     "events",
     "open_store",
+    "prune",
 ]

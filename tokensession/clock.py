@@ -6,13 +6,14 @@ All others get a `Clock`, so a test can move time itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
-__all__ = ["Clock", "SystemClock", "within"]
+__all__ = ["Clock", "SystemClock", "Timer", "bounded", "within"]
 
 T = TypeVar("T")
 
@@ -25,6 +26,9 @@ class Clock(Protocol):
 
     Set `boot_counts_sleep = True` on your clock if its `boot` always counts suspended time. A fresh token
     is then checked against that clock alone, and the wall clock is read once a second.
+
+    A clock may have a method `call_later(seconds, callback)` that returns an object with `cancel()`. It saves
+    one task for each deadline.
     """
 
     def wall(self) -> float:
@@ -68,8 +72,63 @@ class SystemClock:
     jitter: staticmethod[[], float] = staticmethod(random.random)  # spreads load; not for secrets
     sleep: staticmethod[[float], Coroutine[Any, Any, None]] = staticmethod(asyncio.sleep)
 
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        """Call it after this many seconds, in the running event loop."""
+        return asyncio.get_running_loop().call_later(seconds, callback)
+
     def __repr__(self) -> str:
         return "SystemClock()"
+
+
+class Timer:
+    """Calls `callback` once, in the running event loop, after this many seconds of the clock."""
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, clock: Clock, seconds: float, callback: Callable[[], object]) -> None:
+        call_later = getattr(clock, "call_later", None)
+        if call_later is not None:
+            self._handle: Any = call_later(seconds, callback)
+        else:  # a clock that can only sleep: that takes a task
+            self._handle = asyncio.ensure_future(_call_after(clock, seconds, callback))
+
+    def cancel(self) -> None:
+        """Do not call it any more."""
+        with contextlib.suppress(RuntimeError):  # its event loop is closed
+            self._handle.cancel()
+
+
+async def _call_after(clock: Clock, seconds: float, callback: Callable[[], object]) -> None:
+    await clock.sleep(seconds)
+    callback()
+
+
+async def bounded(clock: Clock, seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, done in this task. Raises TimeoutError after that many seconds of this clock.
+
+    Like `asyncio.timeout`, with a clock that a test can move. For work that may be cancelled at any point.
+    """
+    task, over = asyncio.current_task(), False
+    if task is None:
+        raise RuntimeError("bounded() needs a task.")
+    earlier = task.cancelling()
+
+    def end() -> None:
+        nonlocal over
+        over = True
+        task.cancel()
+
+    timer = Timer(clock, seconds, end)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if over and task.cancelling() - 1 <= earlier:
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
+        if over:
+            task.uncancel()
 
 
 async def within(
@@ -78,11 +137,12 @@ async def within(
     work: Coroutine[Any, Any, T],
     *,
     on_abandoned: Callable[[T], Awaitable[None]] | None = None,
+    cleanup: float = _CLEANUP_TIMEOUT,
 ) -> T:
-    """The result of the work. Raises TimeoutError after that many seconds of this clock.
+    """The result of the work, done in a task of its own. Raises TimeoutError after that many seconds.
 
-    Like `asyncio.timeout`, with a clock that a test can move. The work is over when this returns, unless it
-    ignores its cancellation: then it keeps running.
+    The work is over when this returns, unless it ignores its cancellation for `cleanup` seconds: then it
+    keeps running.
 
     A result must not be lost: it may be the only copy of a rotated refresh token.
 
@@ -108,12 +168,14 @@ async def within(
         task.add_done_callback(_retrieve_exception)
         if not task.done():
             task.cancel()
-            await _until(clock, _CLEANUP_TIMEOUT, task)
+            await _until(clock, cleanup, task)
         if not task.done() or task.cancelled() or task.exception() is not None:
             raise
         if on_abandoned is not None:
             await on_abandoned(task.result())
             raise
+        if isinstance(stopped, TimeoutError):
+            return task.result()  # the work has finished as it was cancelled
         if not isinstance(stopped, asyncio.CancelledError) or (caller := asyncio.current_task()) is None:
             raise
         caller.uncancel()  # it is the same cancellation once more, and counts once
@@ -125,12 +187,13 @@ async def within(
 
 async def _until(clock: Clock, seconds: float, task: asyncio.Future[Any]) -> None:
     """Wait until the task is over, for at most this many seconds."""
-    timer = asyncio.ensure_future(clock.sleep(seconds))
+    over = asyncio.Event()
+    timer = Timer(clock, seconds, over.set)
+    task.add_done_callback(lambda _: over.set())
     try:
-        await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
+        await over.wait()
     finally:
-        if not timer.get_loop().is_closed():
-            timer.cancel()
+        timer.cancel()
 
 
 def _retrieve_exception(task: asyncio.Future[Any]) -> None:

@@ -5,12 +5,13 @@
     TokenSessionError
     ├── SignInRequired          a person (or your configuration) must sign in again
     │   ├── GrantRejected       the provider rejected the refresh token or code
-    │   ├── GrantLost           the refresh token may be spent, and its one replay is used up
+    │   │   └── GrantLost       … after a request without an answer, which has probably spent it
     │   └── SignedOut           sign_out() was called for this key
     ├── TokenUnavailable        try again later: .retry_after says when
     │   ├── NotSent             the token request never left this machine
     │   ├── OutcomeUnknown      it was sent, and got no answer that says what happened
     │   ├── RateLimited         the provider asked for a pause
+    │   ├── UnexplainedRefusal  the provider refused without an error code that we know
     │   └── ClaimTimeout        another holder has been refreshing for too long
     ├── ConfigurationError      fix the configuration (also a ValueError)
     │   ├── ClientRejected      the provider rejected this client or request, not the credential
@@ -50,6 +51,7 @@ __all__ = [
     "Superseded",
     "TokenSessionError",
     "TokenUnavailable",
+    "UnexplainedRefusal",
 ]
 
 
@@ -106,26 +108,37 @@ class SignInRequired(TokenSessionError):
 
 
 class GrantRejected(SignInRequired):
-    """The provider rejected this refresh token or code for good, usually with `invalid_grant`.
+    """The provider rejected this refresh token or code, usually with `invalid_grant`.
 
-    `code` is the provider's own error code, or "". The credential is not sent again.
+    `code` is the provider's own error code, or "". If `certain`, the credential is not sent again. If not,
+    the code may mean something else too: one process tries again every 15 minutes, and later every 6 hours.
     """
 
     intact = "Only this refresh token or code is affected. It is not sent again."
     code: str
+    certain: bool
 
-    def __init__(self, happened: str, *, code: str = "", todo: str | None = None) -> None:
-        super().__init__(happened, todo=todo)
+    def __init__(
+        self,
+        happened: str,
+        *,
+        code: str = "",
+        certain: bool = True,
+        intact: str | None = None,
+        todo: str | None = None,
+    ) -> None:
+        if not certain and intact is None:
+            intact = "Only this refresh token or code is affected. It is tried again from time to time."
+        super().__init__(happened, intact=intact, todo=todo)
         self.code = code
+        self.certain = certain
 
 
-class GrantLost(SignInRequired):
-    """A token request got no usable answer, and neither did its one replay.
+class GrantLost(GrantRejected):
+    """The provider rejected this refresh token or code, and an earlier request with it got no answer.
 
-    The refresh token may be spent.
+    That request has probably spent it, and its answer had the next one.
     """
-
-    intact = "The last known token is still stored."
 
 
 class SignedOut(SignInRequired):
@@ -160,12 +173,22 @@ class NotSent(TokenUnavailable):
 class OutcomeUnknown(TokenUnavailable):
     """The token request was sent, and got no answer that says what happened.
 
-    If the provider rotates refresh tokens, this one may be spent.
+    If the provider rotates refresh tokens, this one may be spent. It is tried again until there is an answer.
     """
+
+    intact = "Whether the refresh token or code still works is not known."
 
 
 class RateLimited(TokenUnavailable):
     """The provider asked for a pause of `retry_after` seconds."""
+
+
+class UnexplainedRefusal(TokenUnavailable):
+    """The provider refused (400 or 401) without an error code that we know: an empty body, or a page.
+
+    A gateway may answer like this, and a provider that rejects a refresh token. So it is tried again. After
+    three in a row, over at least a minute, it counts as a rejection (`GrantRejected`, not `certain`).
+    """
 
 
 class ClaimTimeout(TokenUnavailable):
@@ -251,8 +274,10 @@ class InvalidTokenResponse(TokenSessionError):
     todo = "Check token_url or base_url, then the provider's status page."
     granted: bool
 
-    def __init__(self, happened: str, *, granted: bool = False, todo: str | None = None) -> None:
-        super().__init__(happened, todo=todo)
+    def __init__(
+        self, happened: str, *, granted: bool = False, intact: str | None = None, todo: str | None = None
+    ) -> None:
+        super().__init__(happened, intact=intact, todo=todo)
         self.granted = granted
 
     def __str__(self) -> str:

@@ -29,7 +29,7 @@ from .middleware import BearerAuth
 from .origins import resolve
 from .policy import Policy
 from .providers.protocol import Provider, TokenTransport
-from .source import ManagedSource, choose_store
+from .source import ManagedSource
 from .stores.protocol import Store
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ class AuthedSession:
         "_loop",
         "_only_bearer",
         "_owned_source",
-        "_owned_store",
         "_source",
     )
 
@@ -88,7 +87,6 @@ class AuthedSession:
     ) -> None:
         if client is not None and not isinstance(client, aiohttp.ClientSession):
             raise ConfigurationError(f"client must be an aiohttp.ClientSession, not {describe(client)}.")
-        self._owned_store: Store | None = None
         self._owned_source = not isinstance(auth, ManagedSource)
         if isinstance(auth, ManagedSource):
             settings = {
@@ -106,9 +104,8 @@ class AuthedSession:
                 )
             self._source = auth
         else:
-            chosen, self._owned_store = choose_store(store, auth)
             self._source = ManagedSource(
-                auth, transport, store=chosen, key=key, policy=policy, clock=clock, observer=observer
+                auth, transport, store=store, key=key, policy=policy, clock=clock, observer=observer
             )
         provider = self._source.provider
         if isinstance(origins, str):
@@ -243,10 +240,8 @@ class AuthedSession:
         """
         self._closed = True
         with CancelScope(shield=True):
-            async with AsyncExitStack() as stack:  # runs in reverse: source, store, client
+            async with AsyncExitStack() as stack:  # runs in reverse: the source with its store, the client
                 stack.push_async_callback(self._close_client)
-                if self._owned_store is not None:
-                    stack.push_async_callback(self._owned_store.aclose)
                 if self._owned_source:
                     stack.push_async_callback(self._source.aclose)
 

@@ -11,6 +11,7 @@ State: what is remembered and what is running. `_refresh/cache.py` and `_refresh
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +22,15 @@ from anyio import CancelScope
 from . import events
 from ._refresh.cache import Snapshot, TokenCache
 from ._refresh.coordinator import RefreshCoordinator
+from ._refresh.pending_writes import PendingWrites
+from ._refresh.record import KeyRecord
+from ._refresh.request import TokenRequests
 from ._refresh.store_access import StoreAccess
-from ._refresh.transaction import RefreshTransaction
 from ._validate import describe, implements
 from .clock import Clock, SystemClock
 from .errors import ConfigurationError, TokenSessionError
 from .policy import WALL_CLOCK_CHECK, Freshness, Policy
-from .providers.protocol import Provider, TokenTransport, configured_credential
+from .providers.protocol import Credential, Provider, TokenTransport, configured_credential
 from .stores import MemoryStore, open_store
 from .stores.protocol import Store
 from .token import Token
@@ -35,6 +38,7 @@ from .transport import AiohttpTransport
 
 __all__ = ["EphemeralStoreWarning", "ManagedSource", "RefreshableSource", "TokenSource"]
 
+_NO_ROTATION = "\nOr rotates=False, if the server documents that a refresh token stays valid after use."
 _POLICY = Policy()
 _CLOCK = SystemClock()
 _TRANSPORT = AiohttpTransport()
@@ -90,7 +94,7 @@ class ManagedSource:
         "_coordinator",
         "_observer",
         "_owned_store",
-        "_transaction",
+        "_record",
     )
 
     def __init__(
@@ -121,35 +125,34 @@ class ManagedSource:
                 "There is no key to store the token under.",
                 todo='Give the provider a refresh_token or a code, or name the key: key="tenant-42".',
             )
-        opened, self._owned_store = choose_store(store, provider)
         self._clock = clock or _CLOCK
+        opened, self._owned_store = _choose_store(store, provider, self._clock)
         self._boot = self._clock.boot
         self._observer = observer
         rules, report = policy or _POLICY, self._report
-        access = StoreAccess(name, opened, rules, self._clock, report)
-        self._transaction = RefreshTransaction(
-            access, provider, transport or _TRANSPORT, rules, self._clock, report
-        )
         counts_sleep = getattr(self._clock, "boot_counts_sleep", False)
         self._cache = TokenCache(wall_check=WALL_CLOCK_CHECK if counts_sleep else 0.0)
-        self._coordinator = RefreshCoordinator(self._transaction, self._cache, self._clock, self._report)
+        access = StoreAccess(name, opened, rules, self._clock)
+        requests = TokenRequests(provider, transport or _TRANSPORT, rules, self._clock)
+        self._record = KeyRecord(access, requests, self._cache, PendingWrites(access, report), report)
+        self._coordinator = RefreshCoordinator(self._record)
 
     # -- what callers use -------------------------------------------------------------------------
 
     @property
     def key(self) -> str:
         """The key in the store."""
-        return self._transaction.key
+        return self._record.key
 
     @property
     def provider(self) -> Provider:
         """The provider whose tokens these are."""
-        return self._transaction.provider
+        return self._record.provider
 
     @property
     def origins(self) -> tuple[str, ...]:
         """Where this token may be sent: `scheme://host[:port]`."""
-        return self._transaction.provider.origins
+        return self._record.provider.origins
 
     async def token(self) -> Token:
         """A token to send now.
@@ -163,24 +166,29 @@ class ManagedSource:
             return cache.token  # type: ignore[return-value]  # `fresh_until` is long ago without a token
         return await self._slow_token()
 
-    async def refresh(self, unauthorized: Token | None = None) -> Token:
+    async def refresh(self, unauthorized: Token | None = None, *, force: bool = False) -> Token:
         """A new token, although the current one may look valid. Raises as `token` does.
 
-        Pass the token that the API answered 401 to as `unauthorized`. If a newer token is here already, you
-        get that one; otherwise all callers share one refresh. You get the same token back if it came from
-        such a refresh itself a moment ago: then the API rejects every token, and another one would not help.
+        Pass the token that the API answered 401 to as `unauthorized`. If a newer token is here or in the
+        store already, you get that one; otherwise all callers share one refresh. You get the same token back
+        if it came from such a refresh itself a moment ago: then the API rejects every token, and another one
+        would not help. You also get the current token back if its refresh token may be spent, because a token
+        request got no answer: it is left alone until the access token ends.
+
+        `force=True` makes one token request although a rejection or a pause is remembered, at most one a
+        minute over all processes: a server's rejection can be a mistake. It does not undo a sign-out, and
+        does not ignore a pause that the server has asked for.
         """
         if unauthorized is None:
-            return await self._force_refresh()
+            return await self._force_refresh(force=force)
         for _ in range(2):  # a refresh that is running may still end with the same token
             current = self._cache.token
             if current is not None and current.access_token != unauthorized.access_token:
                 return await self.token()
-            policy, boot = self._transaction.policy, self._boot()
-            if current is not None and not self._cache.should_force_refresh(policy, boot):
+            if current is not None and self._boot() < self._cache.same_until:
                 return current
             try:
-                renewed = await self._coordinator.join("unauthorized").wait()
+                renewed = await self._coordinator.join("unauthorized")
             except TokenSessionError:
                 current = self._cache.token
                 if current is None or current.access_token == unauthorized.access_token:
@@ -190,21 +198,39 @@ class ManagedSource:
                 return renewed
         return unauthorized
 
+    async def check(self) -> Snapshot:
+        """Whether there is a token or a way to get one: for a readiness probe. Sends no token request.
+
+        Looks at the store once, and returns the snapshot. Raises what `token` would raise without a token
+        request: `SignInRequired`, `ConfigurationError`, `StoreError`, or `TokenUnavailable` while token
+        requests are paused and there is no valid token.
+        """
+        await self._coordinator.check()
+        return self.snapshot()
+
     async def sign_in(self, *, code: str | None = None, refresh_token: str | None = None) -> Token:
         """Redeem a new code or refresh token, and replace whatever is stored under the key.
 
-        Supersedes a refresh that is running in any process. Finishes even if you are cancelled. Raises as
-        `token` does; if it fails, the stored credentials are unchanged.
+        A code, or a refresh token that works once, is sent once, however often you bring it: the second time
+        you get the token that came of it, or `SignInRequired`. Supersedes a refresh that is running in any
+        process. Finishes even if you are cancelled. Raises as `token` does; if it fails, the stored
+        credentials are unchanged.
         """
         credential = configured_credential(code=code, refresh_token=refresh_token)
         if credential is None:
             raise ConfigurationError("sign_in needs a code or a refresh_token.", todo="Pass one of them.")
-        return await self._coordinator.sign_in(credential).wait()
+        token = await self._coordinator.sign_in(credential).wait()
+        if self._cache.deadlines.freshness(*self._now()) is Freshness.EXPIRED and token.lifetime != 0:
+            return await self.token()  # it was brought before, and its token has expired since
+        return token
 
     async def sign_out(self) -> None:
         """Forget the token, here and in the store, until the next sign-in.
 
-        Other processes notice when they next look at the store, at the latest when their token is due.
+        Leaves a tombstone, so that no other process writes its own copy back. (A record that you delete from
+        the store yourself looks like a loss of data, and is restored.) Does not revoke anything at the
+        provider. Other processes notice when they next look at the store: at the latest when their token is
+        due.
         Raises `StoreError` if the sign-out could not be stored: then the token is served as before.
         """
         await self._coordinator.sign_out().wait()
@@ -217,21 +243,18 @@ class ManagedSource:
         )
 
     async def aclose(self) -> None:
-        """Let what is running finish, for at most the policy's `close_timeout`, and close our own store.
+        """Let what is running finish, save what is unsaved, and close our own store.
 
-        A running refresh is not cut off: its token may be the only copy. What has not finished by then is
-        stopped and stored, which takes some seconds more only if the store hangs.
+        All of it takes at most the policy's `close_timeout`. A running refresh is not cut off before: its
+        token may be the only copy. A wait of more than a second is logged.
 
         A cancelled anyio scope does not cut this short. If `task.cancel()` does, call it again: it
-        continues. Raises `StoreUnavailable` if a token could not be stored in time. You may use the source
-        again afterwards.
+        continues. Raises `StoreUnavailable` if a token could not be stored in time. It is kept in memory
+        then: if you use the source again, it goes on from there.
         """
         with CancelScope(shield=True):
-            try:
-                await self._coordinator.close()
-            finally:
-                if self._owned_store is not None:
-                    await self._owned_store.aclose()
+            store = self._owned_store
+            await self._coordinator.close(store.aclose if store is not None else None)
 
     async def __aenter__(self) -> Self:
         """The source itself."""
@@ -260,7 +283,7 @@ class ManagedSource:
         freshness = cache.look(wall, boot)
         if cache.token is None or not freshness.usable:
             try:
-                return await self._coordinator.join("expired").wait()
+                return await self._coordinator.join("expired", patient=freshness is Freshness.EXPIRED)
             except TokenSessionError:
                 # ENDING comes a little before the end. If there is no other token, use this one until then.
                 if (
@@ -273,12 +296,18 @@ class ManagedSource:
             self._coordinator.start_background()
         return cache.token
 
-    async def _force_refresh(self) -> Token:
+    async def _force_refresh(self, *, force: bool) -> Token:
         if self._cache.token is None:  # the store may know which token to replace
-            requests, token = self._cache.counters.token_requests, await self.token()
-            if self._cache.counters.token_requests > requests:
-                return token
-        return await self._coordinator.join("forced").wait()
+            requests = self._cache.counters.token_requests
+            try:
+                token = await self.token()
+            except TokenSessionError:
+                if not force:
+                    raise
+            else:
+                if self._cache.counters.token_requests > requests:
+                    return token
+        return await self._coordinator.join("forced", force=force)
 
     def _report(self, event: events.Event) -> None:
         events.emit(self._observer, event)
@@ -298,23 +327,30 @@ def _check_settings(
         raise ConfigurationError(f"observer must be a callable that returns at once, not {kind}.")
 
 
-def choose_store(
-    store: Store | str | Path | None, provider: Provider, *, stacklevel: int = 3
+def _choose_store(
+    store: Store | str | Path | None, provider: Provider, clock: Clock
 ) -> tuple[Store, Store | None]:
-    """The store to use, and the same one again if it was opened here. `stacklevel` is for the warning."""
+    """The store to use, and the same one again if it was opened here."""
     if store is None:
         if getattr(provider, "rotates", False):
+            name, credential = type(provider).__name__, getattr(provider, "credential", None)
+            if isinstance(credential, Credential):
+                raise ConfigurationError(
+                    f"{name} rotates its refresh tokens, so the configured one works once, and the next one "
+                    "would be lost when this program ends.",
+                    todo='Pass store="sqlite:///tokens.db".\nOr store="memory:", if you do want to lose it.'
+                    + (_NO_ROTATION if "rotates" in inspect.signature(type(provider)).parameters else ""),
+                )
             warnings.warn(
-                f"{type(provider).__name__} rotates its refresh tokens, and without a store the new ones are "
-                'lost when this program ends. Pass store="sqlite:///tokens.db". If you do want to lose them, '
-                'pass store="memory:".',
+                f"{name} rotates its refresh tokens, and without a store those of a sign-in are lost when "
+                'this program ends. Pass store="sqlite:///tokens.db", or store="memory:" to lose them.',
                 EphemeralStoreWarning,
-                stacklevel=stacklevel,
+                stacklevel=_frames_of_ours(),
             )
-        memory = MemoryStore()
+        memory = MemoryStore(clock=clock)
         return memory, memory
     if isinstance(store, str | Path):
-        opened = open_store(store)
+        opened = open_store(store, clock=clock)
         return opened, opened
     if not implements(Store, store):
         raise ConfigurationError(
@@ -322,3 +358,11 @@ def choose_store(
             todo='Pass one of tokensession.stores, or a URL such as "sqlite:///tokens.db".',
         )
     return store, None
+
+
+def _frames_of_ours() -> int:
+    """How many frames of this package are on the stack, so that a warning points at your line."""
+    frame, count = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(__package__ or ""):
+        frame, count = frame.f_back, count + 1
+    return count

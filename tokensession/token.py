@@ -23,7 +23,8 @@ class Token:
 
     `lifetime` is what the provider granted, in seconds (`expires_in`, RFC 6749 section 5.1), or None if it
     did not say. `obtained_at` is when the token request was *sent*, in seconds since the epoch: after a slow
-    response the token expires early, never late.
+    response the token expires early, never late. `refresh_lifetime` is how long the refresh token lives from
+    then on, if the provider says: after that a person has to sign in again.
     """
 
     access_token: str
@@ -32,6 +33,7 @@ class Token:
     refresh_token: str | None = None
     scope: str | None = None
     token_type: str = "Bearer"  # noqa: S105 - RFC 6750's scheme, not a secret
+    refresh_lifetime: float | None = None
 
     @property
     def expires_at(self) -> float | None:

@@ -6,30 +6,44 @@ millisecond once an hour. In return a token request
 - never waits for a pool that API requests have filled,
 - passes through no middleware, ours included, and sends no cookies,
 - reuses no connection that the server may be closing, which would leave its outcome unknown,
-- leaves nothing bound to an event loop.
+- is sent once: aiohttp repeats a request only on a connection that it reuses.
+
+How far a request came decides what its error means, and not what aiohttp raises. Until its connection is
+ready, nothing has left, and every error is `NotSent`. Then `on_sending` is awaited, and after that every
+error is `OutcomeUnknown`.
+
+Two things are shared by all requests of an event loop, however many transports there are: the reservations
+of connections, and the look-ups of host names.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import re
+import socket
 import zlib
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from ssl import SSLContext
+from types import TracebackType
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError
+from aiohttp.tracing import Trace
 from yarl import URL
 
 from ._redact import excerpt
 from ._validate import describe
-from .clock import Clock, SystemClock, within
-from .errors import ConfigurationError, InvalidTokenResponse, NotSent, OutcomeUnknown, TokenSessionError
+from .errors import ConfigurationError, InvalidTokenResponse, NotSent, OutcomeUnknown
 from .providers.protocol import TokenRequest, TokenResponse
 
-__all__ = ["MAX_BODY", "MAX_FIELDS", "MAX_LINE", "AiohttpTransport"]
+__all__ = ["MAX_BODY", "MAX_CONNECTIONS", "MAX_FIELDS", "MAX_LINE", "AiohttpTransport"]
 
 MAX_BODY = 1024 * 1024
 """The most bytes of a token response that are read, before and after decompression.
@@ -46,14 +60,27 @@ A response beyond a limit is lost, and the refresh token in it too. Some gateway
 MAX_FIELDS = 1_000
 """The most header fields in a token response. aiohttp's own limit is 128."""
 
+MAX_CONNECTIONS = 100
+"""The most connections to one origin in one event loop, for requests that `reserve` one.
+
+More requests at once would exhaust file descriptors, and few token servers take more.
+"""
+
 _MAX_RECEIVED = 2 * MAX_BODY  # bytes of one response, with its headers, its framing and its trailers
-_CLOCK = SystemClock()
 _REASON = re.compile(r"""[ -~]*?(?=["':\n]|\Z)""")  # up to what a parser quotes
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
-# Raised before a byte of the request was sent. ClientConnectorError covers DNS, connecting, TLS and an
-# unreachable proxy; ClientHttpProxyError a proxy that answers CONNECT with an error.
-_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
+# A connection to a host that is gone ends after 30 s. Without these, a response is awaited in vain for as
+# long as the caller waits, and a request that nobody acknowledges for 15 minutes.
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": 15,  # seconds without a byte before the first probe
+    "TCP_KEEPALIVE": 15,  # the same, as macOS calls it
+    "TCP_KEEPINTVL": 5,  # seconds between two probes
+    "TCP_KEEPCNT": 3,  # probes without an answer
+    "TCP_USER_TIMEOUT": 30_000,  # milliseconds without an acknowledgement of what was sent (Linux)
+}
+
+_OnSending: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class AiohttpTransport:
@@ -61,20 +88,15 @@ class AiohttpTransport:
 
     - `ssl` and `proxy` are aiohttp's parameters of the same name: pass an `ssl.SSLContext` for a private
       certificate authority, and the URL of an HTTP proxy.
-    - `clock` measures the total time-out. The default is the machine's clock.
 
-    It keeps nothing between requests, so many sources may share one, in any event loop. Raises
-    `ConfigurationError` for arguments that cannot work.
+    Many sources may share one, in any event loop. Raises `ConfigurationError` for arguments that cannot
+    work.
     """
 
-    __slots__ = ("_clock", "_proxy", "_ssl")
+    __slots__ = ("_proxy", "_ssl")
 
     def __init__(
-        self,
-        *,
-        ssl: SSLContext | bool | aiohttp.Fingerprint = True,
-        proxy: str | None = None,
-        clock: Clock | None = None,
+        self, *, ssl: SSLContext | bool | aiohttp.Fingerprint = True, proxy: str | None = None
     ) -> None:
         if not isinstance(ssl, bool | SSLContext | aiohttp.Fingerprint):
             raise ConfigurationError(
@@ -85,38 +107,65 @@ class AiohttpTransport:
                 "proxy must be an http or https URL such as 'http://proxy.example.com:3128', "
                 f"not {describe(proxy)}."
             )
-        self._clock = clock or _CLOCK
         self._ssl = ssl
         self._proxy = proxy
 
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
-        """Send it exactly once, with time-outs in seconds.
+    async def reserve(self, url: str) -> Callable[[], None]:
+        """Wait until fewer than `MAX_CONNECTIONS` connections to the origin of this URL are reserved.
 
-        Raises `NotSent`, `OutcomeUnknown` or `InvalidTokenResponse`: see `TokenTransport`.
+        Returns a function that releases the reservation. Call it in the same event loop, once or more often.
+        Another origin is never delayed.
         """
+        origins = _free.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+        origin = "/".join(url.split("/", 3)[:3])
+        free = origins.get(origin)
+        if free is None:
+            free = origins[origin] = asyncio.Semaphore(MAX_CONNECTIONS)
+        await free.acquire()
+        once = contextlib.ExitStack()
+        once.callback(free.release)
+        return once.close
+
+    async def send(
+        self,
+        request: TokenRequest,
+        *,
+        connect: float,
+        total: float,
+        on_sending: Callable[[], Awaitable[None]] | None = None,
+    ) -> TokenResponse:
+        """Send it exactly once. `connect` is in seconds, and bounds everything until the connection is ready.
+
+        `total` is not applied here: cancel the call instead. Raises `NotSent`, `OutcomeUnknown` or
+        `InvalidTokenResponse`, and what `on_sending` raises: see `TokenTransport`.
+        """
+        connector = _Connector(self._ssl, on_sending)
+        failure: Exception
         try:
-            # Not aiohttp's total time-out: it discards a response that has just arrived.
-            return await within(self._clock, total, self._post(request, connect))
-        except _NOT_SENT as error:
-            failure: TokenSessionError = NotSent(f"The token endpoint cannot be reached: {_describe(error)}.")
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, UnicodeError):  # no usable host
-            failure = NotSent(
-                "aiohttp cannot request the token URL, or the proxy's URL.", todo="Check both host names."
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            failure = OutcomeUnknown(
-                f"The token request got no complete answer: {_describe(error, request.secrets)}."
-            )
+            return await self._post(request, connect, connector)
+        except Exception as error:  # noqa: BLE001 - only how far the request came says what an error means
+            if connector.hook_error is not None:  # aiohttp may have wrapped it
+                failure = connector.hook_error.with_traceback(connector.hook_traceback)
+            elif isinstance(error, InvalidTokenResponse):
+                failure = error
+            elif connector.sending:
+                failure = OutcomeUnknown(
+                    f"The token request got no complete answer: {_describe(error, request.secrets)}."
+                )
+            else:
+                failure = _not_sent(error, " through the proxy" if self._proxy else "")
         # Outside the handler, so that aiohttp's exception is not the context of ours: some have the
         # request's headers, which may contain the client's credentials.
         raise failure
 
-    async def _post(self, request: TokenRequest, connect: float) -> TokenResponse:
+    async def _post(self, request: TokenRequest, connect: float, connector: _Connector) -> TokenResponse:
         async with (
             aiohttp.ClientSession(
-                connector=_Connector(self._ssl),
+                connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, connect=connect),  # includes name look-up and TLS
+                # `connect` includes the name look-up, TLS and the proxy. No limit after that: aiohttp's own
+                # discards a response that has just arrived.
+                timeout=aiohttp.ClientTimeout(total=None, connect=connect),
                 max_line_size=MAX_LINE,
                 max_field_size=MAX_LINE,
                 max_headers=MAX_FIELDS + 2,  # aiohttp's Python parser counts two more lines
@@ -165,12 +214,103 @@ class _Connection(ResponseHandler):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Makes one `_Connection` for one request."""
+    """Makes one `_Connection` for one request, and awaits `on_sending` when it is ready.
 
-    def __init__(self, ssl: SSLContext | bool | aiohttp.Fingerprint) -> None:
-        super().__init__(force_close=True, ssl=ssl)
+    aiohttp has a signal for that moment (`on_connection_create_end`). But an exception in it leaves the
+    connection open, and its time counts as time for connecting.
+    """
+
+    def __init__(self, ssl: SSLContext | bool | aiohttp.Fingerprint, on_sending: _OnSending | None) -> None:
+        super().__init__(force_close=True, ssl=ssl, socket_factory=_socket, resolver=_Resolver())
         connection: type[ResponseHandler] = _Connection
         self._factory = functools.partial(connection, loop=self._loop)
+        self._on_sending = on_sending
+        self.sending = False
+        self.hook_error: Exception | None = None
+        self.hook_traceback: TracebackType | None = None
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        """A connection on which nothing of the request has been sent: its TLS and the proxy are ready."""
+        connection = await super().connect(req, traces, timeout)
+        try:
+            if self._on_sending is not None:
+                await self._on_sending()
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, Exception):
+                self.hook_error = error
+                # Without this frame and aiohttp's: the request is among their locals.
+                self.hook_traceback = error.__traceback__ and error.__traceback__.tb_next
+            raise
+        self.sending = True
+        return connection
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket with TCP keepalive, as far as the platform has it."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    with contextlib.suppress(OSError):
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            with contextlib.suppress(OSError):  # some kernels know the name only
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
+
+
+class _Resolver(AbstractResolver):
+    """Looks each name up once at a time, however many requests wait for it.
+
+    A look-up that hangs holds a thread of the event loop's pool, even after its request has given up. With
+    one for each request, a name that hangs would soon hold all threads, and no other could be looked up.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        running = _look_ups.setdefault(asyncio.get_running_loop(), {})
+        name = host, port, family
+        look_up = running.get(name)
+        if look_up is None:
+            look_up = running[name] = asyncio.create_task(_look_up(host, port, family))
+            look_up.add_done_callback(functools.partial(_forget, running, name))
+        try:
+            return await asyncio.shield(look_up)
+        except asyncio.CancelledError:
+            _forget(running, name, look_up)  # it takes too long: the next request tries another one
+            raise
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+async def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    resolver = aiohttp.DefaultResolver()
+    try:
+        return await resolver.resolve(host, port, family)
+    finally:
+        await resolver.close()
+
+
+def _forget(running: _LookUps, name: _Name, look_up: _LookUp) -> None:
+    if running.get(name) is look_up:
+        del running[name]
+    if look_up.done() and not look_up.cancelled():
+        look_up.exception()  # so that asyncio does not log it: those who waited may be gone
+
+
+_Name: TypeAlias = tuple[str, int, int]
+_LookUp: TypeAlias = asyncio.Task[list[ResolveResult]]
+_LookUps: TypeAlias = dict[_Name, _LookUp]
+
+_look_ups: WeakKeyDictionary[asyncio.AbstractEventLoop, _LookUps] = WeakKeyDictionary()
+
+# Per origin. Those who hold a connection or wait for one keep it alive.
+_Free: TypeAlias = WeakValueDictionary[str, asyncio.Semaphore]
+_free: WeakKeyDictionary[asyncio.AbstractEventLoop, _Free] = WeakKeyDictionary()
 
 
 def _is_proxy(proxy: str | None) -> bool:
@@ -208,6 +348,19 @@ def _inflate(body: bytes) -> bytes:
                 raise InvalidTokenResponse(f"The token response inflates to more than {MAX_BODY} bytes.")
             return plain
     raise InvalidTokenResponse("The token response claims to be compressed, but cannot be decompressed.")
+
+
+def _not_sent(error: Exception, way: str) -> NotSent:
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | UnicodeError):  # no usable host
+        return NotSent(
+            "aiohttp cannot request the token URL, or the proxy's URL.", todo="Check both host names."
+        )
+    todo = None
+    if isinstance(error, aiohttp.ServerFingerprintMismatch):
+        todo = "If the server has a new certificate, pass the fingerprint of that one."
+    elif isinstance(error, aiohttp.ClientHttpProxyError) and error.status == 407:
+        todo = "Check the user and the password in the proxy's URL."
+    return NotSent(f"The token endpoint cannot be reached{way}: {_describe(error)}.", todo=todo)
 
 
 def _describe(error: BaseException, secrets: Collection[str] = ()) -> str:

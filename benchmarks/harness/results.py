@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from .environment import environment
 
-__all__ = ["RESULTS", "Goal", "Result", "progress", "say"]
+__all__ = ["RESULTS", "Goal", "Result", "progress", "say", "tables"]
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -51,13 +51,15 @@ class Result:
 
     def show(self) -> None:
         """Print the table, the goals and the notes."""
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        table = Table(title=self.name, title_justify="left", box=None, pad_edge=False)
-        for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
-        for row in self.rows:
-            table.add_row(*(_shown(row.get(column)) for column in columns))
-        _console.print(table)
+        _console.print(self.name, style="italic")
+        for rows in tables(self.rows):
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            table = Table(box=None, pad_edge=False)
+            for number, column in enumerate(columns):
+                table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+            for row in rows:
+                table.add_row(*(_shown(row.get(column)) for column in columns))
+            _console.print(table)
         for goal in self.goals:
             verdict = {True: "met", False: "MISSED", None: "not judged"}[goal.met]
             _console.print(f"  {goal.what}: {goal.found} (must: {goal.must}): {verdict}. {goal.why}".rstrip())
@@ -92,6 +94,17 @@ class Result:
     def missed(self) -> Sequence[Goal]:
         """The goals that were missed."""
         return [goal for goal in self.goals if goal.met is False]
+
+
+def tables(rows: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The rows by table. A row whose columns do not fit those above it starts a new one."""
+    found: list[list[Mapping[str, Any]]] = []
+    for row in rows:
+        if found and (set(row) <= set(found[-1][0]) or set(row) >= set(found[-1][0])):
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
 
 
 def say(text: str) -> None:

@@ -7,16 +7,32 @@ and reuse detection. `GET /ping` needs a token, and answers a few bytes.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from typing import Any, Self
 
 import anyio
 from aiohttp import web
 
 from tokensession.cli.child_process import Child, messages, say
-from tokensession.testing import OAuth2Server, Response, json_response
+from tokensession.testing import Hang, OAuth2Server, Reset, Response, json_response
+from tokensession.testing.servers.faults import Fault
 
-__all__ = ["Server"]
+__all__ = ["OUTAGES", "Server"]
+
+OUTAGES: dict[str, Fault | None] = {
+    "refused": None,
+    "reset": Reset(spent=False),
+    "500": json_response(500, {"error": "server_error"}),
+    "503": Response(503),
+    "429": Response(429, b"", (("Retry-After", "1"),)),
+    "swallowed": Hang(spent=False),
+}
+"""What every token request gets in an outage of this kind. "refused": nothing listens.
+
+None of them spends a refresh token.
+"""
 
 
 class Server:
@@ -76,19 +92,48 @@ class Server:
         """Issue tokens again."""
         await self._ask(do="recover")
 
+    async def set_lifetime(self, seconds: int) -> None:
+        """The lifetime of access tokens that are issued from now on."""
+        await self._ask(do="lifetime", seconds=seconds)
+
+    async def outage(self, kind: str, seconds: float) -> None:
+        """Begin an outage of a kind in `OUTAGES`. It ends by itself after this many seconds."""
+        await self._ask(do="outage", kind=kind, seconds=seconds)
+
+    async def outage_ended(self) -> float:
+        """Wait until the outage has ended. Returns when that was, on CLOCK_MONOTONIC."""
+        return float((await self._ask(do="outage_ended"))["moment"])
+
 
 class _Served(OAuth2Server):
-    """Takes some time for a token request, as a real server does. Answers 500 while `failing`."""
+    """Takes some time for a token request, as a real server does. `fault` is what all of them get instead."""
 
     delay = 0.0
-    failing = False
+    fault: Fault | None = None
+
+    def set_lifetime(self, seconds: int) -> None:
+        self.lifetime = self._ledger.lifetime = seconds
+
+    async def begin_outage(self, kind: str) -> None:
+        self.fault = OUTAGES[kind]
+        if self.fault is None:
+            await self.close()
+
+    async def end_outage(self, seconds: float) -> float:
+        """After this many seconds. Returns when."""
+        await anyio.sleep(seconds)
+        moment = time.monotonic()
+        if self.fault is None:
+            await self.start()
+        self.fault = None
+        return moment
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
-        if not self.failing:
+        if self.fault is None:
             return await super()._token(request)
         with self._counted():
             await request.read()
-            return json_response(500, {"error": "server_error"}).to_web()
+            return await self.fault.perform(request, _not_carried_out)
 
     async def _redeem(self, credential: Any, noted: float) -> Response:
         if self.delay:
@@ -100,6 +145,10 @@ class _Served(OAuth2Server):
             return web.Response(body=b"{}", content_type="application/json")
 
         return [web.get("/ping", ping)]
+
+
+async def _not_carried_out() -> Response:
+    raise AssertionError("A fault of an outage spends no refresh token.")
 
 
 async def _serve() -> None:
@@ -128,10 +177,17 @@ async def _serve() -> None:
                 case "release":
                     await holding.aclose()
                 case "fail":
-                    server.failing = True
+                    server.fault = OUTAGES["500"]
                     server.revoke_access_tokens()
                 case "recover":
-                    server.failing = False
+                    server.fault = None
+                case "lifetime":
+                    server.set_lifetime(order["seconds"])
+                case "outage":
+                    await server.begin_outage(order["kind"])
+                    end = asyncio.create_task(server.end_outage(order["seconds"]))
+                case "outage_ended":
+                    answer = {"moment": await end}
             say(**answer)
 
 

@@ -43,7 +43,10 @@ class _MovableClock:
 
 
 class Tokensession(Peer):
-    """This library: an AuthedSession over a store in memory. Its token expires by its clock."""
+    """This library: an AuthedSession over a store in memory. Its token expires by its clock.
+
+    Callers get the error of a failed refresh at once, as with the others, and do not wait for the next try.
+    """
 
     name = "tokensession"
     transport = "aiohttp"
@@ -57,7 +60,7 @@ class Tokensession(Peer):
             OAuth2(**self.credentials),
             AiohttpTransport(),
             store=store,
-            policy=Policy(**margin),
+            policy=Policy(retry_within=0, **margin),
             clock=self._clock,
         )
         stack.push_async_callback(self._source.aclose)

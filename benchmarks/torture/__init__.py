@@ -14,7 +14,8 @@
 | `chaos` | what is done, when and to which worker, drawn from a seed |
 | `event_log` | what has happened, in the order in which the supervisor learned of it |
 | `verdict` | what the event log shows, and what it must not show; pure |
-| `watch` | reads the stored record all the time |
+| `excuses` | why a spent refresh token may come again, and why a sign-in may be lost; pure |
+| `watch` | reads the stored record all the time, puts older ones back, deletes it |
 | `supervisor` | puts it all together, and signs in again |
 | `report` | the table and the JSON |
 """

@@ -15,12 +15,18 @@ from dataclasses import dataclass
 
 from .plan import POLICY, Plan
 
-__all__ = ["AIMED", "FAULTS", "LATEST", "Act", "AimedActs", "timetable"]
+__all__ = ["AIMED", "FAULTS", "LATEST", "OUTAGES", "Act", "AimedActs", "timetable"]
 
 LATEST = POLICY.orphan_wait / 2
 """How long the provider may continue with the request of a killed client, in seconds."""
 
-FAULTS = ("500", "429", "hang", "reset", "truncate")
+FAULTS = ("500", "429", "502", "hang", "reset", "truncate", "freeze")
+"""What happens to one token request. Of the last five, 502 always comes after the grant is spent, and the
+others half of the time."""
+
+OUTAGES = ("500", "503", "429", "reset")
+"""What happens to every token request for some seconds. No grant is spent."""
+
 AIMED = ("kill arriving", "kill late", "kill rotated", "kill answered", "stop refreshing", *FAULTS)
 
 _EVERY = {  # seconds between two of a kind, on average; there is about one token request a second
@@ -33,9 +39,14 @@ _EVERY = {  # seconds between two of a kind, on average; there is about one toke
     "stop refreshing": 15.0,
     "step": 2.0,
     "revoke": 8.0,
+    "put back": 25.0,  # an older copy of the record
+    "delete": 40.0,  # the record
+    "outage": 45.0,
     "500": 15.0,
     "429": 20.0,
-    "hang": 40.0,
+    "502": 30.0,
+    "hang": 60.0,
+    "freeze": 40.0,  # the answer comes after the callers' bound; if the client has given up, never
     "reset": 25.0,
     "truncate": 25.0,
 }
@@ -43,6 +54,8 @@ _APART = {"revoke": 4.0}
 """Seconds between two of a kind, at least. By design, a token that a 401 has just brought is not replaced
 within the minimum refresh interval, even if it gets a 401 too. Until then every caller gets a 401."""
 _LONGEST_STOP = 5.0  # seconds
+_LONGEST_OUTAGE = 8.0  # seconds
+_LONGEST_FREEZE = 1.5 * POLICY.response_timeout
 _SPARED = 0.8  # share of the aimed acts that spare the next token request
 
 
@@ -60,6 +73,26 @@ class Act:
     def stop_seconds(self) -> float:
         """How long a stop lasts."""
         return 0.2 + (_LONGEST_STOP - 0.2) * self.much
+
+    @property
+    def outage_seconds(self) -> float:
+        """How long an outage lasts."""
+        return 1 + (_LONGEST_OUTAGE - 1) * self.much
+
+    @property
+    def freeze_seconds(self) -> float:
+        """How long the server is frozen: longer than callers wait, and perhaps than a process listens."""
+        return POLICY.caller_timeout + (_LONGEST_FREEZE - POLICY.caller_timeout) * self.much
+
+    @property
+    def outage(self) -> str:
+        """The kind of an outage."""
+        return OUTAGES[int(self.which * len(OUTAGES))]
+
+    @property
+    def spends(self) -> bool:
+        """Whether the fault comes after the grant is spent."""
+        return self.what == "502" or self.coin < 0.5
 
 
 def timetable(plan: Plan) -> Iterator[Act]:
@@ -79,7 +112,7 @@ class AimedActs:
     """Acts that wait for the next token requests, in order. At most one of each kind waits.
 
     Most of them spare the request after theirs. Otherwise, what has piled up while no worker could refresh
-    would also hit the replay, and nearly every accident would cost a sign-in.
+    would hit one request after another, and hardly any would succeed.
     """
 
     def __init__(self) -> None:

@@ -20,6 +20,7 @@ class SkewedClock:
     """
 
     boot = staticmethod(_TRUE.boot)
+    call_later = staticmethod(_TRUE.call_later)
     jitter = staticmethod(random.random)
     sleep = staticmethod(asyncio.sleep)
 

@@ -16,7 +16,7 @@ from tokensession import ConfigurationError, TokenSessionError
 from tokensession.cli.run_until_signal import until_signal
 from tokensession.stores import MemoryStore, Record, open_store
 
-from .plan import KEY, Plan
+from .plan import KEY, LEEWAY, Plan
 from .report import Report, as_json, show
 from .supervisor import Supervisor
 
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
             seed=seed,
             rate=given.rate,
             skew=given.skew,
-            lose_responses=given.lose_responses,
+            leeway=0.0 if given.strict else LEEWAY,
         )
         try:
             report = anyio.run(until_signal, _run(plan))
@@ -94,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--skew", type=float, default=3600, help="how wrong the wall clocks are, in s (3600)")
     parser.add_argument(
-        "--lose-responses",
+        "--strict",
         action="store_true",
-        help="lose responses after the rotation too; costs sign-ins",
+        help="the provider accepts no refresh token twice: a response that a fault loses costs a sign-in",
     )
     return parser

@@ -16,6 +16,7 @@ __all__ = [
     "Claimed",
     "Continued",
     "Corrupt",
+    "Deleted",
     "Disconnected",
     "Entry",
     "EventLog",
@@ -24,20 +25,25 @@ __all__ = [
     "Finished",
     "Killed",
     "Leaked",
+    "Lost",
     "NotRecovered",
+    "OutageBegan",
+    "OutageEnded",
+    "PutBack",
     "Reaped",
     "Recovered",
     "Redeemed",
     "Released",
+    "Restored",
     "Reused",
     "Revoked",
+    "Seen",
     "Sent",
     "SignInRequired",
     "SignedIn",
     "Stepped",
     "Stopped",
     "Stored",
-    "TimedOut",
     "Unauthorized",
     "Unsaved",
     "Used",
@@ -79,7 +85,7 @@ class Answered(Entry):
 class Redeemed(Entry):
     """The grant was spent. `access` and `successor` (the next refresh token) exist from now on.
 
-    `withheld`: the response was lost on purpose (`--lose-responses`).
+    `sign_in` is the number of the sign-in that they descend from, from 0 on.
     """
 
     number: int
@@ -87,7 +93,7 @@ class Redeemed(Entry):
     credential: str
     successor: str
     access: str
-    withheld: bool = False
+    sign_in: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +103,18 @@ class Reused(Entry):
     number: int
     worker: str
     credential: str
+    sign_in: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class TimedOut(Entry):
-    """The grant was spent, but its client had timed out before the response was ready."""
+class Lost(Entry):
+    """The grant was spent, and the response never left: a fault, or its client had given up.
+
+    `repeatable`: the provider accepts the refresh token once more.
+    """
 
     number: int
+    repeatable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +122,21 @@ class Fault(Entry):
     """A token request got an injected fault."""
 
     kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutageBegan(Entry):
+    """From now on every token request gets this."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutageEnded(Entry):
+    """It has lasted so many seconds. `allowed`: the most token requests in it, if no process was killed."""
+
+    seconds: float
+    allowed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +149,22 @@ class Used(Entry):
 @dataclass(frozen=True, slots=True)
 class Revoked(Entry):
     """All access tokens were revoked early."""
+
+
+# -- done to the store --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack(Entry):
+    """An older copy of the record, with this refresh token and access token, was put back into the store."""
+
+    credential: str
+    access: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted(Entry):
+    """The record was deleted."""
 
 
 # -- done to the workers ------------------------------------------------------------------------------
@@ -181,10 +223,9 @@ class Stepped(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Claimed(Entry):
-    """It holds the claim. `credential` is what the record says to redeem."""
+    """It holds the claim."""
 
     worker: str
-    credential: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +236,24 @@ class Released(Entry):
 
 
 @dataclass(frozen=True, slots=True)
+class Seen(Entry):
+    """It has read or is writing a record with this refresh token: it knows the token from now on."""
+
+    worker: str
+    credential: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Entry):
+    """It has written back what the store had lost. `found` says what was there."""
+
+    worker: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sent(Entry):
-    """It is about to send a token request."""
+    """It is about to send a token request. From now on it may have been sent."""
 
     worker: str
     credential: str
@@ -260,8 +317,13 @@ class Leaked(Entry):
 
 @dataclass(frozen=True, slots=True)
 class SignedIn(Entry):
-    """The supervisor has signed in again. `credential` is the refresh token that was given up."""
+    """The supervisor has signed in again, because the sign-in with the number `lost` was lost.
 
+    `credential` is the newest refresh token that was issued from that one.
+    """
+
+    number: int
+    lost: int
     credential: str
 
 

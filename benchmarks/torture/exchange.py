@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from typing import Protocol
+import json
+import math
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from tokensession.clock import SystemClock
+from tokensession.providers.protocol import Credential
 from tokensession.testing import Response, ServerStats, Truncate, json_response
 from tokensession.testing.servers.faults import Genuine
 
 from .instrumented import OFFSET
 
-__all__ = ["Recorder", "Redemption", "disconnected", "truncated", "written"]
+__all__ = ["Recorder", "Redemption", "disconnected", "hold", "truncated", "written"]
 
+_POLL = 0.02  # seconds between two checks whether a waiting client has disconnected
 _boot = SystemClock.boot
 
 
@@ -26,9 +31,7 @@ class Recorder(Protocol):
         """Its counters."""
         ...
 
-    def add_redeemed(
-        self, redemption: Redemption, response: Response, *, before: float, withheld: bool
-    ) -> None:
+    def add_redeemed(self, redemption: Redemption, document: dict[str, Any], *, before: float) -> None:
         """A token pair was issued at `before` or a little later."""
         ...
 
@@ -38,14 +41,17 @@ class Recorder(Protocol):
 
 
 class Redemption:
-    """Spends the grant of one token request when called, and records the outcome."""
+    """Spends the grant of one token request when called, and records the outcome.
+
+    `successor` is the next refresh token, once there is one.
+    """
 
     def __init__(
         self,
         recorder: Recorder,
         number: int,
         worker: str,
-        credential: str,
+        credential: Credential,
         request: web.Request,
         genuine: Genuine,
     ) -> None:
@@ -55,13 +61,16 @@ class Redemption:
         self.worker = worker
         self.credential = credential
         self.offset = float(request.headers.get(OFFSET, "0"))
+        self.successor: Credential | None = None
 
-    async def __call__(self, *, withheld: bool = False) -> Response:
+    async def __call__(self) -> Response:
         # `genuine` never suspends, so no other request changes the counter in between.
         before, reuses = _boot(), self._recorder.stats.reuse_detections
         response = await self._genuine()
         if response.status == 200:
-            self._recorder.add_redeemed(self, response, before=before, withheld=withheld)
+            document = json.loads(response.body)
+            self.successor = Credential("refresh_token", document["refresh_token"])
+            self._recorder.add_redeemed(self, document, before=before)
         elif self._recorder.stats.reuse_detections > reuses:
             self._recorder.add_reused(self)
         return response
@@ -70,6 +79,14 @@ class Redemption:
 def disconnected(request: web.Request) -> bool:
     """Whether its client has closed the connection."""
     return request.transport is None or request.transport.is_closing()
+
+
+async def hold(request: web.Request, seconds: float = math.inf) -> bool:
+    """Do not answer for so long. Returns whether the client is still there; ends early if it is not."""
+    until = _boot() + seconds
+    while _boot() < until and not disconnected(request):  # noqa: ASYNC110 - aiohttp has no event for it
+        await asyncio.sleep(_POLL)
+    return not disconnected(request)
 
 
 async def written(request: web.Request, response: Response) -> web.StreamResponse:

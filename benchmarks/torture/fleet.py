@@ -45,8 +45,8 @@ class Worker:
         self.child = child
         self.offset = offset
         self.killed = self.stopped = self.leaving = False
-        self.credential = ""
-        """Of its claim, while it has one."""
+        self.seen: set[str] = set()
+        """The refresh tokens that it knows, or has known."""
         self.stepped_at = -1.0
         self.ended = anyio.Event()
         """It is reaped, and all its messages are read."""
@@ -142,22 +142,32 @@ class Fleet:
         match message:
             case {"requests": requests, "failures": failures}:
                 self.tallies[name] = requests, Counter(failures)
-            case {"claimed": credential}:
-                worker.credential = credential
-                add(event_log.Claimed(name, credential))
+            case {"claimed": _}:
+                add(event_log.Claimed(name))
             case {"released": _}:
                 add(event_log.Released(name))
-            case {"sent": _}:
-                add(event_log.Sent(name, worker.credential))
-            case {"outcome": outcome}:
-                add(event_log.Finished(name, worker.credential, outcome))
+            case {"seen": credential}:
+                worker.seen.add(credential)
+                add(event_log.Seen(name, credential))
+            case {"sent": credential}:
+                add(event_log.Sent(name, credential))
+            case {"outcome": outcome, "credential": credential}:
+                add(event_log.Finished(name, credential, outcome))
             case {"unsaved": _}:
                 add(event_log.Unsaved(name))
-            case {"sign_in_required": error}:
-                add(event_log.SignInRequired(name, error))
+            case {"restored": found}:
+                add(event_log.Restored(name, found))
+            case {"sign_in_required": error, "first": first}:
+                if first:
+                    add(event_log.SignInRequired(name, error))
                 self._sign_in_required()
             case {"unauthorized": _}:
                 self._unauthorized(worker, message)
+
+    @property
+    def living(self) -> list[Worker]:
+        """Those that have not been killed."""
+        return [worker for worker in self.workers if worker.alive]
 
     # -- what chaos does to them ------------------------------------------------------------------
 

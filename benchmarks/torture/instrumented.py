@@ -5,8 +5,10 @@ What was reported before a kill is in the pipe, and is read after the kill.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qs
+
 from tokensession import AiohttpTransport, OutcomeUnknown
-from tokensession._refresh.state import decode
 from tokensession.cli.child_process import say
 from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import Record, Store
@@ -14,6 +16,7 @@ from tokensession.stores.protocol import ANY, AnyVersion, Claim
 from tokensession.token import fingerprint
 
 from .clocks import SkewedClock
+from .watch import redeemable
 
 __all__ = ["OFFSET", "WORKER", "InstrumentedClaim", "InstrumentedStore", "InstrumentedTransport"]
 
@@ -31,46 +34,70 @@ class InstrumentedTransport:
         self._clock = clock
         self._inner = AiohttpTransport()
 
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
-        """See `TokenTransport`."""
+    async def reserve(self, url: str) -> Callable[[], None]:
+        """See `AiohttpTransport.reserve`."""
+        return await self._inner.reserve(url)
+
+    async def send(
+        self,
+        request: TokenRequest,
+        *,
+        connect: float,
+        total: float,
+        on_sending: Callable[[], Awaitable[None]] | None = None,
+    ) -> TokenResponse:
+        """See `TokenTransport`. Reports nothing of a request that never leaves."""
         marks = ((WORKER, self._name), (OFFSET, repr(self._clock.offset)))
         marked = TokenRequest(request.url, (*request.headers, *marks), request.body, request.secrets)
+        credential = fingerprint(parse_qs(request.body.decode())["refresh_token"][0])
         outcome: int | str = OutcomeUnknown.__name__  # for a request that a timeout cancels
-        say(sent=True)
+        sent = False
+
+        async def sending() -> None:
+            nonlocal sent
+            if on_sending is not None:
+                await on_sending()
+            sent = True
+            say(sent=credential)
+
         try:
-            token_response = await self._inner.send(marked, connect=connect, total=total)
+            token_response = await self._inner.send(marked, connect=connect, total=total, on_sending=sending)
             outcome = token_response.status
             return token_response
         except Exception as error:
             outcome = type(error).__name__
             raise
         finally:
-            say(outcome=outcome)
+            if sent:
+                say(outcome=outcome, credential=credential)
 
 
 class InstrumentedStore:
-    """A store that reports its claims."""
+    """A store that reports its claims, and which refresh tokens this process has seen."""
 
-    def __init__(self, inner: Store, configured: str) -> None:
+    def __init__(self, inner: Store) -> None:
         self._inner = inner
-        self._configured = configured
+        self._seen: str | None = None
 
     async def load(self, key: str) -> Record | None:
         """See `Store.load`, as for all of these."""
-        return await self._inner.load(key)
+        record = await self._inner.load(key)
+        self.see(record.data if record is not None else None)
+        return record
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> Claim | Record:
         """Claim, then report it."""
         claim = await self._inner.claim(key, seen=seen, timeout=timeout)
+        record = claim if isinstance(claim, Record) else claim.current
+        self.see(record.data if record is not None else None)
         if isinstance(claim, Record):
             return claim
-        token = decode(claim.current.data).token if claim.current else None
-        secret = token.refresh_token if token and token.refresh_token else self._configured
-        say(claimed=fingerprint(secret))
-        return InstrumentedClaim(claim)
+        say(claimed=True)
+        return InstrumentedClaim(claim, self)
 
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
-        """Not reported: it needs no claim."""
+        """Needs no claim."""
+        self.see(data)
         return await self._inner.put(key, data, expect=expect)
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
@@ -85,26 +112,44 @@ class InstrumentedStore:
         """Not reported."""
         await self._inner.aclose()
 
+    def see(self, data: bytes | None) -> None:
+        """Report the refresh token in these bytes, unless it was the last one."""
+        seen = redeemable(data)
+        if seen is not None and seen != self._seen:
+            self._seen = seen
+            say(seen=seen)
+
 
 class InstrumentedClaim:
     """A claim that reports its end."""
 
-    def __init__(self, inner: Claim) -> None:
+    def __init__(self, inner: Claim, store: InstrumentedStore) -> None:
         self._inner = inner
+        self._store = store
         self._reported = False
 
     @property
     def current(self) -> Record | None:
-        """See `Claim`."""
+        """See `Claim`, as for all of these."""
         return self._inner.current
 
     @property
     def interrupted(self) -> float | None:
-        """See `Claim`."""
+        """Of an earlier holder."""
         return self._inner.interrupted
+
+    @property
+    def listening(self) -> float:
+        """Of an earlier holder."""
+        return self._inner.listening
+
+    async def sending(self, *, listening: float = 0.0) -> None:
+        """Not reported: see the transport."""
+        await self._inner.sending(listening=listening)
 
     async def commit(self, data: bytes) -> Record:
         """Commit, then report it."""
+        self._store.see(data)
         record = await self._inner.commit(data)
         self._report()
         return record

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokensession import Policy
+from tokensession.policy import SHORTEST_DRAW
 
-__all__ = ["KEY", "POLICY", "Plan"]
+__all__ = ["KEY", "LEEWAY", "POLICY", "Plan"]
 
 KEY = "torture"
+LEEWAY = 60.0
 
-POLICY = Policy(request_timeout=2.5, connect_timeout=2.5, close_timeout=8)
-"""A hang must not take twenty seconds. The rest is the default, above all `orphan_wait`: it has to outlast
-what the provider may still do with the request of a killed client. Loopback ends such a request at once, so
-here the provider delays it, by `chaos.LATEST` at most, half of `orphan_wait`. If a request still meets a
-dead client's, that is the library's fault and not the clock's."""
+POLICY = Policy(connect_timeout=2.5, caller_timeout=2, retry_within=2, response_timeout=6, close_timeout=8)
+"""A server that answers late must not take minutes. The rest is the default, above all `orphan_wait`: it has
+to outlast what the provider may still do with the request of a killed client. Loopback ends such a request at
+once, so here the provider delays it, by `chaos.LATEST` at most, half of `orphan_wait`. If a request still
+meets a dead client's, that is the library's fault and not the clock's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +38,25 @@ class Plan:
     loopback a token request takes a millisecond, and a broken lock would go unnoticed."""
     skew: float = 3600.0
     """How far a wall clock is off, at most, in either direction."""
-    lose_responses: bool = False
-    """Whether responses are also lost after the provider has rotated. Each costs a sign-in."""
-    settling: float = 60.0
-    """How long everything may take to recover once chaos is over."""
+    leeway: float = LEEWAY
+    """So long the provider accepts a refresh token once more if a fault has lost the response to it, as many
+    servers do. Never if a process was killed: then it takes the repetition for theft. 0: nor after a fault,
+    and each lost response costs a sign-in (`--strict`)."""
+    settling: float = 90.0
+    """How long everything may take to recover once chaos is over. A process that has lost its record and
+    whose token has expired waits a minute for one that knows more."""
 
     @property
     def pause(self) -> float:
         """Of a task between two requests, on average."""
         return self.processes * self.tasks / self.rate
+
+    def allowed(self, seconds: float) -> int:
+        """The most token requests in an outage of so many seconds: those of one process that always draws the
+        shortest pause, and one more of each process."""
+        moment, requests = 0.0, 0
+        while moment <= seconds:
+            pause = max(POLICY.waiting_back_off, moment * POLICY.waiting_back_off_fraction)
+            moment += SHORTEST_DRAW * min(pause, POLICY.waiting_back_off_max)
+            requests += 1
+        return requests + self.processes

@@ -7,16 +7,16 @@ a kill aimed at a token request is over, and the process reaped, before that req
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
 from tokensession.clock import SystemClock
+from tokensession.providers.protocol import Credential
 from tokensession.testing import OAuth2Server, Reset, Response, Seen
 from tokensession.testing.servers import api
 from tokensession.testing.servers.faults import Genuine
@@ -24,14 +24,19 @@ from tokensession.token import fingerprint
 
 from . import event_log
 from .chaos import LATEST, Act, AimedActs
-from .exchange import Redemption, disconnected, truncated, written
+from .exchange import Redemption, disconnected, hold, truncated, written
 from .instrumented import WORKER
 from .plan import Plan
 
 __all__ = ["Issue", "Provider", "WorkerControl"]
 
-_POLL = 0.02  # seconds between two checks whether a waiting client has disconnected
 _REMEMBERED = 4096  # API requests that got a 401
+_ERRORS: Final = {
+    "429": Response(429, b"", (("Retry-After", "1"),)),
+    "500": Response(500, b"<h1>Internal Server Error</h1>"),
+    "502": Response(502, b"<h1>Bad Gateway</h1>"),
+    "503": Response(503),
+}
 _boot = SystemClock.boot
 
 
@@ -81,7 +86,12 @@ class Provider(OAuth2Server):
         self._issues: dict[str, Issue] = {}
         self._used: set[str] = set()
         self._sign_ins = {fingerprint(self.refresh_token): 0}
+        self._newest = {0: fingerprint(self.refresh_token)}
+        self.holder = ""
+        """The worker that got the newest refresh token. It may not have read the response yet."""
+        self._repeatable: dict[Credential, tuple[Credential, float]] = {}
         self._dead: set[int] = set()
+        self._outage = ""
         self._revoked_before = 0
         self.latest: dict[str, int] = {}
         """The newest issue that each worker got a 200 with."""
@@ -95,9 +105,46 @@ class Provider(OAuth2Server):
 
     def new_credential(self) -> str:
         """A refresh token for a new sign-in, which gets the next number."""
-        refresh_token = super().new_credential()
-        self._sign_ins[fingerprint(refresh_token)] = max(self._sign_ins.values()) + 1
+        refresh_token, number = super().new_credential(), self.sign_in + 1
+        self._sign_ins[fingerprint(refresh_token)] = number
+        self._newest[number] = fingerprint(refresh_token)
         return refresh_token
+
+    @property
+    def sign_in(self) -> int:
+        """The number of the latest sign-in."""
+        return len(self._newest) - 1
+
+    @property
+    def dead(self) -> bool:
+        """Whether the latest sign-in is revoked."""
+        return self.sign_in in self._dead
+
+    @property
+    def newest(self) -> str:
+        """The fingerprint of the newest refresh token of the latest sign-in."""
+        return self._newest[self.sign_in]
+
+    @property
+    def redeemable(self) -> set[str]:
+        """Those of the refresh tokens that it accepts now: the newest one, and others in their leeway."""
+        repeatable = {one.fingerprint for one in self._repeatable if self._accepted(one) != one}
+        return {self.newest, *repeatable}
+
+    def number(self, access: str) -> int:
+        """The number of the issue with this access token."""
+        return self._issues[access].number
+
+    async def outage(self, kind: str, seconds: float) -> None:
+        """Give every token request the same answer for some time, unless that goes on already."""
+        if not self._outage:
+            began, self._outage = _boot(), kind
+            self._event_log.add(event_log.OutageBegan(kind))
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                self._outage, lasted = "", _boot() - began
+                self._event_log.add(event_log.OutageEnded(lasted, self._plan.allowed(lasted)))
 
     def revoke_access_tokens(self) -> None:
         """Revoke all of them early."""
@@ -144,13 +191,29 @@ class Provider(OAuth2Server):
 
     # -- token requests ---------------------------------------------------------------------------
 
+    def read(self, request: web.Request, body: bytes) -> Credential:
+        """The credential to carry out: a repeated one counts as the one that its lost response had."""
+        return self._accepted(super().read(request, body))
+
+    def _accepted(self, credential: Credential) -> Credential:
+        while (found := self._repeatable.get(credential)) is not None and _boot() < found[1]:
+            credential = found[0]
+        return credential
+
+    def _lose(self, redemption: Redemption) -> None:
+        """The client does not get the response to this request, which has spent its grant."""
+        if redemption.successor is not None:
+            until = _boot() + self._plan.leeway
+            self._repeatable[redemption.credential] = redemption.successor, until
+            self._event_log.add(event_log.Lost(redemption.number, self._plan.leeway > 0))
+
     async def _token(self, request: web.Request) -> web.StreamResponse:
         self.script(_ChaosFault(self))
         return await super()._token(request)
 
     async def respond(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
         """Log a valid token request, and respond to it as chaos wants."""
-        credential = self.read(request, await request.read()).fingerprint
+        credential = super().read(request, await request.read())
         worker = request.headers.get(WORKER)
         number = self._numbers = self._numbers + 1
         redemption = Redemption(self, number, worker or "supervisor", credential, request, genuine)
@@ -160,9 +223,11 @@ class Provider(OAuth2Server):
             if disconnected(earlier):
                 self._event_log.add(event_log.Disconnected(other))
                 del self._open[other]
-        self._event_log.add(event_log.Arrived(number, worker, credential))
+        self._event_log.add(event_log.Arrived(number, worker, credential.fingerprint))
         self._open[number] = request
         try:
+            if self._outage:
+                return await self._spoil(request, redemption, self._outage, "outage: ")
             return await self._perform(request, worker, redemption, self._acts.next())
         finally:
             self._done(number)
@@ -197,8 +262,15 @@ class Provider(OAuth2Server):
                 self._control.stop(worker, act.stop_seconds if act else 0, aim)
             case "":
                 pass
+            case "freeze" if act is not None:
+                return await self._freeze(request, redemption, act)
             case fault:
-                return await self._spoil(request, redemption, fault, lose=bool(act and act.coin < 0.5))
+                if act is not None and act.spends and fault not in ("500", "429"):
+                    spent = await redemption()
+                    if redemption.successor is None:  # rejected: the client has to know
+                        return await self._write(request, redemption, spent)
+                    self._lose(redemption)
+                return await self._spoil(request, redemption, fault)
         return await self._answer(request, redemption)
 
     async def _answer(
@@ -213,50 +285,57 @@ class Provider(OAuth2Server):
         response = await redemption()
         if delayed:
             await asyncio.sleep(self._rng.random() * self._plan.latency / 2)
-        if disconnected(request) and not self._control.killed(worker):
-            self._event_log.add(event_log.TimedOut(redemption.number))
+        return await self._write(request, redemption, response)
+
+    async def _write(
+        self, request: web.Request, redemption: Redemption, response: Response
+    ) -> web.StreamResponse:
+        if disconnected(request) and not self._control.killed(redemption.worker):
+            self._lose(redemption)
         self._done(redemption.number)  # before it is written: the client may send the next at once
         return await written(request, response)
 
-    async def _spoil(
-        self, request: web.Request, redemption: Redemption, fault: str, *, lose: bool
-    ) -> web.StreamResponse:
-        """Inject a fault before the grant is spent. With `lose_responses`, sometimes after."""
-        self._event_log.add(event_log.Fault(fault))
-        if fault == "500":
-            return Response(500, b"<h1>Internal Server Error</h1>").to_web()
-        if fault == "429":
-            return Response(429, b"", (("Retry-After", "1"),)).to_web()
-        if lose and self._plan.lose_responses:
-            await redemption(withheld=True)
-        if fault == "hang":
-            while not disconnected(request):  # noqa: ASYNC110 - aiohttp has no event for it
-                await asyncio.sleep(_POLL)
+    async def _freeze(self, request: web.Request, redemption: Redemption, act: Act) -> web.StreamResponse:
+        """Answer late. If the client has given up by then, the grant is spent only if it was before."""
+        response = await redemption() if act.spends else None
+        waits = await hold(request, act.freeze_seconds)
+        self._event_log.add(event_log.Fault("freeze, answered late" if waits else "freeze, client gone"))
+        if response is None and not waits:
             return web.Response()
-        if fault == "reset":
-            return await Reset(spent=False).perform(request, redemption)
-        return await truncated(request)
+        return await self._write(request, redemption, response or await redemption())
 
-    def add_redeemed(
-        self, redemption: Redemption, response: Response, *, before: float, withheld: bool
-    ) -> None:
+    async def _spoil(
+        self, request: web.Request, redemption: Redemption, fault: str, during: str = ""
+    ) -> web.StreamResponse:
+        """A fault instead of the response. It does not spend the grant."""
+        self._event_log.add(event_log.Fault(during + fault))
+        match fault:
+            case "hang":
+                await hold(request)
+                return web.Response()
+            case "reset":
+                return await Reset(spent=False).perform(request, redemption)
+            case "truncate":
+                return await truncated(request)
+        return _ERRORS[fault].to_web()
+
+    def add_redeemed(self, redemption: Redemption, document: dict[str, Any], *, before: float) -> None:
         """A token pair was issued at `before` or a little later."""
-        document: dict[str, Any] = json.loads(response.body)
+        number, worker, credential = redemption.number, redemption.worker, redemption.credential.fingerprint
         access, successor = fingerprint(document["access_token"]), fingerprint(document["refresh_token"])
-        signed_in = self._sign_ins[successor] = self._sign_ins[redemption.credential]
+        sign_in = self._sign_ins[successor] = self._sign_ins[credential]
+        self._newest[sign_in], self.holder = successor, worker
         self._issues[access] = Issue(
-            len(self._issues) + 1, redemption.worker, before + self.lifetime, signed_in, redemption.offset
+            len(self._issues) + 1, worker, before + self.lifetime, sign_in, redemption.offset
         )
-        self._event_log.add(
-            event_log.Redeemed(
-                redemption.number, redemption.worker, redemption.credential, successor, access, withheld
-            )
-        )
+        self._event_log.add(event_log.Redeemed(number, worker, credential, successor, access, sign_in))
 
     def add_reused(self, redemption: Redemption) -> None:
         """A spent refresh token has come again."""
-        self._dead.add(self._sign_ins[redemption.credential])
-        self._event_log.add(event_log.Reused(redemption.number, redemption.worker, redemption.credential))
+        credential = redemption.credential.fingerprint
+        sign_in = self._sign_ins[credential]
+        self._dead.add(sign_in)
+        self._event_log.add(event_log.Reused(redemption.number, redemption.worker, credential, sign_in))
 
 
 class _ChaosFault:

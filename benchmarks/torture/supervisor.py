@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from typing import Any
@@ -13,7 +14,6 @@ from tokensession import ManagedSource, TokenSessionError
 from tokensession.clock import SystemClock
 from tokensession.providers import OAuth2
 from tokensession.stores import Store
-from tokensession.token import fingerprint
 
 from . import event_log
 from .chaos import AIMED, Act, AimedActs, timetable
@@ -21,11 +21,12 @@ from .fleet import Fleet, Worker
 from .plan import KEY, POLICY, Plan
 from .provider import Issue, Provider
 from .report import Report
-from .watch import Watch, lost_credential
+from .watch import Watch
 
 __all__ = ["Supervisor"]
 
 _POLL = 0.05  # seconds
+_SURE = 1.0  # seconds; by then all callers have the error
 _START = 60.0  # seconds that the first requests may take, imports included
 _boot = SystemClock.boot
 
@@ -41,6 +42,7 @@ class Supervisor:
         self._watch = Watch(store, self._log)
         self._provider = Provider(plan, self._log, self._acts, self)
         self._sign_in_required = anyio.Event()
+        self._put_back: set[int] = set()  # the numbers of access tokens in records that were put back
         self._running: Fleet | None = None
 
     async def run(self) -> Report:
@@ -69,7 +71,7 @@ class Supervisor:
                 background.cancel_scope.cancel()
             await self._fleet.close()
             await self._watch.claim()
-            await self._watch.look()
+            await self._watch.stored()
             group.cancel_scope.cancel()
         return self._report(time.monotonic() - began)
 
@@ -82,25 +84,31 @@ class Supervisor:
 
     async def _chaos(self) -> None:
         began = time.monotonic()
-        async with anyio.create_task_group() as kills:
+        async with anyio.create_task_group() as group:
             for act in timetable(self._plan):
                 await anyio.sleep(max(0.0, began + act.at - time.monotonic()))
-                await self._do(act, kills)
+                await self._do(act, group)
             await anyio.sleep(max(0.0, began + self._plan.seconds - time.monotonic()))
 
-    async def _do(self, act: Act, kills: TaskGroup) -> None:
+    async def _do(self, act: Act, group: TaskGroup) -> None:
         fleet = self._fleet
         worker = fleet.workers[int(act.which * len(fleet.workers))]
         if act.what in AIMED:
             self._acts.aim(act)
         elif act.what == "kill":
-            kills.start_soon(fleet.kill, worker, "at random")
+            group.start_soon(fleet.kill, worker, "at random")
         elif act.what == "stop":
             fleet.stop(worker, act.stop_seconds, "at random")
         elif act.what == "step":
             await fleet.step(worker, self._plan.skew * (2 * act.much - 1))
         elif act.what == "revoke":
             self._provider.revoke_access_tokens()
+        elif act.what == "outage":
+            group.start_soon(self._provider.outage, act.outage, act.outage_seconds)
+        elif act.what == "delete":
+            await self._watch.delete()
+        elif act.what == "put back" and (access := await self._watch.put_back(act.much)):
+            self._put_back.add(self._provider.number(access))
 
     async def kill(self, worker: str, aim: str) -> None:
         """See `WorkerControl`."""
@@ -119,22 +127,32 @@ class Supervisor:
     # -- signing in again -------------------------------------------------------------------------
 
     async def _sign_in_again(self, source: ManagedSource) -> None:
-        """Sign in whenever a worker reports that it must, and the record says so too.
+        """Sign in whenever a worker reports that it must, and the sign-in is lost indeed.
 
-        A worker may report it late, when there has been a new sign-in already: then there is nothing to do.
-        If the record never says so, no worker recovers, and the verdict shows that.
+        A worker may be wrong: it reports late, when there has been a new sign-in already, or the store went
+        back. Then it must recover by itself.
         """
-        configured = fingerprint(self._provider.refresh_token)
+        provider = self._provider
         while True:
             await self._sign_in_required.wait()
             self._sign_in_required = anyio.Event()
-            if (credential := lost_credential(await self._watch.look(), configured)) is None:
+            await anyio.sleep(_SURE)
+            if not (provider.dead or await self._forgotten()):
                 continue
-            try:
-                await source.sign_in(refresh_token=self._provider.new_credential())
-            except TokenSessionError:
-                continue  # the workers will report it again
-            self._log.add(event_log.SignedIn(credential))
+            lost, newest = provider.sign_in, provider.newest
+            while True:
+                with contextlib.suppress(TokenSessionError):
+                    await source.sign_in(refresh_token=provider.new_credential())
+                    break
+            self._log.add(event_log.SignedIn(provider.sign_in, lost, newest))
+
+    async def _forgotten(self) -> bool:
+        """Whether no one knows a refresh token that works: not the store, and no living worker."""
+        known, living = {await self._watch.stored()}, self._fleet.living
+        for worker in living:
+            known |= worker.seen
+        holds = any(worker.name == self._provider.holder for worker in living)
+        return not holds and not self._provider.redeemable & known
 
     # -- 401s that callers got --------------------------------------------------------------------
 
@@ -146,6 +164,8 @@ class Supervisor:
 
     def _why_expired(self, worker: Worker, issue: Issue, began: float, offset: float) -> str:
         """Why a caller sent a token that had expired. By the boot clock."""
+        if issue.number in self._put_back:
+            return "expired, in a record that was put back"
         stops = self._stops(worker.name)
         if any(until >= began for _, until in stops):
             return "expired while its client was stopped"

@@ -1,10 +1,13 @@
-"""Reads the stored record all the time, as one more process would."""
+"""Reads the stored record all the time, as one more process would. And puts older copies of it back."""
 
 from __future__ import annotations
 
+from collections import deque
+
 import anyio
 
-from tokensession._refresh.state import TokenState, decode
+from tokensession._refresh.state import Now, TokenState, decode
+from tokensession.clock import SystemClock
 from tokensession.errors import ClaimTimeout, StoreCorrupt, StoreError
 from tokensession.stores import Record, Store
 from tokensession.token import fingerprint
@@ -12,9 +15,10 @@ from tokensession.token import fingerprint
 from . import event_log
 from .plan import KEY
 
-__all__ = ["Watch", "lost_credential"]
+__all__ = ["Watch", "redeemable"]
 
 _POLL = 0.02  # seconds
+_REMEMBERED = 8  # records with different refresh tokens
 
 
 class Watch:
@@ -23,7 +27,8 @@ class Watch:
     def __init__(self, store: Store, log: event_log.EventLog) -> None:
         self._store = store
         self._log = log
-        self._version: str | None = None
+        self._record: Record | None = None
+        self._earlier: deque[tuple[str, bytes]] = deque(maxlen=_REMEMBERED)
         self.reads = 0
         self.failed_reads = 0
         """How often the store could not be read. The record may be fine."""
@@ -31,30 +36,54 @@ class Watch:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await self.look()
+            await self.stored()
             await anyio.sleep(_POLL)
 
-    async def look(self) -> TokenState | None:
-        """The stored state, or None if there is none or it cannot be read."""
+    async def stored(self) -> str | None:
+        """The fingerprint of the refresh token in the record now, or None. Also if it cannot be read."""
         self.reads += 1
         try:
             record = await self._store.load(KEY)
-            state = decode(record.data) if record else None
+            credential = redeemable(record.data if record is not None else None)
         except StoreCorrupt as error:
             self._log.add(event_log.Corrupt(error.args[0]))
             return None
         except StoreError:
             self.failed_reads += 1
             return None
-        if record is not None and record.version != self._version:
-            self._version = record.version
-            if (stored := redeemable(state)) is not None:
-                self._log.add(event_log.Stored(stored))
-        return state
+        before, self._record = self._record, record
+        if record is not None and credential is not None and record != before:
+            self._log.add(event_log.Stored(credential))
+            if all(credential != earlier for earlier, _ in self._earlier):
+                self._earlier.append((credential, record.data))
+        return credential
 
-    async def stored(self) -> str | None:
-        """The fingerprint of the refresh token in the record now."""
-        return redeemable(await self.look())
+    async def put_back(self, which: float) -> str | None:
+        """Put an older copy back. Returns the fingerprint of its access token, or None if there is none."""
+        current = await self.stored()
+        older = [copy for copy in self._earlier if copy[0] != current]
+        if not older:
+            return None
+        credential, data = older[int(which * len(older))]
+        try:
+            await self._store.put(
+                KEY, data, expect=self._record.version if self._record is not None else None
+            )
+        except StoreError:  # a worker was faster
+            return None
+        token = _state(data).token
+        access = token.fingerprint if token is not None else ""
+        self._log.add(event_log.PutBack(credential, access))
+        return access
+
+    async def delete(self) -> None:
+        """Delete the record, unless it changes just now: what it was must have been seen."""
+        await self.stored()
+        try:
+            if self._record is not None and await self._store.delete(KEY, expect=self._record.version):
+                self._log.add(event_log.Deleted())
+        except StoreError:
+            pass
 
     async def claim(self) -> None:
         """Claim the key without waiting: once all workers have ended, it must be free."""
@@ -70,22 +99,12 @@ class Watch:
                 await claim.abandon()
 
 
-def redeemable(state: TokenState | None) -> str | None:
-    """The fingerprint of the state's refresh token."""
-    token = None if state is None else state.token
+def redeemable(data: bytes | None) -> str | None:
+    """The fingerprint of the refresh token in a record. Raises `StoreCorrupt`."""
+    token = None if data is None else _state(data).token
     return None if token is None or token.refresh_token is None else fingerprint(token.refresh_token)
 
 
-def lost_credential(state: TokenState | None, configured: str) -> str | None:
-    """The fingerprint of the credential, if the record says that it is lost: rejected, or replayed already.
-
-    `configured` is the fingerprint of the configured credential, which counts if the record has no other.
-    """
-    if state is None:
-        return None
-    credential = redeemable(state) or configured
-    rejected = state.rejection is not None and state.rejection.credential == credential
-    replayed = (
-        state.attempt is not None and state.attempt.credential == credential and state.attempt.replays > 0
-    )
-    return credential if rejected or replayed else None
+def _state(data: bytes) -> TokenState:
+    """What is in a record. Its moments do not matter here."""
+    return decode(data, Now(SystemClock.wall(), SystemClock.boot()))

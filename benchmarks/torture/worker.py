@@ -22,7 +22,7 @@ import anyio
 
 from tokensession import AuthedSession, ManagedSource, SignInRequired
 from tokensession.cli.child_process import messages, say
-from tokensession.events import Event, SaveFailed
+from tokensession.events import Event, Restored, SaveFailed
 from tokensession.providers import OAuth2
 from tokensession.stores import open_store
 
@@ -56,7 +56,7 @@ class Load:
             source = ManagedSource(
                 OAuth2(**credentials),
                 InstrumentedTransport(self._name, self._clock),
-                store=InstrumentedStore(store, credentials["refresh_token"]),
+                store=InstrumentedStore(store),
                 key=KEY,
                 policy=POLICY,
                 clock=self._clock,
@@ -98,7 +98,7 @@ class Load:
         except SignInRequired as error:
             failure = type(error).__name__
             if self._sign_in_required is None:
-                say(sign_in_required=failure)
+                say(sign_in_required=failure, first=True)
             self._sign_in_required = failure
         except Exception as error:  # noqa: BLE001 - every kind is counted
             failure = type(error).__name__
@@ -118,13 +118,15 @@ class Load:
 
     def _report(self) -> None:
         if self._sign_in_required is not None:  # repeated, in case the supervisor was just signing in
-            say(sign_in_required=self._sign_in_required)
+            say(sign_in_required=self._sign_in_required, first=False)
         say(requests=self._requests, failures=self._failures)
 
 
 def _observe(event: Event) -> None:
     if isinstance(event, SaveFailed):
         say(unsaved=True)
+    elif isinstance(event, Restored):
+        say(restored=event.found)
 
 
 async def main() -> None:

@@ -19,6 +19,7 @@ from tokensession import (
     ConfigurationError,
     ManagedSource,
     NotSent,
+    Policy,
     Token,
 )
 from tokensession.providers import Oto, Priava
@@ -44,8 +45,12 @@ class Fixed:
         return self.value
 
 
-def managed(server: OtoServer) -> ManagedSource:
-    return ManagedSource(Oto(**server.credentials), AiohttpTransport(), store=MemoryStore())
+def managed(server: OtoServer, policy: Policy | None = None) -> ManagedSource:
+    return ManagedSource(Oto(**server.credentials), AiohttpTransport(), store=MemoryStore(), policy=policy)
+
+
+IMPATIENT = Policy(retry_within=0)
+"""Requests fail with the first token request, and do not wait for another one."""
 
 
 def with_auth(source: Any, **options: Any) -> aiohttp.ClientSession:
@@ -202,7 +207,7 @@ def test_if_the_token_cannot_be_replaced_its_error_is_raised_and_nothing_stays_o
     """The error says more than the 401, and the connection is released."""
 
     async def scene() -> None:
-        async with OtoServer() as server, with_auth(managed(server)) as client:
+        async with OtoServer() as server, with_auth(managed(server, IMPATIENT)) as client:
             await client.get(server.base_url + "/echo")
             server.revoke_access_tokens()
             server.script(json_response(500, {}))
@@ -222,7 +227,7 @@ def test_f01_a_request_cancelled_during_its_refresh_leaves_no_connection_behind(
             await client.get(server.base_url + "/echo")
             server.revoke_access_tokens()
             async with server.hold("before") as gate:
-                request = asyncio.create_task(client.get(server.base_url + "/echo")._coro)  # type: ignore[arg-type]
+                request = asyncio.create_task(client.get(server.base_url + "/echo")._coro)
                 await gate.reached()
                 request.cancel()
                 await asyncio.gather(request, return_exceptions=True)
@@ -359,7 +364,7 @@ def test_nothing_is_sent_if_there_is_no_token() -> None:
         server = OtoServer()
         async with server:
             url = server.base_url
-            source = managed(server)
+            source = managed(server, IMPATIENT)
         async with OtoServer() as api, with_auth(source, origins=[api.base_url]) as client:
             assert url
             with pytest.raises(NotSent):

@@ -23,12 +23,14 @@ from tokensession import (
     ForeignOrigin,
     ManagedSource,
     OutcomeUnknown,
+    Policy,
     SignInRequired,
 )
 from tokensession.origins import origin_of, parse_origins, resolve
 from tokensession.providers import OAuth2, Oto, Priava
-from tokensession.stores import FileStore, MemoryStore, SQLiteStore
+from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store
 from tokensession.testing import (
+    FakeClock,
     OtoServer,
     PriavaServer,
     Reset,
@@ -335,15 +337,33 @@ def test_f19_tokens_survive_a_restart_and_the_next_refresh_uses_the_rotated_one(
     run(scene)
 
 
-def test_a_rotating_provider_without_a_store_warns_once_and_says_what_to_do() -> None:
-    """Its new refresh tokens would be lost at exit. A provider that does not rotate causes no warning."""
-    with pytest.warns(EphemeralStoreWarning, match="sqlite:///tokens.db") as caught:
+def test_a_rotating_provider_without_a_store_is_an_error_with_three_ways_out() -> None:
+    """The configured refresh token or code works once, and the next one would be lost at exit."""
+    with pytest.raises(ConfigurationError) as caught:
         AuthedSession(priava())
-    assert len(caught) == 1
+    assert "rotates" not in str(caught.value.todo)  # Priava has no such parameter
+    with pytest.raises(ConfigurationError) as caught:
+        AuthedSession(oauth2())
+    for way_out in ('store="sqlite:///tokens.db"', 'store="memory:"', "rotates=False"):
+        assert way_out in str(caught.value)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        AuthedSession(Oto(refresh_token="r"))
+        AuthedSession(priava(), store="memory:")
         AuthedSession(priava(), store=MemoryStore())
+        AuthedSession(oauth2(rotates=False))
+        AuthedSession(Oto(refresh_token="r"))
+
+
+def test_a_rotating_provider_without_a_store_and_a_credential_warns_once() -> None:
+    """It starts with a sign-in, which would be lost at exit."""
+    with pytest.warns(EphemeralStoreWarning, match="sqlite:///tokens.db") as caught:
+        AuthedSession(oauth2(refresh_token=None), key="account")
+    assert len(caught) == 1
+
+
+def oauth2(**options: Any) -> OAuth2:
+    known = {"token_url": "https://id.example.com/token", "client_id": "c", "client_secret": "s"}
+    return OAuth2(**(known | {"refresh_token": "r"} | options))
 
 
 def test_it_can_be_opened_in_one_task_and_closed_in_another() -> None:
@@ -375,7 +395,7 @@ def test_f42_the_same_objects_work_in_two_event_loops_one_after_the_other(
 ) -> None:
     """A session, store and provider made outside any event loop work in one and then another, also uvloop."""
     factory = __import__("uvloop").new_event_loop if loop == "uvloop" else None
-    kinds = {
+    kinds: dict[str, Callable[[], Store]] = {
         "memory": MemoryStore,
         "file": lambda: FileStore(tmp_path / "d"),
         "sqlite": lambda: SQLiteStore(tmp_path / "t.db"),
@@ -480,6 +500,35 @@ def test_f18_closing_lets_a_running_refresh_finish_and_store_its_token() -> None
     run(scene)
 
 
+def test_f18_mutant_15_closing_ends_the_refresh_first_then_the_store_then_the_client(tmp_path: Path) -> None:
+    """The refresh needs the store, and the requests that wait for its token need the client."""
+
+    async def scene() -> None:
+        seen: list[tuple[bool, bool, bool]] = []
+        async with PriavaServer() as server:
+            session = AuthedSession(Priava(**server.credentials), store=tmp_path / "tokens.db")
+            client, store = session.client, session.source._owned_store
+            assert isinstance(store, SQLiteStore)
+            async with server.hold("after") as gate:
+                request = asyncio.create_task(session.source.token())
+                await gate.reached()
+                closing = asyncio.create_task(session.close())
+                while not closing.done():
+                    await asyncio.sleep(0)
+                    open_now = (session.source.snapshot().refreshing, store._worker.open, not client.closed)
+                    if open_now not in seen:
+                        seen.append(open_now)
+                    gate.open()
+            await request
+        assert seen[0] == (True, True, True)
+        assert seen[-1] == (False, False, False)
+        assert sorted(seen, reverse=True) == seen
+        assert (True, True, False) not in seen
+        assert (False, True, False) not in seen
+
+    run(scene)
+
+
 @pytest.mark.parametrize("url", ["sqlite:///{}/tokens.db", "file://{}/tokens"])
 def test_f18_closing_waits_for_the_refresh_before_it_closes_the_store(tmp_path: Path, url: str) -> None:
     """The store that a session has opened is closed after the running refresh has stored its token."""
@@ -505,19 +554,93 @@ def test_f18_closing_waits_for_the_refresh_before_it_closes_the_store(tmp_path: 
     run(scene)
 
 
-@pytest.mark.parametrize("spent", [False, True], ids=["before it is spent", "after"])
+SPENT = pytest.mark.parametrize("spent", [False, True], ids=["before it is spent", "after"])
+
+
+@SPENT
 def test_f39_a_reset_connection_causes_one_token_request_for_all_waiting_requests(spent: bool) -> None:
     """If the connection is reset after sending, there is one token request, and no API request is sent."""
 
     async def scene() -> None:
-        async with PriavaServer() as server:
-            server.script(*[Reset(spent=spent)] * 3)
-            async with AuthedSession(Priava(**server.credentials), store=MemoryStore()) as session:
+        clock, policy = FakeClock(), Policy(retry_within=0)
+        store = MemoryStore(clock=clock)
+        async with PriavaServer(clock=clock) as server:
+            provider = Priava(**server.credentials)
+            async with AuthedSession(provider, store=store, clock=clock, policy=policy) as session:
+                await session.source.token()
+                clock.advance(server.lifetime)
+                server.script(*[Reset(spent=spent)] * 3)
                 found = await asyncio.gather(
                     *(session.get("/echo") for _ in range(20)), return_exceptions=True
                 )
-                assert all(isinstance(error, OutcomeUnknown) for error in found)
-            assert (server.stats.token_requests, server.stats.requests) == (1, 0)
+                assert {type(error) for error in found} == {OutcomeUnknown}
+            assert (server.stats.token_requests, server.stats.requests) == (2, 0)
+
+    run(scene)
+
+
+def test_f53_f66_requests_wait_through_reset_connections_and_succeed() -> None:
+    """However many there are while the requests wait: it heals by itself."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        async with PriavaServer(clock=clock) as server:
+            async with AuthedSession(Priava(**server.credentials), store=store, clock=clock) as session:
+                await session.source.token()
+                clock.advance(server.lifetime)
+                server.script(*[Reset(spent=False)] * 4)
+                requests = asyncio.gather(*(session.get("/echo") for _ in range(20)))
+                while not requests.done():
+                    await asyncio.sleep(0)
+                    if clock.sleepers and clock.sleepers[0] <= 2:  # a pause, and no time-out
+                        clock.advance(clock.sleepers[0])
+                assert {response.status for response in await requests} == {200}
+            assert server.stats.token_requests == 6
+            assert server.stats.reuse_detections == 0
+
+    run(scene)
+
+
+@pytest.mark.parametrize("store", [None, "memory:", "sqlite:///{}/tokens.db", "file://{}/tokens"])
+def test_f34_a_store_that_is_opened_here_has_the_clock_of_the_session(
+    tmp_path: Path, store: str | None
+) -> None:
+    """Otherwise the age of its records says that no time has passed, and an expired token looks new."""
+
+    async def scene() -> None:
+        clock = FakeClock()
+        async with OtoServer(clock=clock) as server:
+            provider = Oto(**server.credentials)
+            for _ in range(2):
+                url = store and store.format(tmp_path)
+                async with AuthedSession(provider, store=url, clock=clock) as session:
+                    await session.source.token()
+                    opened, key = session.source._owned_store, session.source.key
+                    assert opened is not None
+                    before = await opened.load(key)
+                    clock.advance(1000)
+                    after = await opened.load(key)
+                    assert before is not None
+                    assert after is not None
+                    assert after.age - before.age == 1000
+
+    run(scene)
+
+
+@SPENT
+def test_f39_f63_a_code_is_sent_twice_at_most_if_its_connection_is_reset(spent: bool) -> None:
+    """Once more, at once. Then the requests say to sign in again."""
+
+    async def scene() -> None:
+        async with PriavaServer() as server:
+            server.script(*[Reset(spent=spent)] * 3)
+            async with AuthedSession(Priava(**server.credentials), store="memory:") as session:
+                found = await asyncio.gather(
+                    *(session.get("/echo") for _ in range(20)), return_exceptions=True
+                )
+                assert all(isinstance(error, SignInRequired) for error in found)
+            assert (server.stats.token_requests, server.stats.requests) == (2, 0)
 
     run(scene)
 
@@ -611,7 +734,7 @@ def test_invalid_arguments_are_an_error_at_once(wrong: dict[str, Any], says: str
     with pytest.raises(ConfigurationError, match=says):
         AuthedSession(Oto(refresh_token="r"), **wrong)
     with pytest.raises(ConfigurationError, match="must be a provider"):
-        AuthedSession(Oto, store=MemoryStore())  # type: ignore[type-abstract]
+        AuthedSession(Oto, store=MemoryStore())  # type: ignore[arg-type]
 
 
 def test_token_requests_go_through_the_transport_you_pass() -> None:

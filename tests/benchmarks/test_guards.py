@@ -24,6 +24,7 @@ import aiohttp
 import pytest
 
 import tokensession
+from benchmarks.cold_path import LIMITS, refreshes
 from benchmarks.harness.server import Server
 from tokensession import AuthedSession, ManagedSource
 from tokensession.providers import OAuth2
@@ -41,7 +42,7 @@ INSTRUCTIONS = 2.5
 """Of `await source.token()`, as a multiple of awaiting an empty coroutine function."""
 BYTES_OF_A_CALL = 1024
 """What `source.token()` may allocate at one time: a coroutine and the values of two clocks."""
-OWN_MODULES = 40
+OWN_MODULES = 48
 """Modules of this package that `import tokensession` imports."""
 ON_FIRST_USE = (
     "tokensession.cli",
@@ -175,6 +176,24 @@ def test_a_fresh_token_costs_few_instructions_more_than_an_empty_coroutine(tmp_p
     assert token <= INSTRUCTIONS * empty, (
         f"{token / 1000:.0f} instructions against {empty / 1000:.0f}: {token / empty:.2f} times"
     )
+
+
+# -- a refresh ---------------------------------------------------------------------------------------
+
+
+def test_a_cold_refresh_costs_no_more_than_its_limits() -> None:
+    """Tasks, hand-overs to a thread, fsyncs, commits, store calls and token requests, through each store."""
+    found = run(lambda: refreshes(*LIMITS))
+    excess = {
+        name: {
+            what: found[name].counts[what]
+            for what, limit in limits.items()
+            if found[name].counts[what] > limit
+        }
+        for name, limits in LIMITS.items()
+    }
+    assert not any(excess.values()), f"{excess}, of {LIMITS}"
+    assert all(refresh.counts["token requests"] == 1 for refresh in found.values())
 
 
 # -- a request ---------------------------------------------------------------------------------------

@@ -237,7 +237,7 @@ def test_token_requests_in_an_outage_do_not_grow_with_the_callers() -> None:
         for trouble in outage.TROUBLES:
             requests, unavailable = await outage.minute(trouble, seed=1, waves=60, each=5)
             assert unavailable == 300
-            assert (1 if trouble == "503" else 3) <= requests <= outage.bound(trouble, waves=60) < 60
+            assert 3 <= requests <= outage.bound(waves=60) < 60
         assert await outage.naive(waves=6, each=5) == 30
 
     run(scene)

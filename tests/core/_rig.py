@@ -7,15 +7,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tokensession import ManagedSource, Policy
-from tokensession._refresh.state import TokenState, decode
+from tokensession._refresh.state import Now, TokenState, decode
+from tokensession.clock import Clock
 from tokensession.events import Event
-from tokensession.providers import OAuth2
+from tokensession.providers import OAuth2, StrategyProvider
 from tokensession.providers.protocol import TokenResponse
 from tokensession.stores import MemoryStore
-from tokensession.stores.protocol import Store
+from tokensession.stores.protocol import Record, Store
 from tokensession.testing import FakeClock, ScriptedTransport, token_response
 
 LIFETIME = 3600
+IMPATIENT = Policy(retry_within=0)
+"""Callers get the first failure. Tests about waiting through failures pass a policy of their own."""
 
 
 def success(
@@ -37,6 +40,11 @@ def invalid_grant() -> TokenResponse:
     return token_response({"error": "invalid_grant"}, status=400)
 
 
+def state_of(record: Record, clock: Clock) -> TokenState:
+    """The state in this record."""
+    return decode(record.data, Now(clock.wall(), clock.boot()), age=record.age)
+
+
 class Rig:
     """One process: a source over a store that may be shared, with a scripted transport."""
 
@@ -50,12 +58,14 @@ class Rig:
         key: str | None = "account",
         policy: Policy | None = None,
         leeway: float = 0,
+        provider: StrategyProvider | None = None,
+        transport: ScriptedTransport | None = None,
     ) -> None:
         self.clock = clock or FakeClock(jitter=0.0)
         self.store = store if store is not None else MemoryStore(clock=self.clock)
-        self.transport = ScriptedTransport(*script)
+        self.transport = transport or ScriptedTransport(*script)
         self.events: list[Event] = []
-        self.provider = OAuth2(
+        self.provider: StrategyProvider = provider or OAuth2(
             token_url="https://id.example.com/token",
             client_id="client",
             client_secret="client-secret",
@@ -71,7 +81,7 @@ class Rig:
             self.transport,
             store=self.store,
             key=key,
-            policy=policy,
+            policy=policy or IMPATIENT,
             clock=self.clock,
             observer=self.events.append,
         )
@@ -88,7 +98,7 @@ class Rig:
     async def stored(self) -> TokenState | None:
         """The state that is stored under the key."""
         record = await self.store.load(self.source.key)
-        return decode(record.data) if record else None
+        return state_of(record, self.clock) if record else None
 
     async def stored_access(self) -> str | None:
         """The access token that is stored, or None."""
@@ -109,6 +119,17 @@ async def until_sleeping(clock: FakeClock, seconds: float) -> None:
     """Wait until a task sleeps for exactly this long. Its pause identifies where it is."""
     while seconds not in clock.sleepers:
         await asyncio.sleep(0)
+
+
+async def seconds_until_done(task: asyncio.Future[Any], clock: FakeClock, *, at_most: float = 300) -> float:
+    """Let time pass until the task is done, and return how much. Each sleeper wakes at its own moment."""
+    began = clock.boot()
+    while True:
+        await let_tasks_run(200)  # more than the last look after a time-out takes
+        if task.done():
+            return clock.boot() - began
+        assert clock.boot() - began < at_most, "it does not end"
+        clock.advance(clock.sleepers[0] if clock.sleepers else 0)
 
 
 async def let_tasks_run(count: int = 50) -> None:

@@ -39,15 +39,33 @@ async def hang() -> None:
     await asyncio.Event().wait()
 
 
-class ScriptedStore(MemoryStore):
-    """`steps["commit"] = fail` is awaited before a commit. So are "load", "put", "claim" and "abandon".
+class Hanging:
+    """A step that hangs until `end` is set. If `stubborn`, it ignores its cancellation too."""
 
-    "committed" is awaited after a commit, and "stored" after a put.
+    def __init__(self, *, stubborn: bool) -> None:
+        self.end = asyncio.Event()
+        self._stubborn = stubborn
+
+    async def __call__(self) -> None:
+        while not self.end.is_set():
+            try:
+                await self.end.wait()
+            except asyncio.CancelledError:
+                if not self._stubborn:
+                    raise
+
+
+class ScriptedStore(MemoryStore):
+    """`steps["commit"] = fail` is awaited before a commit.
+
+    So are "load", "put", "claim", "sending" and "abandon" before these calls, "committed" after a commit, and
+    "stored" after a put. `listening` has what each claim's `sending` was told.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.steps: dict[str, Step] = {}
+        self.listening: list[float] = []
 
     async def step(self, name: str) -> None:
         if name in self.steps:
@@ -78,7 +96,12 @@ class ScriptedClaim:
 
     def __init__(self, store: ScriptedStore, claim: Claim) -> None:
         self._store, self._claim = store, claim
-        self.current, self.interrupted = claim.current, claim.interrupted
+        self.current, self.interrupted, self.listening = claim.current, claim.interrupted, claim.listening
+
+    async def sending(self, *, listening: float = 0.0) -> None:
+        await self._store.step("sending")
+        self._store.listening.append(listening)
+        await self._claim.sending(listening=listening)
 
     async def commit(self, data: bytes) -> Record:
         await self._store.step("commit")

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from _rig import state_of
 
-from tokensession._refresh.state import TokenState, decode
+from tokensession._refresh.state import TokenState
+from tokensession.clock import Clock
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
 from tokensession.stores.protocol import Record, Store
-from tokensession.testing import FakeClock
 
 STORES = pytest.mark.parametrize("kind", ["memory", "file", "sqlite"])
 
@@ -21,7 +22,7 @@ class SharedStore:
     All processes share the one memory store.
     """
 
-    def __init__(self, kind: str, path: Path, clock: FakeClock) -> None:
+    def __init__(self, kind: str, path: Path, clock: Clock) -> None:
         self.kind = kind
         self.clock = clock
         path.mkdir(exist_ok=True)
@@ -41,7 +42,7 @@ class SharedStore:
         store = self.open()
         record = await store.load("account")
         await store.aclose()
-        return decode(record.data) if record else None
+        return state_of(record, self.clock) if record else None
 
     async def interrupted(self) -> float | None:
         """How long ago a holder began that never ended its claim, in seconds.
@@ -56,3 +57,23 @@ class SharedStore:
         await claim.abandon()
         await store.aclose()
         return interrupted
+
+    async def copy(self) -> bytes:
+        """What is stored now, as a backup keeps it."""
+        store = self.open()
+        record = await store.load("account")
+        await store.aclose()
+        assert record is not None
+        return record.data
+
+    async def go_back(self, copy: bytes) -> None:
+        """Put an older copy of the record back: a restored backup, a failover to a replica."""
+        store = self.open()
+        await store.put("account", copy)
+        await store.aclose()
+
+    async def lose(self) -> None:
+        """Lose the record: a cache without persistence restarts, a volume is replaced."""
+        store = self.open()
+        await store.delete("account")
+        await store.aclose()

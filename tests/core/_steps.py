@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 from _rig import success
 
 from tokensession.providers.protocol import TokenRequest, TokenResponse
-from tokensession.testing import token_response
+from tokensession.testing import ScriptedTransport, token_response
 
 REFRESH = "tokensession refresh"
 """The beginning of the name of a refresh task."""
@@ -65,18 +65,21 @@ class Steps:
         parent = asyncio.current_task()
         work = _Stepped(coroutine, self)
         task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
-        if self.children and parent in self._watched:
+        if self.children and parent is not None and self._is_watched(parent):
             self._watched.add(task)
         return task
+
+    def _is_watched(self, task: asyncio.Task[Any]) -> bool:
+        if task.get_name().startswith(self.name):  # it has no name yet when it is made
+            self._watched.add(task)
+            self.root = self.root or task
+        return task in self._watched
 
     def suspended(self) -> None:
         """The running task suspends."""
         task = asyncio.current_task()
         assert task is not None
-        if task.get_name().startswith(self.name):  # it has no name yet when it is made
-            self._watched.add(task)
-            self.root = self.root or task
-        if task not in self._watched:
+        if not self._is_watched(task):
             return
         self.count += 1
         if self.at is None or self.count == self.at + 1:
@@ -114,7 +117,8 @@ class Provider:
     """A token endpoint without a network. Refresh tokens rotate, and each works once.
 
     `answer` is a line for a `ScriptedTransport`. It suspends before and after the refresh token is spent, as
-    a real request does. `issued` is the number of the last token, `valid` the refresh token that works.
+    a real request does. `transport` suspends while it connects, too. `issued` is the number of the last
+    token, `valid` the refresh token that works.
     """
 
     def __init__(self, configured: str = "configured-token") -> None:
@@ -126,6 +130,10 @@ class Provider:
     def reused(self) -> int:
         """How many requests brought a refresh token that had been sent before."""
         return len(self.sent) - len(set(self.sent))
+
+    def transport(self) -> ScriptedTransport:
+        """A transport that sends to this provider, as often as it is asked to."""
+        return _Network(self)
 
     def answer(self, request: TokenRequest) -> Awaitable[TokenResponse]:
         """Redeem the refresh token in the request."""
@@ -142,3 +150,16 @@ class Provider:
         response = success(self.issued)
         await asyncio.sleep(0)
         return response
+
+
+class _Network(ScriptedTransport):
+    def __init__(self, provider: Provider) -> None:
+        super().__init__()
+        self._provider = provider
+
+    async def send(self, request: TokenRequest, *, on_sending: Any = None, **_times: float) -> TokenResponse:
+        self.requests.append(request)
+        for _ in range(3):
+            await asyncio.sleep(0)  # the connection: nothing has left yet
+        await on_sending()
+        return await self._provider.answer(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from _rig import LIFETIME, Rig, run, success
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokensession import Freshness, NotSent, TokenUnavailable
+from tokensession import Freshness, NotSent, OutcomeUnknown, TokenUnavailable
 from tokensession._refresh.schedule import deadlines
 from tokensession.policy import Policy
 from tokensession.stores import MemoryStore
@@ -31,6 +32,10 @@ class RecordingClock(FakeClock):
     async def sleep(self, seconds: float) -> None:
         self.slept_for.append(seconds)
         await super().sleep(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> asyncio.Future[None]:
+        self.slept_for.append(seconds)
+        return super().call_later(seconds, callback)
 
 
 def at_once(rig: Rig) -> str:
@@ -137,7 +142,7 @@ def test_f35_the_wall_clock_may_step_at_any_moment(moment: str, step: float) -> 
             clock.step_wall(step)
             with pytest.raises(TokenUnavailable) as caught:
                 await rig.access()
-            assert caught.value.retry_after == 0.5, "pauses do not depend on the wall clock"
+            assert caught.value.retry_after == 0.75, "pauses do not depend on the wall clock"
             clock.advance(1)
         else:
             rig.transport.script(success(2))
@@ -184,6 +189,34 @@ def test_f35_a_clock_that_is_wrong_by_an_hour_changes_nothing(offset: float) -> 
     run(main)
 
 
+def test_f35_a_store_whose_clock_stands_still_makes_no_token_younger() -> None:
+    """A process knows when it got its token, whatever the store says about the age of the record."""
+
+    async def main() -> None:
+        store = MemoryStore(clock=FakeClock())
+        rig = Rig(success(1), OutcomeUnknown("reset"), store=store)
+        await rig.access()
+        rig.clock.advance(LIFETIME)
+        with pytest.raises(OutcomeUnknown):
+            await rig.access()
+
+    run(main)
+
+
+def test_f35_a_pause_ends_although_the_clock_of_the_store_stands_still() -> None:
+    """It is counted from when the process first sees it."""
+
+    async def main() -> None:
+        store = MemoryStore(clock=FakeClock())
+        rig = Rig(OutcomeUnknown("reset"), success(1), store=store)
+        with pytest.raises(OutcomeUnknown):
+            await rig.access()
+        rig.clock.advance(2)
+        assert await rig.access() == "access-1"
+
+    run(main)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     lifetime=st.integers(1, 30 * 86_400),
@@ -226,7 +259,7 @@ def test_f36_the_refresh_window_is_at_most_a_fifth_of_the_lifetime_before_jitter
     lifetime: float, jitter: float
 ) -> None:
     """For any lifetime L, DUE comes at most L/5 before the end, or 1.2 L/5 with full jitter."""
-    limits = deadlines(Token("a", 0.0, lifetime), Policy(), 0, 0, jitter=jitter)
+    limits = deadlines(Token("a", 0.0, lifetime), 0.0, Policy(), jitter=jitter)
     spread = 1 + 0.2 * jitter
     assert lifetime - limits.due_wall <= lifetime / 5 * spread * (1 + 1e-9)
     assert lifetime - limits.due_wall <= 300 * spread * (1 + 1e-9)

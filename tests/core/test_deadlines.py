@@ -7,26 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from _rig import Rig, let_tasks_run, run, success
+from _rig import Rig, let_tasks_run, run, seconds_until_done, success
+from _scripted_store import Hanging, scripted
 
-from tokensession import OutcomeUnknown, StoreUnavailable, TokenSessionError
+from tokensession import NotSent, OutcomeUnknown, SignInRequired, StoreUnavailable
 from tokensession.providers.protocol import TokenRequest, TokenResponse
-from tokensession.stores import MemoryStore
-from tokensession.stores.protocol import Record
-from tokensession.testing import FakeClock
 
-LONGEST = 10 + 30 + 20 + 10 + 20
-"""Seconds. A refresh whose parts all take as long as they may is over by then."""
-
-
-async def ended(rig: Rig, caller: asyncio.Task[str]) -> float:
-    """After how many seconds of the rig's clock the caller has its answer. At most LONGEST."""
-    for second in range(LONGEST + 1):
-        await let_tasks_run(200)  # more than the last look after a time-out takes
-        if caller.done():
-            return second
-        rig.clock.advance(1)
-    raise AssertionError(f"no end after {LONGEST} s")
+CALLER = 20
+"""Seconds. `Policy.caller_timeout`: no caller waits longer, whatever hangs."""
 
 
 async def never(_request: TokenRequest) -> TokenResponse:
@@ -40,17 +28,7 @@ async def cleans_up(_request: TokenRequest) -> TokenResponse:
     try:
         await asyncio.Event().wait()
     finally:
-        for _ in range(10):
-            await asyncio.sleep(0)
-    raise AssertionError
-
-
-async def answers_when_cancelled(_request: TokenRequest) -> TokenResponse:
-    """Returns a response when it is cancelled."""
-    try:
-        await asyncio.Event().wait()
-    except asyncio.CancelledError:
-        return success(1)
+        await let_tasks_run(10)
     raise AssertionError
 
 
@@ -69,123 +47,133 @@ async def spins(_request: TokenRequest) -> TokenResponse:
         await asyncio.sleep(0)
 
 
-TRANSPORTS: list[Any] = [never, cleans_up, answers_when_cancelled, fails_when_cancelled, spins]
+TRANSPORTS: list[Any] = [never, cleans_up, fails_when_cancelled, spins]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda transport: transport.__name__)
-@pytest.mark.parametrize("rotates", [False, True], ids=["permanent", "rotating"])
+@pytest.mark.parametrize(("rotates", "limit"), [(False, 20), (True, 120)], ids=["permanent", "rotating"])
 def test_f03_f10_the_token_request_is_over_by_its_deadline_whatever_the_transport_does(
-    transport: Callable[..., Any], rotates: bool
+    transport: Callable[..., Any], rotates: bool, limit: int
 ) -> None:
-    """A token request ends after Policy.request_timeout, and the next caller starts a new refresh."""
+    """It ends after `request_timeout`, or `response_timeout` if its answer has the next refresh token."""
 
     async def main() -> None:
         rig = Rig(transport, success(2), rotates=rotates)
         callers = [asyncio.create_task(rig.access()) for _ in range(10)]
-        assert await ended(rig, callers[0]) == rig.source._transaction.policy.request_timeout == 20
-        for caller in callers:
-            with pytest.raises(OutcomeUnknown):
-                await caller
-        assert rig.transport.timeouts == [(5, 20)], "the transport gets the time-outs too"
+        answers = asyncio.gather(*callers, return_exceptions=True)
+        assert await seconds_until_done(answers, rig.clock) == CALLER
+        assert {type(answer) for answer in await answers} == {OutcomeUnknown}
+        over = asyncio.create_task(rig.refreshed())
+        assert CALLER + await seconds_until_done(over, rig.clock) == limit
+        assert rig.transport.timeouts == [(5, limit)], "the transport gets the time-outs too"
         stored = await rig.stored()
-        assert (stored is not None and stored.attempt is not None) is rotates
-        rig.clock.advance(1)
+        assert stored is not None
+        assert stored.failures is not None
+        assert stored.failures.unknown == int(rotates)
+        rig.clock.advance(2)
         assert await rig.access() == "access-2"
         assert rig.token_requests == 2
 
     run(main)
 
 
-def test_f03_f10_a_transport_that_ignores_cancellation_does_not_hold_up_the_refresh() -> None:
-    """A transport that ignores its cancellation is abandoned, and the deadline holds."""
+@pytest.mark.parametrize(("rotates", "limit"), [(False, 20), (True, 120)], ids=["permanent", "rotating"])
+def test_f03_f10_a_transport_that_ignores_cancellation_does_not_hold_up_the_refresh(
+    rotates: bool, limit: int
+) -> None:
+    """It has two seconds to end, and is left alone then."""
 
     async def main() -> None:
-        stopped = asyncio.Event()
+        hanging = Hanging(stubborn=True)
 
         async def ignores_cancellation(_request: TokenRequest) -> TokenResponse:
-            while not stopped.is_set():
-                try:
-                    await stopped.wait()
-                except asyncio.CancelledError:
-                    continue
+            await hanging()
             raise ConnectionError
 
-        rig = Rig(ignores_cancellation, success(2), rotates=False)
+        rig = Rig(ignores_cancellation, success(2), rotates=rotates)
         caller = asyncio.create_task(rig.access())
         try:
-            assert await ended(rig, caller) <= 22
+            assert await seconds_until_done(caller, rig.clock) == CALLER
+            over = asyncio.create_task(rig.refreshed())
+            assert CALLER + await seconds_until_done(over, rig.clock) == limit + 2
+            rig.clock.advance(2)
+            assert await rig.access() == "access-2"
         finally:
-            stopped.set()
+            hanging.end.set()
             await asyncio.gather(caller, return_exceptions=True)
 
     run(main)
 
 
-class StuckStore(MemoryStore):
-    """A third-party store whose method `where` hangs until `repaired` is set."""
-
-    def __init__(self, where: str, **options: Any) -> None:
-        super().__init__(**options)
-        self.where = where
-        self.repaired = asyncio.Event()
-
-    async def _pass(self, where: str) -> None:
-        if self.where == where:
-            await self.repaired.wait()
-
-    async def load(self, key: str) -> Record | None:
-        await self._pass("load")
-        return await super().load(key)
-
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
-        await self._pass("claim")
-        claim = await super().claim(key, seen=seen, timeout=timeout)
-        return claim if isinstance(claim, Record) else StuckClaim(self, claim)
-
-
-class StuckClaim:
-    """A claim of a `StuckStore`."""
-
-    def __init__(self, store: StuckStore, claim: Any) -> None:
-        self._store, self._claim = store, claim
-        self.current, self.interrupted = claim.current, claim.interrupted
-
-    async def commit(self, data: bytes) -> Record:
-        await self._store._pass("commit")
-        record: Record = await self._claim.commit(data)
-        return record
-
-    async def abandon(self) -> None:
-        await self._store._pass("abandon")
-        await self._claim.abandon()
-
-
-@pytest.mark.parametrize("where", ["load", "claim", "commit", "abandon"])
-def test_f03_a_store_that_hangs_anywhere_does_not_hold_up_the_refresh(where: str) -> None:
-    """Reading, claiming, writing and abandoning each have a deadline, so callers get an answer in time."""
+@pytest.mark.parametrize("stubborn", [False, True], ids=["hangs", "ignores its cancellation"])
+@pytest.mark.parametrize(
+    ("where", "seconds", "answer"),
+    [
+        ("load", 10, StoreUnavailable),
+        ("claim", CALLER, OutcomeUnknown),
+        ("sending", CALLER, OutcomeUnknown),
+        ("commit", 10, "access-1"),
+        (
+            "abandon",
+            CALLER,
+            OutcomeUnknown,
+        ),  # after ten seconds the next attempt is due, and waits for the claim
+    ],
+)
+def test_f03_a_store_that_hangs_anywhere_does_not_hold_up_the_callers(
+    where: str, seconds: int, answer: Any, stubborn: bool
+) -> None:
+    """Each call of a store has a deadline. For a store that cannot be stopped, each caller has its own."""
 
     async def main() -> None:
-        clock = FakeClock(jitter=0.5)
-        store = StuckStore(where, clock=clock)
-        response = RuntimeError("a provider that fails") if where == "abandon" else success(1)
-        rig = Rig(response, success(2), store=store, clock=clock, rotates=False)
+        hanging = Hanging(stubborn=stubborn)
+        rig, store, clock = scripted(
+            NotSent("no route") if where == "abandon" else success(1),
+            success(2),
+            configured=None if where == "load" else "configured-token",
+        )
+        store.steps[where] = hanging
         caller = asyncio.create_task(rig.access())
         try:
-            await ended(rig, caller)
-            if where == "commit":
-                assert await caller == "access-1", "a new token is served from memory"
+            assert await seconds_until_done(caller, clock) == (CALLER if stubborn else seconds)
+            result = (await asyncio.gather(caller, return_exceptions=True))[0]
+            if stubborn:
+                assert isinstance(result, OutcomeUnknown)
             else:
-                with pytest.raises(StoreUnavailable if where != "abandon" else TokenSessionError):
-                    await caller
-            assert not rig.source.snapshot().refreshing
+                assert result == answer or type(result) is answer
         finally:
-            store.repaired.set()
-            await asyncio.gather(caller, return_exceptions=True)
-        if where == "abandon":  # the claim stays held: only the store can release it
+            hanging.end.set()
+            store.steps.clear()
+        if where in ("load", "abandon"):  # there is nothing to sign in with; the claim stays held
             return
-        clock.advance(31)
-        await let_tasks_run()
-        assert await rig.access() in ("access-1", "access-2")
         await rig.source.aclose()
+        clock.advance(60)
+        assert await rig.access() in ("access-1", "access-2")
+
+    run(main)
+
+
+@pytest.mark.parametrize(("where", "seconds"), [("load", 12), ("claim", 42)])
+def test_f03_a_store_call_that_never_returns_holds_up_no_later_caller(where: str, seconds: float) -> None:
+    """Two seconds after the call's time-out its refresh is left alone, and the next caller starts another."""
+
+    async def main() -> None:
+        hanging = Hanging(stubborn=True)
+        rig, store, clock = scripted(success(1), configured=None if where == "load" else "configured-token")
+        store.steps[where] = hanging
+        caller = asyncio.create_task(rig.access())
+        await let_tasks_run()
+        store.steps.clear()
+        try:
+            clock.advance(seconds + 0.1)
+            await let_tasks_run()
+            if where == "load":
+                with pytest.raises(SignInRequired):
+                    await rig.access()
+            else:
+                assert await rig.access() == "access-1"
+        finally:
+            hanging.end.set()
+            await asyncio.gather(caller, return_exceptions=True)
 
     run(main)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, success, until_sleeping
+from _scripted_store import fail, scripted
 
 from tokensession import (
     ClientRejected,
+    GrantLost,
     GrantRejected,
     InvalidTokenResponse,
     NotSent,
@@ -25,7 +27,7 @@ from tokensession import (
 from tokensession.events import RefreshFailed, Saved, SaveFailed
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
 from tokensession.stores.protocol import ANY, Record
-from tokensession.testing import FakeClock, token_response
+from tokensession.testing import FakeClock, Paused, token_response
 
 
 def test_f25_a_background_refresh_that_fails_is_an_event_and_not_an_error() -> None:
@@ -45,7 +47,7 @@ def test_f25_a_background_refresh_that_fails_is_an_event_and_not_an_error() -> N
 
 
 def test_f22_a_caller_during_the_back_off_gets_the_error_with_the_remaining_pause() -> None:
-    """A minute without a token endpoint costs a dozen requests, and each error says when to try again."""
+    """A minute without a token endpoint costs two dozen requests, and each error says when to try again."""
 
     async def main() -> None:
         rig = Rig(*(NotSent("down") for _ in range(1000)), clock=FakeClock(jitter=0.5))
@@ -56,7 +58,7 @@ def test_f22_a_caller_during_the_back_off_gets_the_error_with_the_remaining_paus
             rig.clock.advance(1)
         assert len(errors) == 60 * 170
         assert all(isinstance(e, NotSent) and e.retry_after is not None for e in errors)
-        assert rig.token_requests <= 12
+        assert rig.token_requests <= 25
 
     run(main)
 
@@ -81,7 +83,10 @@ def test_f24_a_5xx_changes_no_credentials() -> None:
 @pytest.mark.parametrize("rotates", [False, True], ids=["permanent", "rotating"])
 @pytest.mark.parametrize("failure_kind", [502, 503, 504, 408, "not sent", "no response"])
 def test_f24_no_temporary_failure_changes_the_stored_credentials(failure_kind: Any, rotates: bool) -> None:
-    """A 5xx, a 408, no connection or no response leaves the stored token and refresh token as they are."""
+    """A 5xx, a 408, no connection or no response leaves the stored token and refresh token as they are.
+
+    What other processes have to know, a pause, is noted beside them. No connection may be this machine's own.
+    """
 
     async def main() -> None:
         failure = {"not sent": NotSent("no route"), "no response": OutcomeUnknown("lost")}
@@ -97,8 +102,7 @@ def test_f24_no_temporary_failure_changes_the_stored_credentials(failure_kind: A
         assert stored is not None
         assert before_state is not None
         assert stored.token == before_state.token
-        if not (rotates and failure_kind == "no response"):  # that is noted in the state, next to the token
-            assert await rig.store.load("account") == before
+        assert (await rig.store.load("account") == before) is (failure_kind == "not sent")
         rig.clock.advance(60)
         assert await rig.access() == "access-2"
         assert "refresh_token=refresh-1" in rig.sent()
@@ -107,10 +111,10 @@ def test_f24_no_temporary_failure_changes_the_stored_credentials(failure_kind: A
 
 
 @pytest.mark.parametrize(
-    ("header", "pause"), [("120", 120.0), ("0", 1.0), ("99999", 3600.0), (None, 60.0), ("soon", 60.0)]
+    ("header", "pause"), [("120", 120.0), ("0", 1.0), ("99999", 3600.0), (None, 0.5), ("soon", 0.5)]
 )
 def test_f23_retry_after_is_honoured_within_bounds(header: str | None, pause: float) -> None:
-    """A 429 is followed by the pause it asks for, from 1 s to an hour, or by a minute if it names none."""
+    """A 429 is followed by the pause it asks for, from 1 s to an hour, or by that of any other failure."""
 
     async def main() -> None:
         headers = (("retry-after", header),) if header else ()
@@ -118,12 +122,34 @@ def test_f23_retry_after_is_honoured_within_bounds(header: str | None, pause: fl
         with pytest.raises(RateLimited) as limited:
             await rig.access()
         assert limited.value.retry_after == pause
-        rig.clock.advance(pause - 0.5)
+        rig.clock.advance(pause / 2)
         with pytest.raises(RateLimited) as limited:
             await rig.access()
-        assert limited.value.retry_after == 0.5
-        rig.clock.advance(0.5)
+        assert limited.value.retry_after == pause / 2
+        assert rig.token_requests == 1
+        rig.clock.advance(pause / 2)
         assert await rig.access() == "access-1"
+
+    run(main)
+
+
+@pytest.mark.parametrize(("header", "pause"), [(None, 60.0), ("7", 7.0)])
+def test_f23_a_429_while_the_token_is_usable_pauses_for_a_minute_if_it_names_no_time(
+    header: str | None, pause: float
+) -> None:
+    """No caller is waiting, and a minute is the shortest window of common rate limits."""
+
+    async def main() -> None:
+        headers = (("retry-after", header),) if header else ()
+        rig = Rig(success(1), token_response({}, 429, headers), success(2))
+        await rig.access()
+        rig.clock.advance(LIFETIME - 299)
+        for waited, requests in ((0.0, 2), (pause - 1, 2), (1.0, 3)):
+            rig.clock.advance(waited)
+            assert await rig.access() == "access-1"
+            await rig.refreshed()
+            assert rig.token_requests == requests
+        assert await rig.access() == "access-2"
 
     run(main)
 
@@ -175,7 +201,7 @@ def test_f25_in_an_outage_a_token_is_served_until_it_expires() -> None:
 
 
 class FaultyStore(MemoryStore):
-    """A store that fails at the steps in `broken`."""
+    """A store that fails at the steps in `broken`: "load" is any reading, and "write" any writing."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -188,6 +214,11 @@ class FaultyStore(MemoryStore):
     async def load(self, key: str) -> Record | None:
         self._check("load")
         return await super().load(key)
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
+        self._check("load")
+        self._check("claim")
+        return await super().claim(key, seen=seen, timeout=timeout)
 
     async def put(self, key: str, data: bytes, *, expect: Any = ANY) -> Record:
         self._check("put")
@@ -235,14 +266,9 @@ def test_f26_an_unreadable_store_does_not_clear_the_token_in_memory() -> None:
 def test_f28_a_store_that_is_down_fails_at_once_and_is_not_taken_for_contention(where: str) -> None:
     """An outage is StoreUnavailable at once; only waiting for another holder ends in ClaimTimeout."""
 
-    class DownStore(FaultyStore):
-        async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
-            self._check("claim")
-            return await super().claim(key, seen=seen, timeout=timeout)
-
     async def main() -> None:
         clock = FakeClock()
-        store = DownStore(clock=clock)
+        store = FaultyStore(clock=clock)
         rig = Rig(success(1), store=store, clock=clock)
         store.broken = {where}
         caller = asyncio.create_task(rig.access())
@@ -305,35 +331,63 @@ def test_f27_a_rotated_token_that_cannot_be_stored_is_served_and_stored_later() 
     run(main)
 
 
+LIMITED = token_response({}, 429, (("retry-after", "600"),))
+
+
 @pytest.mark.parametrize(
-    ("end", "kind"), [(invalid_grant(), GrantRejected), (OutcomeUnknown("lost"), OutcomeUnknown)]
+    ("end", "kind", "pause"),
+    [(invalid_grant(), GrantRejected, 10_000.0), (LIMITED, RateLimited, 600.0)],
+    ids=["rejected", "limited"],
 )
-def test_f21_f27_an_outcome_that_cannot_be_stored_is_stored_later(end: Any, kind: type[Exception]) -> None:
-    """A rejection or lost response that could not be noted is noted later; until then nothing is sent."""
+def test_f21_f23_a_note_that_cannot_be_stored_is_kept_in_memory_and_holds_no_claim(
+    end: Any, kind: type[Exception], pause: float
+) -> None:
+    """This process sends nothing more, and any other one may find out for itself with one request."""
 
     async def main() -> None:
-        rig, store, clock = faulty(success(1), end, success(3))
+        rig, store, clock = faulty(success(1), end)
         await rig.access()
         clock.advance(LIFETIME)
         store.broken = {"write"}
-        with pytest.raises(kind):
-            await rig.access()
-        assert rig.source.snapshot().unsaved
-        for _ in range(5):
-            clock.advance(5)
-            with pytest.raises(TokenSessionError):
+        for _ in range(20):
+            with pytest.raises(kind):
                 await rig.access()
+            clock.advance(pause / 40)
         assert rig.token_requests == 2
+        assert not rig.source.snapshot().unsaved
+        assert not store._holders
         store.broken = set()
-        clock.advance(60)
-        while rig.source.snapshot().unsaved:
-            await let_tasks_run()
-        assert [event.token for event in rig.events if isinstance(event, Saved)] == [None]
-        stored = await rig.stored()
-        assert stored is not None
-        assert (stored.rejection is None) is (kind is OutcomeUnknown)
-        assert (stored.attempt is None) is (kind is GrantRejected)
-        await rig.source.aclose()
+        other = Rig(end, store=store, clock=clock)
+        for _ in range(2):
+            with pytest.raises(kind):
+                await other.access()
+            with pytest.raises(kind):
+                await rig.access()
+            clock.advance(2)
+        assert (rig.token_requests, other.token_requests) == (2, 1)
+        assert not any(isinstance(event, Saved | SaveFailed) for event in rig.events)
+
+    run(main)
+
+
+def test_f17_f27_a_lost_response_whose_note_cannot_be_stored_is_remembered_in_memory() -> None:
+    """The pause holds, and a rejection afterwards says that the lost request has probably spent the token."""
+
+    async def main() -> None:
+        rig, store, clock = faulty(success(1), OutcomeUnknown("lost"), invalid_grant())
+        await rig.access()
+        clock.advance(LIFETIME)
+        store.broken = {"write"}
+        with pytest.raises(OutcomeUnknown):
+            await rig.access()
+        assert not store._holders
+        clock.advance(1)
+        with pytest.raises(OutcomeUnknown):
+            await rig.access()
+        assert rig.token_requests == 2, "it may still be on its way"
+        clock.advance(1)
+        with pytest.raises(GrantLost):
+            await rig.access()
 
     run(main)
 
@@ -342,32 +396,37 @@ def test_an_unsaved_token_gives_way_to_a_newer_sign_in() -> None:
     """The late write is superseded, and the newer token is served."""
 
     async def main() -> None:
-        rig, store, clock = faulty(success(1))
-        other = Rig(success(9), store=store, clock=clock)
-        store.broken = {"write"}
+        rig, store, clock = scripted(success(1))
+        store.steps["commit"] = fail
         await rig.access()
-        store.broken = set()
-        await other.source.sign_in(refresh_token="new")
-        await clock.slept()
+        other = Rig(success(9), store=store, clock=clock)
+        signing_in = asyncio.create_task(other.source.sign_in(code="new"))
+        await let_tasks_run()
+        clock.advance(5)  # sign_in_wait: it does without the claim
+        await signing_in
+        store.steps.clear()
         clock.advance(31)
         await let_tasks_run()
         assert await rig.access() == "access-9"
         assert not rig.source.snapshot().unsaved
+        assert not store.has_claims()
+        assert not any(isinstance(event, Saved) for event in rig.events), "it was never stored"
 
     run(main)
 
 
 def test_a_code_is_not_spent_when_the_store_is_down() -> None:
-    """Signing in looks at the store first."""
+    """Signing in looks at the store first, and notes there that the code is being sent."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = FaultyStore(clock=clock)
-        rig = Rig(store=store, clock=clock)
-        store.broken = {"load"}
-        with pytest.raises(StoreUnavailable):
-            await rig.source.sign_in(code="once")
-        assert rig.token_requests == 0
+        rig, store, _ = faulty(success(1))
+        for step in ("load", "claim", "put"):
+            store.broken = {step}
+            with pytest.raises(StoreUnavailable):
+                await rig.source.sign_in(code="once")
+        assert rig.transport.sent == 0
+        store.broken = set()
+        assert (await rig.source.sign_in(code="once")).access_token == "access-1"
 
     run(main)
 
@@ -376,15 +435,20 @@ def test_a_sign_in_that_cannot_be_stored_is_served_and_stored_later() -> None:
     """A code works once, so its token must not be lost."""
 
     async def main() -> None:
-        rig, store, clock = faulty(success(1))
+        paused = Paused(success(1))
+        rig, store, clock = faulty(paused)
+        signing_in = asyncio.create_task(rig.source.sign_in(code="once"))
+        await paused.arrived.wait()
         store.broken = {"put"}
-        await rig.source.sign_in(code="once")
+        paused.release()
+        await signing_in
         assert await rig.access() == "access-1"
+        assert rig.source.snapshot().unsaved
         store.broken = set()
         await clock.slept()
         clock.advance(31)
         await let_tasks_run()
-        assert (await rig.stored()) is not None
+        assert await rig.stored_access() == "access-1"
 
     run(main)
 
@@ -409,7 +473,7 @@ def test_any_exception_of_a_third_party_store_becomes_a_typed_error() -> None:
     """The original exception is its cause."""
 
     class BrokenStore(MemoryStore):
-        async def load(self, key: str) -> Record | None:
+        async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
             raise ConnectionResetError("by peer")
 
     async def main() -> None:
@@ -449,6 +513,10 @@ def test_a_sign_in_replaces_a_record_that_the_store_cannot_read() -> None:
             if not self._records:
                 raise StoreCorrupt("The file is damaged.")
             return await super().load(key)
+
+        async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
+            await self.load(key)
+            return await super().claim(key, seen=seen, timeout=timeout)
 
     async def main() -> None:
         rig = Rig(success(1), store=DamagedStore())
@@ -510,21 +578,29 @@ def test_f27_a_third_party_store_whose_commit_fails_or_hangs_loses_no_rotated_to
     run(main)
 
 
-def test_f03_a_store_that_never_answers_is_a_typed_error_in_time() -> None:
-    """If the store hangs, callers get StoreUnavailable after `store_timeout`."""
+@pytest.mark.parametrize(("step", "seconds"), [("load", 10), ("claim", 40)])
+def test_f03_a_store_that_never_answers_is_a_typed_error_in_time(step: str, seconds: int) -> None:
+    """After `store_timeout`, and with the wait for a claim before it, the refresh ends."""
 
     class HangingStore(MemoryStore):
         async def load(self, key: str) -> Record | None:
             await asyncio.Event().wait()
             return None
 
+        async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
+            await asyncio.Event().wait()
+
     async def main() -> None:
-        rig = Rig(store=HangingStore())
+        rig = Rig(store=HangingStore(), configured=None if step == "load" else "configured-token")
         caller = asyncio.create_task(rig.access())
-        await until_sleeping(rig.clock, 10)
-        rig.clock.advance(10)
-        with pytest.raises(StoreUnavailable, match="did not answer"):
+        await until_sleeping(rig.clock, seconds)
+        for _ in range(seconds):
+            rig.clock.advance(1)
+            await let_tasks_run()
+        with pytest.raises(StoreUnavailable if step == "load" else OutcomeUnknown):
             await caller
+        await rig.refreshed()
+        assert any(isinstance(e, RefreshFailed) and e.error == "StoreUnavailable" for e in rig.events)
 
     run(main)
 
@@ -571,5 +647,47 @@ def test_a_forced_refresh_does_not_wait_for_the_back_off_of_a_background_refresh
         await rig.refreshed()
         rig.clock.advance(1)
         assert (await rig.source.refresh(token)).access_token == "access-2"
+
+    run(main)
+
+
+@pytest.mark.parametrize("way", ["refresh", "sign in"])
+def test_f35_a_tokens_life_counts_from_when_its_request_left(way: str) -> None:
+    """Not from when it was answered: the server may have issued it at any moment in between."""
+
+    async def main() -> None:
+        paused = Paused(success(1))
+        rig = Rig(paused, success(2))
+        sent = rig.clock.wall()
+        call = rig.source.token() if way == "refresh" else rig.source.sign_in(refresh_token="new")
+        caller = asyncio.create_task(call)
+        await paused.arrived.wait()
+        rig.clock.advance(15)
+        paused.release()
+        token = await caller
+        assert token.obtained_at == sent
+        assert rig.source.snapshot().seconds_left == LIFETIME - 15
+        state = await rig.stored()
+        assert state is not None
+        assert state.obtained == rig.clock.boot() - 15
+        rig.clock.advance(LIFETIME - 15)
+        assert await rig.access() == "access-2"
+
+    run(main)
+
+
+def test_f25_a_refresh_starts_when_the_token_is_due_although_the_wall_clock_is_read_once_a_second() -> None:
+    """On a boot clock that counts sleep, a look at it is enough, and it knows when the token is due."""
+
+    async def main() -> None:
+        rig = Rig(success(1), success(2), clock=FakeClock(boot_counts_sleep=True))
+        await rig.access()
+        rig.clock.advance(LIFETIME - 300.5)
+        assert await rig.access() == "access-1"
+        assert rig.token_requests == 1
+        rig.clock.advance(0.5)
+        assert await rig.access() == "access-1"
+        await rig.refreshed()
+        assert rig.token_requests == 2
 
     run(main)

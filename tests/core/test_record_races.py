@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, success
+from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, state_of, success
 from _shared_store import STORES, SharedStore
 
-from tokensession import ClaimTimeout
-from tokensession._refresh.state import TokenState, decode, encode
+from tokensession import ClaimTimeout, Policy
+from tokensession._refresh.state import Now, TokenState, encode
 from tokensession.errors import Superseded
-from tokensession.stores.protocol import Record, Store
+from tokensession.stores import MemoryStore
+from tokensession.stores.protocol import Claim, Record, Store
 from tokensession.testing import FakeClock, Paused
 
 
@@ -31,6 +32,11 @@ class GatedStore:
         await self.go_on.wait()
         self.claimed = await self._store.claim(key, seen=seen, timeout=timeout)
         return self.claimed
+
+
+def a_state(configured: str, clock: FakeClock) -> bytes:
+    """The bytes of a state with a mark of its own."""
+    return encode(TokenState(configured=configured), Now(clock.wall(), clock.boot()))
 
 
 @STORES
@@ -87,7 +93,7 @@ def test_f09_the_claim_is_held_from_the_second_look_to_the_commit(tmp_path: Path
         assert await caller == "access-2"
         newer = await other.claim("account", seen=record.version, timeout=0)
         assert isinstance(newer, Record)
-        token = decode(newer.data).token
+        token = state_of(newer, clock).token
         assert token is not None
         assert token.refresh_token == "refresh-2"
         await rig.source.aclose()
@@ -102,21 +108,22 @@ def test_f12_a_commit_compares_versions_and_not_owners_of_the_claim(tmp_path: Pa
     """A result whose claim is gone is stored if nothing newer is, and changes nothing otherwise."""
 
     async def main() -> None:
-        shared = SharedStore(kind, tmp_path, FakeClock())
+        clock = FakeClock()
+        shared = SharedStore(kind, tmp_path, clock)
         store, other = shared.open(), shared.open()
         late_claim = await store.claim("account", seen=None, timeout=1)
         assert not isinstance(late_claim, Record)
         await late_claim.abandon()  # as if its lease had lapsed
         other_claim = await other.claim("account", seen=None, timeout=1)
         assert not isinstance(other_claim, Record)
-        record = await late_claim.commit(encode(TokenState(configured="late")))
+        record = await late_claim.commit(a_state("late", clock))
         assert await other.load("account") == record
         with pytest.raises(Superseded):
-            await other_claim.commit(encode(TokenState(configured="between")))
+            await other_claim.commit(a_state("between", clock))
         assert await other.load("account") == record
         newer = await other.put("account", b"newer")
         with pytest.raises(Superseded):
-            await late_claim.commit(encode(TokenState(configured="later")))
+            await late_claim.commit(a_state("later", clock))
         assert await other.load("account") == newer
         await store.aclose()
         await other.aclose()
@@ -143,6 +150,7 @@ def test_f12_a_refresh_that_loses_its_claim_stores_its_token_or_adopts_the_newer
         clock.advance(LIFETIME)
         caller = asyncio.create_task(rig.access())
         await paused.arrived.wait()
+        assert not isinstance(store.claimed, Record)
         await store.claimed.abandon()
         if newer:
             assert await other.access() == "access-7"
@@ -168,12 +176,13 @@ def test_f20_the_loser_of_a_race_leaves_the_winners_record_as_it_is(tmp_path: Pa
         shared = SharedStore(kind, tmp_path, clock)
         paused = Paused(invalid_grant())
         loser = Rig(success(1), paused, store=shared.open(), clock=clock)
-        winner = Rig(success(7), store=shared.open(), clock=clock)
+        at_once = Policy(retry_within=0, sign_in_wait=0)  # the loser's request holds the claim
+        winner = Rig(success(7), store=shared.open(), clock=clock, policy=at_once)
         await loser.access()
         clock.advance(LIFETIME)
         caller = asyncio.create_task(loser.access())
         await paused.arrived.wait()
-        await winner.source.sign_in(refresh_token="new-token")
+        await winner.source.sign_in(code="new-code")
         before = await winner.store.load("account")
         paused.release()
         assert await caller == "access-7"
@@ -183,5 +192,61 @@ def test_f20_the_loser_of_a_race_leaves_the_winners_record_as_it_is(tmp_path: Pa
         for rig in (loser, winner):
             await rig.source.aclose()
             await rig.store.aclose()
+
+    run(main)
+
+
+class LapsedStore(MemoryStore):
+    """A store with leases: the claim of a holder that is paused goes to the next one, who is told so."""
+
+    def lapse(self, key: str) -> None:
+        """The lease of the holder, who has sent a request, runs out."""
+        holder = self._holders.pop(key)
+        assert holder.sent is not None
+        self._interrupted[key] = holder.sent
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
+        claim = await super().claim(key, seen=seen, timeout=timeout)
+        return claim if isinstance(claim, Record) else LapsedClaim(claim)
+
+
+class LapsedClaim:
+    """A claim of a `LapsedStore`. The holder before listens for 30 s."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.current, self.interrupted = claim.current, claim.interrupted
+        self.listening = 0.0 if claim.interrupted is None else 30.0 - claim.interrupted
+        self.sending, self.commit, self.abandon = claim.sending, claim.commit, claim.abandon
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["in time", "never"])
+def test_f12_who_takes_over_a_lapsed_claim_waits_for_its_holders_answer(arrives: bool) -> None:
+    """The holder was only paused. What it stores during the wait is adopted, and the spent token not sent."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = LapsedStore(clock=clock)
+        paused = Paused(success(2))
+        patient = Policy(retry_within=0, caller_timeout=100)
+        holder = Rig(success(1), paused, store=store, clock=clock)
+        other = Rig(success(3), store=store, clock=clock, policy=patient)
+        await holder.access()
+        clock.advance(LIFETIME)
+        first = asyncio.create_task(holder.access())
+        await paused.arrived.wait()
+        store.lapse("account")
+        second = asyncio.create_task(other.access())
+        await let_tasks_run()
+        clock.advance(15)
+        await let_tasks_run()
+        assert other.token_requests == 0
+        if arrives:
+            paused.release()
+            assert await first == "access-2"
+        clock.advance(15)
+        assert await second == ("access-2" if arrives else "access-3")
+        assert other.token_requests == (0 if arrives else 1)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
 
     run(main)

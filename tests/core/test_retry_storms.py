@@ -9,7 +9,7 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from _rig import LIFETIME, Rig, run, success
+from _rig import IMPATIENT, LIFETIME, Rig, run, success
 
 from tokensession import (
     AiohttpTransport,
@@ -17,39 +17,59 @@ from tokensession import (
     NotSent,
     OutcomeUnknown,
     RateLimited,
+    TokenSessionError,
     TokenUnavailable,
 )
 from tokensession.providers import OAuth2
-from tokensession.stores import MemoryStore
+from tokensession.stores import MemoryStore, Record
 from tokensession.testing import FakeClock, Fault, OAuth2Server, Reset, Response, Truncate, token_response
 
 MINUTE = 60.0
 WAVES, CALLERS = 200, 50  # ten thousand callers in one minute
 USABLE = 239.0  # seconds until the token is ENDING, when it has been DUE for a second
+LOOKS = 2 * MINUTE  # about one look at the store in a second, and at most two
 
 FAILURES: dict[str, Callable[[], Any]] = {
     "not sent": lambda: NotSent("no route"),
     "500": lambda: token_response({}, 500),
     "503": lambda: token_response(b"", 503),
+    "429": lambda: token_response(b"", 429),
 }
 
 
 def at_most(failure: str, jitter: float, *, usable: bool) -> int:
     """How many requests docs/concepts/life-of-a-token.md permits in one minute.
 
-    A 503 without Retry-After pauses for a minute. Otherwise the pause is `jitter` times a cap that doubles,
-    and at least a tenth of the cap. While the token is usable, the cap is 30 s to 5 min, and at most a third
-    of the usable time left. Without a usable token it is 1 s to 30 s. The first request is sent at once.
+    Without a usable token, a pause is a second, or a fraction of 0.15 of the time since the first failure, up
+    to 30 s. While the token is usable, it is 30 s at first and doubles up to 5 min, but is at most a third of
+    the usable time left; after a 429 without a Retry-After it is a minute. Jitter makes it shorter by up to
+    a half, except that minute. The first request is sent at once.
     """
-    if failure == "503":
-        return 1
-    first, longest = (30.0, 300.0) if usable else (1.0, 30.0)
+    draw = (1 + jitter) / 2
     moment, requests = 0.0, 0
     while moment < MINUTE and requests < WAVES:
-        third = (USABLE - moment) / 3 if usable else longest
-        moment += min(first * 2**requests, longest, third) * max(jitter, 0.1)
+        if not usable:
+            moment += min(max(1.0, 0.15 * moment), 30.0) * draw
+        elif failure == "429":
+            moment += MINUTE
+        else:
+            moment += min(30.0 * 2**requests, 300.0, (USABLE - moment) / 3) * draw
         requests += 1
     return requests
+
+
+class CountingStore(MemoryStore):
+    """Counts how often it is looked at."""
+
+    looks = 0
+
+    async def load(self, key: str) -> Record | None:
+        self.looks += 1
+        return await super().load(key)
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
+        self.looks += 1
+        return await super().claim(key, seen=seen, timeout=timeout)
 
 
 def at_once(rig: Rig) -> str | TokenUnavailable:
@@ -74,7 +94,8 @@ STORMS = [
     ("500", 0.5, True),
     ("500", 0.999, False),
     ("503", 0.0, True),
-    ("503", 0.999, False),
+    ("429", 0.0, True),
+    ("429", 0.999, False),
 ]
 
 
@@ -82,32 +103,26 @@ STORMS = [
 def test_f22_ten_thousand_callers_with_an_expired_token_cause_the_requests_that_the_policy_permits(
     failure: str, jitter: float, rotates: bool
 ) -> None:
-    """A minute's outage costs a few token requests, and during a pause all callers get the error at once."""
+    """A minute's outage costs a few token requests and about one look at the store in a second."""
 
     async def main() -> None:
         clock = FakeClock(jitter=jitter)
-        rig = Rig(success(1), *(FAILURES[failure]() for _ in range(WAVES)), clock=clock, rotates=rotates)
+        store = CountingStore(clock=clock)
+        script = [FAILURES[failure]() for _ in range(WAVES)]
+        rig = Rig(success(1), *script, clock=clock, rotates=rotates, store=store)
         await rig.access()
+        store.looks = 0
         clock.advance(LIFETIME)
-        answered = 0
         for _ in range(WAVES):
-            left = rig.source.snapshot().retry_after
-            if left is None:  # no failure is remembered, so all of them share one refresh
-                found = await asyncio.gather(*(rig.access() for _ in range(CALLERS)), return_exceptions=True)
-                assert all(isinstance(error, TokenUnavailable) for error in found)
-                assert all(error.retry_after >= 0 for error in found)  # type: ignore[union-attr, operator]
-            else:
-                errors = [at_once(rig) for _ in range(CALLERS)]
-                assert all(isinstance(error, TokenUnavailable) for error in errors)
-                assert {error.retry_after for error in errors} == {left}  # type: ignore[union-attr]
-                assert 0 < left <= 60
-                answered += CALLERS
+            found = await asyncio.gather(*(rig.access() for _ in range(CALLERS)), return_exceptions=True)
+            again = at_once(rig)  # until the next look, callers get the error without waiting
+            pauses = [error.retry_after for error in (*found, again) if isinstance(error, TokenUnavailable)]
+            assert len(pauses) == CALLERS + 1
+            assert all(pause is not None and 0 < pause <= 30 for pause in pauses)
             clock.advance(MINUTE / WAVES)
-            if left is not None and (now := rig.source.snapshot().retry_after) is not None:
-                assert now == pytest.approx(left - MINUTE / WAVES), "it must count down"
         token_requests = rig.token_requests - 1
         assert 1 <= token_requests <= at_most(failure, jitter, usable=False)
-        assert answered == (WAVES - token_requests) * CALLERS
+        assert store.looks <= LOOKS + 2 * token_requests
         clock.advance(MINUTE)
         rig.transport._lines.clear()
         rig.transport.script(success(2))
@@ -136,26 +151,46 @@ def test_f22_f25_ten_thousand_callers_with_a_usable_token_do_not_notice_the_outa
     run(main)
 
 
-def test_f22_with_any_jitter_an_outage_costs_a_few_requests_a_minute() -> None:
-    """With random jitter and callers every 20 ms: never more than 20 token requests in a minute."""
+def test_f22_with_any_jitter_the_requests_of_a_minute_have_a_bound() -> None:
+    """With random jitter and a caller every 20 ms, there are no more than with the shortest draws."""
 
     async def outage(seed: int) -> int:
         draws = random.Random(seed)
         clock = FakeClock(jitter=iter(draws.random, 1.0))
         rig = Rig(*(NotSent("no route") for _ in range(100)), clock=clock)
         while clock.boot() < 1000.0 + MINUTE:
-            if rig.source.snapshot().retry_after is None:
-                with pytest.raises(NotSent):
-                    await rig.access()
-            else:
-                assert isinstance(at_once(rig), NotSent)
+            with pytest.raises(NotSent):
+                await rig.access()
             clock.advance(0.02)
         return rig.token_requests
 
     async def main() -> None:
-        token_requests = [await outage(seed) for seed in range(12)]
-        assert max(token_requests) <= 20
-        assert min(token_requests) >= 3, "it must be tried again"
+        token_requests = [await outage(seed) for seed in range(8)]
+        assert max(token_requests) <= at_most("not sent", 0.0, usable=False)
+        assert min(token_requests) >= at_most("not sent", 1.0, usable=False) - 5, "it must be tried again"
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [token_response({}, 429, (("retry-after", "3600"),)), token_response({"error": "invalid_grant"}, 400)],
+    ids=["limited", "rejected"],
+)
+def test_f22_an_error_that_is_repeated_for_an_hour_does_not_grow(failure: Any) -> None:
+    """Each caller gets a copy of the first error, not a copy of the copy before it."""
+
+    async def main() -> None:
+        rig = Rig(failure)
+        for _ in range(100):
+            with pytest.raises(TokenSessionError) as caught:
+                await rig.access()
+            rig.clock.advance(2)
+        error: BaseException | None = caught.value
+        depth = 0
+        while error is not None:
+            error, depth = error.__cause__ or error.__context__, depth + 1
+        assert depth <= 3
 
     run(main)
 
@@ -183,9 +218,9 @@ def test_f23_no_request_is_sent_before_retry_after_has_passed(header: str, statu
         assert caught.value.retry_after == 90
         for left in range(89, 0, -1):
             clock.advance(1)
-            limit = at_once(rig)
-            assert isinstance(limit, RateLimited)
-            assert limit.retry_after == left
+            with pytest.raises(RateLimited) as caught:
+                await rig.access()
+            assert caught.value.retry_after == left
             with pytest.raises(RateLimited):
                 await rig.source.refresh(token)  # a 401 does not get around it
             with pytest.raises(RateLimited):
@@ -217,6 +252,7 @@ def test_f23_f39_no_lower_layer_repeats_a_failed_token_request(fault: str) -> No
                 OAuth2(**server.credentials),
                 AiohttpTransport(),
                 store=MemoryStore(),
+                policy=IMPATIENT,
                 clock=FakeClock(jitter=0.5),
             )
             found = await asyncio.gather(*(source.token() for _ in range(100)), return_exceptions=True)

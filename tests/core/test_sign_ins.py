@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
-from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, success
-from _scripted_store import Gate, ScriptedStore, fail, scripted
+from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, success, until_sleeping
+from _scripted_store import Gate, ScriptedClaim, ScriptedStore, fail, scripted
 
-from tokensession import SignedOut, StoreCorrupt, StoreUnavailable
+from tokensession import (
+    GrantLost,
+    GrantRejected,
+    InvalidTokenResponse,
+    NotSent,
+    OutcomeUnknown,
+    SignedOut,
+    SignInRequired,
+    StoreCorrupt,
+    StoreUnavailable,
+    Token,
+    TokenSessionError,
+)
+from tokensession.events import Saved, SaveFailed, SignedIn, SignInStarted
+from tokensession.providers import OAuth2
+from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import FileStore, Record, SQLiteStore
-from tokensession.testing import FakeClock, Paused
+from tokensession.testing import FakeClock, Paused, ScriptedTransport, token_response
+from tokensession.token import fingerprint
+
+
+async def wait_in_vain_for_the_claim(clock: FakeClock, seconds: int = 5) -> None:
+    """A sign-in waits `sign_in_wait` for a running refresh, and then does without the claim."""
+    await let_tasks_run()
+    assert seconds in clock.sleepers
+    clock.advance(seconds)
+    await let_tasks_run()
 
 
 async def corrupt() -> None:
@@ -91,6 +119,24 @@ def test_f20_f27_a_sign_in_that_was_stored_despite_an_error_does_not_replace_its
     run(main)
 
 
+def test_f27_a_sign_in_that_was_stored_despite_an_error_is_found_and_not_written_again() -> None:
+    """The next try finds its own record, so it is saved, and no other process is disturbed."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(success(1))
+        store.steps["stored"] = fail
+        await rig.source.sign_in(refresh_token="one")
+        store.steps.clear()
+        record = await store.load("account")
+        clock.advance(1)
+        await let_tasks_run()
+        assert await store.load("account") == record
+        assert [type(event) for event in rig.events] == [SignInStarted, SaveFailed, SignedIn, Saved]
+        assert not rig.source.snapshot().unsaved
+
+    run(main)
+
+
 def test_f27_a_sign_in_that_is_stored_late_replaces_a_refresh_of_the_old_sign_in() -> None:
     """What another process has got with the old refresh token is older than the new sign-in."""
 
@@ -130,8 +176,8 @@ def test_f20_f27_a_late_sign_in_over_a_damaged_record_does_not_replace_a_later_c
     run(main)
 
 
-def test_f27_a_sign_in_that_is_stored_late_does_not_restore_a_deleted_key() -> None:
-    """The record that it was to replace has been deleted, so nothing is stored."""
+def test_f27_f52_a_sign_in_that_is_stored_late_is_stored_although_the_record_is_gone() -> None:
+    """A missing record is a loss of data: a sign-out would have left a tombstone."""
 
     async def main() -> None:
         rig, store, clock = scripted(success(1), success(2))
@@ -140,7 +186,7 @@ def test_f27_a_sign_in_that_is_stored_late_does_not_restore_a_deleted_key() -> N
         await store.delete(rig.source.key)
         clock.advance(1)
         await let_tasks_run()
-        assert (await rig.stored(), rig.source.snapshot().unsaved) == (None, False)
+        assert (await rig.stored_access(), rig.source.snapshot().unsaved) == ("access-2", False)
 
     run(main)
 
@@ -170,19 +216,26 @@ def test_f27_an_unsaved_refresh_holds_its_claim_until_the_sign_in_after_it_is_st
     """The stored refresh token is spent, so no other process may send it."""
 
     async def main() -> None:
-        paused = Paused(success(2))
-        rig, store, clock = scripted(success(1), paused, success(3))
+        paused, response = Paused(success(2)), Paused(success(3))
+        rig, store, clock = scripted(success(1), paused, response)
         await rig.access()
         caller = asyncio.create_task(rig.source.refresh())
         await paused.arrived.wait()
-        store.steps |= {"put": fail, "commit": fail}
         if first == "refresh":
+            store.steps["commit"] = fail
             paused.release()
             await caller
-        await rig.source.sign_in(refresh_token="new")
+        signing_in = asyncio.create_task(rig.source.sign_in(code="new"))
+        if first == "sign in":
+            await wait_in_vain_for_the_claim(clock)
+        await response.arrived.wait()
+        noted = await store.load("account")
+        store.steps |= {"put": fail, "commit": fail}
+        response.release()
+        await signing_in
         paused.release()
         await asyncio.gather(caller, return_exceptions=True)
-        assert (await rig.stored_access(), rig.source.snapshot().unsaved) == ("access-1", True)
+        assert (await store.load("account"), rig.source.snapshot().unsaved) == (noted, True)
         other = Rig(invalid_grant(), store=store, clock=clock)
         waiting = asyncio.create_task(other.source.refresh())
         await let_tasks_run()
@@ -199,32 +252,22 @@ def test_f27_an_unsaved_refresh_of_the_new_sign_in_is_not_given_up() -> None:
     """It began before the sign-in returned, and its token is the only copy."""
 
     async def main() -> None:
-        response = Paused(success(2, expires_in=1))
-        rig, store, clock = scripted(success(1), response, success(3))
+        rig, store, clock = scripted(success(1), success(2, expires_in=1), success(3))
         await rig.access()
-        clock.advance(LIFETIME)
-        claim_gate = store.steps["claim"] = Gate()
-        caller = asyncio.create_task(rig.source.token())
-        await claim_gate.arrived.wait()
-        stored_gate = store.steps["stored"] = Gate()
+        record = await store.load("account")
+        assert record is not None
+        others = await store.claim("account", seen=record.version, timeout=0)
+        assert isinstance(others, ScriptedClaim)
+        stored = store.steps["stored"] = Gate()
         signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
-        await response.arrived.wait()
-        response.release()
-        await stored_gate.arrived.wait()  # stored, but the sign-in does not know it yet
-        clock.advance(1)
-        commit_gate = Gate()
-
-        async def commit() -> None:
-            await commit_gate()
-            await fail()
-
-        store.steps["commit"] = commit
-        claim_gate.open.set()
-        await commit_gate.arrived.wait()
-        stored_gate.open.set()
+        await wait_in_vain_for_the_claim(clock, 120)
+        await stored.arrived.wait()  # stored, but the sign-in does not know it yet
+        await others.abandon()
+        clock.advance(LIFETIME)
+        store.steps["commit"] = fail
+        assert await rig.access() == "access-3"
+        stored.open.set()
         await signing_in
-        commit_gate.open.set()
-        await asyncio.gather(caller, return_exceptions=True)
         store.steps.clear()
         await rig.source.aclose()
         state = await rig.stored()
@@ -249,23 +292,23 @@ def test_f41_a_sign_in_that_was_stored_before_a_sign_out_is_not_served_after_it(
         store.steps.clear()
         await rig.source.sign_out()
         gate.open.set()
-        await signing_in
-        with pytest.raises(SignedOut):
-            await rig.access()
+        for late in (signing_in, rig.access()):
+            with pytest.raises(SignedOut):
+                await late
 
     run(main)
 
 
 @pytest.mark.parametrize("again", ["A", "B"])
-def test_a_code_is_redeemed_once_even_with_another_code_in_between(again: str) -> None:
+def test_f63_a_code_is_redeemed_once_even_with_another_code_in_between(again: str) -> None:
     """A server may revoke a code's token if the code arrives a second time (RFC 6749, 4.1.2)."""
 
     async def main() -> None:
         responses = {"A": Paused(success(1)), "B": Paused(success(2))}
-        rig, _, _ = scripted(*responses.values(), invalid_grant())
-        calls = []
-        for code, response in responses.items():
-            calls.append(asyncio.create_task(rig.source.sign_in(code=code)))
+        rig, _, clock = scripted(*responses.values(), invalid_grant())
+        calls = [asyncio.create_task(rig.source.sign_in(code=code)) for code in responses]
+        await wait_in_vain_for_the_claim(clock)
+        for response in responses.values():
             await response.arrived.wait()
         if again == "B":
             responses.pop("A").release()
@@ -284,16 +327,468 @@ def test_f41_a_401_during_an_unsaved_sign_in_returns_the_new_token() -> None:
     """The refresh fails, because the sign-in must be stored first; but there is a newer token."""
 
     async def main() -> None:
-        paused = Paused(success(2))
-        rig, store, clock = scripted(success(1), paused, success(3))
+        paused, response = Paused(success(2)), Paused(success(3))
+        rig, store, clock = scripted(success(1), paused, response)
         unauthorized = await rig.source.token()
         clock.advance(1000)
         caller = asyncio.create_task(rig.source.refresh(unauthorized))
         await paused.arrived.wait()
+        signing_in = asyncio.create_task(rig.source.sign_in(code="new"))
+        await wait_in_vain_for_the_claim(clock)
+        await response.arrived.wait()
         store.steps["put"] = fail
-        await rig.source.sign_in(refresh_token="new")
+        response.release()
+        await signing_in
+        assert rig.source.snapshot().unsaved
         paused.release()
         assert (await caller).access_token == "access-3"
+
+    run(main)
+
+
+# -- a code is sent once (rule 5) --------------------------------------------------------------------
+
+
+def configured_with(**changes: Any) -> OAuth2:
+    """A client that rotates its refresh tokens, with the code "code-1"."""
+    settings: dict[str, Any] = {
+        "token_url": "https://id.example.com/token",
+        "client_id": "client",
+        "client_secret": "client-secret",
+        "code": None if "refresh_token" in changes else "code-1",
+    }
+    return OAuth2(**(settings | changes))
+
+
+class Processes:
+    """Several processes over one store, which share the script of their token requests."""
+
+    def __init__(self, *script: Any) -> None:
+        self.clock = FakeClock()
+        self.store = ScriptedStore(clock=self.clock)
+        self.transport = ScriptedTransport(*script)
+
+    def start(self, key: str | None = "account", **changes: Any) -> Rig:
+        """A process with this configuration."""
+        provider = configured_with(**changes)
+        return Rig(provider=provider, store=self.store, clock=self.clock, key=key, transport=self.transport)
+
+    @property
+    def sent(self) -> list[str]:
+        """The codes and refresh tokens of the token requests, in order."""
+        fields = [parse_qs(request.body.decode()) for request in self.transport.requests]
+        return [(each.get("code") or each["refresh_token"])[0] for each in fields]
+
+
+@pytest.mark.parametrize("first", ["token", "sign_in"])
+def test_f63_k14_a_code_that_token_and_sign_in_bring_at_once_is_sent_once(first: str) -> None:
+    """The configured code is brought to `sign_in` too, as by a callback: both get the one token."""
+
+    async def main() -> None:
+        paused = Paused(success(1))
+        processes = Processes(paused)
+        source = processes.start().source
+        calls: list[Callable[[], Coroutine[Any, Any, Token]]]
+        calls = [source.token, partial(source.sign_in, code="code-1")]
+        tasks = [asyncio.create_task(call()) for call in (calls if first == "token" else calls[::-1])]
+        await paused.arrived.wait()
+        await let_tasks_run()
+        paused.release()
+        assert [token.access_token for token in await asyncio.gather(*tasks)] == ["access-1"] * 2
+        assert processes.sent == ["code-1"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("refreshed", [False, True])
+@pytest.mark.parametrize("process", ["the same", "another"])
+def test_f63_k14_a_code_that_is_brought_again_gets_the_token_and_is_not_sent_again(
+    process: str, refreshed: bool
+) -> None:
+    """A browser reloads the callback: the person is signed in, and the sign-in is not revoked."""
+
+    async def main() -> None:
+        processes = Processes(success(1), success(2))
+        first = processes.start(code=None)
+        await first.source.sign_in(code="once")
+        if refreshed:
+            await first.source.refresh()
+        again = first if process == "the same" else processes.start(code=None)
+        token = await again.source.sign_in(code="once")
+        assert token.access_token == ("access-2" if refreshed else "access-1")
+        assert processes.sent == ["once", "refresh-1"][: 1 + refreshed]
+
+    run(main)
+
+
+@pytest.mark.parametrize("credential", ["code", "refresh_token"])
+@pytest.mark.parametrize("then", ["another sign-in", "a sign-out"])
+def test_f63_what_works_once_is_an_error_after_another_sign_in(credential: str, then: str) -> None:
+    """Its own sign-in is over. It is not sent again, and what is stored stays."""
+
+    async def main() -> None:
+        processes = Processes(success(1), success(2))
+        rig = processes.start(code=None)
+        await rig.source.sign_in(**{credential: "once"})
+        if then == "a sign-out":
+            await rig.source.sign_out()
+        else:
+            await rig.source.sign_in(code="another")
+        before = await rig.store.load("account")
+        requests = len(processes.sent)
+        with pytest.raises(SignInRequired, match="redeemed already"):
+            await rig.source.sign_in(**{credential: "once"})
+        assert await rig.store.load("account") == before
+        assert len(processes.sent) == requests
+
+    run(main)
+
+
+def test_f63_an_explicit_sign_in_with_what_can_be_used_again_is_always_sent() -> None:
+    """A refresh token that does not rotate may be brought back as often as you like."""
+
+    async def main() -> None:
+        processes = Processes(*(success(number, refresh=None) for number in range(1, 5)))
+        rig = processes.start(refresh_token="A", rotates=False)
+        await rig.access()
+        for name in "BAA":
+            await rig.source.sign_in(refresh_token=name)
+        assert processes.sent == ["A", "B", "A", "A"]
+        assert await rig.stored_access() == "access-4"
+
+    run(main)
+
+
+def test_f63_a_code_is_remembered_for_a_day() -> None:
+    """Codes live for minutes. After a day its fingerprint makes place for others."""
+
+    async def main() -> None:
+        processes = Processes(*(success(number) for number in range(1, 5)))
+        rig = processes.start(code=None)
+        await rig.source.sign_in(code="once")
+        processes.clock.advance(23 * 3600)
+        await rig.source.sign_in(code="second")
+        with pytest.raises(SignInRequired):
+            await rig.source.sign_in(code="once")
+        processes.clock.advance(3600)
+        await rig.source.sign_in(code="third")
+        state = await rig.stored()
+        assert state is not None
+        assert [state.has_redeemed(fingerprint(name)) for name in ("once", "second", "third")] == [
+            False,
+            True,
+            True,
+        ]
+
+    run(main)
+
+
+UNSENT: dict[str, Any] = {
+    "not sent": NotSent("no route"),
+    "429": token_response({}, 429),
+    "500": token_response({}, 500),
+    "503": token_response({}, 503),
+    "invalid_client": token_response({"error": "invalid_client"}, 401),
+}
+
+
+@pytest.mark.parametrize("way", ["configured", "sign_in"])
+@pytest.mark.parametrize("failure", UNSENT)
+def test_f63_a_code_that_was_not_redeemed_is_sent_again(failure: str, way: str) -> None:
+    """No connection, a 429, a 5xx or a wrong secret: the server has kept the code, so it still works."""
+
+    async def main() -> None:
+        processes = Processes(UNSENT[failure], success(1))
+        rig = processes.start(code="code-1" if way == "configured" else None)
+
+        def call() -> Coroutine[Any, Any, Token]:
+            return rig.source.token() if way == "configured" else rig.source.sign_in(code="code-1")
+
+        with pytest.raises(TokenSessionError) as caught:
+            await call()
+        assert not isinstance(caught.value, SignInRequired)
+        assert not processes.store.has_claims()
+        processes.clock.advance(60)
+        assert (await call()).access_token == "access-1"
+        assert processes.sent == ["code-1"] * 2
+
+    run(main)
+
+
+@pytest.mark.parametrize("way", ["configured", "sign_in"])
+@pytest.mark.parametrize("lost", [OutcomeUnknown("lost"), token_response(b"", 502)], ids=["reset", "502"])
+def test_f63_a_code_whose_answer_was_lost_is_sent_once_more_at_once(lost: Any, way: str) -> None:
+    """Servers accept that for a moment, if the first request did not reach them; later it is no use."""
+
+    async def main() -> None:
+        processes = Processes(lost, success(1))
+        source = processes.start(code="code-1" if way == "configured" else None).source
+        token = await (source.token() if way == "configured" else source.sign_in(code="code-1"))
+        assert token.access_token == "access-1"
+        assert processes.sent == ["code-1"] * 2
+
+    run(main)
+
+
+SECOND: dict[str, Any] = {
+    "lost": OutcomeUnknown("lost"),
+    "not sent": NotSent("no route"),
+    "429": token_response({}, 429),
+    "500": token_response({}, 500),
+    "rejected": invalid_grant(),
+}
+
+
+@pytest.mark.parametrize("way", ["configured", "sign_in"])
+@pytest.mark.parametrize("second", SECOND)
+def test_f63_a_code_whose_answer_was_lost_is_never_sent_a_third_time(second: str, way: str) -> None:
+    """Whatever comes of the repetition: the first request may have redeemed it (RFC 6749, 4.1.2)."""
+
+    async def main() -> None:
+        processes = Processes(OutcomeUnknown("lost"), SECOND[second])
+        rig = processes.start(code="code-1" if way == "configured" else None)
+        restarted = processes.start(code="code-1" if way == "configured" else None)
+        errors = []
+        for process in (rig, rig, restarted, rig):
+            with pytest.raises(TokenSessionError) as caught:
+                await (process.access() if way == "configured" else process.source.sign_in(code="code-1"))
+            errors.append(caught.value)
+            processes.clock.advance(60)
+        assert processes.sent == ["code-1"] * 2
+        assert all(isinstance(error, SignInRequired) for error in errors[1:])
+        if way == "configured":
+            assert all(isinstance(error, GrantLost) for error in errors[1:])
+        if second == "rejected":
+            assert isinstance(errors[0], GrantLost)
+
+    run(main)
+
+
+def test_f63_a_code_is_not_repeated_after_a_response_that_cannot_be_read() -> None:
+    """There was an answer, and it may have had the token: a repetition would only revoke it."""
+
+    async def main() -> None:
+        processes = Processes(token_response(b"<html>"))
+        rig = processes.start()
+        for kinds in ((InvalidTokenResponse, GrantLost), GrantLost, GrantLost):
+            with pytest.raises(kinds):
+                await rig.access()
+            processes.clock.advance(60)
+        assert processes.sent == ["code-1"]
+
+    run(main)
+
+
+def test_f63_a_rejected_code_is_sent_once() -> None:
+    """In this process and in another, and the stored sign-in stays as it is."""
+
+    async def main() -> None:
+        processes = Processes(success(1), invalid_grant(), success(2))
+        rig = processes.start(code=None)
+        await rig.source.sign_in(code="once")
+        for process in (rig, processes.start(code=None)):
+            with pytest.raises(SignInRequired):
+                await process.source.sign_in(code="bad")
+        assert processes.sent == ["once", "bad"]
+        processes.clock.advance(LIFETIME)
+        assert await rig.access() == "access-2"
+
+    run(main)
+
+
+@pytest.mark.parametrize("way", ["configured", "sign_in"])
+def test_f17_f63_a_code_that_was_being_sent_when_its_process_was_killed_is_not_sent_again(way: str) -> None:
+    """The note is there before the code leaves, so the next process knows, and says to sign in again."""
+    paused = Paused(success(1))
+    processes = Processes(paused, success(2))
+    killed = processes.start(code="code-1" if way == "configured" else None)
+    call = killed.access() if way == "configured" else killed.source.sign_in(code="code-1")
+    kill_while_it_waits(call, paused)
+
+    async def main() -> None:
+        rig = processes.start(code="code-1" if way == "configured" else None)
+        caller: asyncio.Task[Any]
+        if way == "configured":
+            caller = asyncio.create_task(rig.access())
+            await until_sleeping(processes.clock, 2)  # orphan_wait
+            processes.clock.advance(2)
+        else:
+            caller = asyncio.create_task(rig.source.sign_in(code="code-1"))
+        with pytest.raises(GrantLost if way == "configured" else SignInRequired, match="Sign in again"):
+            await caller
+        assert processes.sent == ["code-1"]
+        assert (await rig.source.sign_in(code="new")).access_token == "access-2"
+
+    run(main)
+
+
+def test_f42_f63_a_sign_in_that_a_closed_event_loop_has_left_behind_holds_up_no_other() -> None:
+    """The same code, in the next event loop, does not wait for the dead task."""
+    paused = Paused(success(1))
+    processes = Processes(paused, success(2))
+    rig = processes.start(code=None)
+    kill_while_it_waits(rig.source.sign_in(code="once"), paused)
+
+    async def main() -> None:
+        with pytest.raises(SignInRequired, match="redeemed already"):
+            await rig.source.sign_in(code="once")
+        assert (await rig.source.sign_in(code="new")).access_token == "access-2"
+        assert len(rig.source._coordinator._signing_in) == 0
+
+    run(main)
+
+
+def kill_while_it_waits(call: Coroutine[Any, Any, Any], paused: Paused) -> None:
+    """Run it in an event loop that ends while its token request waits, without a word to its tasks."""
+
+    async def until_sent() -> None:
+        await paused.arrived.wait()
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # "Task was destroyed but it is pending!" is the point here
+    task = loop.create_task(call)
+    loop.run_until_complete(until_sent())
+    assert not task.done()
+    loop.close()
+    del task
+    gc.collect()
+
+
+# -- a credential that is configured anew (rule 5) -----------------------------------------------
+
+
+class Secrets:
+    """A server whose refresh tokens do not rotate, and can be revoked."""
+
+    def __init__(self, *valid: str) -> None:
+        self.valid = set(valid)
+        self.issued = 0
+
+    def __call__(self, request: TokenRequest) -> TokenResponse:
+        (name,) = parse_qs(request.body.decode())["refresh_token"]
+        if name not in self.valid:
+            return invalid_grant()
+        self.issued += 1
+        return token_response({"access_token": f"{name}-{self.issued}", "expires_in": LIFETIME})
+
+
+def rolling(*valid: str) -> tuple[Processes, Secrets]:
+    """Processes over one store and one server that accepts these refresh tokens."""
+    server = Secrets(*valid)
+    return Processes(*[server] * 50), server
+
+
+def test_f49_f63_k15_in_a_rolling_deployment_the_newer_configuration_wins() -> None:
+    """A process of the old deployment that starts late uses the new secret's token, and starts nothing."""
+
+    async def main() -> None:
+        processes, server = rolling("OLD", "NEW")
+
+        def start(name: str) -> Rig:
+            return processes.start(refresh_token=name, rotates=False)
+
+        old = start("OLD")
+        assert await old.access() == "OLD-1"
+        new = start("NEW")
+        assert await new.access() == "NEW-2"
+        late = start("OLD")
+        assert await late.access() == "NEW-2"
+        for _ in range(3):
+            processes.clock.advance(LIFETIME)
+            assert {(await rig.access()).split("-")[0] for rig in (new, old, late)} == {"NEW"}
+        server.valid.discard("OLD")
+        processes.clock.advance(LIFETIME)
+        assert {(await rig.access()).split("-")[0] for rig in (late, new, old, start("NEW"))} == {"NEW"}
+        assert processes.sent.count("OLD") == 1
+
+    run(main)
+
+
+def test_f49_f63_k15_a_configuration_that_was_rolled_back_is_used_if_the_newer_one_is_rejected() -> None:
+    """The new secret was wrong, and the operator goes back to the old one."""
+
+    async def main() -> None:
+        processes, server = rolling("OLD", "NEW")
+        old = processes.start(refresh_token="OLD", rotates=False)
+        await old.access()
+        new = processes.start(refresh_token="NEW", rotates=False)
+        await new.access()
+        server.valid.discard("NEW")
+        processes.clock.advance(LIFETIME)
+        with pytest.raises(GrantRejected):
+            await new.access()
+        back = processes.start(refresh_token="OLD", rotates=False)
+        assert (await back.access()).startswith("OLD")
+        for rig in (back, old, new):
+            processes.clock.advance(1)
+            assert (await rig.access()).startswith("OLD")
+        assert processes.sent.count("NEW") == 2
+
+    run(main)
+
+
+def test_f49_f63_a_new_secret_that_was_rejected_at_once_disturbs_no_running_process() -> None:
+    """The process with the wrong secret is told, and those with the right one go on."""
+
+    async def main() -> None:
+        processes, _ = rolling("OLD")
+        old = processes.start(refresh_token="OLD", rotates=False)
+        await old.access()
+        wrong = processes.start(refresh_token="WRONG", rotates=False)
+        for _ in range(3):
+            with pytest.raises(GrantRejected):
+                await wrong.access()
+            processes.clock.advance(LIFETIME)
+            assert (await old.access()).startswith("OLD")
+        assert processes.sent.count("WRONG") == 1
+
+    run(main)
+
+
+def test_f49_f63_the_last_sixteen_configurations_are_remembered() -> None:
+    """A process of any of them that starts late does not end the newest one's sign-in."""
+
+    async def main() -> None:
+        names = [f"secret-{number}" for number in range(17)]
+        processes, _ = rolling(*names)
+        for name in names:
+            newest = await processes.start(refresh_token=name, rotates=False).access()
+        for name in names[:-1]:
+            assert await processes.start(refresh_token=name, rotates=False).access() == newest
+        assert processes.sent == names
+        state = await processes.start(refresh_token=names[0], rotates=False).stored()
+        assert state is not None
+        assert len(state.superseded) == 16
+
+    run(main)
+
+
+def test_f49_k27_a_new_code_under_a_named_key_ends_the_refusal_of_the_running_service() -> None:
+    """The worker that was restarted with it signs in, and within a second the others have its token."""
+
+    async def main() -> None:
+        processes = Processes(success(1), invalid_grant(), success(2))
+        running = processes.start(code="code-1")
+        await running.access()
+        processes.clock.advance(LIFETIME)
+        with pytest.raises(GrantRejected):
+            await running.access()
+        assert await processes.start(code="code-2").access() == "access-2"
+        processes.clock.advance(1)
+        assert await running.access() == "access-2"
+        assert processes.sent == ["code-1", "refresh-1", "code-2"]
+
+    run(main)
+
+
+def test_f40_k27_with_the_default_key_another_code_is_another_record() -> None:
+    """The key contains the credential, so the running service does not learn of it: name your keys."""
+
+    async def main() -> None:
+        processes = Processes(success(1), success(2))
+        assert await processes.start(key=None, code="code-1").access() == "access-1"
+        assert await processes.start(key=None, code="code-2").access() == "access-2"
+        assert len(await processes.store.keys()) == 2
 
     run(main)
 
@@ -329,7 +824,7 @@ def test_f27_a_commit_that_fails_after_its_time_out_keeps_the_claim(
     async def main() -> None:
         clock = FakeClock(jitter=1.0)
         ours, theirs = (kind(tmp_path / "tokens", clock=clock) for _ in range(2))
-        records = ours._claims._records = HangingRecords(ours._claims._records)  # type: ignore[assignment]
+        records = ours._claims._records = HangingRecords(ours._claims._records)
         rig = Rig(success(1), store=ours, clock=clock)
         caller = asyncio.create_task(rig.access())
         await asyncio.to_thread(records.arrived.wait, 30)

@@ -11,7 +11,7 @@ from pathlib import Path, PosixPath
 from typing import Any
 
 import pytest
-from _rig import run, success
+from _rig import Rig, invalid_grant, run, success
 
 from tokensession import (
     AiohttpTransport,
@@ -19,13 +19,21 @@ from tokensession import (
     ConfigurationError,
     EphemeralStoreWarning,
     Event,
+    GrantRejected,
     ManagedSource,
     Policy,
+    RateLimited,
+    SignedOut,
+    SignInRequired,
+    StoreUnavailable,
+    TokenSessionError,
 )
-from tokensession._refresh.state import decode
+from tokensession._refresh.state import Now, decode
+from tokensession.clock import SystemClock
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore, SQLiteStore
-from tokensession.testing import FakeClock, OAuth2Server, Paused, ScriptedTransport
+from tokensession.stores.protocol import ANY, Record
+from tokensession.testing import FakeClock, OAuth2Server, Paused, ScriptedTransport, token_response
 
 LIFETIME = 3600
 
@@ -54,7 +62,8 @@ async def stored_token(path: Path) -> str | None:
     store = SQLiteStore(path)
     record = await store.load("account")
     await store.aclose()
-    token = decode(record.data).token if record else None
+    now = Now(SystemClock().wall(), SystemClock().boot())
+    token = decode(record.data, now, age=record.age).token if record else None
     return token.refresh_token if token else None
 
 
@@ -188,14 +197,40 @@ def test_a_clock_for_the_session_lets_your_test_move_time() -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("credential", [{"refresh_token": "r"}, {"refresh_token": None, "code": "c"}])
+def test_a_rotating_provider_without_a_store_is_an_error_with_three_ways_out(
+    opens: type[ManagedSource] | type[AuthedSession], credential: dict[str, Any]
+) -> None:
+    """The configured credential works once, and the next one would end with the program."""
+    with pytest.raises(ConfigurationError) as caught:
+        opens(provider(**credential))
+    text = str(caught.value)
+    for way in ('store="sqlite:///tokens.db"', 'store="memory:"', "rotates=False"):
+        assert text.count(way) == 1, way
+    assert "OAuth2" in text
+
+
+@pytest.mark.parametrize("store", ["memory:", MemoryStore(), "sqlite:///tokens.db"])
+def test_any_store_that_you_name_is_accepted_for_a_rotating_provider(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making a source touches no file, and `store="memory:"` says that you accept losing the tokens."""
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ManagedSource(provider(), store=store)
+    assert not list(tmp_path.iterdir())
+
+
+@BOTH
 def test_the_warning_about_a_missing_store_points_at_your_line(
     opens: type[ManagedSource] | type[AuthedSession],
 ) -> None:
-    """It names this file and the line of the call, not a line of the library."""
+    """Without a credential you sign in later. It names this file and the line of the call."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         line = inspect.currentframe().f_lineno + 1  # type: ignore[union-attr]
-        opens(provider())
+        opens(provider(refresh_token=None), key="account")
     (warning,) = caught
     assert warning.category is EphemeralStoreWarning
     assert (warning.filename, warning.lineno) == (__file__, line)
@@ -205,11 +240,164 @@ def test_the_warning_about_a_missing_store_points_at_your_line(
 def test_no_warning_if_you_ask_for_memory_or_refresh_tokens_do_not_rotate(
     opens: type[ManagedSource] | type[AuthedSession],
 ) -> None:
-    """`store="memory:"` says that you accept losing the tokens."""
+    """Then losing the store loses nothing, or you have said that you accept it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        opens(provider(), store="memory:")
+        opens(provider(refresh_token=None), store="memory:", key="account")
         opens(provider(rotates=False))
+        opens(provider(rotates=False, refresh_token=None), key="account")
+
+
+# -- check -------------------------------------------------------------------------------------------
+
+
+class WatchedStore(MemoryStore):
+    """Notes what is done with it, beyond reading."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.done: list[str] = []
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
+        self.done.append("claim")
+        return await super().claim(key, seen=seen, timeout=timeout)
+
+    async def put(self, key: str, data: bytes, *, expect: Any = ANY) -> Record:
+        self.done.append("put")
+        return await super().put(key, data, expect=expect)
+
+
+def checked(*script: Any, **options: Any) -> tuple[Rig, WatchedStore]:
+    """A process over a watched store."""
+    clock = FakeClock()
+    store = WatchedStore(clock=clock)
+    return Rig(*script, store=store, clock=clock, **options), store
+
+
+async def assert_check(rig: Rig, kind: type[TokenSessionError] | None) -> None:
+    """`check` raises this, and it claims, writes, sends and reports nothing. `token` would raise the same."""
+    store, requests, events = rig.store, rig.token_requests, list(rig.events)
+    assert isinstance(store, WatchedStore)
+    store.done.clear()
+    if kind is None:
+        assert (await rig.source.check()) == rig.source.snapshot()
+    else:
+        with pytest.raises(kind):
+            await rig.source.check()
+    assert (store.done, rig.token_requests, rig.events) == ([], requests, events)
+
+
+def test_check_is_content_with_a_token_or_a_way_to_get_one() -> None:
+    """Before the first token, while one is valid, and after its end."""
+
+    async def main() -> None:
+        rig, store = checked(success(1))
+        await assert_check(rig, None)
+        await rig.access()
+        await assert_check(rig, None)
+        rig.clock.advance(LIFETIME)
+        await assert_check(rig, None)
+        fresh = Rig(store=store, clock=rig.clock)
+        await assert_check(fresh, None)
+
+    run(main)
+
+
+def test_check_finds_the_token_that_is_stored() -> None:
+    """Its snapshot is that of a process that could serve requests now."""
+
+    async def main() -> None:
+        rig, store = checked(success(1))
+        await rig.access()
+        fresh = Rig(store=store, clock=rig.clock)
+        assert (await fresh.source.check()).token == rig.source.snapshot().token
+        assert await fresh.access() == "access-1"
+
+    run(main)
+
+
+@pytest.mark.parametrize("process", ["the same", "another"])
+def test_check_raises_what_callers_would_get(process: str) -> None:
+    """Signed out, rejected, paused, never signed in: the error says who has to act."""
+
+    async def main() -> None:
+        limited = token_response({}, 429, (("retry-after", "600"),))
+        ends = [("sign out", SignedOut), (invalid_grant(), GrantRejected), (limited, RateLimited)]
+        for end, kind in ends:
+            rig, store = checked(success(1), *([] if end == "sign out" else [end]))
+            await rig.access()
+            rig.clock.advance(LIFETIME)
+            if end == "sign out":
+                await rig.source.sign_out()
+            with pytest.raises(kind):
+                await rig.access()
+            await assert_check(rig if process == "the same" else Rig(store=store, clock=rig.clock), kind)
+        nothing, _ = checked(configured=None)
+        await assert_check(nothing, SignInRequired)
+
+    run(main)
+
+
+def test_check_is_content_while_the_token_is_valid_although_requests_are_paused() -> None:
+    """A failed background refresh makes no service unready; a sign-out does, at once."""
+
+    async def main() -> None:
+        rig, store = checked(success(1), token_response({}, 429, (("retry-after", "600"),)))
+        await rig.access()
+        rig.clock.advance(LIFETIME - 299)
+        await rig.access()
+        await rig.refreshed()
+        await assert_check(rig, None)
+        await Rig(store=store, clock=rig.clock).source.sign_out()
+        await assert_check(rig, SignedOut)
+
+    run(main)
+
+
+def test_check_raises_the_error_of_a_store_that_is_down() -> None:
+    """The service could not save its next token."""
+
+    async def main() -> None:
+        rig, store = checked(success(1))
+
+        async def down(key: str) -> None:
+            raise StoreUnavailable("The disk is gone.")
+
+        store.load = down  # type: ignore[method-assign]
+        await assert_check(rig, StoreUnavailable)
+
+    run(main)
+
+
+def test_check_does_not_disturb_a_running_refresh() -> None:
+    """It looks at the store beside it."""
+
+    async def main() -> None:
+        paused = Paused(success(1))
+        rig, _ = checked(paused)
+        caller = asyncio.create_task(rig.access())
+        await paused.arrived.wait()
+        snapshot = await rig.source.check()
+        assert snapshot.refreshing
+        paused.release()
+        assert await caller == "access-1"
+
+    run(main)
+
+
+def test_check_copies_nothing_from_a_former_default_key() -> None:
+    """The first refresh does that."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = WatchedStore(clock=clock)
+        plain = Rig(success(1), provider=provider(rotates=False), store=store, clock=clock, key=None)
+        await plain.access()
+        scoped = Rig(provider=provider(rotates=False, scope="read"), store=store, clock=clock, key=None)
+        await assert_check(scoped, None)
+        assert await store.keys() == [plain.source.key]
+
+    run(main)
 
 
 # -- a session over a source of your own -------------------------------------------------------------

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from _rig import LIFETIME, Rig, run, success
+import pytest
+from _rig import LIFETIME, Rig, let_tasks_run, run, success
 
-from tokensession.events import TokenUnauthorized
+from tokensession import NotSent, OutcomeUnknown
+from tokensession.events import Adopted, RefreshHeld, TokenUnauthorized
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock, token_response
 
 
 def test_f32_a_hundred_401s_for_one_token_cause_one_refresh() -> None:
@@ -103,5 +107,142 @@ def test_a_401_in_a_process_that_has_just_started_causes_a_token_request() -> No
         token = await one.source.token()
         other = Rig(success(2), store=one.store, clock=one.clock)
         assert (await other.source.refresh(token)).access_token == "access-2"
+
+    run(main)
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_f33_ten_minutes_of_401s_cost_six_requests_with_one_process_or_four(processes: int) -> None:
+    """The pace is in the store: the processes share it, and a token that is adopted inherits it."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        script = [success(number) for number in range(1, 20)]
+        rigs = [Rig(*script, store=store, clock=clock) for _ in range(processes)]
+        tokens = await asyncio.gather(*(rig.source.token() for rig in rigs))
+        for _ in range(600):
+            clock.advance(1)
+            tokens = await asyncio.gather(
+                *(rig.source.refresh(token) for rig, token in zip(rigs, tokens, strict=True))
+            )
+        assert sum(rig.token_requests for rig in rigs) == 6
+
+    run(main)
+
+
+def test_f33_a_process_that_restarts_keeps_to_the_pace() -> None:
+    """A service that is restarted after each 401 causes no more token requests than one that runs on."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        sent = 0
+        for number in range(60):
+            rig = Rig(success(number), success(100 + number), store=store, clock=clock)
+            await rig.source.refresh(await rig.source.token())
+            sent += rig.token_requests
+            clock.advance(10)
+        assert sent == 6
+
+    run(main)
+
+
+def test_f33_a_token_that_has_served_for_a_while_ends_the_pacing() -> None:
+    """After an API that was in trouble, the next 401 is believed at once."""
+
+    async def main() -> None:
+        rig = Rig(*(success(number) for number in range(1, 7)))
+        token = await rig.source.token()
+        for number, pause in enumerate((0, 30, 60, 240, 30), 2):  # 240 s are twice the spacing by then
+            rig.clock.advance(pause)
+            token = await rig.source.refresh(token)
+            assert token.access_token == f"access-{number}"
+        rig.clock.advance(29)
+        assert await rig.source.refresh(token) == token
+
+    run(main)
+
+
+def test_f32_a_newer_token_is_adopted_although_requests_are_paced() -> None:
+    """A server that ends the old token at each refresh: a process looks at the store after every 401."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        one = Rig(success(1), success(2), success(3), store=store, clock=clock)
+        other = Rig(store=store, clock=clock)
+        await one.access()
+        second = await one.source.refresh(await other.source.token())
+        assert (await other.source.refresh(await other.source.token())) == second
+        await one.source.refresh()  # a moment later, for a reason of its own
+        third = await other.source.refresh(second)
+        assert third.access_token == "access-3"
+        assert other.token_requests == 0
+        assert isinstance(other.events[-1], Adopted)
+
+    run(main)
+
+
+def test_f33_the_same_token_again_is_an_event_and_no_look_for_each_401() -> None:
+    """A thousand 401s within a second cause one look at the store."""
+
+    async def main() -> None:
+        rig = Rig(success(1), success(2))
+        token = await rig.source.refresh(await rig.source.token())
+        for _ in range(10):
+            await asyncio.gather(*(rig.source.refresh(token) for _ in range(100)))
+        held = [event for event in rig.events if isinstance(event, RefreshHeld)]
+        assert [event.token for event in held] == [token.fingerprint]
+
+    run(main)
+
+
+def test_a_401_on_a_token_with_another_end_but_the_same_bytes_needs_other_bytes() -> None:
+    """After a 401, a higher generation with the same bytes does not help, so a request is made (rule 15)."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        same = {"access_token": "the-same", "token_type": "Bearer", "expires_in": LIFETIME}
+        one = Rig(token_response(same), token_response(same), store=store, clock=clock, rotates=False)
+        other = Rig(success(7), store=store, clock=clock, rotates=False)
+        await one.access()
+        token = await other.source.token()
+        clock.advance(60)
+        await one.source.refresh()
+        assert (await other.source.refresh(token)).access_token == "access-7"
+
+    run(main)
+
+
+def test_after_a_401_a_lost_answer_does_not_hold_back_the_next_request() -> None:
+    """The access token is dead already, so waiting for its end would protect nothing."""
+
+    async def main() -> None:
+        rig = Rig(success(1), OutcomeUnknown("got no answer"), success(2))
+        token = await rig.source.token()
+        with pytest.raises(OutcomeUnknown):
+            await rig.source.refresh(token)
+        rig.clock.advance(2)
+        assert (await rig.source.refresh(token)).access_token == "access-2"
+        assert rig.token_requests == 3
+
+    run(main)
+
+
+def test_a_401_while_the_token_server_is_down_is_answered_after_each_pause() -> None:
+    """The caller gets the failure, and each pause ends in one token request, whoever asks."""
+
+    async def main() -> None:
+        rig = Rig(success(1), *[NotSent("no route")] * 50)
+        token = await rig.source.token()
+        for _ in range(60):
+            for _ in range(5):
+                with pytest.raises(NotSent):
+                    await rig.source.refresh(token)
+            rig.clock.advance(1)
+        await let_tasks_run()
+        assert 2 <= rig.token_requests <= 40  # 300 calls
 
     run(main)

@@ -10,12 +10,13 @@ import pytest
 from _rig import Rig, let_tasks_run, run, run_in_every_turn, success, until_sleeping
 from _scripted_store import Gate, fail, running_task, scripted
 
-from tokensession import ConfigurationError, SignedOut, TokenUnavailable
-from tokensession._refresh.state import TokenState, encode
+from tokensession import ConfigurationError, OutcomeUnknown, SignedOut, TokenUnavailable
+from tokensession._refresh.state import Now, TokenState, encode
 from tokensession.clock import within
 from tokensession.events import RefreshFailed, Saved
+from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, Paused
+from tokensession.testing import FakeClock, Paused, token_response
 
 # -- signing in and out ------------------------------------------------------------------------------
 
@@ -33,9 +34,10 @@ def test_f41_a_sign_out_while_a_sign_in_releases_an_old_claim_is_not_undone() ->
         signing_out = asyncio.create_task(rig.source.sign_out())
         await let_tasks_run()
         gate.open.set()
-        await asyncio.gather(signing_in, signing_out)
-        with pytest.raises(SignedOut):
-            await rig.access()
+        await signing_out
+        for late in (signing_in, rig.access()):
+            with pytest.raises(SignedOut):
+                await late
 
     run(main)
 
@@ -79,10 +81,10 @@ def test_f41_a_sign_out_during_the_first_refresh_stays() -> None:
 
 
 def test_f27_an_unsaved_sign_in_is_not_lost_to_a_refresh_that_saves_an_older_token() -> None:
-    """The sign-in is what is served and stored."""
+    """The sign-in is served from the moment it returns, and stored over whatever the refresh has stored."""
 
     async def main() -> None:
-        rig, store, _ = scripted(success(1), success(2), success(3))
+        rig, store, clock = scripted(success(1), success(2), success(3))
         store.steps["commit"] = fail
         await rig.access()
         gate = store.steps["commit"] = Gate()
@@ -93,10 +95,12 @@ def test_f27_an_unsaved_sign_in_is_not_lost_to_a_refresh_that_saves_an_older_tok
         store.steps.clear()
         gate.open.set()
         await asyncio.gather(caller, return_exceptions=True)
+        assert await rig.access() == "access-2"
+        clock.advance(1)
         await let_tasks_run()
-        assert "refresh_token=refresh-1" not in "".join(r.body.decode() for r in rig.transport.requests)
-        assert await rig.stored_access() == await rig.access()
-        await rig.source.aclose()
+        assert (await rig.access(), await rig.stored_access()) == ("access-2", "access-2")
+        assert not rig.source.snapshot().unsaved
+        assert not store.has_claims()
 
     run(main)
 
@@ -113,13 +117,16 @@ def test_f20_without_rotation_a_late_refresh_does_not_replace_a_newer_token(newe
         caller = asyncio.create_task(rig.access())
         await paused.arrived.wait()
         if newer == "a sign-in":
-            await rig.source.sign_in(refresh_token="configured-token")
+            signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="configured-token"))
+            await until_sleeping(clock, 5)
+            clock.advance(5)  # sign_in_wait: it does without the claim
+            await signing_in
         else:
             store._holders.clear()  # as if its lease had lapsed
             other = Rig(success(2, refresh=None), rotates=False, store=store, clock=clock)
             assert await other.access() == "access-2"
         paused.release()
-        await caller
+        await asyncio.gather(caller, return_exceptions=True)
         assert await rig.stored_access() == "access-2"
         assert await rig.access() == "access-2"
 
@@ -151,9 +158,14 @@ def test_f02_a_claim_granted_to_a_cancelled_refresh_is_released() -> None:
 def test_f01_a_response_that_has_arrived_is_stored_although_the_refresh_is_cancelled() -> None:
     """In whichever turn after the response's arrival the refresh is cancelled, the token is stored."""
 
+    async def a_few_turns() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+
     async def main(turn: int) -> None:
         paused = Paused(success(1))
-        rig = Rig(paused)
+        rig, store, _ = scripted(paused)
+        store.steps["commit"] = a_few_turns
         caller = asyncio.create_task(rig.access())
         await paused.arrived.wait()
         paused.release()
@@ -199,11 +211,48 @@ def test_f01_a_cancelled_request_whose_note_is_superseded_is_not_repeated() -> N
         caller = asyncio.create_task(rig.access())
         await paused.arrived.wait()
         assert rig.provider.credential is not None
-        await rig.store.put("account", encode(TokenState(configured=rig.provider.credential.fingerprint)))
+        newer = TokenState(number=1, configured=rig.provider.credential.fingerprint)
+        await rig.store.put("account", encode(newer, Now(rig.clock.wall(), rig.clock.boot())))
         running_task(rig).cancel()
         with pytest.raises(TokenUnavailable):
             await caller
         assert rig.token_requests == 1
+
+    run(main)
+
+
+NOTED: dict[str, Any] = {
+    "lost": OutcomeUnknown("lost"),
+    "500": token_response({}, 500),
+    "rejected": token_response({"error": "invalid_grant"}, 400),
+}
+
+
+@pytest.mark.parametrize("credential", ["refresh token", "code"])
+@pytest.mark.parametrize("answer", NOTED)
+def test_f20_a_note_never_replaces_what_another_process_has_stored(answer: str, credential: str) -> None:
+    """The failure is about an older state, so the newer one stays as it is, and its token is served."""
+
+    async def main() -> None:
+        clock = FakeClock(jitter=0.5)
+        paused = Paused(NOTED[answer])
+        code = OAuth2(token_url="https://id.example.com/token", client_id="c", client_secret="s", code="code")
+        more = [OutcomeUnknown("lost")] if (answer, credential) == ("lost", "code") else []
+        rig = Rig(paused, *more, clock=clock, provider=code if credential == "code" else None)
+        caller = asyncio.create_task(rig.access())
+        await paused.arrived.wait()
+        other = Rig(success(9), store=rig.store, clock=clock, provider=rig.provider)
+        signing_in = asyncio.create_task(other.source.sign_in(code="new"))
+        await let_tasks_run()
+        clock.advance(5)  # sign_in_wait: it does without the claim
+        await signing_in
+        record = await rig.store.load("account")
+        paused.release()
+        await asyncio.gather(caller, return_exceptions=True)
+        await rig.refreshed()
+        assert await rig.store.load("account") == record
+        assert await rig.access() == "access-9"
+        assert rig.token_requests == 1 + len(more)
 
     run(main)
 

@@ -67,9 +67,13 @@ PROPERTIES: dict[int, tuple[str, tuple[str, ...] | str]] = {
         ),
     ),
     11: (
-        "The next holder learns of a killed one, and not of one that committed or abandoned",
+        "The next holder learns of a killed one whose request had left, and of no other one",
         (
             "test_a_killed_holder_loses_its_claim_and_the_next_one_learns_of_it",
+            "test_a_holder_killed_before_it_sends_leaves_nothing",
+            "test_a_holder_that_has_sent_nothing_is_no_interruption",
+            "test_an_interruption_outlives_holders_that_send_nothing",
+            "test_an_interruption_is_as_old_as_the_last_request",
             "test_a_clean_end_is_not_an_interruption",
             "test_a_killed_waiter_leaves_nothing_behind",
             "test_what_is_stored_survives_its_killed_writer",
@@ -113,11 +117,13 @@ PROPERTIES: dict[int, tuple[str, tuple[str, ...] | str]] = {
             "test_commit_finishes_although_its_caller_is_cancelled",
             "test_abandon_finishes_although_its_caller_is_cancelled",
             "test_put_finishes_although_its_caller_is_cancelled",
+            "test_sending_finishes_although_its_caller_is_cancelled",
         ),
     ),
     18: (
-        "An abandoned claim goes to a waiter; ending a claim twice is safe",
+        "An abandoned claim goes to a waiter; ending a claim twice is safe; an ended claim sends nothing",
         (
+            "test_a_claim_that_has_ended_sends_nothing",
             "test_an_abandoned_claim_goes_to_one_waiter",
             "test_ending_a_claim_twice_is_safe",
             "test_f13_a_holder_releases_only_its_own_lock",
@@ -143,10 +149,13 @@ PROPERTIES: dict[int, tuple[str, tuple[str, ...] | str]] = {
         ),
     ),
     22: (
-        "A full disk is noticed at the claim, and a claim has room for its commit",
+        "A full disk, or one without inodes, is noticed at the claim, and a claim has room for its commit",
         (
             "test_a_full_disk_fails_the_claim",
             "test_a_claim_reserves_space_for_its_commit",
+            "test_a_disk_without_inodes_fails_the_claim_and_no_commit",
+            "test_a_claim_reserves_a_file_for_its_commit",
+            "test_too_many_claims_for_the_limit_of_open_files_fail_at_the_claim",
             "test_a_failed_write_changes_nothing_and_can_be_repeated",
             "test_f29_a_disk_that_cannot_be_written_costs_no_refresh_token",
         ),
@@ -167,8 +176,10 @@ PROPERTIES: dict[int, tuple[str, tuple[str, ...] | str]] = {
         ("test_data_may_have_from_no_byte_to_one_mebibyte",),
     ),
     26: (
-        "If a clock jumps, no age is negative, and no caller waits for a time in the future",
+        "If a clock jumps, no age is negative or too small, and no caller waits for a time in the future",
         (
+            "test_a_record_says_how_old_it_is",
+            "test_no_clock_makes_a_record_younger",
             "test_after_a_clock_reset_an_interruption_counts_as_old",
             "test_f15_times_in_the_future_block_no_claim",
             "test_ages_are_measured_by_the_boot_clock",
@@ -187,6 +198,7 @@ PROPERTIES: dict[int, tuple[str, tuple[str, ...] | str]] = {
         (
             "test_a_forked_child_keeps_no_claim_alive",
             "test_a_forked_child_may_use_the_store_it_inherited",
+            "test_a_claim_of_the_parent_sends_nothing_in_a_forked_child",
         ),
     ),
     30: (
@@ -212,11 +224,15 @@ PROPERTIES: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "replaced_database).",
     ),
     33: (
-        "The wait for a backend that hangs is bounded. (Here: a writer that is stuck; a server: when a "
-        "network store ships.)",
+        "The wait for a backend that hangs is bounded, delays no other work, and no refresh token is spent. "
+        "(Here: another program that keeps it locked; a server: when a network store ships.)",
         (
-            "test_a_stuck_writer_stops_neither_readers_nor_other_keys",
-            "test_a_stuck_writer_stops_no_reader_and_is_waited_for_a_limited_time",
+            "test_a_locked_store_fails_the_claim",
+            "test_a_write_to_a_locked_store_ends_and_can_be_repeated",
+            "test_a_write_to_a_locked_store_delays_no_reader",
+            "test_closing_ends_although_the_store_is_locked",
+            "test_closing_does_not_wait_for_a_claim_that_was_cancelled",
+            "test_a_stuck_writer_stops_no_other_key",
             "test_f03_a_store_that_never_answers_is_a_typed_error_in_time",
         ),
     ),
@@ -239,12 +255,13 @@ PROPERTIES: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "One store object serves one event loop after another",
         (
             "test_one_store_object_works_in_several_event_loops_in_turn",
-            "test_a_holder_with_a_closed_event_loop_counts_as_interrupted",
+            "test_a_holder_with_a_closed_event_loop_loses_its_claim",
         ),
     ),
     37: (
-        "The next writer removes what a killed one left behind",
+        "The next writer removes what a killed one left behind, and an abandoned claim leaves nothing",
         (
+            "test_an_abandoned_claim_leaves_no_file_behind",
             "test_the_next_writer_removes_what_a_killed_one_left",
             "test_the_temporary_file_of_a_killed_writer_is_removed",
         ),

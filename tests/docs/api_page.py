@@ -60,6 +60,8 @@ def section(module: griffe.Module) -> Iterator[str]:
     for name in map(str, module.exports or ()):
         member = module[name]
         target = member.final_target if member.is_alias else member
+        if target.is_module and name in target.members:  # a function in a module of the same name
+            target = target[name]
         if target.is_module:
             anchor = target.path.replace(".", "")
             yield from (f"### {name}", "", f"The module [`{target.path}`](#{anchor}).", "")

@@ -1,4 +1,4 @@
-"""Write the table in docs/concepts/life-of-a-token.md from the fields of `Policy`.
+"""Write the tables in docs/concepts/life-of-a-token.md: the fields of `Policy`, and `CONSEQUENCES`.
 
 python tests/docs/life_table.py
 """
@@ -10,10 +10,25 @@ from fractions import Fraction
 from pathlib import Path
 
 from tokensession import Policy
+from tokensession._refresh.outcomes import CONSEQUENCES
 
 PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "life-of-a-token.md"
 BEGIN = "<!-- policy: written by tests/docs/life_table.py -->"
 END = "<!-- end of policy -->"
+OUTCOMES_BEGIN = "<!-- outcomes: written by tests/docs/life_table.py -->"
+OUTCOMES_END = "<!-- end of outcomes -->"
+
+
+COUNTS = ("requests_per_hour",)
+
+
+def outcomes() -> str:
+    """A row for each kind of error, in the order of the table in `outcomes.py`."""
+    rows = ["| what happened | error | then | all processes wait |", "|---|---|---|---|"]
+    for kind, line in CONSEQUENCES.items():
+        then = f"{'spends; ' if line.spends else ''}pause: {line.pause.value}"
+        rows.append(f"| {line.when} | `{kind.__name__}` | {then} | {'yes' if line.shared else 'no'} |")
+    return "\n".join(rows)
 
 
 def table() -> str:
@@ -23,7 +38,7 @@ def table() -> str:
         value = setting.default
         assert isinstance(value, int | float)
         part = setting.name.endswith(("_fraction", "_jitter"))
-        shown = _fraction(value) if part else f"{value:g} s"
+        shown = _fraction(value) if part else f"{value:g}" if setting.name in COUNTS else f"{value:g} s"
         what, why = setting.metadata["what"], setting.metadata["why"]
         rows.append(f"| `{setting.name}` | {shown} | {what} | {why} |")
     return "\n".join(rows)
@@ -35,10 +50,12 @@ def _fraction(value: float) -> str:
 
 
 def written(page: str) -> str:
-    """The page with the table in it."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    """The page with the tables in it."""
+    for begin, end, text in ((BEGIN, END, table()), (OUTCOMES_BEGIN, OUTCOMES_END, outcomes())):
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}\n{text}\n{end}{after}"
+    return page
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Write the tables in docs/reliability.md: failures and their tests, properties of stores and theirs.
+"""Write the tables in docs/reliability.md: failures, inputs and properties of stores, with their tests.
 
 python tests/docs/reliability_table.py
 
-A test belongs to a failure if its name says so (`test_f01_...`, `test_f03_f10_...`). What it promises is the
-first line of its docstring.
+A test belongs to a failure or an input if its name says so (`test_f01_...`, `test_f03_k04_...`) or its
+docstring does (F01, K04). A test of an input also belongs to the failures that the input is an example of.
+`ALSO` names further tests. What a test promises is the first line of its docstring.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from _store_properties import PROPERTIES
@@ -69,19 +71,218 @@ FAILURES = {
     48: "The token request goes through the session that waits for it",
     49: "An operator replaces the configured refresh token",
     50: "The response has no refresh token",
+    51: "The store goes back to an older record: a restored backup, a failover",
+    52: "The record disappears, between two refreshes or during one",
+    53: "Token requests get no answer, again and again",
+    54: "The answer comes after its callers have given up",
+    55: "The token request never leaves: no connection, or the process ends while it connects",
+    56: "A 429 or 503 has an error code in its body",
+    57: "A refresh token is rejected with another code than `invalid_grant`",
+    58: "A refusal has no error code",
+    59: "A response with a new refresh token cannot be used",
+    60: "The server returns the same access token with a later expiry",
+    61: "Two sources ask for different scopes with one refresh token",
+    62: "Two providers, clients or environments use one key",
+    63: "One code, or one configured credential, is brought twice",
+    64: "Many processes go through one outage",
+    65: "A process remembers a failure, and the store has a good token",
+    66: "The token endpoint fails for a moment, and callers wait",
+    67: "Closing is cancelled or cut short, and called again",
+    68: "Another program keeps the store locked",
+    69: "The database has two names, or another database is moved over it",
+    70: "The file system cannot sync a directory or reserve space, or has no inodes left",
+    71: "The 401 arrives while the body is still being read",
+    72: 'The API says "unauthorized" with another status than 401',
+    73: "A session is used in a forked child, in a second thread, or under a task factory of another library",
+    74: "A chain of redirects leaves the allowed origins and comes back",
+    75: "A record is of an older format, or has fields that this version does not know",
 }
 
 NOT_COVERED = {
     7: "it needs a store that hosts share, and none ships yet. The model below runs the refresh with claims "
     "that have leases.",
+    69: "the store does not look for this yet.",
+    71: "the middleware looks only at whether a body has been read to its end.",
+    72: "only a 401 counts yet.",
+    74: "each hop is judged by itself yet.",
 }
 
 PARTS = {
     10: "Leases are not covered, because no store with leases ships yet. In the model below they run out at "
     "any time.",
+    70: "Inodes that change from look to look, and full copy-on-write disks, are not covered.",
+    73: "Threads are not covered.",
 }
 
-Test = tuple[str, str, str]  # file, name, promise
+
+@dataclass(frozen=True)
+class Case:
+    """An input that a version before this one failed on.
+
+    `now` is what happens today, and `rows` are the failures that it is an example of.
+    """
+
+    what: str
+    now: str
+    rows: tuple[int, ...] = ()
+
+
+CASES = {
+    1: Case(
+        "A proxy drops the CONNECT twice, or wants a password; a pinned certificate was renewed",
+        "`NotSent` each time. Nothing is noted, and the next request that leaves works",
+        (55,),
+    ),
+    2: Case(
+        "The token endpoint's host does not answer, and the process is ended while it connects",
+        "nothing was sent, so nothing is noted and no one waits",
+        (55,),
+    ),
+    3: Case(
+        "Resets and time-outs, any number of them, that spend nothing",
+        "the refresh token is sent until there is an answer",
+        (53,),
+    ),
+    4: Case(
+        "The answer comes after half a minute, or in the very step in which the time is up",
+        "it is stored and used",
+        (54,),
+    ),
+    5: Case(
+        "A 429 or 503 whose body says `invalid_grant` or `access_denied`",
+        "a pause, and the refresh token is kept",
+        (56,),
+    ),
+    6: Case("A token response with a header line of more than 8 KiB", "it is read", (59,)),
+    7: Case(
+        "An unknown `token_type`, or a complaint, beside a new refresh token",
+        "the new refresh token is stored, then you get the error",
+        (59,),
+    ),
+    8: Case(
+        "The record is replaced by an older one or deleted, also during a token request",
+        "the newest state is written back, and nothing spent is sent",
+    ),
+    9: Case(
+        "A session is entered again after closing could not save its token",
+        "it goes on with the token in memory",
+    ),
+    10: Case(
+        "Another program locks the database during a refresh, and during closing",
+        "found out at the claim. Every wait has its bound, and the error names the file",
+        (68,),
+    ),
+    11: Case(
+        "A program ends inside a cancelled anyio scope while a refresh is running",
+        "its token is stored first",
+        (67,),
+    ),
+    12: Case("`close()` is cut short and called again", "the second call continues", (67,)),
+    13: Case(
+        "Two providers or environments under one named key",
+        "`ConfigurationError` before anything is sent",
+        (62,),
+    ),
+    14: Case(
+        "One code is brought by `token()` and `sign_in()`, or twice by a reloaded page",
+        "it is sent once, and both get its token",
+        (63,),
+    ),
+    15: Case(
+        "Processes with the old and the new refresh token run side by side, under one key",
+        "the newer configuration wins; if it is rejected, the older one is used again",
+        (63,),
+    ),
+    17: Case(
+        "Two sources with one refresh token and different scopes share a store",
+        "neither gets the other's token",
+        (61,),
+    ),
+    18: Case(
+        "The server returns the same access token with a later expiry, to eight processes",
+        "one token request",
+        (60,),
+    ),
+    19: Case(
+        "A dead refresh token is rejected in the words of other servers, or with an empty 400",
+        "sign in again: after one request, or after three refusals without a code",
+        (57,),
+    ),
+    20: Case(
+        "Two hundred callers without a token, and one 500 or 429",
+        "two token requests, and all are served",
+        (66,),
+    ),
+    21: Case(
+        "Sixteen processes in an outage of ten seconds, or of five minutes",
+        "hardly more token requests than one process sends, and all are back within two seconds",
+        (64,),
+    ),
+    22: Case(
+        "The server ends the old access token at each refresh, and four processes use it",
+        "after a 401 each takes the newer token from the store. (An API that says 403 instead is not "
+        "covered yet.)",
+        (32,),
+    ),
+    24: Case(
+        "A response without a scope, or with a list of scopes",
+        "the scope that was asked for; the list joined with blanks",
+    ),
+    25: Case("An expiry as a string of digits, in seconds or milliseconds", "it is that moment"),
+    26: Case(
+        "The error after a lost answer, and the one after a 500 and a rejection",
+        "what it says about the refresh token is true",
+    ),
+    27: Case(
+        "A new code is configured after the old sign-in has died",
+        "under a named key every process has its token within a second. (With the default key it is another "
+        "record.)",
+        (49,),
+    ),
+    28: Case(
+        "Events of a refresh that has nothing to do, because an answer was lost",
+        "each operation starts once and ends once, with an id, a duration and both pauses by name",
+    ),
+    29: Case(
+        "`Policy(orphan_wait=0)`, and closing during a lost answer",
+        "closing has a bound of its own, and the note is stored",
+        (18,),
+    ),
+    30: Case("`case SignedOut()` on an event", "no event has the name of an error"),
+    31: Case(
+        "A thousand keys are due at once, and the token server takes ten seconds",
+        "waiting for a connection is not waiting for a claim, and callers' time stands still",
+    ),
+    33: Case("A refusal made to cost processor time", "its work has a bound"),
+    38: Case("A task factory that takes no `context`", "the refresh runs", (73,)),
+}
+"""In the order of their numbers. Some numbers belong to inputs of other parts, and are not used here."""
+
+ALSO = {
+    "K12": (
+        "test_f18_closing_that_was_cut_short_continues_when_it_is_called_again",
+        "test_f18_closing_may_be_cancelled_at_any_of_its_steps_and_called_again",
+    ),
+    "K22": ("test_f32_a_newer_token_is_adopted_although_requests_are_paced",),
+    "F58": ("test_a_400_or_401_without_a_readable_code_is_not_explained",),
+    "F67": ("test_f18_a_scope_may_be_cancelled_at_any_step_of_closing",),
+    "F70": (
+        "test_a_file_system_that_can_neither_sync_a_directory_nor_allocate_space_will_do",
+        "test_a_disk_without_inodes_fails_the_claim_and_no_commit",
+    ),
+    "F73": ("test_a_child_forked_during_a_refresh_gets_the_parents_token_and_can_close",),
+}
+"""Tests that show something which neither their name nor their docstring says."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """A test function. `labels` are the rows and inputs that it names, such as "F03" and "K04"."""
+
+    path: str
+    name: str
+    promise: str
+    labels: frozenset[str]
 
 
 def every_test() -> Iterator[Test]:
@@ -89,35 +290,65 @@ def every_test() -> Iterator[Test]:
     for path in sorted(
         [*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("tokensession/testing/conformance/*.py")]
     ):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                promise = (ast.get_docstring(node) or "").partition("\n")[0]
-                yield str(path.relative_to(ROOT)), node.name, promise
+                said = ast.get_docstring(node) or ""
+                yield Test(
+                    str(path.relative_to(ROOT)), node.name, promise(node.name, said), labels(node.name, said)
+                )
 
 
-def by_failure() -> dict[int, list[Test]]:
-    """The tests whose names say a row, by row."""
-    found: dict[int, list[Test]] = {}
+def labels(name: str, said: str) -> frozenset[str]:
+    """What a test with this name and docstring belongs to."""
+    of_name = re.findall(r"(?<=_)([fk]\d\d)(?=_)", name)
+    also = [label for label, names in ALSO.items() if name in names]
+    own = {*(label.upper() for label in of_name), *re.findall(r"\b[FK]\d\d\b", said), *also}
+    rows = [
+        row for label in own if (case := CASES.get(int(label[1:]))) and label[0] == "K" for row in case.rows
+    ]
+    return frozenset({*own, *(f"F{row:02}" for row in rows)})
+
+
+def promise(name: str, said: str) -> str:
+    """The first line of the docstring, without the labels; the name, if there is nothing else."""
+    line = re.sub(r" ?\((?:rule \d+|[FK]\d\d|, )+\)|^[FK]\d\d: ", "", said.partition("\n")[0])
+    if len(line) > 1:
+        return line[0].upper() + line[1:]
+    words = re.sub(r"^test_(?:[fk]\d\d_)*", "", name).replace("_", " ")
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def by_label() -> dict[str, list[Test]]:
+    """The tests of each row and input."""
+    found: dict[str, list[Test]] = {}
     for test in every_test():
-        rows = re.match(r"test_((?:f\d\d_)*)", test[1])
-        assert rows is not None
-        for row in re.findall(r"f(\d\d)_", rows[1]):
-            found.setdefault(int(row), []).append(test)
+        for label in test.labels:
+            found.setdefault(label, []).append(test)
     return found
 
 
 def failures() -> str:
     """A line for each failure, and one for each of its tests."""
-    found = by_failure()
+    found = by_label()
     lines = ["| row | test | what it promises |", "|---|---|---|"]
     for row, what in FAILURES.items():
         lines.append(f"| **F{row:02}** | | **{what}** |")
         if row in NOT_COVERED:
             lines.append(f"| | | not covered, because {NOT_COVERED[row]} |")
-        lines += [f"| | `{name}`, `{path}` | {promise} |" for path, name, promise in found.get(row, [])]
+        tests = found.get(f"F{row:02}", [])
+        lines += [f"| | `{test.name}`, `{test.path}` | {test.promise} |" for test in tests]
         if row in PARTS:
             lines.append(f"| | | {PARTS[row]} |")
+    return "\n".join(lines)
+
+
+def inputs() -> str:
+    """A line for each input that failed once."""
+    found = by_label()
+    lines = ["| | input | what happens now | shown by |", "|---|---|---|---|"]
+    for number, case in CASES.items():
+        names = ", ".join(f"`{test.name}`" for test in found.get(f"K{number:02}", []))
+        lines.append(f"| K{number:02} | {case.what} | {case.now} | {names} |")
     return "\n".join(lines)
 
 
@@ -132,7 +363,7 @@ def properties() -> str:
 
 def written(page: str) -> str:
     """The page with the tables in it."""
-    for name, table in (("failures", failures()), ("properties", properties())):
+    for name, table in (("failures", failures()), ("inputs", inputs()), ("properties", properties())):
         begin = f"<!-- {name}: written by tests/docs/reliability_table.py -->"
         end = f"<!-- end of {name} -->"
         assert page.count(begin) == page.count(end) == 1, name

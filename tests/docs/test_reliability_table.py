@@ -1,11 +1,12 @@
-"""Every failure has a test or a reason, and the page lists the tests that exist."""
+"""Every failure and input has a test or a reason, and the page lists the tests that exist."""
 
 from __future__ import annotations
 
 import re
 
 from _store_properties import PROPERTIES
-from reliability_table import FAILURES, NOT_COVERED, PAGE, by_failure, every_test, written
+from reliability_table import ALSO, CASES, FAILURES, NOT_COVERED, PAGE, by_label, every_test, labels, written
+from reliability_table import promise as promise_of
 
 
 def test_the_tables_in_the_docs_are_those_of_the_tests() -> None:
@@ -16,22 +17,46 @@ def test_the_tables_in_the_docs_are_those_of_the_tests() -> None:
 
 
 def test_every_failure_has_a_test_or_a_reason_and_no_test_names_another() -> None:
-    assert list(FAILURES) == list(range(1, 51))
-    found = by_failure()
-    assert set(FAILURES) - set(found) == set(NOT_COVERED), "a row has neither, or both"
-    assert set(found) <= set(FAILURES)
+    assert list(FAILURES) == list(range(1, 76))
+    found = {int(label[1:]) for label in by_label() if label.startswith("F")}
+    assert set(FAILURES) - found == set(NOT_COVERED), "a row has neither, or both"
+    assert found <= set(FAILURES)
+
+
+def test_every_input_has_a_test_and_no_test_names_another() -> None:
+    assert list(CASES) == sorted(CASES)
+    assert {int(label[1:]) for label in by_label() if label.startswith("K")} == set(CASES)
+    for case in CASES.values():
+        assert "|" not in case.what + case.now
+        assert set(case.rows) <= set(FAILURES)
 
 
 def test_every_test_of_a_failure_says_in_one_line_what_it_promises() -> None:
-    for listed in by_failure().values():
-        for path, name, promise in listed:
-            assert promise.endswith("."), f"{path}::{name}"
-            assert "|" not in promise
+    for tests in by_label().values():
+        for test in tests:
+            assert test.promise.endswith("."), f"{test.path}::{test.name}"
+            assert "|" not in test.promise
+
+
+def test_a_test_belongs_to_what_its_name_and_its_docstring_say() -> None:
+    """The tests of an input belong to its failures too."""
+    assert labels("test_f03_f10_it_ends", "It ends.") == {"F03", "F10"}
+    assert labels("test_k03_it_heals", "In the end (K20).") == {"K03", "F53", "K20", "F66"}
+    assert labels("test_a_half03_f3_k123_x", "F1, K123, FF03.") == frozenset()
+    assert promise_of("test_f03_k03_it_ends_soon", "(K03).") == "It ends soon."
+    assert promise_of("test_x", "K03: it ends (rule 8, K04).\n\nMore.") == "It ends."
+
+
+def test_every_test_that_is_listed_by_hand_exists_and_does_not_name_its_row_itself() -> None:
+    tests = {test.name: test for test in every_test()}
+    for label, names in ALSO.items():
+        assert set(names) <= set(tests), label
+        assert not [name for name in names if f"_{label.lower()}_" in name], "ALSO is for the others"
 
 
 def test_every_property_of_a_store_has_a_test_or_a_reason() -> None:
     assert list(PROPERTIES) == list(range(1, 42))
-    names = {name for _, name, _ in every_test()}
+    names = {test.name for test in every_test()}
     for number, (_, shown) in PROPERTIES.items():
         if isinstance(shown, str):
             assert shown.startswith("not covered, because"), number
@@ -42,7 +67,7 @@ def test_every_property_of_a_store_has_a_test_or_a_reason() -> None:
 
 def test_the_page_names_no_test_that_is_not_there() -> None:
     named = set(re.findall(r"`(test_\w+)`", PAGE.read_text(encoding="utf-8")))
-    assert named <= {name for _, name, _ in every_test()}
+    assert named <= {test.name for test in every_test()}
 
 
 def test_the_page_has_no_gap_that_was_to_be_filled() -> None:

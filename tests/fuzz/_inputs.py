@@ -16,7 +16,9 @@ from random import Random
 import msgpack
 from _hostile import ACCESS, HEAD, NUMBER, NUMBERS, PAD, PIECE, PIECES, PLANTABLE, ROTATED, SECRET
 
-from tokensession._refresh.state import Attempt, Rejection, TokenState, encode
+from tokensession._refresh.state import Failures, Now, Rejection, TokenState, encode
+from tokensession.providers import Identity
+from tokensession.stores._local.moment import Moment
 from tokensession.stores.file import _encode
 from tokensession.stores.protocol import Record
 from tokensession.token import Token
@@ -33,7 +35,10 @@ def _planted(secret: str) -> str:
 
 _ACCESS, _ROTATED = _planted(ACCESS), _planted(ROTATED)
 _GRANTED = {"access_token": _ACCESS, "refresh_token": _ROTATED, "token_type": "Bearer", "expires_in": 3600}
-_CODES = ("invalid_grant", "invalid_client", "slow_down", "OTO1105 : too many", "teapot", "server_error")
+_CODES = (
+    *("invalid_grant", "invalid_client", "slow_down", "OTO1105 : too many", "teapot", "server_error"),
+    "login_required",
+)
 
 
 def _json(document: object) -> bytes:
@@ -56,6 +61,10 @@ _BODIES: tuple[bytes, ...] = (
     _json({"error": {"code": 400, "message": "TOKEN_EXPIRED", "status": "INVALID_ARGUMENT"}}),
     _json({"error": f"quoted {_ACCESS}", "error_description": _ROTATED, "access_token": _ACCESS}),
     _json({"retry-after": "Sun, 15 Jun 2025 15:06:40", "error": "too many"}),
+    _json(_GRANTED | {"error": "teapot"}),
+    _json(_GRANTED | {"error": "server_error", "refresh_expires_in": 0}),
+    _json(_GRANTED | {"token_type": "mac", "refresh_token_expires_in": "60"}),
+    _json(_GRANTED | {"access_token": "two words", "success": False}),
     f"access_token={_ACCESS}&refresh_token={_ROTATED}&token_type=bearer&expires_in=3600".encode("latin-1"),
     b"error=invalid_grant&error_description=gone",
     b"<!doctype html><html><body><h1>502 Bad Gateway</h1>" + bytes([SECRET, 1]) + b"</body></html>",
@@ -63,24 +72,63 @@ _BODIES: tuple[bytes, ...] = (
     b'{"body": "' + bytes([SECRET, 4]) + b'"}',
 )
 
-_STATES = tuple(
-    map(
-        encode,
-        (
+_OLDEST = {  # format 1
+    "format": 1,
+    "seed": "66a3b15af1d2e6f9",
+    "sign_in": "0f0e0d0c0b0a0908",
+    "signed_out": False,
+    "token": {
+        "access_token": ACCESS,
+        "obtained_at": 1_750_000_000.25,
+        "lifetime": 3600.0,
+        "refresh_token": ROTATED,
+        "scope": None,
+        "token_type": "Bearer",
+    },
+    "attempt": {"credential": "credential-1", "at": 1_750_003_000.5, "replays": 1},
+    "rejection": {"credential": "credential-2", "code": "invalid_grant"},
+}
+_STATES = (
+    msgpack.packb(_OLDEST),
+    *(
+        encode(state, Now(1_750_000_000.0, 0.0))
+        for state in (
             TokenState(),
-            TokenState(configured="s", signed_out=True),
+            TokenState(number=7, configured="s", signed_out=True),
             TokenState(
+                number=2,
+                generation=9,
+                identity=Identity("oto", "production", "client-7", "https://api.example.com", "read write"),
                 configured="66a3b15af1d2e6f9",
-                token=Token(ACCESS, 1_750_000_000.25, 3600.0, ROTATED, "read write"),
-                attempt=Attempt("credential-1", 1_750_003_000.5, 1),
-                rejection=Rejection("credential-2", "invalid_grant"),
+                superseded=("0f0e0d0c0b0a0908",),
+                start="66a3b15af1d2e6f9",
+                redeemed=(("66a3b15af1d2e6f9", -60.5),),
+                token=Token(
+                    ACCESS, 1_750_000_000.25, 3600.0, ROTATED, "read write", refresh_lifetime=86400.0
+                ),
+                obtained=-1800.25,
+                problem="The access token is not a bearer token.",
+                previous=ROTATED,
+                failures=Failures("credential-1", 3, 1, 1, reason="got no answer", since=-9.0, until=30.0),
+                rejections=(Rejection("credential-2", "invalid_grant", "request-1", until=900.0),),
+                forced=1,
+                force_at=-60.0,
+                requests=2.5,
+                requests_at=-3.0,
+                more={"of_a_later_version": [1]},
             ),
             TokenState(token=Token(ACCESS, 7, None, None, None)),
-        ),
-    )
+        )
+    ),
 )
-_FILES = tuple(_encode("oto/production/1", Record("v1", state)) for state in _STATES)
-_MARKS = (b"1750000000.5 0123456789abcdef\n".ljust(128, b"\0"), b"nan x", b"-inf x", b"1e999", b"-1 v", b"")
+_FILES = tuple(
+    _encode("oto/production/1", Record("v1", state), Moment(1_750_000_000.5, 99.25)) for state in _STATES
+)
+_MARKS = (
+    b"1750000000.5 0123456789abcdef 120.0\n".ljust(128, b"\0"),
+    b"1750000000.5 0123456789abcdef\n".ljust(128, b"\0"),
+    *(b"nan x", b"-inf x", b"1e999", b"-1 v", b"1 v nan", b""),
+)
 _DATES = (
     *(
         b"Sun, 15 Jun 2025 15:06:40 GMT",
@@ -149,6 +197,7 @@ _NAMES = (
     *("access_token", "refresh_token", "token_type", "expires_in", "scope", "error", "error_description"),
     *("success", "ok", "otoErrorCode", "otoErrorMessage", "errorCode", "message", "retry-after", "data"),
     *("validUntil", "accessToken", "refreshToken", "tokenType", "expiresIn", "code", "error.message", "x"),
+    "refresh_expires_in",
 )
 
 

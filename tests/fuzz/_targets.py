@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from _hostile import ACCESS, CONFIGURED, expanded, hostile, shows_a_secret
+from _hostile import ACCESS, CONFIGURED, Hostile, expanded, hostile, shows_a_secret
 
 from tokensession import _redact
-from tokensession._refresh.state import TokenState, decode, encode
+from tokensession._refresh.state import Now, TokenState, decode, encode
 from tokensession.errors import (
     ClientRejected,
     ConfigurationError,
@@ -25,13 +26,17 @@ from tokensession.errors import (
     StoreCorrupt,
     TokenSessionError,
     TokenUnavailable,
+    UnexplainedRefusal,
 )
 from tokensession.policy import MAX_LIFETIME
-from tokensession.providers import Credential, Issued, TokenResponse, _wire
+from tokensession.providers import ErrorKind, Issued, _wire
+from tokensession.providers.response import _Answer
 from tokensession.stores import Store, open_store
 from tokensession.stores._local.lock import Mark
+from tokensession.stores._local.moment import Moment
 from tokensession.stores.file import _decode, _encode
 from tokensession.stores.protocol import Record
+from tokensession.testing import FakeClock
 from tokensession.transport import MAX_BODY, _inflate
 
 Read = Callable[..., Issued]
@@ -45,8 +50,11 @@ _DOCUMENTED = (
     RateLimited,
     TokenUnavailable,
     OutcomeUnknown,
+    UnexplainedRefusal,
     InvalidTokenResponse,
 )
+NOW = Now(SENT_AT, 0.0)
+_CLOCK = FakeClock(wall=SENT_AT)
 _PLACE = Path("/var/lib/tokens/0.token")
 
 
@@ -98,7 +106,7 @@ def _thorough(data: bytes) -> bool:
 
 
 def check_response(data: bytes, read: Read | None = None) -> str:
-    """`Provider.read` returns a usable token, or raises what its docstring names."""
+    """`Provider.read` returns what can be stored, or raises what its docstring names."""
     case = hostile(data)
     try:
         issued = (read or case.provider.read)(case.response, case.credential, sent_at=SENT_AT)
@@ -106,25 +114,46 @@ def check_response(data: bytes, read: Read | None = None) -> str:
         assert_safe_to_show(error, thorough=_thorough(data))
         pause = getattr(error, "retry_after", None)
         assert pause is None or (pause >= 0 and math.isfinite(pause)), f"retry_after is {pause}"
+        assert read is not None or _new_refresh_token(case) is None, "a new refresh token is lost"
         return type(error).__name__
     except Exception as error:
         raise AssertionError(f"not a documented error: {type(error).__name__}") from error
-    _assert_usable(issued, case.response, case.credential)
+    _assert_storable(issued, case)
+    assert _new_refresh_token(case) in (None, issued.token.refresh_token), "a new refresh token is lost"
+    if issued.problem is not None:
+        assert issued.problem.granted
+        assert_safe_to_show(issued.problem, thorough=_thorough(data))
+        return "Issued with a problem"
     return "Issued with a note" if issued.notes else "Issued"
 
 
-def _assert_usable(issued: Issued, response: TokenResponse, credential: Credential) -> None:
-    token = issued.token
-    assert 200 <= response.status < 300
-    assert token.access_token
+def _new_refresh_token(case: Hostile) -> str | None:
+    """The refresh token that works from now on, if a 2xx has one and does not refuse the request."""
+    strategy, response = case.provider.strategy, case.response
+    try:
+        document = strategy.decode(response.body)
+        token = _wire.refresh_token(_wire.find(document, strategy.fields.refresh_token))
+    except InvalidTokenResponse:
+        return None
+    _, kind = _Answer(strategy, response, (), SENT_AT, document).known() or ("", None)
+    if not 200 <= response.status < 300 or kind not in (None, ErrorKind.TRANSIENT):
+        return None
+    return None if token == case.credential.secret else token
+
+
+def _assert_storable(issued: Issued, case: Hostile) -> None:
+    token, credential = issued.token, case.credential
+    assert 200 <= case.response.status < 300
+    assert token.access_token or issued.problem is not None
     assert all("!" <= c <= "~" for c in token.access_token)
     if token.refresh_token not in (None, credential.secret):
         assert token.refresh_token
         assert all(" " <= c <= "~" for c in token.refresh_token)
     assert token.obtained_at == SENT_AT
     assert token.lifetime is None or abs(token.lifetime) <= MAX_LIFETIME
+    assert token.refresh_lifetime is None or 0 < token.refresh_lifetime <= MAX_LIFETIME
     assert token.scope is None or token.scope.isprintable()
-    assert decode(encode(TokenState(token=token))).token == token
+    assert decode(encode(TokenState(token=token), NOW), NOW).token == token
     for text in (repr(issued), *issued.notes):
         assert len(text) < LONGEST_MESSAGE
         assert text.isprintable()
@@ -186,25 +215,31 @@ def check_text(data: bytes) -> str:
 # -- (c) and (d) what a store returns -----------------------------------------------------------------
 
 
-def check_record(data: bytes, decode: Callable[[bytes], TokenState] = decode) -> str:
+def check_record(data: bytes, decode: Callable[[bytes, Now], TokenState] = decode) -> str:
     """A state that survives a round trip, or `StoreCorrupt`."""
     try:
-        state = decode(data)
+        state = decode(data, NOW)
     except StoreCorrupt as error:
         assert_safe_to_show(error, thorough=_thorough(data))
         return "StoreCorrupt"
     except Exception as error:
         raise AssertionError(f"not StoreCorrupt: {type(error).__name__}") from error
-    written = encode(state)
-    assert decode(written) == state
-    assert encode(decode(written)) == written
+    written = encode(state, NOW)
+    again = decode(written, NOW)
+    # When the token was obtained: in format 1 that may be in the future, or there may be no token.
+    if state.token is None or again.token is None:
+        state = replace(state, obtained=again.obtained)
+    else:
+        state = replace(state, token=replace(state.token, obtained_at=again.token.obtained_at))
+    assert again == state
+    assert encode(again, NOW) == written
     return "a state"
 
 
 def check_file(data: bytes) -> str:
     """A record that survives a round trip, or `StoreCorrupt`."""
     try:
-        found = _decode(_PLACE, data)
+        found = _decode(_PLACE, data, _CLOCK)
     except StoreCorrupt as error:
         found = error
     if isinstance(found, StoreCorrupt):  # its caller raises it
@@ -214,7 +249,8 @@ def check_file(data: bytes) -> str:
     assert isinstance(key, str)
     assert isinstance(record, Record)
     assert (type(record.version), type(record.data)) == (str, bytes)
-    assert _decode(_PLACE, _encode(key, record)) == (key, record)
+    assert record.age >= 0
+    assert _decode(_PLACE, _encode(key, record, Moment.now(_CLOCK)), _CLOCK) == (key, record)
     return "a record"
 
 

@@ -26,22 +26,22 @@ from _hostile import (
     shows_a_secret,
     spellings,
 )
-from _targets import SENT_AT, TARGETS, check_form, check_record, check_response, check_text
+from _targets import NOW, SENT_AT, TARGETS, check_form, check_record, check_response, check_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run import Figures, fuzz, main, share
 
 from tokensession import _redact
-from tokensession._refresh.state import TokenState, decode, encode
-from tokensession.errors import InvalidTokenResponse, StoreCorrupt, TokenSessionError
+from tokensession._refresh.state import Now, TokenState, decode, encode
+from tokensession.errors import InvalidTokenResponse, StoreCorrupt, TokenSessionError, UnexplainedRefusal
 from tokensession.providers import Credential, Issued, TokenResponse, _wire
 from tokensession.token import Token
 
 INPUTS = 16_000
 
 OUTCOMES = {
-    "response": "Issued, Issued with a note, GrantRejected, ClientRejected, RateLimited, TokenUnavailable, "
-    "OutcomeUnknown, InvalidTokenResponse",
+    "response": "Issued, Issued with a note, Issued with a problem, GrantRejected, ClientRejected, "
+    "RateLimited, TokenUnavailable, OutcomeUnknown, UnexplainedRefusal, InvalidTokenResponse",
     "json": "an object, InvalidTokenResponse, TruncatedResponse",
     "form": "an object, InvalidTokenResponse",
     "date": "a date, not a date",
@@ -138,7 +138,7 @@ def test_an_excerpt_of_a_body_shorter_than_its_secret_s_escapes_is_empty() -> No
 def test_a_body_without_a_showable_part_is_not_called_empty() -> None:
     provider, credential, _ = READERS[OAUTH2]
     body = json.dumps({"access_token": "é" * 1000, "x": "y" * 5000}).encode()
-    with pytest.raises(InvalidTokenResponse, match=r"answered 400\.") as caught:
+    with pytest.raises(UnexplainedRefusal, match=r"answered 400\.") as caught:
         provider.read(TokenResponse(400, (), body), credential, sent_at=SENT_AT)
     assert "empty" not in str(caught.value)
 
@@ -232,20 +232,20 @@ def test_a_broken_reader_is_found_within_a_short_run(broken: Callable[[TokenResp
     assert figures.failures
 
 
-def states_of_anything(data: bytes) -> TokenState:
+def states_of_anything(data: bytes, _now: Now) -> TokenState:
     document = msgpack.unpackb(data)
-    return TokenState(configured=document["seed"])
+    return TokenState(configured=document["configured"])
 
 
-def tokens_in_the_message(data: bytes) -> TokenState:
+def tokens_in_the_message(data: bytes, now: Now) -> TokenState:
     try:
-        return decode(data)
+        return decode(data, now)
     except StoreCorrupt:
         raise StoreCorrupt(f"The stored record is damaged: {data[:600]!r}") from None
 
 
 @pytest.mark.parametrize("broken", [states_of_anything, tokens_in_the_message])
-def test_a_broken_decoder_is_found_within_a_short_run(broken: Callable[[bytes], TokenState]) -> None:
+def test_a_broken_decoder_is_found_within_a_short_run(broken: Callable[[bytes, Now], TokenState]) -> None:
     check = lambda data: check_record(data, broken)  # noqa: E731 - as short as it is
     assert fuzz("record", share("record", INPUTS), seed=20, check=check).failures
 
@@ -315,8 +315,10 @@ def test_a_response_of_twice_the_size_takes_at_most_twice_the_work(shape: str, s
 @pytest.mark.parametrize(
     "make",
     [
-        lambda size: encode(TokenState(token=Token("a" * size, 0.0, None, "r" * size, "s" * size))),
-        lambda size: msgpack.packb(msgpack.unpackb(encode(TokenState())) | {str(i): i for i in range(size)}),
+        lambda size: encode(TokenState(token=Token("a" * size, 0.0, None, "r" * size, "s" * size)), NOW),
+        lambda size: msgpack.packb(
+            msgpack.unpackb(encode(TokenState(), NOW)) | {str(i): i for i in range(size)}
+        ),
         lambda size: msgpack.packb([{"a": 1}] * size),
         lambda size: b"\x91" * size,
     ],
@@ -328,7 +330,7 @@ def test_a_record_of_twice_the_size_takes_at_most_twice_the_work(make: Callable[
 
         def read() -> None:
             with contextlib.suppress(StoreCorrupt):
-                decode(data)
+                decode(data, NOW)
 
         return calls(read)
 

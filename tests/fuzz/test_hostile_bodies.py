@@ -22,6 +22,7 @@ from _targets import assert_safe_to_show
 
 from tokensession import AiohttpTransport, ManagedSource, NotSent
 from tokensession.errors import InvalidTokenResponse, OutcomeUnknown, TokenSessionError, TokenUnavailable
+from tokensession.policy import Policy
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock
@@ -178,28 +179,28 @@ ENDLESS = (
 )
 
 
-async def run_out_of_time(case: Case, server: RawServer, clock: FakeClock) -> None:
-    """Let the time run out, if nothing else ends this case."""
-    if case.until is not None:
-        await server.reached(case.until)
-        clock.advance(TOTAL)
-
-
 async def error_of(case: Case, server: RawServer) -> BaseException | None:
-    """The error of one token request."""
-    provider, clock = oauth2(server.url), FakeClock()
+    """The error of one token request. One that only the time-out ends is cancelled, as a caller does."""
+    provider = oauth2(server.url)
     assert provider.credential is not None
+    sent: list[None] = []
+
+    async def on_sending() -> None:
+        sent.append(None)
 
     async def send() -> None:
         request = provider.request(provider.credential)
-        response = await AiohttpTransport(clock=clock).send(request, connect=30, total=TOTAL)
+        response = await AiohttpTransport().send(request, connect=30, total=TOTAL, on_sending=on_sending)
         provider.read(response, provider.credential, sent_at=0)
 
     task = asyncio.create_task(send())
-    await run_out_of_time(case, server, clock)
+    if case.until is not None:
+        await server.reached(case.until)
+        task.cancel()
     await asyncio.wait((task,))
     await server.idle()
-    return task.exception()
+    assert sent == [None]
+    return OutcomeUnknown("It was cancelled.") if task.cancelled() else task.exception()
 
 
 @pytest.mark.parametrize("case", [*BROKEN, *ENDLESS], ids=lambda case: case.name)
@@ -281,9 +282,13 @@ def test_after_a_hostile_response_the_source_still_works(case: Case) -> None:
         async with RawServer(case.make(), http(GRANTED)) as server:
             provider = oauth2(server.url)
             store = MemoryStore(clock=clock)
-            source = ManagedSource(provider, AiohttpTransport(clock=clock), store=store, clock=clock)
+            # The first caller gets the error at once, and no request is made for a second one.
+            policy = Policy(retry_within=0, response_timeout=TOTAL, caller_timeout=2 * TOTAL)
+            source = ManagedSource(provider, AiohttpTransport(), store=store, clock=clock, policy=policy)
             task = asyncio.create_task(source.token())
-            await run_out_of_time(case, server, clock)
+            if case.until is not None:
+                await server.reached(case.until)
+                clock.advance(TOTAL)
             with pytest.raises(case.want) as caught:
                 await task
             assert_safe_to_show(caught.value, thorough=False)

@@ -1,38 +1,38 @@
-"""A world in which a refresh can go wrong in every way: a provider, a store, processes, and time.
+"""A world in which a refresh can go wrong in every way: providers, a store, processes, and time.
 
-The processes are real sources: `ManagedSource` and everything below it. The provider and the store are
+The processes are real sources: `ManagedSource` and everything below it. The providers and the store are
 models. Each call of them waits, as an `Op`, until the test decides how it ends. So the test decides the
 order of everything, and can kill a process between any two steps. Nothing runs by itself: `World.settle`
 runs all processes until each of them waits.
+
+What only the model knows is written down here as it happens, and each promise that is broken, in `broken`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, fields
-from functools import partial
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs
 
-from tokensession import ClaimTimeout, ManagedSource, NotSent, OutcomeUnknown, Policy, StoreUnavailable
-from tokensession._refresh.state import TokenState, decode
-from tokensession._refresh.transaction import RefreshTransaction
-from tokensession.errors import Superseded
-from tokensession.events import Event, SaveFailed
-from tokensession.providers import OAuth2
-from tokensession.providers.protocol import TokenRequest, TokenResponse
-from tokensession.stores.protocol import ANY, AnyVersion, Claim, Record, new_version
+from _process import POLICY, Process
+from _provider import LIFETIME, Provider, Sent
+from _store import WAIT, Mark, ModelClaim
+
+from tokensession import TokenSessionError
+from tokensession._refresh.state import Now, TokenState, decode
+from tokensession.stores.protocol import Record, new_version
 from tokensession.testing import FakeClock
-from tokensession.token import Token, fingerprint
+from tokensession.token import fingerprint
 
-LIFETIME = 3600
-KEY = "account"
-POLICY = Policy()
+__all__ = ["LIFETIME", "POLICY", "Op", "Process", "Provider", "Sent", "World"]
 
-_TURNS = 30  # of the event loop, until every process waits for an Op or a timer
-_LAST_LOOK = 16  # more, after a time-out
+_SPINS = 2000  # turns of the event loop without a rest: something runs without end
+_TIMERS = 5000  # timers in one stretch of time
+_STORE_CALLS = ("load", "claim", "put", "commit", "abandon", "sending")
 
 
 @dataclass(eq=False)
@@ -46,526 +46,475 @@ class Op:
 
     def end(self, fate: str) -> bool:
         """End it this way, if that is possible now. The process gets what the fate returns or raises."""
+        world, name = self.process.world, self.process.name
+        if self.done.done():
+            return False
         try:
             answer = self.fates[fate]()
         except Exception as error:  # noqa: BLE001 - this is how it ends
-            self.process.world.tell(f"{self.what} of {self.process.name}: {type(error).__name__}")
-            if not self.done.done():
-                self.done.set_exception(error)
+            world.tell(f"{self.what} of {name}: {fate} ({type(error).__name__})")
+            self.done.set_exception(error)
             return True
         if answer is WAIT:
             return False
-        self.process.world.tell(f"{self.what} of {self.process.name}: {fate}")
-        if not self.done.done():
-            self.done.set_result(answer)
+        held = ", and holds it" if isinstance(answer, ModelClaim) else ""
+        world.tell(f"{self.what} of {name}: {fate}{held}")
+        self.done.set_result(answer)
         return True
+
+    def work(self) -> bool:
+        """End it well, if that is possible now."""
+        return self.end(next(iter(self.fates)))
 
     def __repr__(self) -> str:
         return f"<{self.what} of {self.process.name}: {', '.join(self.fates)}>"
 
 
-WAIT = object()
-"""A fate returns this if it is not possible yet."""
-
-
-@dataclass(eq=False)
-class Sent:
-    """One token request and its outcome, as only the provider knows it."""
-
-    process: Process
-    credential: str
-    recorded: bool
-    """Whether the stored state said, when it was sent, that this credential had been sent before."""
-    signing_in: bool
-    arrived: bool = False
-    generation: int = 0
-    """The generation of the token that was issued for it, or 0."""
-    rejected: bool = False
-    delivered: bool = False
-    """Whether the response reached a process that was alive."""
-    harmless: bool = False
-    """Whether its outcome says that it has spent nothing."""
-    lapsed: bool = False
-    """Whether its process lost the claim while it was running."""
-
-
-class Provider:
-    """An authorization server. Each refresh token works once, and one that is reused revokes its sign-in."""
-
-    def __init__(self) -> None:
-        self.generation = 0
-        self.sign_ins: dict[str, int] = {}  # credential -> its sign-in
-        self.spent: dict[str, Sent] = {}
-        self.revoked: set[int] = set()
-        self.reused: list[tuple[Sent, Sent]] = []  # the request that spent it, the request that reused it
-        self.sent: list[Sent] = []
-        self._next = 0
-
-    def new_credential(self) -> str:
-        self._next += 1
-        credential = f"credential-{self._next}"
-        self.sign_ins[credential] = self._next
-        return credential
-
-    def redeem(self, sent: Sent) -> TokenResponse:
-        """Handle a token request that has arrived."""
-        sent.arrived = True
-        sign_in = self.sign_ins.get(sent.credential)
-        earlier = self.spent.get(sent.credential)
-        if earlier is not None and sign_in is not None and sign_in not in self.revoked:
-            self.reused.append((earlier, sent))
-            self.revoked.add(sign_in)
-        if sign_in is None or sign_in in self.revoked:
-            sent.rejected = True
-            return _response(400, {"error": "invalid_grant"})
-        self.spent[sent.credential] = sent
-        self.generation += 1
-        sent.generation = self.generation
-        refresh = f"refresh-{self.generation}"
-        self.sign_ins[refresh] = sign_in
-        return _response(
-            200,
-            {"access_token": f"access-{self.generation}", "refresh_token": refresh, "expires_in": LIFETIME},
-        )
-
-    def sign_in_of(self, generation: int) -> int:
-        """The sign-in that this token comes from."""
-        return self.sign_ins[f"refresh-{generation}"]
-
-
-def _response(status: int, document: object) -> TokenResponse:
-    return TokenResponse(status, (), json.dumps(document).encode())
-
-
-def generation(token: Token | None) -> int:
-    """Its generation; 0 without a token."""
-    return int(token.access_token.removeprefix("access-")) if token is not None else 0
-
-
 class World:
-    """Everything. Make it in a running event loop."""
+    """Everything. Make it in a running event loop.
 
-    def __init__(self, *, count: int, flaws: frozenset[str] = frozenset()) -> None:
+    `leases`: claims are leases, so a holder may lose one and go on. `kind` is that of the configured
+    credential. The wall clocks are `walls` seconds wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        leases: bool = False,
+        kind: str = "refresh",
+        leeway: float = 0.0,
+        walls: tuple[float, ...] = (0.0,) * 3,
+    ) -> None:
         self.clock = FakeClock()
-        self.provider = Provider()
+        self.clocks_differ = any(walls)
+        self.leases = leases
+        serials = itertools.count(1)
+        self.provider = Provider("main", serials, leeway=leeway)
+        self.other = Provider("other", serials)
+        # The store
         self.record: Record | None = None
+        self.past: list[tuple[Record, float]] = []  # every record, and when it was written
+        self.written = 0.0
         self.holder: ModelClaim | None = None
-        self.mark: float | None = None  # boot clock: when a holder began that has not ended its claim
+        self.mark: Mark | None = None
+        # What is under way
         self.ops: list[Op] = []
         self.orphans: list[Callable[[], Any]] = []  # writes whose caller has gone, still running
-        self.wire: list[tuple[float, Callable[[], Any]]] = []  # (deadline, request of a killed process)
+        self.wire: list[tuple[float, Sent]] = []  # requests whose sender has gone: until when they may arrive
         self.killed: list[Process] = []
+        self.over = False
+        # What has happened
+        self.sent: list[Sent] = []
+        self.problems: set[int] = set()  # serial numbers of tokens that came with a problem
+        self.faults = 0  # calls of the store that failed, kills, losses
         self.interruptions = 0  # claims that never ended
-        self.ended: set[int] = set()  # the sign-ins that have been signed out
-        self.undone = False  # whether an older token was stored over a sign-out
-        self.signed_in: set[int] = set()  # the sign-ins that have returned, and the first one
+        self.losses = 0  # how often the store lost data or went back
+        self.signed_in: set[int] = set()  # the sign-ins that have returned
         self.earlier: dict[int, frozenset[int]] = {}  # sign-in -> those that had returned when it began
         self.outdated: set[int] = set()  # those earlier than one that has been stored
-        self.brought_back = False  # whether one of these was stored over a later one
-        self.unsaved = 0  # how many writes failed
-        self.over = False
-        self._timers = False
+        self.signed_out: set[int] = set()  # those that a sign-out has ended
+        self.tombstones: dict[int, set[int]] = {}  # the number of a sign-out -> what it has ended
+        self.brought: set[str] = set()  # the credentials that people have brought
+        self.configured: list[str] = []  # the credentials that have been configured
+        self.broken: list[str] = []
         self.story: list[str] = []
-        self.configured = self.provider.new_credential()
-        self.signed_in.add(self.provider.sign_ins[self.configured])
-        self.flaws = flaws
-        self.processes = [self._started(number) for number in range(count)]
+        self.reached: Counter[str] = Counter()
+        self._starts = itertools.count()
+        self.processes = [
+            self._start(number, self.provider, self.provider.new_credential(kind), wall)
+            for number, wall in enumerate(walls[:1])
+        ]
+        first = self.processes[0].configured
+        self.processes += [
+            self._start(number, self.provider, first, wall) for number, wall in enumerate(walls) if number
+        ]
+        self.intruder = self._start(9, self.other, self.other.new_credential("refresh"), 0.0)
 
-    def _started(self, number: int, offset: float = 0.0) -> Process:
-        process = Process(self, f"P{number}", offset)
-        process.source = process.make_source()
-        return process
+    def _start(self, number: int, provider: Provider, configured: str, wall: float) -> Process:
+        if provider is self.provider and configured not in self.configured:
+            self.configured.append(configured)
+        boot = 10_000.0 * next(self._starts)
+        return Process(self, f"P{number}", provider, configured, wall=wall, boot=boot)
 
-    def kill(self, process: Process) -> Process:
-        """Kill a process and start a new one. What the old one had requested may still happen."""
-        self.tell(f"{process.name} is killed")
-        process.alive = False
-        self.killed.append(process)
-        number = self.processes.index(process)
-        if self.holder is not None and self.holder.store.process is process:
-            self.holder = None  # as the kernel does with a lock; the mark stays
-            self.interruptions += 1
-        for op in [op for op in self.ops if op.process is process]:
-            self.ops.remove(op)
-            if op.what == "send":
-                self.wire.append((self.clock.boot() + POLICY.orphan_wait, op.fates["arrives"]))
-            elif op.what in ("commit", "put"):
-                self.orphans.append(op.fates["works"])
-        self.processes[number] = self._started(number, process.clock.offset)
-        return self.processes[number]
+    @property
+    def everyone(self) -> list[Process]:
+        """The processes that are alive."""
+        return [*self.processes, self.intruder]
 
-    def lapse(self) -> None:
-        """The lease of a live holder runs out: it was stopped, or its connection was lost."""
-        if self.holder is None:
-            return
-        self.tell(f"the lease of {self.holder.store.process.name} lapses")
-        for sent in self.provider.sent:
-            if sent.process is self.holder.store.process:
-                sent.lapsed = True
-        self.holder = None
-        self.interruptions += 1
+    @property
+    def now(self) -> float:
+        return self.clock.boot()
 
-    def advance(self, seconds: float) -> None:
-        """Time passes. Requests of killed processes arrive soon or never."""
-        self.tell(f"{seconds:g} s pass")
-        self.clock.advance(seconds)
-        self._timers = True
-        self.wire = [(until, arrives) for until, arrives in self.wire if until > self.clock.boot()]
-
-    def tell(self, what: str) -> None:
-        """Add a line to the story that is printed with a failure."""
-        state = self.state
-        stored = "nothing" if state is None else f"{generation(state.token)} {state.attempt or ''}"
-        noted = state is not None and (state.rejection or state.signed_out)
-        self.story.append(f"{what}  [stored: {stored}{' rejection or sign-out' if noted else ''}]")
+    # -- running it --------------------------------------------------------------------------------
 
     async def settle(self) -> None:
         """Run all processes until each of them waits."""
-        turns, self._timers = _TURNS + self._timers * _LAST_LOOK, False
-        for _ in range(turns):
+        ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+        for _ in range(_SPINS):
             await asyncio.sleep(0)
-        self.ops = [op for op in self.ops if not op.done.done()]
+            if not ready:
+                return
+        self.breaks("something runs without end")
 
-    async def ask(self, process: Process, what: str, **fates: Callable[[], Any]) -> Any:
-        """Wait until the test decides how it ends. A killed process never continues."""
+    async def ask(
+        self,
+        process: Process,
+        what: str,
+        *,
+        expires: float | None = None,
+        **fates: Callable[[], Any],
+    ) -> Any:
+        """Wait until the test decides how it ends. A killed process never continues.
+
+        After `expires` seconds it is tried once more, and ends, however.
+        """
         if self.over:
             raise asyncio.CancelledError
         op = Op(process, what, fates)
         if process.alive:
             self.ops.append(op)
+        timer = process.clock.call_later(expires, op.work) if expires is not None else None
         try:
             return await op.done
+        except asyncio.CancelledError:
+            if process.alive and not self.over:
+                self.tell(f"{what} of {process.name} is cut short")
+                self.faults += what in _STORE_CALLS
+            raise
         finally:
+            if timer is not None:
+                timer.cancel()
             if op in self.ops:
                 self.ops.remove(op)
+
+    async def pass_time(self, seconds: float) -> None:
+        """Time passes evenly: every timer runs when it is due."""
+        end = self.now + seconds
+        for _ in range(_TIMERS):
+            left = end - self.now
+            if left <= 1e-6:
+                return
+            self.advance(min(max(next(iter(self.clock.sleepers), left), 1e-3), left))
+            await self.settle()
+        self.breaks(f"{_TIMERS} timers within {seconds:g} s")
+
+    def jump(self, seconds: float) -> None:
+        """The machines were suspended: all timers are late. No one's wait counts."""
+        self.advance(seconds)
+        for process in self.everyone:
+            for call in process.calls:
+                call.since = self.now
+
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.wire = [(until, sent) for until, sent in self.wire if until > self.now]
+
+    def breaks(self, promise: str) -> None:
+        """A promise is broken."""
+        self.broken.append(promise)
+
+    def tell(self, what: str) -> None:
+        """Add a line to the story that is printed with a failure."""
+        self.story.append(f"{self.now - 1000:8.1f}  {what}  [{described(self.state)}]")
+
+    async def end(self) -> None:
+        """End everything, and count what has happened."""
+        self.reached.update(
+            {
+                "unknown outcomes": sum(sent.unknown for sent in self.sent),
+                "rejections": sum(sent.outcome == "rejected" for sent in self.sent),
+                "reuse detected": len(self.provider.reused),
+                "late answers": sum(
+                    sent.outcome == "token" and (sent.ended or 0.0) - sent.began > POLICY.caller_timeout
+                    for sent in self.sent
+                ),
+                "claims that never ended": self.interruptions,
+                "losses of data": self.losses,
+                "tokens with a problem": len(self.problems),
+            }
+        )
+        self.over = True
+        for process in [*self.everyone, *self.killed]:
+            await process.end()
+
+    def check(self) -> None:
+        """What must hold at every moment."""
+        for process in self.everyone:
+            for call in process.calls:
+                process.late(call)
+        self._nothing_received_is_lost()
+        assert not self.broken, self.broken
+
+    def _nothing_received_is_lost(self) -> None:
+        """A token that was received is stored, or being stored, or there is a later one."""
+        state = self.state
+        if state is not None and state.signed_out:
+            return
+        for sent in self.sent:
+            if sent.outcome != "token" or not sent.process.alive or sent.losses != self.losses:
+                continue
+            sign_in = sent.process.provider.sign_ins[sent.credential]
+            if state is not None and self.sign_in_of(state) not in (None, sign_in):
+                continue
+            if self.serial_of(state) < sent.serial:
+                writes = any(op.what in ("commit", "put") and op.process is sent.process for op in self.ops)
+                unsaved = sent.process.source.snapshot().unsaved
+                if not (writes or unsaved):
+                    self.breaks(f"token {sent.serial} is lost; {described(state)} is stored")
+        for spent, again in self.provider.reused:
+            if spent.outcome == "token" and spent.process.alive and not self._may_be_reused(spent, again):
+                self.breaks(f"{spent.credential} was sent again although its successor had arrived")
+
+    def _may_be_reused(self, spent: Sent, again: Sent) -> bool:
+        """Whether no one could know, or a rule says so."""
+        lost = spent.losses != self.losses
+        ended = self._has_ended(spent.process.provider.sign_ins[spent.credential])
+        gone_back = again.credential == again.process.configured and not again.signs_in
+        # A person who brings it to two processes while the store fails, or one is killed.
+        brought = spent.signs_in and again.signs_in and spent.faults != self.faults
+        return lost or ended or brought or spent.lapsed or spent.problem or again.is_code or gone_back
+
+    # -- what happens to processes -------------------------------------------------------------------
+
+    def kill(self, process: Process, configured: str | None = None) -> Process:
+        """Kill a process and start a new one. What the old one had requested may still happen."""
+        self.tell(f"{process.name} is killed")
+        process.alive = False
+        process.clock.stop()
+        self.killed.append(process)
+        self.faults += 1
+        if self.holder is not None and self.holder.store.process is process:
+            self._lose_claim()
+        for op in [op for op in self.ops if op.process is process]:
+            self.ops.remove(op)
+            if op.what in ("commit", "put", "sending"):
+                self.orphans.append(op.fates["works"])
+        for sent in self.sent:
+            if sent.process is process and sent.left is not None and sent.ended is None and not sent.arrived:
+                self.on_the_wire(sent, POLICY.orphan_wait)
+        number = int(process.name[1:])
+        new = self._start(number, process.provider, configured or process.configured, process.clock.offset)
+        if process is self.intruder:
+            self.intruder = new
+        else:
+            self.processes[number] = new
+        return new
+
+    def on_the_wire(self, sent: Sent, seconds: float) -> None:
+        """Its sender has gone, but the request may still arrive."""
+        self.wire.append((self.now + seconds, sent))
+
+    def arrive_late(self) -> None:
+        """A request whose sender has gone arrives."""
+        _, sent = self.wire.pop(0)
+        self.tell(f"a request of {sent.process.name} arrives late")
+        self.reached["requests that arrived late"] += 1
+        sent.process.provider.redeem(sent, self.now)
+
+    def write_late(self) -> None:
+        """A write whose caller has gone ends."""
+        self.tell("a write of a caller that has gone ends")
+        self.faults += 1
+        with contextlib.suppress(TokenSessionError):  # superseded, and its caller has gone
+            self.orphans.pop(0)()
+
+    def lapse(self) -> None:
+        """The lease of a live holder runs out: it was stopped, or its connection was lost."""
+        if self.holder is not None and self.leases:
+            self.tell(f"the lease of {self.holder.store.process.name} lapses")
+            self.faults += 1
+            self._lose_claim()
+
+    def _lose_claim(self) -> None:
+        assert self.holder is not None
+        self.interruptions += 1
+        for sent in self.sent[::-1]:
+            if sent.process is self.holder.store.process:
+                sent.lapsed = True
+                break
+        self.holder = None  # the mark stays
+
+    # -- the store ---------------------------------------------------------------------------------------
+
+    def read(self) -> Record | None:
+        """The record, as a store returns it."""
+        record = self.record
+        return record and Record(record.version, record.data, self.now - self.written)
 
     @property
     def state(self) -> TokenState | None:
         """The stored state."""
-        return decode(self.record.data) if self.record is not None else None
+        return self.decoded(self.read())
 
-    def write(self, data: bytes) -> Record:
-        old, new = self.state, decode(data)
-        if old is not None and old.signed_out and new.token is not None:
-            self.undone = self.undone or self.provider.sign_in_of(generation(new.token)) in self.ended
-        if new.token is not None:
-            sign_in = self.provider.sign_in_of(generation(new.token))
-            self.brought_back = self.brought_back or sign_in in self.outdated
-            self.outdated |= self.earlier.get(sign_in, frozenset())
-        self.record = Record(new_version(), data)
+    def decoded(self, record: Record | None) -> TokenState | None:
+        """The state in a record."""
+        if record is None:
+            return None
+        return decode(record.data, Now(self.clock.wall(), self.now), age=record.age)
+
+    def write(self, data: bytes, process: Process) -> Record:
+        """Store this, and note what that does to the sign-ins."""
+        old, self.record, self.written = self.state, Record(new_version(), data), self.now
+        self.past.append((self.record, self.now))
+        new = self.state
+        assert new is not None
+        if process.alive:
+            process.learn(new)
+        if new.signed_out:
+            arrived = [sent for sent in self.sent if sent.arrived]
+            ended = {sent.process.provider.sign_ins[sent.credential] for sent in arrived}
+            self.signed_out |= self.tombstones.setdefault(new.number, ended)
+        sign_in = self.sign_in_of(new)
+        if sign_in is None:
+            return self.record
+        if self.losses and self.clocks_differ:
+            return self.record  # after a loss of data, the clocks say which sign-in is the later one
+        if old is not None and old.signed_out and sign_in in self.signed_out:
+            self.breaks("after a sign-out, an older token was stored over it")
+        if sign_in in self.outdated and not self._gone_back_to(old, new):
+            self.breaks(f"after a later sign-in, sign-in {sign_in} was stored over it")
+        # After a loss of data, a process that has just started cannot know how high its number must be.
+        known = frozenset() if self.losses else frozenset(self.signed_in)
+        self.outdated |= self.earlier.setdefault(sign_in, known)
+        self.outdated.discard(sign_in)
         return self.record
 
-    async def sign_in(self, process: Process) -> Token:
-        """Sign in with a new credential."""
-        credential = self.provider.new_credential()
-        sign_in = self.provider.sign_ins[credential]
-        process.signing_in.add(credential)
-        self.earlier[sign_in] = frozenset(self.signed_in)
-        token = await process.source.sign_in(refresh_token=credential)
-        self.signed_in.add(sign_in)
-        return token
+    def _gone_back_to(self, old: TokenState | None, new: TokenState) -> bool:
+        """Whether it is the configured credential, used again because the later lineage is rejected."""
+        return old is not None and is_rejected(old) and new.start == new.configured
 
+    def lose_record(self) -> None:
+        """Someone deletes the record, or the disk loses it."""
+        self.tell("the record is deleted")
+        self.record = None
+        self._lost_data()
 
-class Process:
-    """One process until it is killed: a source over the shared store, with its own wall clock."""
+    def put_back(self, which: int) -> None:
+        """An older record is restored from a backup."""
+        if self.past:
+            self.record, self.written = self.past[which % len(self.past)]
+            self.tell("an older record is put back")
+            self._lost_data()
 
-    def __init__(self, world: World, name: str, offset: float) -> None:
-        self.world = world
-        self.name = name
-        self.alive = True
-        self.clock = ProcessClock(self, offset)
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self.handed_out: list[Token] = []
-        self.errors: list[BaseException] = []
-        self.source: ManagedSource
-        self.signing_in: set[str] = set()
+    def _lost_data(self) -> None:
+        self.faults += 1
+        self.losses += 1
+        self.outdated.clear()
+        self.signed_out.clear()
 
-    def make_source(self) -> ManagedSource:
-        """The real source."""
-        provider = OAuth2(
-            token_url="https://id.example.com/token",
-            client_id="client",
-            client_secret="client-secret",
-            refresh_token=self.world.configured,
-            rotates=True,
-        )
-        source = ManagedSource(
-            provider,
-            ModelTransport(self),
-            store=ModelStore(self),
-            key=KEY,
-            policy=POLICY,
-            clock=self.clock,
-            observer=self.note,
-        )
-        for flaw in self.world.flaws & FLAWED.keys():
-            parts = {
-                part.name: getattr(source._transaction, part.name) for part in fields(RefreshTransaction)
-            }
-            source._coordinator._transaction = FLAWED[flaw](**parts)
-        return source
+    # -- sign-ins ------------------------------------------------------------------------------------------
 
-    def note(self, event: Event) -> None:
-        """Every event of this process."""
-        self.world.unsaved += isinstance(event, SaveFailed)
+    def of(self, credential: str) -> Provider:
+        """Whose token or credential this is."""
+        return self.provider if credential in self.provider.sign_ins else self.other
 
-    async def end(self) -> None:
-        """End everything that still waits."""
-        for task in tuple(self.tasks):
-            task.cancel()
-        await self.source._coordinator._tasks.cancel()
+    def sign_in_of(self, state: TokenState | None) -> int | None:
+        """The sign-in that a state's token comes from."""
+        token = state.token if state is not None else None
+        if token is None or token.refresh_token is None:
+            return None
+        return self.of(token.refresh_token).sign_ins[token.refresh_token]
 
-    def call(self, work: Coroutine[Any, Any, Token | None]) -> None:
-        """Start a caller, and record what it gets."""
+    def _has_ended(self, sign_in: int) -> bool:
+        """Whether someone signed out while it was there."""
+        return any(sign_in in each for each in self.tombstones.values())
 
-        async def caller() -> None:
-            try:
-                token = await work
-            except Exception as error:  # noqa: BLE001 - the test looks at it
-                self.errors.append(error)
-            else:
-                if token is not None:
-                    self.handed_out.append(token)
+    def serial_of(self, state: TokenState | None) -> int:
+        """The serial number of a state's token, or 0."""
+        token = state.token if state is not None else None
+        if token is None or token.refresh_token is None:
+            return 0
+        return self.of(token.refresh_token).serials[token.refresh_token]
 
-        task = asyncio.get_running_loop().create_task(caller())
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+    # -- token requests ------------------------------------------------------------------------------
 
-    def __repr__(self) -> str:
-        return f"<{self.name}{'' if self.alive else ' killed'}>"
+    def begins(self, sent: Sent) -> None:
+        """A token request begins: is it one that may be made?"""
+        self.tell(f"{sent.process.name} begins to send {sent.credential}")
+        provider, state = sent.process.provider, self.state
+        self.sent.append(sent)
+        if sent.credential not in provider.sign_ins:
+            self.breaks(f"{sent.process.name} sends {sent.credential}, of another provider")
+            return
+        identity = state.identity if state is not None and state.token is not None else None
+        if identity is not None and identity.client_id != provider.name and not sent.signs_in:
+            self.breaks(f"{sent.process.name} sends something, and the record is another provider's")
+        self._is_not_spent(sent, state)
 
+    def _is_not_spent(self, sent: Sent, state: TokenState | None) -> None:
+        """No process sends what it could know to be spent, from its memory or the store."""
+        provider, process = sent.process.provider, sent.process
+        sign_in = provider.sign_ins[sent.credential]
+        newest = process.knows.get(sign_in, 0)
+        stored = self.serial_of(state)
+        if self.sign_in_of(state) == sign_in and stored not in self.problems:
+            newest = max(newest, stored)
+        gone_back = sent.credential == process.configured and state is not None and is_rejected(state)
+        ended = sent.signs_in and self._has_ended(sign_in)  # brought again after a sign-out: it costs nothing
+        if newest > provider.serials[sent.credential] and not gone_back and not ended:
+            self.breaks(f"{process.name} sends {sent.credential}, and could know its successor {newest}")
 
-class ProcessClock:
-    """The world's clock, with a wall clock that may be wrong."""
+    def _is_sent_once(self, sent: Sent) -> None:
+        """A code is sent once, or twice by one process if the first time got no answer."""
+        before = [
+            each
+            for each in self.sent
+            if each is not sent
+            and each.credential == sent.credential
+            and each.left is not None
+            and (each.ended is None or each.delivered or each.unknown)
+        ]
+        if before and before[-1].losses != self.losses and sent.process is not before[-1].process:
+            return  # the store lost the note
+        again = len(before) == 1 and before[0].unknown and before[0].process is sent.process
+        if before and not (again and self.now == before[0].ended):
+            self.breaks(f"{sent.process.name} sends {sent.credential} once more")
 
-    def __init__(self, process: Process, offset: float) -> None:
-        self._process = process
-        self._clock = process.world.clock
-        self.offset = offset
-
-    def wall(self) -> float:
-        return self._clock.wall() + self.offset
-
-    def boot(self) -> float:
-        return self._clock.boot()
-
-    def jitter(self) -> float:
-        return 0.5
-
-    async def sleep(self, seconds: float) -> None:
-        await self._clock.sleep(seconds)
-        if not self._process.alive and not self._process.world.over:
-            await asyncio.get_running_loop().create_future()  # a killed process does not wake
-
-
-class ModelTransport:
-    """The network between a process and the provider."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self._provider = process.world.provider
-
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
-        process, world = self._process, self._process.world
-        credential = parse_qs(request.body.decode())["refresh_token"][0]
-        state = world.state
-        attempt = state.attempt if state is not None else None
-        sent = Sent(
-            process,
-            credential,
-            recorded=attempt is not None and attempt.credential == fingerprint(credential),
-            signing_in=credential in process.signing_in,
-        )
-        self._provider.sent.append(sent)
-
-        def no_connection() -> None:
-            sent.harmless = True
-            raise NotSent("no route")
-
-        def fails(status: int) -> Callable[[], TokenResponse]:
-            def respond() -> TokenResponse:
-                sent.harmless = True
-                return _response(status, {})
-
-            return respond
-
-        def lost() -> None:
-            raise OutcomeUnknown("reset")
-
-        response: TokenResponse = await world.ask(
-            process,
-            "send",
-            arrives=lambda: self._provider.redeem(sent),
-            no_connection=no_connection,
-            status_500=fails(500),
-            status_503=fails(503),
-            lost=lost,
-        )
-        if not sent.arrived:
-            return response
-
-        def delivered() -> TokenResponse:
-            sent.delivered = True
-            return response
-
-        answer: TokenResponse = await world.ask(process, "response", delivered=delivered, lost=lost)
-        return answer
-
-
-class ModelStore:
-    """One process's store object over the shared record. Claims are leases, which may lapse."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.world = process.world
-
-    async def load(self, key: str) -> Record | None:
-        found: Record | None = await self.world.ask(
-            self.process, "load", works=lambda: self.world.record, fails=_unavailable
-        )
-        return found
-
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> Claim | Record:
-        world = self.world
-        until = world.clock.boot() + timeout
-
-        def granted() -> Any:
-            record = world.record
-            if record is not None and record.version != seen:
-                return record
-            free = world.holder is None or "claims are not exclusive" in world.flaws
-            if not free:
-                if world.clock.boot() >= until:
-                    raise ClaimTimeout("another process holds it")
-                return WAIT
-            unmarked = world.mark is None or world.holder is not None
-            unmarked = unmarked or "a killed holder leaves no mark" in world.flaws
-            interrupted = None if unmarked else world.clock.boot() - world.mark
-            world.holder = ModelClaim(self, record, interrupted)
-            world.mark = world.clock.boot()
-            return world.holder
-
-        found: Claim | Record = await world.ask(self.process, "claim", works=granted, fails=_unavailable)
-        return found
-
-    async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
-        world = self.world
-
-        def write() -> Record:
-            if expect is not ANY and (world.record.version if world.record else None) != expect:
-                raise Superseded("another version", record=world.record)
-            if decode(data).signed_out:
-                arrived = [sent.credential for sent in world.provider.sent if sent.arrived]
-                world.ended.update(world.provider.sign_ins[credential] for credential in arrived)
-            return world.write(data)
-
-        return await self._written("put", write)
-
-    async def _written(self, what: str, write: Callable[[], Record]) -> Record:
-        """A write, which finishes even if its caller has gone."""
-
-        def unconfirmed() -> None:
-            write()
-            _unavailable()
-
-        try:
-            record: Record = await self.world.ask(
-                self.process, what, works=write, fails=_unavailable, works_unconfirmed=unconfirmed
+    def leaves(self, sent: Sent) -> None:
+        """The first byte leaves. Is it the only request with this credential, and not too early?"""
+        sent.left = self.now
+        if sent.is_code:
+            self._is_sent_once(sent)
+        self.reached["token requests"] += 1
+        others = [each for each in self.sent if each.credential == sent.credential and each is not sent]
+        for other in others:
+            brought = sent.signs_in and other.signs_in and other.lapsed
+            if other.left is not None and other.ended is None and other.process.alive and not brought:
+                self.breaks(f"{sent.process.name} sends {sent.credential}, and {other.process.name} does too")
+        before = [each for each in others if each.left is not None and each.ended is not None]
+        if not before or sent.signs_in or before[-1].signs_in or before[-1].faults != self.faults:
+            return
+        last = before[-1]
+        assert last.ended is not None
+        if last.outcome == "rejected" and not sent.forced:
+            self.breaks(f"{sent.process.name} sends {sent.credential}, which was rejected")
+        ignored = (sent.forced and last.outcome != "429, 30 s") or (sent.is_code and last.unknown)
+        if self.now - last.ended < last.pause - 0.01 and not ignored:
+            self.breaks(
+                f"{sent.process.name} sends {sent.credential} "
+                f"{self.now - last.ended:g} s after {last.outcome}"
             )
-        except asyncio.CancelledError:
-            if self.process.alive and not self.world.over:
-                self.world.orphans.append(write)
-            raise
-        return record
-
-    async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
-        raise NotImplementedError
-
-    async def keys(self) -> list[str]:
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        """Nothing to close."""
 
 
-def _unavailable() -> None:
-    raise StoreUnavailable("no answer")
+def is_rejected(state: TokenState) -> bool:
+    """Whether its refresh token was rejected."""
+    token = state.token
+    if token is None or token.refresh_token is None:
+        return bool(state.rejections)
+    name = fingerprint(token.refresh_token)
+    return any(each.credential == name for each in state.rejections)
 
 
-class ModelClaim:
-    """A lease. It may lapse; a commit compares versions, whether it has or not."""
-
-    def __init__(self, store: ModelStore, current: Record | None, interrupted: float | None) -> None:
-        self.store = store
-        self._current = current
-        self._interrupted = interrupted
-        self._earlier = store.world.mark
-        self._written: Record | None = None
-
-    @property
-    def current(self) -> Record | None:
-        return self._current
-
-    @property
-    def interrupted(self) -> float | None:
-        return self._interrupted
-
-    async def commit(self, data: bytes) -> Record:
-        return await self.store._written("commit", lambda: self._commit(data))
-
-    def _commit(self, data: bytes) -> Record:
-        world = self.store.world
-        if self._written is None or world.record is not self._written or self._written.data != data:
-            version = self._current.version if self._current else None
-            stored = world.record.version if world.record else None
-            if stored != version and "commits compare nothing" not in world.flaws:
-                self._release(None)
-                raise Superseded("another version", record=world.record)
-            self._written = world.write(data)
-        self._release(None)
-        return self._written
-
-    async def abandon(self) -> None:
-        # The mark of an earlier holder comes back, because its outcome is still unknown.
-        world, process = self.store.world, self.store.process
-        release = partial(self._release, self._earlier)
-        try:
-            await world.ask(process, "abandon", works=release)
-        except asyncio.CancelledError:
-            if process.alive and not world.over:
-                world.orphans.append(release)
-            raise
-
-    def _release(self, mark: float | None) -> None:
-        world = self.store.world
-        if world.holder is self:
-            world.holder, world.mark = None, mark
-
-
-class NotesNothing(RefreshTransaction):
-    """Does not store the outcome of a token request."""
-
-    async def _note(self, claim: Claim, step: Any, note: Any, error: BaseException) -> Record:
-        await claim.abandon()
-        raise error
-
-
-class YieldsToNotes(RefreshTransaction):
-    """Treats any newer record as a newer generation."""
-
-    def _before(self, step: Any) -> Callable[[TokenState | None], bool]:
-        return lambda _stored: False
-
-
-class DoesNotWait(RefreshTransaction):
-    """Does not wait for the last request of a killed holder."""
-
-    def _orphan_wait(self, began: float) -> float:
-        return 0.0
-
-
-FLAWED: dict[str, type[RefreshTransaction]] = {
-    "a note is not stored": NotesNothing,
-    "a late token gives way to a note": YieldsToNotes,
-    "no wait for requests of killed processes": DoesNotWait,
-}
+def described(state: TokenState | None) -> str:
+    """A stored state, for people."""
+    if state is None:
+        return "nothing"
+    token = state.token.refresh_token if state.token is not None else None
+    order = f"({state.number % 1_750_000_000}, {state.generation})"
+    notes = [
+        "signed out" if state.signed_out else "",
+        f"problem, before it {state.previous}" if state.problem else "",
+        f"{state.failures.count} failed, {state.failures.unknown} unknown" if state.failures else "",
+        f"{len(state.rejections)} rejected" if state.rejections else "",
+    ]
+    return ", ".join([f"{order} {token}", *filter(None, notes)])

@@ -53,6 +53,11 @@ class Worker:
         await self.begin(order, count, **arguments)
         return await self.answer()
 
+    async def served_after(self, refusal: str, count: int = 1) -> None:
+        """Make requests until it has a token. It looks again after up to a second of the same refusal."""
+        while (answers := await self.ask("get", count)) != ["200"]:
+            assert set(answers) <= {refusal, "200"}, answers
+
     async def stop(self, stage: str) -> None:
         """Make it stop at this stage, once, until `go`."""
         await self._send(do="stop", at=stage)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from tokensession import open_store
-from tokensession._refresh.state import TokenState, decode, encode
+from tokensession._refresh.state import Now, TokenState, decode, encode
 from tokensession.stores import Record, Store
 
 
@@ -32,14 +33,25 @@ async def only_record(store: Store) -> tuple[str, Record]:
 async def stored_state(where: str) -> TokenState:
     """The state that is stored under the only key."""
     async with opened(where) as store:
-        return decode((await only_record(store))[1].data)
+        record = (await only_record(store))[1]
+        return decode(record.data, now(), age=record.age)
+
+
+async def stored_record(where: str) -> tuple[str, bytes]:
+    """The version and the bytes of what is stored under the only key."""
+    async with opened(where) as store:
+        record = (await only_record(store))[1]
+        return record.version, record.data
 
 
 async def expire(where: str) -> None:
     """Make the stored access token a day older."""
     async with opened(where) as store:
         key, record = await only_record(store)
-        state = decode(record.data)
-        assert state.token is not None
-        token = replace(state.token, obtained_at=state.token.obtained_at - 86_400)
-        await store.put(key, encode(replace(state, token=token)))
+        state = decode(record.data, now(), age=record.age)
+        await store.put(key, encode(replace(state, obtained=state.obtained - 86_400), now()))
+
+
+def now() -> Now:
+    """What the clocks say."""
+    return Now(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))

@@ -2,11 +2,12 @@
 
 The test can make it stop, or report, at these stages of a refresh:
 
-    load        the record has been read, before the claim
     claim       about to claim the key
     waiting     another process has the claim, and the first try has failed
+    found       there is no claim: the record is not the one this process knew, and it has been read
     granted     the claim has been granted
     send        about to send the token request
+    sending     the mark that it is being sent has been left
     received    the response has been received
     commit      about to save the token
     committed   saved, and not handed out yet
@@ -19,18 +20,27 @@ import gc
 import json
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tokensession import AiohttpTransport, AuthedSession, Policy, TokenSessionError
 from tokensession.providers import Priava
 from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import Record, Store, open_store
-from tokensession.stores.protocol import Claim
+from tokensession.stores.protocol import ANY, AnyVersion, Claim
 from tokensession.testing.conformance.peer import serve_forks
 
 # No pauses: they are tested with a fake clock, and here they would only take time. Long time-outs, because a
 # gate may hold a process at any stage.
-POLICY = Policy(orphan_wait=0, rejected_pause=0, request_timeout=60, claim_timeout=60, store_timeout=60)
+POLICY = Policy(
+    orphan_wait=0,
+    sign_in_wait=0,
+    request_timeout=60,
+    caller_timeout=60,
+    retry_within=0,
+    claim_timeout=60,
+    store_timeout=60,
+)
 
 
 class Stages:
@@ -68,6 +78,11 @@ class StagedClaim:
         self._stages = stages
         self.current = claim.current
         self.interrupted = claim.interrupted
+        self.listening = claim.listening
+
+    async def sending(self, *, listening: float = 0.0) -> None:
+        await self._claim.sending(listening=listening)
+        await self._stages.at("sending")
 
     async def commit(self, data: bytes) -> Record:
         await self._stages.at("commit")
@@ -85,11 +100,15 @@ class StagedStore:
     def __init__(self, store: Store, stages: Stages) -> None:
         self._store = store
         self._stages = stages
-        self.put, self.delete, self.keys, self.aclose = store.put, store.delete, store.keys, store.aclose
+        self.load, self.delete, self.keys, self.aclose = store.load, store.delete, store.keys, store.aclose
 
-    async def load(self, key: str) -> Record | None:
-        record = await self._store.load(key)
-        await self._stages.at("load")
+    async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
+        if not isinstance(expect, str):
+            return await self._store.put(key, data, expect=expect)
+        # A token by a code: its claim's record is the note that the code is about to be sent.
+        await self._stages.at("commit")
+        record = await self._store.put(key, data, expect=expect)
+        await self._stages.at("committed")
         return record
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> Any:
@@ -101,6 +120,7 @@ class StagedStore:
             await self._stages.at("waiting")
         found = await trying
         if isinstance(found, Record):
+            await self._stages.at("found")
             return found
         await self._stages.at("granted")
         return StagedClaim(found, self._stages)
@@ -113,9 +133,16 @@ class StagedTransport:
         self._transport = AiohttpTransport()
         self._stages = stages
 
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
+    async def send(
+        self,
+        request: TokenRequest,
+        *,
+        connect: float,
+        total: float,
+        on_sending: Callable[[], Awaitable[None]] | None = None,
+    ) -> TokenResponse:
         await self._stages.at("send")
-        response = await self._transport.send(request, connect=connect, total=total)
+        response = await self._transport.send(request, connect=connect, total=total, on_sending=on_sending)
         await self._stages.at("received")
         return response
 

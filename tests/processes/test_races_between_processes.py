@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from _fleet import Worker, fleet, run, url
-from _stored import opened, stored_state
+from _stored import opened, stored_record, stored_state
 
 from tokensession.stores import Record
 from tokensession.testing import PriavaServer, json_response
@@ -114,10 +114,10 @@ def test_f20_the_loser_of_a_race_deletes_nothing_of_the_winner(tmp_path: Path, s
             await loser.begin("get", 10)
             await loser.at("commit")  # it knows of the rejection, and is about to store it
             signed_in = await winner.ask("sign_in", code=server.new_credential())
-            stored = await stored_state(where)
+            stored = await stored_record(where)
             await loser.go("commit")
             assert await loser.answer() == ["200"]
-            assert await stored_state(where) == stored
+            assert await stored_record(where) == stored
             assert await loser.ask("token") == signed_in
             await ready(third, winner)
             assert server.stats.token_requests == 3
@@ -141,7 +141,8 @@ def test_f21_a_rejected_refresh_token_is_never_sent_again_by_any_process(tmp_pat
                 assert "Sign in again" in (await later.ask("why"))[0]
                 assert server.stats.token_requests == 2
                 signed_in = await later.ask("sign_in", code=server.new_credential())
-            await ready(*workers)
+            for worker in workers:
+                await worker.served_after("GrantRejected")
             assert [await worker.ask("token") for worker in workers] == [signed_in] * 3
             assert server.stats.token_requests == 3
 
@@ -181,7 +182,8 @@ def test_f41_a_late_refresh_does_not_undo_a_sign_out_in_another_process(
                 assert await later.ask("get", 5) == ["SignedOut"]
             assert server.stats.token_requests == requests
             signed_in = await third.ask("sign_in", code=server.new_credential())
-            await ready(late, other, third)
+            for worker in (late, other, third):
+                await worker.served_after("SignedOut")
             assert await late.ask("token") == signed_in
 
     run(main)

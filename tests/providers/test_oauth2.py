@@ -21,7 +21,7 @@ from _known_secrets import (
 )
 
 from tokensession import ConfigurationError
-from tokensession.providers import Credential, OAuth2, Provider
+from tokensession.providers import Credential, Identity, OAuth2, Provider
 
 
 def made(**changes: Any) -> OAuth2:
@@ -90,10 +90,58 @@ def test_f40_the_key_differs_for_other_servers_clients_and_credentials() -> None
     assert made().key == ""
 
 
-def test_f40_f45_neither_key_nor_repr_contains_a_secret() -> None:
-    """OAuth2: neither the key in the store nor the repr contains a secret."""
-    for provider in (made(code=CODE), made(refresh_token=REFRESH)):
-        assert_keeps_secrets(provider.key + repr(provider))
+def test_f40_f45_neither_key_nor_identity_nor_repr_contains_a_secret() -> None:
+    """OAuth2: neither what is stored in the clear nor the repr contains a secret."""
+    for provider in (
+        made(code=CODE),
+        made(refresh_token=REFRESH),
+        made(refresh_token=REFRESH, rotates=False),
+    ):
+        assert_keeps_secrets(f"{provider.key} {provider.former_keys} {provider.identity} {provider!r}")
+
+
+def test_the_identity_has_the_client_and_the_origin_but_no_path() -> None:
+    """A tenant's path may be a secret, and a server may move its token endpoint (rule 3)."""
+    here = made(
+        token_url="https://ID.example.com:443/tenant-2/token", refresh_token="rt-1", scope="write read"
+    )
+    assert here.identity == Identity(
+        provider="oauth2", client_id="client-7", origin="https://id.example.com", scope="read write"
+    )
+    assert made(refresh_token="rt-2", scope="read write write", rotates=False).identity == here.identity
+    assert made().identity.scope == ""
+
+
+SCOPES = ("read", "read write", "read read-all", "readwrite", "READ")
+
+
+def test_a_refresh_token_that_can_be_used_again_has_a_key_for_each_scope() -> None:
+    """Otherwise the source with the narrow scope would send the token of the wide one (rule 4, K17)."""
+    keys = {made(refresh_token="rt-1", rotates=False, scope=scope).key for scope in (None, *SCOPES)}
+    assert len(keys) == 1 + len(SCOPES)
+    one, other = (
+        made(refresh_token="rt-1", rotates=False, scope=scope) for scope in ("write  read", "read write read")
+    )
+    assert one.key == other.key
+
+
+def test_the_key_without_a_scope_is_a_former_key_of_the_one_with_a_scope() -> None:
+    """A token may be stored under it. Without a scope, keys stay as they were (rule 4)."""
+    plain = made(refresh_token="rt-1", rotates=False)
+    scoped = made(refresh_token="rt-1", rotates=False, scope="read")
+    assert scoped.former_keys == (plain.key,)
+    assert plain.former_keys == ()
+    assert scoped.key.startswith(plain.key + "/")
+
+
+def test_where_a_credential_is_spent_the_scope_is_not_in_the_key() -> None:
+    """There is one sign-in, and it has one scope: see its identity (rule 4)."""
+    for settings in ({"refresh_token": "rt-1"}, {"code": "c-1"}, {"code": "c-1", "rotates": False}):
+        plain, scoped = made(**settings), made(**settings, scope="read")
+        assert scoped.key == plain.key
+        assert scoped.former_keys == ()
+    assert made(rotates=False, scope="read").key == ""
+    assert made(rotates=False, scope="read").former_keys == ()
 
 
 @pytest.mark.parametrize("secret", [None, "", " x", "x\u00a0"])

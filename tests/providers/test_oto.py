@@ -21,7 +21,7 @@ from _known_secrets import (
 )
 
 from tokensession import ConfigurationError
-from tokensession.providers import Health, Oto, Provider
+from tokensession.providers import Health, Identity, Oto, Provider
 
 
 def test_oto_is_a_provider_that_does_not_rotate_refresh_tokens() -> None:
@@ -67,6 +67,14 @@ def test_f40_the_key_differs_for_other_environments_addresses_and_accounts() -> 
     assert all(key.startswith("oto/") for key in keys)
     assert "production" in keys[0]
     assert "staging" in keys[2]
+
+
+def test_the_identity_has_the_environment_and_the_origin_of_the_token_url() -> None:
+    """So that no environment uses the token of another one, whatever the key (rule 3)."""
+    assert oto().identity == Identity("oto", "production", origin="https://api.tryoto.com")
+    elsewhere = Oto(refresh_token="rt-1", environment="staging", base_url="https://proxy.example:8443/oto")
+    assert elsewhere.identity == Identity("oto", "staging", origin="https://proxy.example:8443")
+    assert elsewhere.former_keys == ()
 
 
 def test_the_key_is_stable_and_contains_no_secret() -> None:

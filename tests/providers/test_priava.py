@@ -20,7 +20,7 @@ from _known_secrets import (
 )
 
 from tokensession import ConfigurationError, GrantRejected
-from tokensession.providers import Priava, Provider
+from tokensession.providers import Identity, Priava, Provider
 
 SETTINGS = {
     "client_id": "client-7",
@@ -87,6 +87,12 @@ def test_f40_the_key_differs_for_other_regions_clients_credentials_and_addresses
     ]
     assert len(set(keys)) == len(keys)
     assert keys[0].startswith("priava/EU/client-7/")
+
+
+def test_the_identity_has_the_region_the_client_and_the_origin_of_the_token_url() -> None:
+    """So that no region or client uses the token of another one, whatever the key (rule 3)."""
+    assert priava().identity == Identity("priava", "EU", "client-7", "https://api.priava.com")
+    assert priava().former_keys == ()
 
 
 def test_the_key_does_not_depend_on_the_client_secret() -> None:

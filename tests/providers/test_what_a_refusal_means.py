@@ -1,8 +1,13 @@
-"""Who has to act after a refusal: wait, sign in again, or fix the configuration. What counts as bearer."""
+"""Who has to act after a refusal: wait, sign in again, or fix the configuration.
+
+And what a 2xx brings although something is wrong with it: it has spent the refresh token, so nothing that it
+brings may be lost.
+"""
 
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +16,16 @@ from _known_secrets import (
     BY_CODE,
     BY_REFRESH,
     NEW_ACCESS,
+    NEW_REFRESH,
     PROVIDERS,
     SENT_AT,
+    assert_keeps_secrets,
     granted,
     oauth2,
     oto,
     priava,
     read,
+    shown,
     token_response,
 )
 
@@ -25,16 +33,20 @@ from tokensession import (
     ClientRejected,
     GrantRejected,
     InvalidTokenResponse,
+    OutcomeUnknown,
     RateLimited,
     TokenSessionError,
     TokenUnavailable,
     _redact,
 )
+from tokensession.errors import UnexplainedRefusal
+from tokensession.policy import MAX_LIFETIME
 from tokensession.providers import (
     RFC6749_ERRORS,
     Credential,
     ErrorKind,
     Fields,
+    Issued,
     Strategy,
     StrategyProvider,
     TokenResponse,
@@ -74,8 +86,13 @@ def refusal(
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 429, 500, 503])
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        *((200, code) for code in CODES if code),
+        *((status, code) for status in (400, 401, 403, 404, 409, 429, 500, 501, 503, 521) for code in CODES),
+    ],
+)
 def test_a_refusal_with_retry_after_is_a_rate_limit_whatever_its_error_code(
     status: int, code: str | None, provider: str
 ) -> None:
@@ -89,12 +106,14 @@ def test_a_refusal_with_retry_after_is_a_rate_limit_whatever_its_error_code(
 
 
 @pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_429_or_503_is_a_rate_limit_even_without_a_readable_pause(status: int, code: str | None) -> None:
-    """(K05)."""
+@pytest.mark.parametrize(("status", "want"), [(429, RateLimited), (503, TokenUnavailable)])
+def test_a_429_or_503_keeps_the_credential_even_without_a_readable_pause(
+    status: int, want: type[TokenUnavailable], code: str | None
+) -> None:
+    """Whatever its error code says (K05). A 503 without a pause is a failure like any other."""
     for headers in ({}, *({"retry_after": garbage} for garbage in GARBAGE)):
         error = refusal(oauth2(), token_response(body_of(code), status, **headers))
-        assert type(error) is RateLimited
+        assert type(error) is want
         assert error.retry_after is None
 
 
@@ -107,7 +126,7 @@ def test_a_refusal_without_a_readable_pause_is_judged_by_its_error_code(garbage:
         ("access_denied", ClientRejected),
         ("invalid_client", ClientRejected),
         ("server_error", TokenUnavailable),
-        ("teapot", InvalidTokenResponse),
+        ("teapot", UnexplainedRefusal),
     ):
         assert type(refusal(oauth2(), token_response(body_of(code), 400, **headers))) is want
 
@@ -164,6 +183,51 @@ def test_a_code_for_a_rate_limit_waits_at_least_a_minute(
         assert error.retry_after == seconds
 
 
+# -- answers of something in between ---------------------------------------------------------------
+
+IN_BETWEEN = (408, 502, 504, 520, 524)
+
+
+@pytest.mark.parametrize("status", IN_BETWEEN)
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>Bad Gateway</html>", {"message": "Endpoint request timed out"}]
+)
+@pytest.mark.parametrize(("pause", "seconds"), [(None, None), ("7", 7), ("soon", None)])
+def test_a_gateway_that_gave_up_leaves_the_outcome_unknown(
+    pause: str | None, seconds: float | None, body: Any, status: int
+) -> None:
+    """The token server behind it may have carried the request out (rule 17). Its pause is kept."""
+    headers = {} if pause is None else {"retry_after": pause}
+    error = refusal(oauth2(), token_response(body, status, **headers))
+    assert type(error) is OutcomeUnknown
+    assert error.retry_after == seconds
+
+
+@pytest.mark.parametrize("status", IN_BETWEEN)
+def test_an_error_code_behind_a_gateways_status_is_the_token_servers_own_answer(status: int) -> None:
+    """Unless the code only says "try again", or there is a pause: a gateway may say that too."""
+    for code, want in (
+        ("invalid_grant", GrantRejected),
+        ("login_required", GrantRejected),
+        ("invalid_client", ClientRejected),
+        ("slow_down", RateLimited),
+        ("server_error", OutcomeUnknown),
+        ("temporarily_unavailable", OutcomeUnknown),
+        ("teapot", OutcomeUnknown),
+    ):
+        assert type(refusal(oauth2(), token_response({"error": code}, status))) is want
+    paused = refusal(oauth2(), token_response({"error": "invalid_grant"}, status, retry_after="9"))
+    assert isinstance(paused, OutcomeUnknown)
+    assert paused.retry_after == 9
+
+
+@pytest.mark.parametrize("status", [500, 501, 503, 505, 511, 521, 522, 523, 525, 599])
+@pytest.mark.parametrize("code", [None, "", "teapot", "server_error"])
+def test_any_other_5xx_is_a_failure(code: str | None, status: int) -> None:
+    """It has answered, so the request is over (rule 17)."""
+    assert type(refusal(oauth2(), token_response(body_of(code), status))) is TokenUnavailable
+
+
 # -- the kinds of refusals -------------------------------------------------------------------------
 
 
@@ -186,7 +250,137 @@ def test_names_that_leave_no_doubt_are_a_rejection(status: int, code: str, provi
     """(K19)."""
     error = refusal(PROVIDERS[provider](), token_response({"error": code}, status))
     assert isinstance(error, GrantRejected)
+    assert error.certain
     assert error.code == code
+    assert "not sent again" in str(error)
+
+
+PROBABLE = ("invalid_token", "interaction_required", "login_required", "consent_required", "invalid_code")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("code", PROBABLE)
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 500])
+def test_names_that_may_mean_something_else_are_a_rejection_that_is_not_certain(
+    status: int, code: str, provider: str
+) -> None:
+    """Callers are told to sign in, and one process keeps trying (rule 12, K19)."""
+    for credential in (BY_REFRESH, BY_CODE):
+        error = refusal(PROVIDERS[provider](), token_response({"error": code}, status), credential)
+        assert isinstance(error, GrantRejected)
+        assert not error.certain
+        assert error.code == code
+        assert "tried again from time to time" in str(error)
+        assert pickle.loads(pickle.dumps(error)).certain is False
+
+
+def test_a_provider_may_declare_which_of_its_codes_are_probably_a_rejection() -> None:
+    """As Atlassian's `unauthorized_client` (rule 12)."""
+    provider = oauth2()
+    errors = {**RFC6749_ERRORS, "unauthorized_client": ErrorKind.PROBABLY_REJECTED}
+    provider.strategy = replace(
+        provider.strategy, errors=errors, hints={"unauthorized_client": "Install the app again."}
+    )
+    answer = token_response(
+        {"error": "unauthorized_client", "error_description": "refresh_token is invalid"}, 403
+    )
+    error = refusal(provider, answer)
+    assert isinstance(error, GrantRejected)
+    assert not error.certain
+    assert str(error).endswith("Install the app again.")
+
+
+DEAD = (
+    (400, {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}, True),
+    (
+        400,
+        {"error": "invalid_grant", "error_description": "AADSTS700082: expired", "error_codes": [700082]},
+        True,
+    ),
+    (400, {"error": "invalid_grant", "error_uri": "https://id.example.com/help"}, True),
+    (400, {"error": "invalid_grant", "error_description": "Session not active"}, True),
+    (401, {"error": "invalid_grant", "error_description": "Bad refresh token"}, True),
+    (403, {"error": "invalid_grant", "error_description": "Unknown or invalid refresh token."}, True),
+    (200, {"error": "bad_refresh_token", "error_description": "The refresh token is incorrect."}, True),
+    (200, {"ok": False, "error": "invalid_refresh_token"}, True),
+    (
+        401,
+        {"error": "invalid_token", "error_description": "Invalid refresh token (expired): [redacted]"},
+        False,
+    ),
+    (400, {"error": "interaction_required", "suberror": "basic_action"}, False),
+    (400, {"error": "login_required"}, False),
+    (400, {"error": "invalid_code"}, False),
+)
+"""How servers answer a dead refresh token or code, and whether it leaves no doubt."""
+
+
+@pytest.mark.parametrize(("status", "document", "certain"), DEAD)
+def test_what_real_servers_answer_to_a_dead_credential_asks_for_a_sign_in(
+    status: int, document: dict[str, Any], certain: bool
+) -> None:
+    """After one request (K19)."""
+    error = refusal(oauth2(), token_response(document, status))
+    assert isinstance(error, GrantRejected)
+    assert error.certain is certain
+
+
+UNREADABLE = (
+    *(b"", b" \r\n", b"<!DOCTYPE html><html><body>Bad Request</body></html>", b"Bad Request", b"\xff\xfe"),
+    *(b"null", b"[]", b'"invalid_grant"', b'{"error": "invalid_gr', b'{"error": 1, "error": 2}'),
+    *(b'{"error": "invalid_grant", "x": "' + b"x" * 70_000 + b'"}', b"error=invalid_grant"),
+)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("status", [400, 401])
+@pytest.mark.parametrize("body", UNREADABLE, ids=lambda body: repr(body[:20]))
+def test_a_400_or_401_without_a_readable_code_is_not_explained(
+    body: bytes, status: int, provider: str
+) -> None:
+    """A gateway answers like this, and one server to a dead refresh token (rule 13, K19)."""
+    error = refusal(PROVIDERS[provider](), token_response(body, status))
+    assert type(error) is UnexplainedRefusal
+    assert error.retry_after is None
+    if body.strip():
+        assert f"answered {status}; it begins: " in str(error) or not body[:1].isascii()
+    else:
+        assert f"answered {status} with an empty body" in str(error)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, {"message": "Bad Request"}, {"error": "teapot"}, {"error": {}}, {"errors": [{"code": 7}]}],
+)
+def test_a_400_with_a_code_that_we_do_not_know_is_not_explained(document: dict[str, Any]) -> None:
+    """The error shows what the server said (rule 13)."""
+    error = refusal(oauth2(), token_response(document, 400))
+    assert type(error) is UnexplainedRefusal
+    assert ("teapot" in str(error)) == (document == {"error": "teapot"})
+
+
+@pytest.mark.parametrize("document", [{}, {"message": "Jwt is expired", "code": 401}, {"error": "teapot"}])
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_a_401_with_a_readable_body_and_any_403_404_or_405_are_the_configurations_fault(
+    status: int, document: dict[str, Any]
+) -> None:
+    """The credential is kept."""
+    assert type(refusal(oauth2(), token_response(document, status))) is ClientRejected
+    if status != 401:
+        assert type(refusal(oauth2(), token_response(b"<html>", status))) is ClientRejected
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_an_unexplained_refusal_shows_what_was_there_without_a_secret(status: int) -> None:
+    """It may echo the request."""
+    for body in (
+        f"<p>No such token: {BY_REFRESH.secret}</p>".encode(),
+        json.dumps({"error": BY_REFRESH.secret}).encode() if status == 400 else b"No.",
+    ):
+        error = refusal(oauth2(), token_response(body, status))
+        assert type(error) is UnexplainedRefusal
+        assert_keeps_secrets(shown(error))
+        assert "redacted" in str(error) or body == b"No."
 
 
 LISTED = Strategy(
@@ -236,12 +430,143 @@ def test_a_provider_may_declare_other_names_that_count_as_bearer(kind: str | Non
 
 
 @pytest.mark.parametrize("kind", ["bot", "BearerToken", "mac", "bo t", "bots", 7, ["bearer"]])
-def test_a_name_that_is_not_declared_does_not_count_as_bearer(kind: Any) -> None:
+def test_a_token_of_a_type_that_is_not_declared_is_stored_but_not_used(kind: Any) -> None:
     """(K07)."""
     assert tuple(oauth2().strategy.bearer_types) == ("bearer",)
-    error = refusal(oauth2(), token_response(granted(token_type=kind)))
-    assert isinstance(error, InvalidTokenResponse)
-    assert error.granted
+    issued = stored_with_a_problem(granted(token_type=kind))
+    assert (issued.token.access_token, issued.token.lifetime) == (NEW_ACCESS, 3600)
+    assert "not a bearer token" in str(issued.problem)
+    assert "bearer_types" in str(issued.problem)
+
+
+# -- what a 2xx brings although something is wrong with it ------------------------------------------
+
+
+def stored_with_a_problem(document: dict[str, Any], credential: Credential = BY_REFRESH) -> Issued:
+    """What is stored of this 200, and why it is not used."""
+    issued = read(oauth2(), token_response(document), credential)
+    assert issued.problem is not None
+    assert issued.problem.granted
+    assert issued.token.refresh_token == NEW_REFRESH
+    assert_keeps_secrets(shown(issued.problem) + repr(issued))
+    for copy in (issued.problem.again(), pickle.loads(pickle.dumps(issued.problem))):
+        assert (str(copy), copy.granted) == (str(issued.problem), True)
+    return issued
+
+
+COMPLAINTS = (
+    *({"error": "deprecated_client"}, {"error": {"code": 0}}, {"error": True}, {"error": ["x"]}),
+    *({"success": False}, {"ok": False}, {"success": "False"}, {"ok": False, "error": "teapot"}),
+    *({"error": "temporarily_unavailable"}, {"error": "server_error", "error_description": "Oops"}),
+)
+
+
+@pytest.mark.parametrize("complaint", COMPLAINTS, ids=str)
+@pytest.mark.parametrize("credential", [BY_REFRESH, BY_CODE])
+@pytest.mark.parametrize("status", [200, 201])
+def test_tokens_beside_a_complaint_are_stored_and_not_used(
+    status: int, credential: Credential, complaint: dict[str, Any]
+) -> None:
+    """The next attempt is due at once, with the new refresh token (K07)."""
+    issued = stored_with_a_problem(granted(**complaint), credential)
+    assert (issued.token.access_token, issued.token.lifetime) == (NEW_ACCESS, 0)
+    assert "with a token and an error" in str(issued.problem)
+    assert str(complaint.get("error")) in str(issued.problem) or not isinstance(complaint.get("error"), str)
+
+
+@pytest.mark.parametrize(
+    "code", [code for code, kind in RFC6749_ERRORS.items() if kind is not ErrorKind.TRANSIENT]
+)
+def test_tokens_beside_a_known_refusal_are_not_stored(code: str) -> None:
+    """The server says that it has not carried the request out (rule 14)."""
+    error = refusal(oauth2(), token_response(granted(error=code)))
+    assert type(error) in (GrantRejected, ClientRejected, RateLimited)
+
+
+@pytest.mark.parametrize("wrong", [None, "", "two words", "a\r\nb", "é", 7, ["a"]])
+@pytest.mark.parametrize("beside", [{}, {"error": "teapot"}, {"token_type": "mac"}], ids=str)
+def test_a_new_refresh_token_beside_a_malformed_access_token_is_stored(
+    beside: dict[str, Any], wrong: Any
+) -> None:
+    """The access token is not (rule 14)."""
+    issued = stored_with_a_problem(granted(access_token=wrong, **beside))
+    assert (issued.token.access_token, issued.token.lifetime) == ("", 0)
+
+
+@pytest.mark.parametrize("wrong", [None, "", "two words", 7])
+@pytest.mark.parametrize("repeated", [True, False])
+def test_without_a_usable_token_nothing_is_stored(repeated: bool, wrong: Any) -> None:
+    """A repeated refresh token is no new one."""
+    sent = Credential("refresh_token", "rt-1")
+    document = {"access_token": wrong} | ({"refresh_token": "rt-1"} if repeated else {})
+    for beside, spent in (({}, True), ({"error": "teapot"}, wrong in ("two words", 7))):
+        error = refusal(oauth2(), token_response(document | beside), sent)
+        assert isinstance(error, InvalidTokenResponse)
+        assert error.granted is spent
+
+
+def test_a_malformed_refresh_token_may_have_replaced_the_one_that_was_sent() -> None:
+    """Beside a good access token too: we do not have the refresh token that works from now on."""
+    for wrong in ("a\nb", "é", 7, ["r"], True):
+        error = refusal(oauth2(), token_response(granted(refresh_token=wrong)))
+        assert isinstance(error, InvalidTokenResponse)
+        assert error.granted
+
+
+def test_a_good_response_has_no_problem() -> None:
+    """`"error": null` and its like are none."""
+    for beside in ({}, {"error": ""}, {"error": False}, {"error": {}}, {"success": True}, {"ok": "true"}):
+        assert read(oauth2(), token_response(granted(**beside))).problem is None
+    null = json.dumps(granted() | {"error": None, "success": None}).encode()
+    assert read(oauth2(), token_response(null)).problem is None
+
+
+# -- how long a refresh token lives -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in"]
+)
+@pytest.mark.parametrize(
+    ("value", "seconds", "noted"),
+    [
+        *(
+            (8_726_400, 8_726_400, False),
+            ("604800", 604_800, False),
+            (" 60.5 ", 60.5, False),
+            (0, None, False),
+        ),
+        *(("0", None, False), (-1, None, False), (10**12, MAX_LIFETIME, False), ("30d", None, True)),
+        *(([], None, True), (True, None, True), ("", None, True), (None, None, False)),
+    ],
+)
+def test_the_lifetime_of_a_refresh_token_is_read_as_carefully_as_that_of_an_access_token(
+    value: Any, seconds: float | None, noted: bool, name: str
+) -> None:
+    """0 stands for one that does not end. Something else than a number is reported, and ignored."""
+    issued = read(oauth2(), token_response(granted(**{name: value})))
+    assert issued.token.refresh_lifetime == seconds
+    assert issued.token.lifetime == 3600
+    assert [name in note for note in issued.notes] == [True] * noted
+
+
+def test_a_documented_idle_lifetime_counts_if_it_is_shorter_or_nothing_else_is_known() -> None:
+    provider = oauth2()
+    provider.strategy = replace(provider.strategy, idle_lifetime=3600)
+    for value, seconds in ((None, 3600), (60, 60), (7200, 3600), (0, 3600), ("soon", 3600)):
+        answer = token_response(granted(refresh_expires_in=value))
+        assert read(provider, answer).token.refresh_lifetime == seconds
+    kept = token_response(granted(refresh_token=None))
+    assert read(provider, kept).token.refresh_lifetime == 3600
+    assert read(provider, kept, BY_CODE).token.refresh_lifetime is None
+
+
+def test_a_provider_may_name_the_field_for_the_lifetime_of_a_refresh_token() -> None:
+    provider = oauth2()
+    fields = replace(provider.strategy.fields, refresh_lifetime=("meta.refresh.ttl",))
+    provider.strategy = replace(provider.strategy, fields=fields)
+    answer = token_response(granted(meta={"refresh": {"ttl": 60}}, refresh_expires_in=7))
+    assert read(provider, answer).token.refresh_lifetime == 60
 
 
 # -- how much of a refusal is read -----------------------------------------------------------------

@@ -10,13 +10,14 @@ from _secret_vault import CLIENT_ID, CLIENT_SECRET, CODE, PROXY_PASSWORD, REFRES
 
 import tokensession
 from tokensession import AiohttpTransport, AuthedSession, BearerAuth, ManagedSource, Policy, errors
-from tokensession._refresh.state import TokenState, encode
+from tokensession._refresh.state import Now, TokenState, encode
 from tokensession.events import Event
 from tokensession.providers import (
     Credential,
     ErrorKind,
     Fields,
     Health,
+    Identity,
     Issued,
     Oto,
     Priava,
@@ -47,7 +48,10 @@ from tokensession.testing import (
     json_response,
 )
 
-BY_NAME: dict[str, Any] = {"record": Record("v", encode(TokenState(token=token()))), "code": "invalid_grant"}
+BY_NAME: dict[str, Any] = {
+    "record": Record("v", encode(TokenState(token=token()), Now(0.0, 0.0))),
+    "code": "invalid_grant",
+}
 
 
 def error_objects() -> list[Exception]:
@@ -112,6 +116,7 @@ def exhibits(directory: Path) -> list[object]:
         *(Fields(), *ErrorKind, strategy, own.strategy, priava.strategy, oauth2().strategy),
         *(
             Health(True, 200, "ok"),
+            Identity("oauth2", client_id=CLIENT_ID, origin="https://id.example.com"),
             Issued(token(), ("unexpected",)),
             request,
             issued(1),

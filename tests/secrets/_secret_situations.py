@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from tokensession import (
     TokenSessionError,
     open_store,
 )
-from tokensession._refresh.state import TokenState, encode
+from tokensession._refresh.state import Now, TokenState, encode
 from tokensession.providers import OAuth2, Oto, Priava, TokenRequest, TokenResponse, TokenTransport
 from tokensession.providers.protocol import Credential
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
@@ -42,6 +43,7 @@ from tokensession.testing import FakeClock, ScriptedTransport, token_response
 from tokensession.token import Token
 
 KEY = "account"
+IMPATIENT = Policy(retry_within=0)  # the first failure is raised: nobody moves the clock meanwhile
 
 
 def oauth2(credential: str | None = REFRESH_TOKEN, **options: Any) -> OAuth2:
@@ -93,6 +95,25 @@ def cut_short() -> TokenResponse:
     return token_response(issued(1).body[:-20])
 
 
+def then_no_writes(directory: Path, response: TokenResponse) -> Callable[[TokenRequest], TokenResponse]:
+    """Answers with this response. From then on, a `FileStore` cannot write its only record."""
+
+    def answer(_request: TokenRequest) -> TokenResponse:
+        (record,) = directory.glob("*.token")
+        place = record.with_suffix(".tmp")  # where the claim has made room for the next record
+        place.unlink(missing_ok=True)
+        place.mkdir()
+        return response
+
+    return answer
+
+
+def let_write(directory: Path) -> None:
+    """It can write again."""
+    for blocked in directory.glob("*.tmp"):
+        blocked.rmdir()
+
+
 class Scene:
     """What a situation needs."""
 
@@ -101,11 +122,20 @@ class Scene:
         self.directory = directory
         self.clock = FakeClock()
 
+    def encoded(self, state: TokenState) -> bytes:
+        """A record with this state."""
+        return encode(state, Now(self.clock.wall(), self.clock.boot()))
+
     def source(self, *lines: Any, store: Store | None = None, **options: Any) -> ManagedSource:
         transport: TokenTransport = options.pop("transport", None) or ScriptedTransport(*lines)
         provider = options.pop("provider", None) or oauth2()
         store = store or MemoryStore(clock=self.clock)
-        options = {"key": KEY, "clock": self.clock, "observer": self.sink.event} | options
+        options = {
+            "key": KEY,
+            "clock": self.clock,
+            "observer": self.sink.event,
+            "policy": IMPATIENT,
+        } | options
         made = ManagedSource(provider, transport, store=store, **options)
         self.sink.show(made)
         return made
@@ -137,6 +167,10 @@ async def client_rejected(scene: Scene) -> None:
 
 async def unknown_error(scene: Scene) -> None:
     await scene.source(echoing(REFRESH_TOKEN, 403)).token()
+
+
+async def unexplained(scene: Scene) -> None:
+    await scene.source(echoing(REFRESH_TOKEN, 400)).token()
 
 
 async def rate_limited(scene: Scene) -> None:
@@ -172,13 +206,12 @@ async def outcome_unknown(scene: Scene) -> None:
 
 
 async def grant_lost(scene: Scene) -> None:
-    source = scene.source(cut_short(), cut_short())
-    for _ in range(2):
-        try:
-            await source.token()
-        except TokenSessionError as error:
-            scene.sink.error(error)
-        scene.clock.advance(120)
+    source = scene.source(cut_short(), echoing("invalid_grant"))
+    try:
+        await source.token()
+    except TokenSessionError as error:
+        scene.sink.error(error)
+    scene.clock.advance(120)
     await source.token()
 
 
@@ -205,37 +238,37 @@ async def nothing_configured(scene: Scene) -> None:
 
 async def claim_timeout(scene: Scene) -> None:
     store = MemoryStore(clock=scene.clock)
-    await store.put(KEY, encode(TokenState(token=token(obtained_at=0.0))))
+    await store.put(KEY, scene.encoded(TokenState(token=token(), obtained=-86_400)))
     record = await store.load(KEY)
     assert record
     scene.sink.show(await store.claim(KEY, seen=record.version, timeout=1))
-    waiting = asyncio.ensure_future(scene.source(store=store).token())
-    while Policy().claim_timeout not in scene.clock.sleepers:
+    policy = replace(IMPATIENT, claim_timeout=10, caller_timeout=30)  # it waits for the end of the time-out
+    waiting = asyncio.ensure_future(scene.source(store=store, policy=policy).token())
+    while policy.claim_timeout not in scene.clock.sleepers:
         await asyncio.sleep(0)
-    scene.clock.advance(Policy().claim_timeout)
+    scene.clock.advance(policy.claim_timeout)
     await waiting
 
 
 async def superseded(scene: Scene) -> None:
     store = MemoryStore()
-    await store.put(KEY, encode(TokenState(token=token())))
-    await store.put(KEY, encode(TokenState(token=token(2))), expect="an older version")
+    await store.put(KEY, scene.encoded(TokenState(token=token())))
+    await store.put(KEY, scene.encoded(TokenState(token=token(2))), expect="an older version")
 
 
 async def cannot_be_saved(scene: Scene) -> None:
     """A refresh while a token is still unsaved."""
     directory = scene.directory / "unsaved"
     store = FileStore(directory, clock=scene.clock)
-    source = scene.source(issued(1), issued(2), store=store)
+    source = scene.source(issued(1), then_no_writes(directory, issued(2)), store=store)
     await source.token()
-    (record,) = directory.glob("*.token")
-    record.with_suffix(".tmp").mkdir()  # where the next record would be written
     await source.refresh()
+    assert source.snapshot().unsaved
     try:
         await source.refresh()
     finally:
-        scene.sink.show(source._coordinator._unsaved)
-        record.with_suffix(".tmp").rmdir()
+        scene.sink.show([source._record.pending, source._record])
+        let_write(directory)
         scene.clock.advance(60)
         while source.snapshot().unsaved:
             await asyncio.sleep(0)
@@ -302,14 +335,14 @@ async def text_in_the_database(scene: Scene) -> None:
 async def another_record(scene: Scene) -> None:
     """Bytes of another program under our key."""
     store = MemoryStore(clock=scene.clock)
-    content = msgpack.unpackb(encode(TokenState(token=token())))
-    await store.put(KEY, msgpack.packb(content | {"seed": 7, "attempt": REFRESH_TOKEN}))
+    content = msgpack.unpackb(scene.encoded(TokenState(token=token())))
+    await store.put(KEY, msgpack.packb(content | {"failures": REFRESH_TOKEN}))
     await scene.source(store=store).token()
 
 
 async def bytes_after_the_state(scene: Scene) -> None:
     store = MemoryStore(clock=scene.clock)
-    await store.put(KEY, encode(TokenState(token=token())) + b"\0")
+    await store.put(KEY, scene.encoded(TokenState(token=token())) + b"\0")
     await scene.source(store=store).token()
 
 
@@ -349,6 +382,7 @@ Situation = Callable[[Scene], Awaitable[None]]
 SITUATIONS: dict[str, list[Situation]] = {
     "GrantRejected": [grant_rejected, rejected_before, code_rejected],
     "ClientRejected": [client_rejected, unknown_error],
+    "UnexplainedRefusal": [unexplained],
     "RateLimited": [rate_limited],
     "TokenUnavailable": [unavailable],
     "InvalidTokenResponse": [page_of_html, no_usable_token, twice_the_same_key, redirected],

@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from urllib.parse import quote, quote_plus
 
 from tokensession.providers import TokenRequest, TokenResponse, TokenTransport, basic_auth
@@ -89,8 +89,15 @@ class Listening:
         self._inner = inner
         self._vault = vault
 
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
-        response = await self._inner.send(request, connect=connect, total=total)
+    async def send(
+        self,
+        request: TokenRequest,
+        *,
+        connect: float,
+        total: float,
+        on_sending: Callable[[], Awaitable[None]] | None = None,
+    ) -> TokenResponse:
+        response = await self._inner.send(request, connect=connect, total=total, on_sending=on_sending)
         for found in re.findall(r'"(?:access|refresh)_token": ?("(?:[^"\\]|\\.)*")', response.body.decode()):
             self._vault.add(json.loads(found))
         return response

@@ -17,6 +17,7 @@ import re
 import traceback
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,20 @@ import aiohttp
 import pytest
 from _secret_exhibits import exhibits
 from _secret_sink import Sink, chain
-from _secret_situations import MISTAKES, SITUATIONS, Scene, Situation, issued, oauth2, token
+from _secret_situations import (
+    IMPATIENT,
+    MISTAKES,
+    SITUATIONS,
+    Scene,
+    Situation,
+    cut_short,
+    issued,
+    let_write,
+    oauth2,
+    page,
+    then_no_writes,
+    token,
+)
 from _secret_vault import (
     CLIENT_ID,
     CLIENT_SECRET,
@@ -46,15 +60,24 @@ from tokensession import (
     AuthedSession,
     BearerAuth,
     ManagedSource,
+    Policy,
     errors,
     events,
     open_store,
 )
 from tokensession.errors import TokenSessionError
 from tokensession.providers import OAuth2, Priava, basic_auth
-from tokensession.stores import FileStore, SQLiteStore
-from tokensession.stores.protocol import Store
-from tokensession.testing import OAuth2Server, OtoServer, PriavaServer, Reset, Response, Truncate, redirect
+from tokensession.stores import FileStore, MemoryStore, SQLiteStore
+from tokensession.testing import (
+    OAuth2Server,
+    OtoServer,
+    PriavaServer,
+    Reset,
+    Response,
+    Truncate,
+    redirect,
+    token_response,
+)
 from tokensession.token import fingerprint
 
 DOORS = (
@@ -162,23 +185,82 @@ def test_the_message_of_a_third_party_store_s_error_is_not_shown(
 # -- events ------------------------------------------------------------------------------------
 
 
-class FailingStore:
-    """A store whose next writes fail."""
+async def _events_of_writes(stage: Scene) -> None:
+    """Sign-ins and sign-outs, refreshes, and a token that cannot be stored at first."""
+    sink, directory = stage.sink, stage.directory / "tokens"
+    files = FileStore(directory, clock=stage.clock)
+    unexpected = issued(3)
+    unexpected = type(unexpected)(200, (), unexpected.body.replace(b"3600", b'"an hour"'))
+    source = stage.source(
+        issued(1),
+        issued(2),
+        unexpected,
+        then_no_writes(directory, issued(4)),
+        issued(1),
+        page(500),
+        store=files,
+    )
+    other = stage.source(store=files)
+    await source.sign_in(code=CODE)  # SignInStarted, SignedIn
+    assert (await other.token()).access_token == access(1)  # RefreshStarted, Adopted
+    assert (await source.refresh(token(1))).access_token == access(2)  # TokenUnauthorized, Refreshed
+    stage.clock.advance(3600)
+    await source.token()  # UnexpectedResponse
+    assert (await source.refresh()).access_token == access(4)  # SaveFailed
+    assert source.snapshot().unsaved
+    sink.show([source._record.pending, source._record])
+    let_write(directory)
+    stage.clock.advance(60)
+    while source.snapshot().unsaved:  # Saved
+        await asyncio.sleep(0)
+    sink.show(source.snapshot())
+    await source.sign_in(refresh_token=SECOND_REFRESH_TOKEN)
+    await source.sign_out()  # SignOutStored
+    with pytest.raises(errors.TokenUnavailable) as failed:
+        await source.sign_in(refresh_token=REFRESH_TOKEN)  # SignInFailed
+    with pytest.raises(errors.SignedOut) as signed_out:
+        await source.token()  # RefreshFailed
+    for caught in (failed, signed_out):
+        sink.error(caught.value)
+    sink.show(source)
+    await source.aclose()
+    await files.aclose()
 
-    def __init__(self, inner: Store) -> None:
-        self.inner, self.failures = inner, 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
+async def _events_of_trouble(stage: Scene) -> None:
+    """A lost record, lost answers, a provider that is down, a sign-in that ends, too many requests."""
+    store = MemoryStore(clock=stage.clock)
+    source = stage.source(issued(1), issued(2), cut_short(), store=store)
+    await source.token()
+    await store.delete(source.key)
+    await source.refresh()  # Restored
+    await source.refresh()  # RefreshHeld
+    stage.sink.show([source, source.snapshot()])
 
-    def __repr__(self) -> str:
-        return "<FailingStore>"
+    patient = stage.source(page(500), issued(1), policy=Policy())
+    waiting = asyncio.ensure_future(patient.token())  # AttemptFailed
+    while not waiting.done():
+        stage.clock.advance(0.1)
+        await asyncio.sleep(0)
+    assert waiting.result().access_token == access(1)
 
-    async def put(self, *arguments: Any, **options: Any) -> Any:
-        if self.failures:
-            self.failures -= 1
-            raise errors.StoreUnavailable("The store is down.")
-        return await self.inner.put(*arguments, **options)
+    def ending(generation: int, days: int) -> Any:
+        document = json.loads(issued(generation).body)
+        return token_response(document | {"refresh_token_expires_in": days * 86_400})
+
+    source = stage.source(ending(1, 90), ending(2, 2))
+    await source.token()
+    await source.refresh()  # SignInEndsSoon
+
+    source = stage.source(*[issued(1), issued(2)] * 5, policy=replace(IMPATIENT, requests_per_hour=10))
+
+    async def refresh_too_often() -> None:
+        for _ in range(10):
+            await source.refresh()
+
+    with pytest.raises(errors.RateLimited) as caught:
+        await refresh_too_often()  # RequestLimitReached
+    stage.sink.error(caught.value)
 
 
 def test_f45_events_of_every_kind_show_fingerprints_only(sink: Sink, tmp_path: Path) -> None:
@@ -186,38 +268,15 @@ def test_f45_events_of_every_kind_show_fingerprints_only(sink: Sink, tmp_path: P
 
     async def scene() -> None:
         stage = Scene(sink, tmp_path)
-        files = FileStore(tmp_path / "tokens", clock=stage.clock)
-        store: Any = FailingStore(files)
-        unexpected = issued(3)
-        unexpected = type(unexpected)(200, (), unexpected.body.replace(b"3600", b'"an hour"'))
-        source = stage.source(issued(1), issued(2), unexpected, issued(4), issued(5), Scene, store=store)
-        other = stage.source(store=store)
-        await source.sign_in(code=CODE)  # SignedIn, RefreshStarted
-        assert (await other.token()).access_token == access(1)  # Adopted
-        assert (await source.refresh(token(1))).access_token == access(2)  # TokenUnauthorized, Refreshed
-        stage.clock.advance(3600)
-        await source.token()  # UnexpectedResponse
-        store.failures = 1
-        await source.sign_in(refresh_token=SECOND_REFRESH_TOKEN)  # SaveFailed
-        assert source.snapshot().unsaved
-        sink.show(source._coordinator._unsaved)
-        stage.clock.advance(60)
-        while source.snapshot().unsaved:  # Saved
-            await asyncio.sleep(0)
-        try:
-            while True:
-                await source.refresh()  # RefreshFailed: the last line of the script is not an answer
-        except errors.TokenSessionError as error:
-            sink.error(error)
-        sink.show(source.snapshot())
-        await source.sign_out()  # SignedOut
-        sink.show(source)
-        await source.aclose()
-        await files.aclose()
+        await _events_of_writes(stage)
+        await _events_of_trouble(stage)
 
     sink.run(scene)
     kinds = {value for name in events.__all__ if inspect.isclass(value := getattr(events, name))}
-    assert {kind for kind in kinds if issubclass(kind, events.Event)} - {events.Event} == sink.kinds
+    assert {kind for kind in kinds if issubclass(kind, events.Event)} - {
+        events.Event,
+        events.RefreshEnded,
+    } == (sink.kinds)
     shown = "\n".join(text for _, text in sink.texts)
     assert fingerprint(access(1)) in shown
     assert logging.getLogger("asyncio").name in shown  # the debug mode is on
@@ -327,7 +386,12 @@ def test_tasks_that_are_cancelled_are_reported_without_secrets(sink: Sink, tmp_p
             transport = Listening(AiohttpTransport(), sink.vault)
             source = stage.source(transport=transport, provider=OAuth2(**server.credentials))
             async with server.hold("after") as gate:
-                waiting = [asyncio.ensure_future(one) for one in (source.token(), source.sign_in(code=code))]
+                waiting = [asyncio.ensure_future(source.token())]
+                await gate.reached()
+                waiting.append(asyncio.ensure_future(source.sign_in(code=code)))
+                while IMPATIENT.sign_in_wait not in stage.clock.sleepers:  # for the claim of the refresh
+                    await asyncio.sleep(0)
+                stage.clock.advance(IMPATIENT.sign_in_wait)
                 await gate.reached(2)
                 for task in asyncio.all_tasks():
                     sink.add("task", f"{task!r} {task.get_name()} {task.get_coro()!r}")
@@ -347,7 +411,6 @@ def test_tasks_that_are_cancelled_are_reported_without_secrets(sink: Sink, tmp_p
 
 CALLER = "what its caller passed in"
 RESPONSE = "the token response being read"
-RECORD = "the record being read or written"
 EXPOSED = {
     "origins.py": CALLER,
     "_validate.py": CALLER,
@@ -365,8 +428,6 @@ EXPOSED = {
     "providers/response.py": RESPONSE,
     "_redact.py": RESPONSE,
     "providers/_wire.py": RESPONSE,
-    "_refresh/state.py": RECORD,
-    "_refresh/transaction.py": RECORD,
 }
 """Modules whose frames in a traceback may have secrets among their locals, and which secrets."""
 

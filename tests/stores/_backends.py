@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from tokensession.clock import Clock
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
 from tokensession.testing.conformance.backend import Backend
 
 
 def memory(directory: Path) -> Backend:
     store = MemoryStore()
-    return Backend(open=lambda: store)
+
+    def open_with(clock: Clock | None = None) -> MemoryStore:
+        store._clock = clock or store._clock
+        return store
+
+    return Backend(open=open_with, takes_clock=True)
 
 
 def file(directory: Path) -> Backend:
@@ -36,7 +47,38 @@ def file(directory: Path) -> Backend:
         record_file=partial(path_of, ".token"),
         lock_file=partial(path_of, ".lock"),
         damage=damage,
+        blocked=lambda key: flocked(path_of(".write", key)),
+        names_holder=True,
     )
+
+
+@contextlib.contextmanager
+def flocked(path: Path) -> Iterator[None]:
+    """Lock the file, as a writer does that is stuck."""
+    path.touch(mode=0o600)
+    with path.open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+KEEP_LOCKED = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def locked_database(path: Path) -> Iterator[None]:
+    """Another process has begun a transaction, and does not end it."""
+    command = [sys.executable, "-c", KEEP_LOCKED, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        yield
+        holder.communicate()
 
 
 def sqlite(directory: Path) -> Backend:
@@ -58,4 +100,6 @@ def sqlite(directory: Path) -> Backend:
         record_file=lambda key: path,
         lock_file=lambda key: root / "tokens.db.locks" / (hashlib.sha256(key.encode()).hexdigest() + ".lock"),
         damage=damage,
+        blocked=lambda key: locked_database(path),
+        names_holder=True,
     )

@@ -21,7 +21,7 @@ BROKEN = [*BROKEN_RECORDS, *BROKEN_CLAIMS, *BROKEN_IN_FILES, *BROKEN_BETWEEN_PRO
 REJECTIONS = (AssertionError, pytest.fail.Exception, TimeoutError, TokenSessionError, RuntimeError)
 
 # One value for each parametrized test.
-PARAMETERS = {"stored": True, "umask": 0, "mode": 0o640}
+PARAMETERS = {"stored": True, "umask": 0, "mode": 0o640, "key": "k"}
 
 
 class Suite(StoreConformance):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import _backends
@@ -15,7 +18,7 @@ from _store_helpers import opened, run, source, success
 
 from tokensession.errors import StoreUnavailable
 from tokensession.testing import ScriptedTransport
-from tokensession.testing.conformance.backend import Backend
+from tokensession.testing.conformance.backend import Backend, claimed
 from tokensession.testing.conformance.files import filled, read_only, small_disk
 
 # Each child stores one record, and is killed before its n-th system call. The first one that survives ends
@@ -104,6 +107,59 @@ def test_f29_a_file_is_synced_before_its_rename_and_its_directory_after(tmp_path
     made = killed_at_every_call(_backends.file(tmp_path))["made"]
     steps = [name for name in made if name in ("write", "fsync", "replace", "rename")]
     assert steps == ["write", "fsync", "replace", "fsync"]
+
+
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_that_can_neither_sync_a_directory_nor_allocate_space_will_do(
+    kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Like cifs and ZFS. Files are synced all the same, and the space for a commit is written."""
+    fsync, synced = os.fsync, list[str]()
+
+    def sync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+        synced.append("file")
+        fsync(fd)
+
+    def allocate(fd: int, offset: int, size: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    backend = getattr(_backends, kind)(tmp_path)
+
+    async def main() -> None:
+        async with opened(backend) as store:
+            claim = await claimed(store, "k")
+            assert backend.lock_file("k").stat().st_blocks * 512 >= 64 * 1024
+            record = await claim.commit(b"data")
+            assert await store.load("k") == record
+
+    run(main())
+    assert synced == ["file"] * (kind == "file")
+
+
+def test_any_other_failure_to_sync_or_to_allocate_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def main() -> None:
+        async with opened(_backends.file(tmp_path)) as store:
+            for failing, work in {
+                "posix_fallocate": partial(store.claim, "k", seen=None, timeout=0),
+                "fsync": partial(store.put, "k", b"data"),
+            }.items():
+                with monkeypatch.context() as patch:
+                    patch.setattr(os, failing, fail)
+                    with pytest.raises(StoreUnavailable, match="Input/output error"):
+                        await work()
+            await (await claimed(store, "k")).commit(b"data")
+
+    run(main())
 
 
 @pytest.mark.parametrize("kind", ["file", "sqlite"])

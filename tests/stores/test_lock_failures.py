@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +38,15 @@ class WrittenBeforeTheLock:
     def read(self, key: str) -> Record | None:
         return self._records.read(key)
 
-    def write(self, key: str, record: Record, expect: str | None) -> Record:
-        return self._records.write(key, record, expect)
-
     def prepare(self, key: str) -> Path:
         path = self._records.prepare(key)
         if not self.written:
             self.written += 1
             self._records.write(key, self._record, None)
         return path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._records, name)
 
 
 def test_f08_a_record_is_read_again_under_the_lock(backend: Backend) -> None:
@@ -97,6 +96,7 @@ def test_f15_times_in_the_future_block_no_claim(backend: Backend, mark: str) -> 
     assert backend.lock_file is not None
     with backend.peers() as [victim]:
         victim.ask("claim", key="k", seen=None)
+        victim.ask("sending")
         victim.kill()
     content = Mark(SystemClock.boot() + 1e9, "v").encode() if mark == "in the future" else b"tomorrow"
     backend.lock_file("k").write_bytes(content)
@@ -186,7 +186,6 @@ class CountedRecords:
     def __init__(self, records: Records) -> None:
         self._records = records
         self.looks = self.tries = 0
-        self.write: Callable[..., Record] = records.write
 
     def read(self, key: str) -> Record | None:
         self.looks += 1
@@ -195,6 +194,9 @@ class CountedRecords:
     def prepare(self, key: str) -> Path:
         self.tries += 1
         return self._records.prepare(key)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._records, name)
 
 
 @pytest.mark.parametrize("count", [1, 10, 200])

@@ -39,7 +39,11 @@ def test_waiting_is_timed_by_the_given_clock() -> None:
 def test_an_interruption_is_dated_by_the_boot_clock() -> None:
     clock = FakeClock()
     store = MemoryStore(clock=clock)
-    asyncio.run(claimed(store, "k"))
+
+    async def leave() -> None:
+        await (await claimed(store, "k")).sending()
+
+    asyncio.run(leave())
     clock.advance(12)
     clock.step_wall(-1_000_000)
 
@@ -75,11 +79,23 @@ def test_a_waiter_of_a_closed_loop_is_not_woken() -> None:
 def test_a_holder_in_the_parent_of_a_fork_counts_as_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         store = MemoryStore()
-        await claimed(store, "k")
+        await (await claimed(store, "k")).sending()
         assert not await is_free(store, "k")
         monkeypatch.setattr(os, "getpid", lambda: -1)
         claim = await claimed(store, "k")
         assert claim.interrupted is not None
+
+    asyncio.run(main())
+
+
+def test_a_claim_timeout_says_how_long_the_claim_has_been_held() -> None:
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        await claimed(store, "k")
+        clock.advance(40)
+        with pytest.raises(ClaimTimeout, match=r"another task of this process, for 40\.0 s"):
+            await store.claim("k", seen=None, timeout=0)
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import gc
 import os
@@ -10,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import warnings
+import zlib
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ import pytest
 import sqlite_utils
 
 from tokensession.errors import ConfigurationError, StoreCorrupt, StoreInsecure, StoreUnavailable
-from tokensession.stores import Record, SQLiteStore
-from tokensession.stores._local import worker
-from tokensession.testing.conformance.backend import claimed, newer, ticks
+from tokensession.stores import Record, SQLiteStore, sqlite
+from tokensession.stores._local import database
+from tokensession.testing import FakeClock
+from tokensession.testing.conformance.backend import claimed, newer
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -46,13 +49,19 @@ def test_the_schema_is_as_documented_and_sqlite_utils_reads_it(path: Path) -> No
         for _ in range(2):
             store = SQLiteStore(path)
             await store.put("k", b"data")
-            assert settings(store) == ["wal", 2, 1, 20, 0]
+            assert settings(store) == ["wal", 2, 1, 0, 0]
             await store.aclose()
 
     run(main())
     connection = sqlite3.connect(path)
     table = sqlite_utils.Database(connection)["tokens"]
-    assert table.columns_dict == {"key": str, "version": str, "data": bytes}
+    assert table.columns_dict == {
+        "key": str,
+        "version": str,
+        "data": bytes,
+        "written_wall": float,
+        "written_boot": float,
+    }
     assert table.pks == ["key"]
     assert not table.use_rowid
     assert "WITHOUT ROWID" not in table.schema.upper()
@@ -115,7 +124,39 @@ def test_a_database_from_before_there_were_migrations_is_brought_up_to_date(path
         run(main())
         with contextlib.closing(sqlite3.connect(database)) as connection:
             names = connection.execute("SELECT migration_set, name FROM _sqlite_migrations").fetchall()
-        assert names == [("tokensession", "m001_tokens")]
+        assert names == [("tokensession", "m001_tokens"), ("tokensession", "m002_written")]
+
+
+# A database that version 0.1.0 made, with the record of the key "k", compressed.
+OF_VERSION_0_1_0 = (
+    "eNrt299v0kAAB/Br6WQjAXwjxJfLLUtGtpEeFboRjYI2hljAIcTtwTSFFtPwa6NV5yPGR/8qX33cv+B/4YtH27gRZvTBh2m+"
+    "n9yVXu+u9+vpruHlsekFLh3O5hM7oBq5S2SZPKaUECKLuEGuJERUrqUl8nsyKQ6kdOYTUdKXJGtmPqcvM68IAAAAAAAA/A0L"
+    "KZHM5fPS4nVg98duMBu5Uz+6Kk86Rq1r0G6tbhqURQ8Z3U1RStnI/cBo1zjp0hedRrPWOaXPjdP9MOudO/e92TTObrVF7Jlm"
+    "lOfYgc1o3WzXf2akCnvKndyjvES8qeNe+Odjsce07LfBLExbUbsWj36Xe8zNsOMP5WTO4tLifVjMcy4sK6478d7M7UB0wb+6"
+    "tXw3sKb2xF0vlIjH2Ws1jnsGbbSeGieU/fEL2XJgtN2ibL24mC22UoPtUxZWKiy4lMxxLn1MhxN/Q1NrT+TVBbmxuXCWPYeJ"
+    "YXSNZ0ZnfXlW+xMuUpQR9uta2j47G3uuY9lxqVQhvdzIZ78QEQAAAAAAAADg1nogbZCd7WZ0luL6y3Oaiary+JClpJYqB5wf"
+    "lCqU61WtVC1rxSO1XOb391S1qqqpcP//jYgAAAAAAAAAAP+we8rO9tYvzgei7/9fiQgAAAAAAAAAcPtpkpJt7o50XT+sOENn"
+    "oB/ZzuGg7HCtUtF1pz/oD7RhWZsNafx3DqoWefT9/zsRAQAAAAAAAAD+P0oiuzX6Adx960A="
+)
+
+
+def test_a_database_of_version_0_1_0_is_brought_up_to_date(path: Path) -> None:
+    """Its record stays, and has the age 0, because nothing says when it was written."""
+    path.write_bytes(zlib.decompress(base64.b64decode(OF_VERSION_0_1_0)))
+    path.chmod(0o600)
+    clock = FakeClock()
+
+    async def main() -> None:
+        async with SQLiteStore(path, clock=clock) as store:
+            record = await newer(store, "k")
+            assert record == Record("77786dfdc79ad8c5d136677dbcbc3f53", b"of version 0.1")
+            assert record.age == 0
+            committed = await (await claimed(store, "k", record.version)).commit(b"new")
+            clock.advance(3)
+            record = await newer(store, "k")
+            assert (record, record.age) == (committed, 3)
+
+    run(main())
 
 
 def test_an_outdated_database_that_is_read_only_can_be_read(
@@ -211,7 +252,7 @@ def test_another_programs_user_version_and_migrations_are_left_alone(path: Path)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchall() == [(7,)]
         sets = connection.execute("SELECT migration_set FROM _sqlite_migrations ORDER BY id").fetchall()
-    assert sets == [("another program",), ("tokensession",)]
+    assert sets == [("another program",), ("tokensession",), ("tokensession",)]
 
 
 def test_reading_creates_nothing(path: Path) -> None:
@@ -287,27 +328,77 @@ def test_a_reader_delays_a_checkpoint_until_the_next_write(path: Path) -> None:
     run(main())
 
 
-def test_a_stuck_writer_stops_no_reader_and_is_waited_for_a_limited_time(
+def test_no_other_program_writes_between_the_comparison_and_the_write(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_TRIES", 10)
+    """The transaction excludes other writers before it reads the version to compare."""
+    refused = list[str]()
+
+    def read(records: Any, connection: sqlite3.Connection, key: str) -> Record | None:
+        other = sqlite3.connect(path, isolation_level=None, timeout=0)
+        if connection.in_transaction:
+            with pytest.raises(sqlite3.OperationalError) as caught:
+                other.execute("DELETE FROM tokens")
+            refused.append(str(caught.value))
+        other.close()
+        return original(records, connection, key)
+
+    original = sqlite._Records._read
 
     async def main() -> None:
-        store = SQLiteStore(path)
-        before = await store.put("k", b"before")
-        claim = await claimed(store, "k", before.version)
-        stuck = sqlite3.connect(path, isolation_level=None)
-        stuck.execute("BEGIN IMMEDIATE")
-        put = asyncio.ensure_future(store.put("k", b"after"))
-        await ticks()
-        assert await store.load("k") == before
-        with pytest.raises(StoreUnavailable, match="Another process is writing"):
-            await put
-        with pytest.raises(StoreUnavailable, match="Another process is writing"):
-            await claim.commit(b"after")
-        stuck.close()
-        assert (await claim.commit(b"after")).data == b"after"
-        await store.aclose()
+        async with SQLiteStore(path) as store:
+            record = await store.put("k", b"1")
+            monkeypatch.setattr(sqlite._Records, "_read", read)
+            record = await store.put("k", b"2", expect=record.version)
+            await store.delete("k", expect=record.version)
+
+    run(main())
+    assert refused == ["database is locked"] * 2
+
+
+def test_writers_that_take_turns_do_not_count_as_one_that_keeps_the_database_locked(path: Path) -> None:
+    """Each of their commits shows that no one is stuck."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        async with SQLiteStore(path, clock=clock) as store:
+            await store.put("k", b"before")
+            other = sqlite3.connect(path, isolation_level=None, timeout=30)
+            other.execute("CREATE TABLE another (a)")
+            other.execute("BEGIN IMMEDIATE")
+            put = asyncio.ensure_future(store.put("k", b"after"))
+            for _ in range(2):
+                await store.load("k")
+                await store.load("k")  # between these two, the put was tried
+                clock.advance(3)
+                other.execute("INSERT INTO another VALUES (1)")
+                other.execute("COMMIT")
+                other.execute("BEGIN IMMEDIATE")
+            await store.load("k")
+            await store.load("k")
+            other.close()
+            assert (await put).data == b"after"
+
+    run(main())
+
+
+def test_the_name_of_a_new_database_is_durable_before_its_first_record(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power failure could leave the provider with a rotated token, and you with no database."""
+
+    def fail(directory: Path) -> None:
+        assert directory == path.parent
+        raise OSError(5, "Input/output error")
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            with monkeypatch.context() as patch:
+                patch.setattr(database, "sync_directory", fail)
+                for _ in range(2):  # the file is there now, and its name is still not durable
+                    with pytest.raises(StoreUnavailable, match="Input/output error"):
+                        await store.put("k", b"data")
+            await store.put("k", b"data")
 
     run(main())
 

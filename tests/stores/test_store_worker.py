@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tokensession.errors import StoreUnavailable
-from tokensession.stores._local import worker
 from tokensession.stores._local.worker import Busy, Worker
+from tokensession.testing import FakeClock
+
+LOCKED = Path("/var/lib/tokens.db")
 
 
 def nothing() -> None:
@@ -79,64 +84,245 @@ def test_a_result_that_its_cancelled_caller_missed_is_handed_over_exactly_once()
     asyncio.run(main())
 
 
+class BusyJob:
+    """A job that is busy until it is released. It counts its tries."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.released = threading.Event()
+
+    def __call__(self) -> str:
+        self.tries += 1
+        if not self.released.is_set():
+            raise Busy(LOCKED)
+        return "done"
+
+    async def tried(self) -> None:
+        """Return when a try that begins from now on is over."""
+        until = self.tries + 2
+        while self.tries < until:
+            await asyncio.sleep(0)
+
+
 def test_a_busy_job_lets_the_others_run_first() -> None:
     async def main() -> None:
-        worker, order = Worker("test"), []
-        others_done = threading.Event()
-
-        def busy() -> None:
-            if not others_done.is_set():
-                raise Busy("Another process is writing.")
-            order.append("busy")
-
-        def other() -> None:
-            order.append("other")
-            others_done.set()
-
-        await asyncio.gather(worker.run(busy), worker.run(other))
-        assert order == ["other", "busy"]
+        worker, busy, order = Worker("test"), BusyJob(), list[str]()
+        waiting = asyncio.ensure_future(worker.run(busy))
+        await busy.tried()
+        for number in range(5):
+            await worker.run(partial(order.append, str(number)))
+        assert not waiting.done()
+        busy.released.set()
+        assert await waiting == "done"
+        assert order == list("01234")
         await worker.aclose(nothing)
 
     asyncio.run(main())
 
 
-def test_a_job_that_stays_busy_ends_in_store_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_TRIES", 3)
-    tries = []
+def test_a_busy_job_is_tried_again_although_others_keep_coming() -> None:
+    async def main() -> None:
+        worker, busy = Worker("test"), BusyJob()
+        waiting = asyncio.ensure_future(worker.run(busy))
+        while busy.tries < 20:
+            await worker.run(nothing)
+        busy.released.set()
+        while not waiting.done():
+            await worker.run(nothing)
+        await worker.aclose(nothing)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("droppable", "patience"), [(True, 2.0), (False, 5.0)])
+def test_a_busy_job_gives_up_after_some_seconds(droppable: bool, patience: float) -> None:
+    """Looks and claims after two, writes after five. They count from the first try, not from the queue."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        worker, busy = Worker("test", clock=clock), BusyJob()
+        gate = gated(worker)
+        waiting = asyncio.ensure_future(worker.run(busy, droppable=droppable))
+        await asyncio.sleep(0)
+        clock.advance(100)
+        gate.set()
+        await busy.tried()
+        clock.advance(patience - 0.01)
+        await busy.tried()
+        assert not waiting.done()
+        clock.advance(0.01)
+        with pytest.raises(StoreUnavailable, match=f"Another program keeps {LOCKED} locked") as caught:
+            await waiting
+        assert f"tried for {patience:.1f} s" in str(caught.value)
+        await worker.aclose(nothing)
+
+    asyncio.run(main())
+
+
+def test_a_lock_that_is_known_to_take_longer_is_waited_for_longer() -> None:
+    """The first start of a database, for example."""
+    clock, tries = FakeClock(), list[float]()
 
     def busy() -> None:
-        tries.append(1)
-        raise Busy("Another process is writing.")
+        tries.append(clock.boot())
+        clock.advance(2)
+        raise Busy(LOCKED, patience=8)
+
+    async def main() -> None:
+        worker = Worker("test", clock=clock)
+        with pytest.raises(StoreUnavailable, match=r"tried for 8\.0 s"):
+            await worker.run(busy, droppable=True)
+        await worker.aclose(nothing)
+
+    asyncio.run(main())
+    assert [moment - tries[0] for moment in tries] == [0, 2, 4, 6, 8]
+
+
+def test_a_lock_that_many_writers_share_is_waited_for_longer() -> None:
+    """No one keeps it locked. But this ends too."""
+
+    async def waited(writers: int) -> float:
+        clock, tries = FakeClock(), list[float]()
+
+        def busy() -> None:
+            tries.append(clock.boot())
+            clock.advance(1)
+            raise Busy(LOCKED, progress=min(len(tries), writers))
+
+        worker = Worker("test", clock=clock)
+        with pytest.raises(StoreUnavailable):
+            await worker.run(busy, droppable=True)
+        await worker.aclose(nothing)
+        return tries[-1] - tries[0]
+
+    assert [asyncio.run(waited(writers)) for writers in (1, 4, 100)] == [2, 5, 8]
+
+
+def test_a_droppable_job_does_not_run_if_its_caller_is_gone() -> None:
+    """Not from the queue, and not again if it was busy. Any other job does, however often it takes."""
+
+    async def main() -> None:
+        worker, ran = Worker("test"), list[str]()
+        gate = gated(worker)
+        queued = [
+            asyncio.ensure_future(worker.run(partial(ran.append, "look"), droppable=True)),
+            asyncio.ensure_future(worker.run(partial(ran.append, "write"))),
+        ]
+        await asyncio.sleep(0)
+        for task in queued:
+            task.cancel()
+        await asyncio.wait(queued)
+        gate.set()
+        await worker.run(nothing)
+        assert ran == ["write"]
+        look, write = BusyJob(), BusyJob()
+        retried = [
+            asyncio.ensure_future(worker.run(look, droppable=True)),
+            asyncio.ensure_future(worker.run(write)),
+        ]
+        await look.tried()
+        for task in retried:
+            task.cancel()
+        await asyncio.wait(retried)
+        await write.tried()
+        tries = look.tries
+        await write.tried()
+        assert look.tries == tries
+        write.released.set()
+        await worker.aclose(nothing)
+        assert repr(worker) == "<Worker test closed, 0 pending>"
+
+    asyncio.run(main())
+
+
+def test_a_result_is_not_kept() -> None:
+    """A claim that nothing references any more is collected, and that releases it."""
+
+    class Claim:
+        pass
 
     async def main() -> None:
         worker = Worker("test")
-        with pytest.raises(StoreUnavailable, match="Another process is writing"):
-            await worker.run(busy)
+        claim = await worker.run(Claim)
+        left = weakref.ref(claim)
+        busy = BusyJob()
+        waiting = asyncio.ensure_future(worker.run(busy))  # so that the thread does not end its work
+        await busy.tried()
+        del claim
+        gc.collect()
+        assert left() is None
+        busy.released.set()
+        await waiting
         await worker.aclose(nothing)
 
     asyncio.run(main())
-    assert len(tries) == 3
+
+
+def test_a_job_may_be_posted_in_the_middle_of_another_post() -> None:
+    """The garbage collector runs anywhere, and a claim that it collects posts its end."""
+    worker = Worker("test")
+    with worker._state:
+        future = worker.post(lambda: "the end of a claim")
+    assert future.result(30) == "the end of a claim"
+    asyncio.run(worker.aclose(nothing))
 
 
 def test_closing_waits_for_a_busy_job_and_ends_after_it() -> None:
+    """What the busy job has reopened is closed, once."""
+
     async def main() -> None:
-        worker, order, closing = Worker("test"), [], threading.Event()
-
-        def busy() -> None:
-            if not closing.is_set():
-                raise Busy("Another process is writing.")
-            order.append("busy")
-
-        def last() -> None:
-            order.append("last")
-            closing.set()
-
+        worker, busy, order = Worker("test"), BusyJob(), list[str]()
         job = asyncio.ensure_future(worker.run(busy))
-        await asyncio.sleep(0)
-        await worker.aclose(last)
-        await job
-        assert order[-2:] == ["busy", "last"], "what the busy job reopened is closed"
+        job.add_done_callback(lambda _: order.append("busy"))
+        await busy.tried()
+        closing = asyncio.ensure_future(worker.aclose(partial(order.append, "closed")))
+        await busy.tried()
+        assert order == []
+        busy.released.set()
+        await closing
+        assert await job == "done"
+        assert sorted(order) == ["busy", "closed"]
         assert not worker.open
+
+    asyncio.run(main())
+
+
+def test_closing_blocks_no_event_loop_although_a_job_comes_meanwhile() -> None:
+    """That job is waited for, and what it has opened is closed too."""
+
+    async def main() -> None:
+        worker, gate, posted = Worker("test"), threading.Event(), list[Future[bool]]()
+
+        def close() -> None:
+            if not posted:
+                posted.append(worker.post(lambda: gate.wait(10)))
+
+        await worker.run(nothing)
+        closing = asyncio.ensure_future(worker.aclose(close))
+        while not posted:
+            await asyncio.sleep(0)
+        for _ in range(1000):  # until it would end the thread
+            await asyncio.sleep(0)
+        gate.set()
+        await closing
+        assert posted[0].result(0)
+        assert repr(worker) == "<Worker test closed, 0 pending>"
+
+    asyncio.run(main())
+
+
+def test_closing_ends_when_a_busy_job_gives_up() -> None:
+    async def main() -> None:
+        clock = FakeClock()
+        worker, busy, closed = Worker("test", clock=clock), BusyJob(), list[str]()
+        job = asyncio.ensure_future(worker.run(busy))
+        await busy.tried()
+        closing = asyncio.ensure_future(worker.aclose(partial(closed.append, "closed")))
+        clock.advance(5)
+        await closing
+        assert closed == ["closed"]
+        with pytest.raises(StoreUnavailable):
+            await job
 
     asyncio.run(main())
 
@@ -157,13 +343,14 @@ def test_a_loop_closed_before_its_job_is_done_does_no_harm() -> None:
 
 
 PROGRAM_ENDS = """
-import asyncio, sys, threading, time
+import asyncio
+from pathlib import Path
 from tokensession.stores._local.worker import Busy, Worker
 worker, tries = Worker("test"), []
 def write():
     tries.append(1)
     if len(tries) < 5:
-        raise Busy("Another process is writing.")
+        raise Busy(Path("/tokens.db"))
     print("written", flush=True)
 async def main():
     asyncio.ensure_future(worker.run(write))

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 
 import pytest
 from _exchange import run
 
 import tokensession.testing
 from tokensession.clock import Clock
-from tokensession.errors import NotSent
+from tokensession.errors import NotSent, OutcomeUnknown, StoreUnavailable
 from tokensession.providers import TokenRequest, TokenResponse, TokenTransport
 from tokensession.testing import FakeClock, Paused, ScriptedTransport, servers, token_response
 
 REQUEST = TokenRequest("https://example.com/token", (), b"secret body")
 
 
-async def send(transport: TokenTransport) -> TokenResponse:
-    return await transport.send(REQUEST, connect=5, total=20)
+async def send(
+    transport: TokenTransport, on_sending: Callable[[], Awaitable[None]] | None = None
+) -> TokenResponse:
+    return await transport.send(REQUEST, connect=5, total=20, on_sending=on_sending)
 
 
 def test_the_clock_stands_still_until_you_move_it() -> None:
@@ -128,6 +131,60 @@ def test_the_transport_follows_its_script_and_records_the_requests() -> None:
         assert transport.requests == [REQUEST] * 4
         assert transport.timeouts[0] == (5, 20)
         assert transport.left == 0
+
+    run(main)
+
+
+def test_on_sending_is_awaited_once_for_each_request_that_leaves() -> None:
+    """A `NotSent` says that it has not left. A `Paused` request has left before it arrives."""
+
+    async def main() -> None:
+        order: list[str] = []
+
+        async def on_sending() -> None:
+            order.append("sending")
+
+        def respond(_: TokenRequest) -> TokenResponse:
+            order.append("line")
+            return token_response({})
+
+        unreachable, paused = Paused(NotSent("No network.")), Paused(token_response({}))
+        transport = ScriptedTransport(
+            respond, NotSent("No network."), unreachable, OutcomeUnknown("Lost."), paused
+        )
+        await send(transport, on_sending)
+        assert order == ["sending", "line"]
+        with pytest.raises(NotSent):
+            await send(transport, on_sending)
+        unreachable.release()
+        with pytest.raises(NotSent):
+            await send(transport, on_sending)
+        with pytest.raises(OutcomeUnknown):
+            await send(transport, on_sending)
+        assert (len(order), transport.sent) == (3, 2)
+        arriving = asyncio.ensure_future(send(transport, on_sending))
+        await paused.arrived.wait()
+        assert (len(order), transport.sent) == (4, 3)
+        paused.release()
+        await arriving
+        assert len(transport.requests) == 5
+
+    run(main)
+
+
+def test_a_line_is_left_for_the_next_request_if_on_sending_raises() -> None:
+    """Nothing was sent."""
+
+    async def main() -> None:
+        async def fails() -> None:
+            raise StoreUnavailable("The disk is full.")
+
+        transport = ScriptedTransport(token_response({"ok": True}))
+        with pytest.raises(StoreUnavailable):
+            await send(transport, fails)
+        assert (transport.sent, transport.left, len(transport.requests)) == (0, 1, 1)
+        assert (await send(transport)).body == b'{"ok": true}'
+        assert transport.sent == 1
 
     run(main)
 

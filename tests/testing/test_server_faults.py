@@ -53,6 +53,21 @@ def test_scripted_responses_are_sent_in_order_byte_for_byte_and_spend_nothing() 
     run(main)
 
 
+def test_a_scripted_response_may_spend_the_credential() -> None:
+    """As a gateway does that gives up on a server which carries the request out."""
+
+    async def main() -> None:
+        async with connected(PriavaServer()) as client:
+            provider = Priava(**client.server.credentials)
+            credential = code(client.server.credentials["code"])
+            client.server.script(Response(502, b"Bad Gateway", spent=True))
+            assert (await client.send(provider.request(credential))).status == 502
+            assert (await client.redeem(provider, credential))["error"] == "invalid_grant"
+            assert client.server.stats.reuse_detections == 1
+
+    run(main)
+
+
 def test_an_edited_response_has_tokens_that_work() -> None:
     async def main() -> None:
         async with connected(OtoServer()) as client:

@@ -11,6 +11,7 @@ from tokensession import (
     BearerAuth,
     Event,
     Freshness,
+    GrantRejected,
     ManagedSource,
     Policy,
     RefreshableSource,
@@ -19,8 +20,10 @@ from tokensession import (
     Token,
     TokenSource,
     TokenUnavailable,
+    UnexplainedRefusal,
     events,
     open_store,
+    prune,
 )
 from tokensession.providers import OAuth2, Oto, Priava, Provider
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store
@@ -58,17 +61,34 @@ async def session() -> None:
 async def stores(client: aiohttp.ClientSession) -> None:
     store: Store
     for store in (MemoryStore(), FileStore("tokens"), SQLiteStore(Path("tokens.db")), open_store("memory:")):
-        AuthedSession(provider, store=store, client=client, key="tenant-42", policy=Policy(due_lead=60))
+        policy = Policy(
+            due_lead=60, caller_timeout=10, retry_within=0, response_timeout=60, requests_per_hour=60
+        )
+        AuthedSession(provider, store=store, client=client, key="tenant-42", policy=policy)
     AuthedSession(provider, store=Path("tokens.db"))
     AuthedSession(provider, store=42)  # type: ignore[arg-type]
     async with SQLiteStore("tokens.db") as opened:
         assert_type(opened, SQLiteStore)
+        assert_type(await prune(opened, older_than=30 * 86400), list[str])
+        await prune("sqlite:///tokens.db")  # type: ignore[arg-type]
 
 
 async def source() -> None:
     def note(event: Event) -> None:
-        if isinstance(event, events.RefreshFailed):
-            assert_type(event.retry_after, float | None)
+        match event:
+            case events.RefreshStarted(key=key, id=name, reason=reason):
+                assert_type((key, name, reason), tuple[str, str, str])
+            case events.RefreshFailed():
+                assert_type(event.error, str)
+                assert_type(event.still_usable + event.ask_again + event.next_attempt, float)
+                assert_type(event.repeated, bool)
+                assert_type(event.level, int)
+            case events.RefreshEnded(id=name, duration=seconds):
+                assert_type((name, seconds), tuple[str, float])
+            case events.SignInEndsSoon() | events.RequestLimitReached():
+                assert_type(event.seconds, float)
+            case _:
+                assert_type(event.key, str)
 
     transport = AiohttpTransport(proxy="http://proxy.example.com:3128")
     async with ManagedSource(provider, transport, store="memory:", observer=note) as source:
@@ -78,9 +98,13 @@ async def source() -> None:
         token = await token_source.token()
         assert_type(token, Token)
         assert_type(await refreshable.refresh(token), Token)
+        assert_type(await source.refresh(force=True), Token)
         assert_type(await source.sign_in(code="c"), Token)
+        assert_type(await source.check(), Snapshot)
+        assert_type(token.refresh_lifetime, float | None)
         state = source.snapshot()
         assert_type(state, Snapshot)
+        assert_type(state.sign_in_ends, float | None)
         assert_type(state.freshness, Freshness)
         BearerAuth(source, origins=["https://api.example.com"])
         aiohttp.ClientSession(middlewares=(BearerAuth(source),))
@@ -89,8 +113,12 @@ async def source() -> None:
 async def errors(source: ManagedSource) -> float | None:
     try:
         await source.token()
+    except GrantRejected as rejection:
+        assert_type((rejection.code, rejection.certain), tuple[str, bool])
     except SignInRequired as error:
         assert_type(error.todo, str)
+    except UnexplainedRefusal as refusal:
+        return refusal.retry_after
     except TokenUnavailable as error:
         return error.retry_after
     return None

@@ -3,262 +3,372 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
+from typing import Any
 
 import pytest
+from _states import (
+    CONFIGURED,
+    DAY,
+    DUE,
+    ENDING,
+    FRESH,
+    NOW,
+    failures,
+    later,
+    rejection,
+    state,
+    token,
+    unknown,
+)
 
 from tokensession._refresh.cache import Snapshot, TokenCache
 from tokensession._refresh.schedule import NO_TOKEN
+from tokensession._refresh.state import TokenState
 from tokensession.errors import (
     ClientRejected,
     GrantRejected,
-    InvalidTokenResponse,
     NotSent,
     OutcomeUnknown,
     RateLimited,
-    SignedOut,
     StoreUnavailable,
     TokenSessionError,
     TokenUnavailable,
 )
 from tokensession.policy import Freshness, Policy
-from tokensession.token import Token
 
 POLICY = Policy()
-WALL, BOOT = 1_750_000_000.0, 5_000.0
-
-
-def token(name: str = "at-1", lifetime: float | None = 3600) -> Token:
-    return Token(name, WALL, lifetime, "rt-1")
-
-
-def serving(lifetime: float | None = 3600, *, requested: bool = True, forced: bool = False) -> TokenCache:
-    cache = TokenCache()
-    serve(cache, token(lifetime=lifetime), requested=requested, forced=forced)
-    return cache
+BOOT = NOW.boot
+LONG_AGO = float("-inf")
 
 
 def serve(
     cache: TokenCache,
-    served: Token,
+    served: TokenState,
     *,
     requested: bool = True,
-    forced: bool = False,
     jitter: float = 0,
-    at: float = 0,
+    after: float = 0,
 ) -> None:
-    cache.serve(served, POLICY, WALL + at, BOOT + at, jitter=jitter, forced=forced, requested=requested)
+    cache.learn(served, "v1", BOOT + after)
+    cache.serve(served, POLICY, later(after), jitter=jitter, requested=requested)
 
 
-def failed(cache: TokenCache, error: TokenSessionError, *, after: float = 0, jitter: float = 1) -> float:
-    return cache.fail(error, POLICY, WALL + after, BOOT + after, jitter=jitter)
-
-
-def test_a_new_cache_has_no_token_and_no_failure() -> None:
+def serving(age: float = FRESH, *, requested: bool = True, **changes: Any) -> TokenCache:
     cache = TokenCache()
-    assert cache.token is None
+    serve(cache, state(age, **changes), requested=requested)
+    return cache
+
+
+def failed(
+    cache: TokenCache,
+    error: TokenSessionError | None = None,
+    *,
+    pause: float = 0,
+    after: float = 0,
+    jitter: float = 1,
+) -> bool:
+    """It fails, and nothing may be sent for so long. Returns whether that is new."""
+    failure = error or NotSent("No connection.")
+    return cache.fail(failure, BOOT + after + pause, BOOT + after, jitter=jitter)
+
+
+# -- what is known ----------------------------------------------------------------------------------------
+
+
+def test_a_new_cache_knows_nothing() -> None:
+    cache = TokenCache()
+    assert (cache.token, cache.state, cache.version, cache.has_served) == (None, None, None, False)
     assert cache.deadlines is NO_TOKEN
     assert cache.remembered(BOOT) is None
-    assert cache.not_before == float("-inf")
-    assert cache.should_force_refresh(POLICY, BOOT)
+    assert cache.not_before == cache.fresh_until == cache.same_until == LONG_AGO
+
+
+@pytest.mark.parametrize(
+    ("order", "learned"), [((1, 1), False), ((0, 9), False), ((1, 2), True), ((1, 3), True), ((2, 0), True)]
+)
+def test_f51_a_lower_state_is_never_learned_over_a_higher_one(order: tuple[int, int], learned: bool) -> None:
+    """Whatever the store says: it may have gone back."""
+    cache, known = TokenCache(), state(generation=2)
+    cache.learn(known, "v1", BOOT)
+    found = state(DUE, number=order[0], generation=order[1])
+    cache.learn(found, "v2", BOOT + 5)
+    assert (cache.state, cache.version) == ((found, "v2") if learned else (known, "v1"))
+    assert cache.seen_at == (BOOT + 5 if learned else BOOT)
+
+
+def test_f21_notes_that_could_not_be_stored_survive_a_look_at_the_store() -> None:
+    """Otherwise a rejected refresh token is sent again after each look."""
+    cache = TokenCache()
+    cache.learn(state(), "v1", BOOT)
+    cache.note(state(rejections=(rejection(),), failures=unknown()))
+    cache.learn(state(failures=failures(CONFIGURED, ago=100)), "v2", BOOT)
+    assert cache.state is not None
+    assert cache.state.rejections == (rejection(),)
+    assert cache.state.failures == unknown()
+    assert cache.version == "v2"
+
+
+def test_notes_end_with_the_state_they_are_about() -> None:
+    cache = TokenCache()
+    cache.learn(state(rejections=(rejection(),)), None, BOOT)
+    cache.learn(state(generation=1), "v2", BOOT)
+    assert cache.state == state(generation=1)
+    cache.note(state(failures=unknown()))
+    assert cache.state == state(generation=1), "a note about what is over"
+
+
+def test_nothing_is_noted_about_a_state_that_is_not_known() -> None:
+    cache = TokenCache()
+    cache.note(state(failures=unknown()))
+    assert cache.state is None
+
+
+def test_a_state_that_is_found_again_is_not_missing_any_more() -> None:
+    cache = TokenCache()
+    cache.learn(state(), "v1", BOOT)
+    cache.missing_since = BOOT + 1
+    cache.learn(state(), "v2", BOOT + 9)
+    assert cache.seen_at == BOOT + 9
+    assert not cache.missing_since
+
+
+def test_a_state_that_is_not_stored_yet_is_as_new_as_one_that_is() -> None:
+    """The memory of it is not "more than a week old", although no record was ever seen."""
+    cache = TokenCache()
+    cache.learn(state(), None, BOOT)
+    assert (cache.seen_at, cache.version) == (BOOT, None)
+
+
+# -- what is served ---------------------------------------------------------------------------------------
 
 
 def test_serving_a_token_sets_its_deadlines() -> None:
     cache = serving()
-    assert cache.token == token()
-    assert cache.deadlines.freshness(WALL, BOOT) is Freshness.FRESH
-    assert cache.deadlines.freshness(WALL + 3300, BOOT + 3300) is Freshness.DUE
+    assert (cache.token, cache.served, cache.has_served) == (token(), (1, 0), True)
+    assert cache.deadlines.freshness(NOW.wall, BOOT) is Freshness.FRESH
+    assert cache.deadlines.freshness(NOW.wall + 3300, BOOT + 3300) is Freshness.DUE
 
 
-def test_a_requested_token_delays_the_next_background_refresh() -> None:
-    assert serving(requested=True).not_before == BOOT + 30
-    assert serving(60, requested=True).not_before == BOOT + 15
-
-
-def test_an_adopted_token_does_not_delay_it() -> None:
-    assert serving(requested=False).not_before == BOOT
+@pytest.mark.parametrize(
+    ("lifetime", "requested", "delay"), [(3600, True, 30), (60, True, 15), (3600, False, 0), (60, False, 0)]
+)
+def test_mutant_29_only_a_requested_token_delays_the_next_background_refresh(
+    lifetime: float, requested: bool, delay: float
+) -> None:
+    """An adopted one may be due already."""
+    assert serving(lifetime=lifetime, requested=requested).not_before == BOOT + delay
 
 
 def test_jitter_is_drawn_once_when_the_token_is_served() -> None:
     early, late = TokenCache(), TokenCache()
     for cache, jitter in ((early, 1.0), (late, 0.0)):
-        serve(cache, token(), jitter=jitter)
+        serve(cache, state(), jitter=jitter)
     assert early.deadlines.due_wall < late.deadlines.due_wall
     assert early.deadlines.ending_wall == late.deadlines.ending_wall
 
 
-# -- failing ------------------------------------------------------------------------------------
+def test_a_state_without_a_usable_token_is_not_served() -> None:
+    for unusable in (state(problem="It is mac."), TokenState(number=2, signed_out=True)):
+        cache = serving()
+        serve(cache, unusable)
+        assert (cache.token, cache.served, cache.has_served) == (None, None, True)
+        assert cache.deadlines is NO_TOKEN
+
+
+def test_a_state_is_served_if_its_order_and_its_access_token_are() -> None:
+    cache = serving()
+    assert cache.serves(state())
+    assert not cache.serves(state(generation=1)), "the same bytes with a later end"
+    assert not cache.serves(state(name="at-2")), "another process was faster to store a token of this order"
+    assert not cache.serves(state(problem="It is mac."))
+    assert not TokenCache().serves(state())
 
 
 @pytest.mark.parametrize(
-    ("error", "pause"),
+    ("wall_check", "after", "until"),
     [
-        (NotSent("x"), 1),
-        (OutcomeUnknown("x"), 1),
-        (TokenUnavailable("x"), 1),
-        (TokenUnavailable("x", retry_after=7), 7),
-        (TokenUnavailable("x", retry_after=0.2), 1),
-        (TokenUnavailable("x", retry_after=1e9), 3600),
-        (RateLimited("x"), 60),
-        (RateLimited("x", retry_after=0), 1),
-        (RateLimited("x", retry_after=-5), 1),
-        (RateLimited("x", retry_after=3600), 3600),
-        (RateLimited("x", retry_after=3601), 3600),
-        (GrantRejected("x"), 1),
-        (SignedOut("x"), 1),
-        (ClientRejected("x"), 60),
-        (InvalidTokenResponse("x"), 1),
-        (StoreUnavailable("x"), 1),
+        (0.0, 0, BOOT),  # look at the wall clock each time
+        (1.0, 0, BOOT + 1),
+        (1.0, 3299.4, BOOT + 3300),
+        (1.0, 3300, LONG_AGO),
+        (1.0, 9999, LONG_AGO),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
-def test_each_failure_has_its_pause_without_a_token(error: TokenSessionError, pause: float) -> None:
-    cache = TokenCache()
-    assert failed(cache, error) == pause
-    assert cache.error_until == cache.not_before == BOOT + pause
+def test_mutant_13_a_token_counts_as_fresh_without_a_look_until_it_is_due_at_the_latest(
+    wall_check: float, after: float, until: float
+) -> None:
+    """The wall clock is read once in a while. The boot clock alone decides in between."""
+    cache = TokenCache(wall_check=wall_check)
+    serve(cache, state())
+    now = later(after)
+    cache.look(now.wall, now.boot)
+    assert cache.fresh_until == pytest.approx(until)
 
 
-def test_failures_in_a_row_back_off_and_longer_with_a_usable_token() -> None:
-    spent, good = TokenCache(), serving()
-    assert [failed(spent, NotSent("x")) for _ in range(7)] == [1, 2, 4, 8, 16, 30, 30]
-    assert [failed(good, NotSent("x")) for _ in range(6)] == [30, 60, 120, 240, 300, 300]
+def test_f34_a_step_of_the_wall_clock_ends_freshness_at_the_next_look() -> None:
+    """A jump past the token's end is noticed, although the boot clock stands still."""
+    cache = TokenCache(wall_check=1.0)
+    serve(cache, state())
+    assert cache.look(NOW.wall + 3400, BOOT) is Freshness.DUE
+    assert cache.fresh_until == LONG_AGO
 
 
-def test_jitter_spreads_a_back_off_but_not_a_requested_delay() -> None:
-    assert failed(TokenCache(), NotSent("x"), jitter=0.25) == 0.25
-    assert failed(TokenCache(), RateLimited("x", retry_after=9), jitter=0.25) == 9
-
-
-def test_the_back_off_shrinks_with_the_time_left_of_the_token() -> None:
+def test_holding_a_token_starts_no_refresh_until_it_is_ending() -> None:
     cache = serving()
-    assert failed(cache, NotSent("x"), after=3480) == pytest.approx(20)
-    assert failed(cache, NotSent("x"), after=3540) == 2
+    failed(cache, OutcomeUnknown("x"), pause=2, after=3300)
+    cache.hold(later(3310))
+    assert cache.token == token()
+    assert cache.not_before == BOOT + 3540
+    assert cache.remembered(BOOT + 3310) is None
 
 
-def test_a_failure_is_remembered_until_its_pause_is_over() -> None:
+def test_the_same_token_is_served_for_about_a_second_after_a_401_that_another_would_get_too() -> None:
+    cache = serving()
+    failed(cache)
+    cache.serve_same(BOOT + 5, 0.5)
+    assert cache.same_until == BOOT + 5.75
+    assert cache.token == token()
+    assert cache.remembered(BOOT + 5) is None
+
+
+def test_forgetting_serves_nothing_and_remembers_the_state() -> None:
+    cache = serving()
+    failed(cache)
+    cache.forget()
+    assert (cache.token, cache.served, cache.fresh_until) == (None, None, LONG_AGO)
+    assert cache.deadlines.freshness(NOW.wall, BOOT) is Freshness.EXPIRED
+    assert cache.remembered(BOOT) is None
+    assert cache.state == state()
+    assert cache.has_served
+
+
+# -- failing ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("jitter", "look"), [(0.0, 0.5), (1.0, 1.0)])
+@pytest.mark.parametrize("pause", [0, 0.2, 30, 3600])
+def test_f65_a_failure_is_remembered_for_about_a_second_and_its_pause_for_as_long_as_it_is(
+    pause: float, jitter: float, look: float
+) -> None:
+    """Then the store is looked at again: another process may have a token."""
     cache = TokenCache()
-    failed(cache, NotSent("x", retry_after=10))
-    assert isinstance(cache.remembered(BOOT), NotSent)
-    assert isinstance(cache.remembered(BOOT + 9.999), NotSent)
-    assert cache.remembered(BOOT + 10) is None
+    failed(cache, pause=pause, jitter=jitter)
+    assert isinstance(cache.remembered(BOOT + look - 0.001), NotSent)
+    assert cache.remembered(BOOT + look) is None
+    assert isinstance(cache.repeated(BOOT + look), NotSent), "if there is no token, this is still true"
+    assert cache.next_attempt == cache.not_before == BOOT + max(pause, look)
 
 
 def test_f22_each_caller_gets_a_copy_that_says_what_is_left_of_the_pause() -> None:
     """A remembered failure is raised as a copy whose retry_after counts down."""
-    cache = TokenCache()
-    original = RateLimited("x", retry_after=10)
-    failed(cache, original)
-    first, second = cache.remembered(BOOT + 4), cache.remembered(BOOT + 9)
+    cache, original = TokenCache(), RateLimited("x", retry_after=10)
+    failed(cache, original, pause=10)
+    first, second = cache.remembered(BOOT + 0.25), cache.repeated(BOOT + 9)
     assert isinstance(first, RateLimited)
     assert isinstance(second, RateLimited)
     assert first is not second
     assert first.__cause__ is second.__cause__ is original
-    assert (first.retry_after, second.retry_after, original.retry_after) == (6, 1, 10)
+    assert (first.retry_after, second.retry_after, original.retry_after) == (9.75, 1, 10)
+    late = cache.repeated(BOOT + 11)
+    assert isinstance(late, RateLimited)
+    assert late.retry_after == 0
 
 
 def test_an_error_without_retry_after_is_remembered_too() -> None:
     cache = TokenCache()
-    failed(cache, ClientRejected("x", code="invalid_client"))
-    again = cache.remembered(BOOT + 59)
+    failed(cache, ClientRejected("x", code="invalid_client"), pause=60)
+    again = cache.remembered(BOOT + 0.9)
     assert isinstance(again, ClientRejected)
     assert again.code == "invalid_client"
     assert not hasattr(again, "retry_after")
+
+
+def test_without_a_failure_there_is_none_to_repeat() -> None:
+    assert TokenCache().repeated(BOOT) is None
+    assert serving().repeated(BOOT) is None
 
 
 def test_the_token_survives_a_failure() -> None:
     cache = serving()
     failed(cache, GrantRejected("x"))
     assert cache.token == token()
-    assert cache.deadlines.freshness(WALL, BOOT) is Freshness.FRESH
+    assert cache.deadlines.freshness(NOW.wall, BOOT) is Freshness.FRESH
 
 
-def test_a_new_token_ends_a_row_of_failures() -> None:
+def test_a_new_token_ends_a_failure_and_a_local_pause() -> None:
+    cache = TokenCache(local=failures(pause=60))
+    failed(cache, pause=60)
+    serve(cache, state())
+    assert (cache.error, cache.local) == (None, None)
+    assert cache.remembered(BOOT) is None
+
+
+def test_f26_a_store_that_fails_leaves_a_failure_in_place_that_is_still_true() -> None:
+    """Otherwise an outage of the store would hide a rejection, or end a pause that the server asked for."""
+    cache, limited = TokenCache(), RateLimited("x", retry_after=60)
+    failed(cache, limited, pause=60)
+    failed(cache, StoreUnavailable("The disk is full."), after=5)
+    assert cache.error is limited
+    assert cache.next_attempt == BOOT + 60
+    assert isinstance(cache.remembered(BOOT + 5.5), RateLimited)
+    failed(cache, StoreUnavailable("The disk is full."), after=60)
+    assert isinstance(cache.error, StoreUnavailable), "its pause is over"
+    assert isinstance(cache.repeated(BOOT + 60), StoreUnavailable)
+
+
+def test_a_failure_is_new_unless_the_one_before_it_was_the_same() -> None:
+    """A warning is logged once, not each second."""
     cache = TokenCache()
-    for _ in range(5):
-        failed(cache, NotSent("x"))
-    serve(cache, token())
-    assert cache.remembered(BOOT) is None
-    cache.forget()
-    assert failed(cache, NotSent("x")) == 1, "the row of failures is over"
+    assert failed(cache, NotSent("No connection."))
+    assert not failed(cache, NotSent("No connection.", retry_after=3), after=1)
+    assert failed(cache, NotSent("No such host."), after=2)
+    assert failed(cache, TokenUnavailable("No such host."), after=3)
+    assert failed(cache, StoreUnavailable("The disk is full."), after=3.5)
+    assert not failed(cache, StoreUnavailable("The disk is full."), after=4)
+    serve(cache, state())
+    assert failed(cache, StoreUnavailable("The disk is full."), after=5)
+    assert cache.counters.failures == 7
 
 
-def test_f35_a_step_of_the_wall_clock_changes_no_pause() -> None:
-    """Pauses are counted on the boot clock: a step of the wall clock by a day changes none of them."""
-    cache = serving()
-    for step in (-86_400, 86_400):
-        pause = cache.fail(RateLimited("x", retry_after=5), POLICY, WALL + step, BOOT, jitter=1)
-        assert pause == 5
-        assert cache.error_until == BOOT + 5
+# -- the end of a sign-in ---------------------------------------------------------------------------------
 
 
-# -- holding and forgetting ---------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("life", "after", "left", "soon"),
+    [
+        (None, 0, None, False),
+        (90 * DAY, 0, 90 * DAY, False),
+        (90 * DAY, 86.9 * DAY, 3.1 * DAY, False),  # three days
+        (90 * DAY, 87.1 * DAY, 2.9 * DAY, True),
+        (10 * DAY, 8.9 * DAY, 1.1 * DAY, False),  # a tenth of its life
+        (10 * DAY, 9.1 * DAY, 0.9 * DAY, True),
+        (10 * DAY, 11 * DAY, -1 * DAY, True),
+    ],
+)
+def test_a_sign_in_ends_soon_in_its_last_three_days_or_its_last_tenth(
+    life: float | None, after: float, left: float | None, soon: bool
+) -> None:
+    cache = TokenCache()
+    cache.learn(state(token=replace(token(), refresh_lifetime=life), sign_in_life=life), "v1", BOOT)
+    assert cache.sign_in_ends(BOOT + after) == (None if left is None else pytest.approx(left))
+    assert (cache.ends_soon(BOOT + after) is not None) is soon
+    if soon:
+        assert cache.ends_soon(BOOT + after) == cache.sign_in_ends(BOOT + after)
 
 
-def test_holding_a_token_starts_no_refresh_until_it_is_ending() -> None:
-    cache = serving()
-    failed(cache, OutcomeUnknown("x"))
-    cache.hold_until_ending(WALL + 3300, BOOT + 3300)
-    assert cache.token == token()
-    assert cache.not_before == BOOT + 3540
-    assert cache.remembered(BOOT + 3300) is None
+def test_without_a_token_no_sign_in_ends() -> None:
+    cache = TokenCache()
+    assert (cache.sign_in_ends(BOOT), cache.ends_soon(BOOT)) == (None, None)
+    cache.learn(TokenState(number=2, signed_out=True), "v1", BOOT)
+    assert (cache.sign_in_ends(BOOT), cache.ends_soon(BOOT)) == (None, None)
 
 
-def test_forgetting_serves_nothing() -> None:
-    cache = serving()
-    failed(cache, NotSent("x"))
-    cache.forget()
-    assert cache.token is None
-    assert cache.deadlines.freshness(WALL, BOOT) is Freshness.EXPIRED
-    assert cache.remembered(BOOT) is None
-
-
-# -- 401s ---------------------------------------------------------------------------------------
-
-
-def test_the_first_401_on_a_token_from_a_normal_refresh_forces_a_refresh_at_once() -> None:
-    cache = serving()
-    assert cache.should_force_refresh(POLICY, BOOT)
-    assert cache.should_force_refresh(POLICY, BOOT), "and so do all other requests that got one"
-
-
-def test_a_401_on_a_token_from_a_forced_refresh_forces_another_after_a_pause() -> None:
-    cache = serving(forced=True)
-    assert not cache.should_force_refresh(POLICY, BOOT)
-    assert not cache.should_force_refresh(POLICY, BOOT + 29.999)
-    assert cache.should_force_refresh(POLICY, BOOT + 30)
-
-
-def test_an_api_that_answers_401_to_every_token_forces_refreshes_at_growing_intervals() -> None:
-    cache, now = serving(), 0.0
-    for pause in (0, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600):
-        if pause:
-            assert not cache.should_force_refresh(POLICY, BOOT + now + pause - 0.001)
-        now += pause
-        assert cache.should_force_refresh(POLICY, BOOT + now)
-        serve(cache, token(f"at-{now}", lifetime=30 * 86400), forced=True, at=now)
-
-
-def test_a_token_that_worked_for_a_while_starts_a_new_row_of_401s() -> None:
-    """Tokens that are revoked every ten minutes are replaced at once each time."""
-    cache = serving()
-    for now in (600.0, 1200.0, 1800.0):
-        assert cache.should_force_refresh(POLICY, BOOT + now)
-        serve(cache, token(f"at-{now}"), forced=True, at=now)
-        assert cache.forced == 1
-
-
-def test_a_token_from_a_normal_refresh_ends_the_row_of_401s() -> None:
-    cache = serving(forced=True)
-    assert not cache.should_force_refresh(POLICY, BOOT)
-    serve(cache, token("at-2"))
-    assert (cache.forced, cache.in_vain) == (0, False)
-    assert cache.should_force_refresh(POLICY, BOOT)
-
-
-# -- what people see ----------------------------------------------------------------------------
+# -- what people see --------------------------------------------------------------------------------------
 
 
 def shown(cache: TokenCache, *, after: float = 0, step: float = 0) -> Snapshot:
-    return cache.snapshot("key-1", WALL + after + step, BOOT + after, refreshing=True, unsaved=False)
+    return cache.snapshot("key-1", NOW.wall + after + step, BOOT + after, refreshing=True, unsaved=False)
 
 
 def test_a_snapshot_without_a_token() -> None:
@@ -271,6 +381,7 @@ def test_a_snapshot_without_a_token() -> None:
         unsaved=False,
         last_error=None,
         retry_after=None,
+        sign_in_ends=None,
         refreshes=0,
         token_requests=0,
         adopted=0,
@@ -287,25 +398,40 @@ def test_a_snapshot_shows_the_token_s_fingerprint_and_the_seconds_left() -> None
     assert shown(cache, after=600, step=-60).seconds_left == 3000
     assert shown(cache, after=3400).freshness is Freshness.DUE
     assert shown(cache, after=4000).seconds_left == -400
-    assert shown(serving(None)).seconds_left is None
+    assert shown(serving(lifetime=None)).seconds_left is None
+    assert shown(serving(ENDING)).freshness is Freshness.ENDING
 
 
 def test_a_snapshot_shows_the_remembered_failure_and_counts_all_failures() -> None:
     cache = TokenCache()
-    failed(cache, NotSent("x", retry_after=10))
-    failed(cache, RateLimited("at-1 rt-1", retry_after=10))
+    failed(cache, pause=10)
+    failed(cache, RateLimited("at-1 rt-1"), pause=10)
     now = shown(cache, after=4)
     assert (now.last_error, now.retry_after, now.failures) == ("RateLimited", 6, 2)
     assert "at-1" not in repr(now)
-    later = shown(cache, after=10)
-    assert (later.last_error, later.retry_after, later.failures) == (None, None, 2)
+    late = shown(cache, after=10)
+    assert (late.last_error, late.retry_after, late.failures) == (None, None, 2)
+
+
+def test_a_snapshot_shows_that_a_sign_in_is_required_for_as_long_as_it_is() -> None:
+    """Without a time: waiting does not help."""
+    cache = TokenCache()
+    failed(cache, GrantRejected("x"))
+    late = shown(cache, after=1000)
+    assert late.last_error == "GrantRejected"
+    assert late.retry_after is None
+
+
+def test_a_snapshot_shows_when_the_sign_in_ends() -> None:
+    cache = serving(token=replace(token(), refresh_lifetime=10 * DAY))
+    assert shown(cache, after=DAY).sign_in_ends == 9 * DAY
 
 
 def test_each_cache_has_its_own_counters_and_they_outlive_tokens() -> None:
     cache, other = serving(), serving()
     cache.counters.refreshes += 3
     cache.counters.adopted += 1
-    serve(cache, token("at-2"))
+    serve(cache, state(name="at-2", generation=1))
     cache.forget()
     assert (shown(cache).refreshes, shown(cache).adopted) == (3, 1)
     assert shown(other).refreshes == 0

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from _loop import iterations, run
 
-from tokensession.clock import Clock, SystemClock, within
+from tokensession.clock import Clock, SystemClock, Timer, bounded, within
 from tokensession.testing import FakeClock
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def guarded() -> None:
-        async with asyncio.timeout(60):  # an upper bound for a hang, never waited for
-            await main
-
-    asyncio.run(guarded())
 
 
 def test_the_system_clock_reads_the_machine_s_clocks() -> None:
@@ -39,6 +32,247 @@ def test_f34_the_boot_clock_counts_suspended_time_if_the_platform_has_such_a_clo
         assert before <= SystemClock().boot() <= time.clock_gettime(time.CLOCK_BOOTTIME)
     else:
         assert SystemClock().boot() <= time.monotonic()
+
+
+class SleepingClock:
+    """A clock of your own: it has no `call_later`."""
+
+    def __init__(self) -> None:
+        self.fake = FakeClock()
+
+    def wall(self) -> float:
+        return self.fake.wall()
+
+    def boot(self) -> float:
+        return self.fake.boot()
+
+    def jitter(self) -> float:
+        return self.fake.jitter()
+
+    async def sleep(self, seconds: float) -> None:
+        await self.fake.sleep(seconds)
+
+
+# -- timers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [FakeClock, SleepingClock])
+def test_a_timer_calls_back_once_after_its_seconds(kind: Callable[[], Any]) -> None:
+    async def main() -> None:
+        clock, calls = kind(), list[str]()
+        fake: FakeClock = getattr(clock, "fake", clock)
+        Timer(clock, 10, lambda: calls.append("called"))
+        await fake.slept()
+        fake.advance(9.999)
+        await iterations()
+        assert calls == []
+        for _ in range(3):
+            fake.advance(10)
+            await iterations()
+        assert calls == ["called"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", [FakeClock, SleepingClock])
+def test_a_cancelled_timer_calls_nothing_and_leaves_nothing(kind: Callable[[], Any]) -> None:
+    async def main() -> None:
+        clock, calls = kind(), list[str]()
+        fake: FakeClock = getattr(clock, "fake", clock)
+        timer = Timer(clock, 10, lambda: calls.append("called"))
+        await fake.slept()
+        timer.cancel()
+        timer.cancel()
+        await iterations()
+        assert (fake.sleepers, len(asyncio.all_tasks())) == ((), 1), "only this test"
+        fake.advance(100)
+        await iterations()
+        assert calls == []
+
+    run(main())
+
+
+def test_a_timer_takes_a_task_only_if_the_clock_can_do_nothing_but_sleep() -> None:
+    async def main() -> None:
+        for clock, tasks in ((SystemClock(), 0), (FakeClock(), 0), (SleepingClock(), 1)):
+            before = asyncio.all_tasks()
+            timer = Timer(clock, 1000, print)
+            assert len(asyncio.all_tasks() - before) == tasks
+            timer.cancel()
+
+    run(main())
+
+
+def test_the_system_clock_calls_back_in_the_running_loop() -> None:
+    async def main() -> None:
+        called = asyncio.Event()
+        Timer(SystemClock(), 0, called.set)
+        await called.wait()
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", [SystemClock, FakeClock, SleepingClock])
+def test_a_timer_whose_loop_is_closed_can_be_cancelled(kind: Callable[[], Any]) -> None:
+    timers: list[Timer] = []
+
+    async def main() -> None:
+        timers.append(Timer(kind(), 1000, print))
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    timers[0].cancel()
+    timers[0].cancel()
+
+
+# -- bounded: in this task --------------------------------------------------------------------------------
+
+
+def test_bounded_work_runs_in_this_task_and_leaves_no_timer() -> None:
+    async def main() -> None:
+        clock, before = FakeClock(), asyncio.all_tasks()
+
+        async def work() -> str:
+            assert asyncio.all_tasks() == before
+            assert clock.sleepers == (10,)
+            return "done"
+
+        assert await bounded(clock, 10, work()) == "done"
+        assert clock.sleepers == ()
+
+    run(main())
+
+
+def test_bounded_work_is_cancelled_when_its_time_is_up() -> None:
+    async def main() -> None:
+        clock, ended = FakeClock(), list[str]()
+
+        async def work() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("over")
+
+        async def call() -> int:
+            with pytest.raises(TimeoutError):
+                await bounded(clock, 10, work())
+            caller = asyncio.current_task()
+            assert caller is not None
+            return caller.cancelling()
+
+        task = asyncio.create_task(call())
+        await clock.slept()
+        clock.advance(9.999)
+        await iterations()
+        assert ended == []
+        clock.advance(0.001)
+        assert await task == 0, "no cancellation is left over"
+        assert ended == ["over"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), None], ids=["another error", "a result"])
+def test_bounded_work_that_ends_in_something_else_than_its_cancellation_leaves_none_counted(
+    error: KeyError | None,
+) -> None:
+    """A later time-out or task group around it would take it for its own."""
+
+    async def main() -> None:
+        clock = FakeClock()
+
+        async def work() -> str:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if error is not None:
+                    raise error from None
+            return "done"
+
+        async def call() -> None:
+            if error is not None:
+                with pytest.raises(KeyError):
+                    await bounded(clock, 10, work())
+            else:
+                assert await bounded(clock, 10, work()) == "done"
+            caller = asyncio.current_task()
+            assert caller is not None
+            assert caller.cancelling() == 0
+            await asyncio.sleep(0)  # and none arrives later
+
+        task = asyncio.create_task(call())
+        await clock.slept()
+        clock.advance(10)
+        await task
+
+    run(main())
+
+
+def test_an_error_of_bounded_work_is_raised_unchanged() -> None:
+    async def main() -> None:
+        error = KeyError("x")
+
+        async def work() -> None:
+            raise error
+
+        with pytest.raises(KeyError) as caught:
+            await bounded(FakeClock(), 10, work())
+        assert caught.value is error
+
+    run(main())
+
+
+@pytest.mark.parametrize("time_is_up", [False, True])
+def test_cancelling_the_caller_of_bounded_work_is_a_cancellation_also_when_its_time_is_up(
+    time_is_up: bool,
+) -> None:
+    """It must not turn into a TimeoutError, which the caller would handle."""
+
+    async def main() -> None:
+        clock = FakeClock()
+
+        async def call() -> None:
+            await bounded(clock, 10, asyncio.Event().wait())
+
+        task = asyncio.create_task(call())
+        await clock.slept()
+        if time_is_up:
+            clock.advance(10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert clock.sleepers == ()
+
+    run(main())
+
+
+def test_of_two_bounds_around_each_other_the_one_whose_time_is_up_ends() -> None:
+    async def main() -> None:
+        for inner, outer, raised in ((5.0, 10.0, "inner"), (10.0, 5.0, "outer")):
+            clock = FakeClock()
+
+            async def work(clock: FakeClock = clock, inner: float = inner) -> str:
+                try:
+                    await bounded(clock, inner, asyncio.Event().wait())
+                except TimeoutError:
+                    return "inner"
+                return "no one"
+
+            async def call(clock: FakeClock = clock, outer: float = outer) -> str:
+                try:
+                    return await bounded(clock, outer, work())
+                except TimeoutError:
+                    return "outer"
+
+            task = asyncio.create_task(call())
+            await clock.slept(2)
+            clock.advance(5)
+            assert await task == raised
+
+    run(main())
+
+
+# -- within: in a task of its own -------------------------------------------------------------------------
 
 
 def test_work_in_time_returns_its_result_and_leaves_no_timer() -> None:
@@ -82,6 +316,117 @@ def test_f03_f10_late_work_is_over_when_the_time_out_is_raised() -> None:
             await task
         assert ended == ["over"]
         assert clock.sleepers == ()
+
+    run(main())
+
+
+@pytest.mark.parametrize(("cleanup", "waited"), [(1.9, 1.9), (2.1, 2.0), (1000.0, 2.0)])
+def test_mutant_33_work_that_was_cancelled_has_two_seconds_to_end(cleanup: float, waited: float) -> None:
+    """It may have a connection to close. If it takes longer, it is not waited for any more."""
+
+    async def main() -> None:
+        clock, ended = FakeClock(), list[str]()
+
+        async def work() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await clock.sleep(cleanup)
+                ended.append("over")
+
+        task = asyncio.create_task(within(clock, 10, work()))
+        await clock.slept()
+        clock.advance(10)
+        await clock.slept(2)
+        clock.advance(waited - 0.01)
+        await iterations()
+        assert not task.done()
+        clock.advance(0.01)
+        with pytest.raises(TimeoutError):
+            await task
+        assert ended == (["over"] if cleanup < 2 else [])
+        clock.advance(1000)
+        await iterations()
+
+    run(main())
+
+
+def test_within_takes_one_task_and_no_second_one_for_its_deadline() -> None:
+    async def main() -> None:
+        before = asyncio.all_tasks()
+
+        async def work() -> int:
+            await iterations()
+            return len(asyncio.all_tasks() - before)
+
+        for clock in (SystemClock(), FakeClock()):
+            assert await within(clock, 10, work()) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(("steps", "used"), [(0, True), (5, True), (14, True), (200, False)])
+def test_k04_a_response_that_waits_in_the_socket_when_the_time_is_up_is_used(steps: int, used: bool) -> None:
+    """After a suspension all timers run out at once. Reading the response takes a few steps of the loop."""
+
+    async def main() -> None:
+        clock, readable = FakeClock(), asyncio.Event()
+
+        async def work() -> str:
+            await readable.wait()
+            await iterations(steps)
+            return "the only copy"
+
+        task = asyncio.create_task(within(clock, 10, work()))
+        await clock.slept()
+        readable.set()
+        clock.advance(1000)
+        if used:
+            assert await task == "the only copy"
+        else:
+            with pytest.raises(TimeoutError):
+                await task
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["time-out", "cancellation"])
+def test_a_result_that_arrives_while_the_work_is_stopped_goes_to_on_abandoned(how: str) -> None:
+    """A claim that is granted just then is given back."""
+
+    async def main() -> None:
+        clock, abandoned = FakeClock(), list[str]()
+
+        async def work() -> str:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return "a claim"
+            return ""
+
+        async def give_back(result: str) -> None:
+            abandoned.append(result)
+
+        task = asyncio.create_task(within(clock, 10, work(), on_abandoned=give_back))
+        await clock.slept()
+        if how == "time-out":
+            clock.advance(10)
+        else:
+            task.cancel()
+        with pytest.raises(TimeoutError if how == "time-out" else asyncio.CancelledError):
+            await task
+        assert abandoned == ["a claim"]
+
+    run(main())
+
+
+def test_work_that_cancels_itself_is_an_error_and_not_a_cancellation_of_the_caller() -> None:
+    async def main() -> None:
+        async def work() -> None:
+            raise asyncio.CancelledError
+
+        with pytest.raises(RuntimeError, match="cancelled itself"):
+            await within(FakeClock(), 10, work())
 
     run(main())
 

@@ -1,115 +1,110 @@
-"""What to do with a stored state: every branch of `decide`."""
+"""What to do about a key: every branch of `decide`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from _states import (
+    BAD,
+    BY_CODE,
+    CODE,
+    CONFIGURED,
+    CURRENT,
+    DAY,
+    DUE,
+    ENDING,
+    EXPIRED,
+    FRESH,
+    IDENTITY,
+    KINDS,
+    LENIENT,
+    LIFETIME,
+    NEWLY_CONFIGURED,
+    NOW,
+    ORDER,
+    PERMANENT,
+    PERMANENT_BY_CODE,
+    RECONFIGURED,
+    ROTATING,
+    UNCONFIGURED,
+    Kind,
+    after,
+    failures,
+    later,
+    probable,
+    rejection,
+    request_of,
+    sends,
+    state,
+    step,
+    token,
+    told,
+    unknown,
+    view,
+    waits,
+    whose,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokensession._refresh.decide import (
     Fail,
-    Note,
+    Hold,
     Redeem,
+    Restore,
     Serve,
     Step,
+    Wait,
     decide,
-    effective_state,
+    resolved,
     single_use,
-    with_rejection,
-    with_unknown_outcome,
-    yields_to_sign_in,
 )
-from tokensession._refresh.state import Attempt, Rejection, TokenState
-from tokensession.errors import GrantLost, GrantRejected, SignedOut, SignInRequired
+from tokensession._refresh.outcomes import Sent
+from tokensession._refresh.schedule import request_limit
+from tokensession._refresh.state import Failures, Rejection, TokenState
+from tokensession.errors import (
+    ConfigurationError,
+    GrantLost,
+    GrantRejected,
+    InvalidTokenResponse,
+    OutcomeUnknown,
+    RateLimited,
+    SignedOut,
+    SignInRequired,
+    TokenSessionError,
+    TokenUnavailable,
+)
 from tokensession.policy import Policy
-from tokensession.providers.protocol import Credential
-from tokensession.token import Token, fingerprint
 
-NOW = 1_750_000_000.0
-CONFIGURED = Credential("refresh_token", "rt-configured")
-OTHER_CONFIGURED = Credential("refresh_token", "rt-other-configured")
-CODE = Credential("authorization_code", "co-configured")
-ROTATED = Credential("refresh_token", "rt-rotated")
+POLICY = Policy()
+OURS = token().fingerprint
+AGES = {"fresh": FRESH, "due": DUE, "ending": ENDING, "expired": EXPIRED}
+every_age = pytest.mark.parametrize("age", AGES.values(), ids=AGES)
+unusable = pytest.mark.parametrize("age", [ENDING, EXPIRED], ids=["ending", "expired"])
 
 
-@dataclass(frozen=True)
-class Kind:
-    """The part of a provider that `decide` needs."""
-
-    credential: Credential | None = CONFIGURED
-    rotates: bool = True
-    replay_leeway: float = 0
-
-
-ROTATING, PERMANENT = Kind(), Kind(rotates=False)
-LENIENT = Kind(replay_leeway=30)
-BY_CODE, UNCONFIGURED = Kind(credential=CODE), Kind(credential=None)
-PERMANENT_BY_CODE = Kind(credential=CODE, rotates=False)
-
-
-def token(name: str = "at-1", *, age: float = 0, refresh: str | None = ROTATED.secret) -> Token:
-    return Token(name, NOW - age, 3600, refresh)
-
-
-VALID, DUE, SPENT = token(), token(age=3400), token(age=3600)
-OURS = VALID.fingerprint  # all three are at-1
-
-
-def state(
-    stored_token: Token | None = None, *, configured: Credential | None = CONFIGURED, **changes: Any
-) -> TokenState:
-    return TokenState(configured=configured.fingerprint if configured else "", token=stored_token, **changes)
-
-
-def attempt(credential: Credential = ROTATED, *, ago: float = 10, replays: int = 0) -> Attempt:
-    return Attempt(credential.fingerprint, NOW - ago, replays)
-
-
-def rejection(credential: Credential = ROTATED, code: str = "invalid_grant") -> Rejection:
-    return Rejection(credential.fingerprint, code)
-
-
-def step(
-    stored: TokenState | None,
-    provider: Any = ROTATING,
-    *,
-    have: str | None = None,
-    by_401: bool = False,
-    interrupted: float | None = None,
-    now: float = NOW,
-) -> Step:
-    return decide(
-        stored,
-        provider=provider,
-        policy=Policy(),
-        have=have,
-        unauthorized=by_401,
-        interrupted=interrupted,
-        now=now,
-    )
-
-
-def redeem(stored: TokenState, credential: Credential, *, replay: bool) -> Redeem:
-    """The step that sends this credential. The new token descends from the stored origin."""
-    return Redeem(credential, stored, stored.origin, replay)
-
-
-def failure(result: Step) -> SignInRequired:
-    assert isinstance(result, Fail)
+def failure(result: Step) -> TokenSessionError:
+    assert isinstance(result, Fail), result
     return result.error
 
 
-# -- nothing is stored ----------------------------------------------------------------------------
+def restored(result: Step) -> TokenState:
+    assert isinstance(result, Restore), result
+    return result.state
 
 
-@pytest.mark.parametrize("provider", [ROTATING, PERMANENT, BY_CODE])
-def test_with_nothing_stored_the_configured_credential_is_redeemed(provider: Kind) -> None:
-    assert provider.credential is not None
-    fresh = TokenState(configured=provider.credential.fingerprint)
-    assert step(None, provider) == redeem(fresh, provider.credential, replay=False)
+# -- nothing is stored ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", [ROTATING, PERMANENT, BY_CODE, PERMANENT_BY_CODE])
+def test_with_nothing_stored_the_configured_credential_starts_the_first_lineage(provider: Kind) -> None:
+    configured = provider.credential
+    assert configured is not None
+    single = provider is not PERMANENT
+    sent = Sent(configured.fingerprint, request_of(configured), single, 0.0)
+    assert step(None, provider) == Redeem(configured, TokenState(), sent, starts=1)
 
 
 def test_with_nothing_stored_or_configured_a_sign_in_is_required() -> None:
@@ -118,371 +113,986 @@ def test_with_nothing_stored_or_configured_a_sign_in_is_required() -> None:
     assert "no refresh token and no code" in str(error)
 
 
-# -- adopting -------------------------------------------------------------------------------------
+def test_codes_and_rotating_refresh_tokens_are_single_use() -> None:
+    kinds: list[Any] = [ROTATING, PERMANENT]
+    assert [single_use(CONFIGURED, kind) for kind in kinds] == [True, False]
+    assert [single_use(CODE, kind) for kind in kinds] == [True, True]
 
 
-@pytest.mark.parametrize("stored_token", [VALID, DUE], ids=["fresh", "due"])
+# -- a usable token that is newer -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("age", [FRESH, DUE], ids=["fresh", "due"])
 @pytest.mark.parametrize("provider", [ROTATING, PERMANENT, LENIENT])
-def test_a_usable_token_other_than_ours_is_adopted_without_a_request(
-    stored_token: Token, provider: Kind
+@pytest.mark.parametrize("have", [None, (0, 9), (1, 1)])
+def test_a_usable_token_of_a_higher_order_is_served_without_a_request(
+    age: float, provider: Kind, have: tuple[int, int] | None
 ) -> None:
-    stored = state(stored_token)
-    assert step(stored, provider, have=None) == Serve(stored)
-    assert step(stored, provider, have=fingerprint("at-0")) == Serve(stored)
-    assert step(stored, provider, have=fingerprint("at-0"), by_401=True) == Serve(stored)
+    stored = state(age, generation=2)
+    assert step(stored, provider, have=have) == Serve(stored)
+    assert step(stored, provider, have=have, unauthorized="another token's") == Serve(stored)
 
 
-def test_a_usable_token_is_adopted_whatever_notes_the_record_has() -> None:
-    """An interrupted holder, an unknown outcome or a rejection does not make a valid token invalid."""
-    stored = state(VALID, attempt=attempt(replays=1), rejection=rejection())
-    assert step(stored, interrupted=5.0) == Serve(stored)
+def test_a_token_that_is_not_newer_than_ours_is_replaced() -> None:
+    assert sends(step(state(DUE), have=ORDER)).credential == CURRENT
+    assert sends(step(state(DUE), have=(1, 1))).credential == CURRENT, "memory says more than this"
 
 
-def test_an_expired_token_is_not_adopted() -> None:
-    assert step(state(SPENT)) == redeem(state(SPENT), ROTATED, replay=False)
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {"failures": unknown(count=9, pause=300)},
+        {"failures": failures(requested=True, pause=3600)},
+        {"rejections": (rejection(),)},
+        {"rejections": (probable(),)},
+        {"requests": 1e6, "requests_at": NOW.boot},
+    ],
+    ids=["unknown", "rate limited", "rejected", "probably rejected", "at the limit"],
+)
+def test_f65_no_note_hides_a_usable_token(notes: dict[str, Any]) -> None:
+    """Whatever is noted about a refresh token, the access token beside it is served until it is ending."""
+    stored = state(**notes)
+    local = failures(pause=1000)
+    assert step(stored, local=local, claimed=True, interrupted=5.0) == Serve(stored)
 
 
-def test_a_token_is_adopted_until_it_is_ending() -> None:
-    stored_token = token(age=0)
-    stored = state(stored_token)
-    assert isinstance(step(stored, now=NOW + 3539.9), Serve)
-    assert isinstance(step(stored, now=NOW + 3540), Redeem)
+def test_a_token_is_served_until_it_is_ending() -> None:
+    stored = state(FRESH)
+    assert step(stored, now=later(3539.9)) == Serve(stored)
+    assert sends(step(stored, now=later(3540))).credential == CURRENT
 
 
-# -- redeeming ------------------------------------------------------------------------------------
+def test_f60_the_same_access_token_with_a_later_end_is_served() -> None:
+    """A higher order is new, although the server has returned the same access token."""
+    stored = state(FRESH, generation=1)
+    assert step(stored, have=ORDER) == Serve(stored)
 
 
-@pytest.mark.parametrize("by_401", [False, True])
-@pytest.mark.parametrize("stored_token", [VALID, DUE, SPENT], ids=["fresh", "due", "spent"])
+def test_f32_after_a_401_only_a_token_with_other_bytes_is_served() -> None:
+    """A 401 is about the bytes that were sent: a newer token is served, the same one is replaced."""
+    same, other = state(FRESH, generation=1), state(FRESH, name="at-2", generation=1)
+    assert step(other, have=ORDER, unauthorized=OURS) == Serve(other)
+    assert sends(step(same, have=ORDER, unauthorized=OURS)).unauthorized
+    assert sends(step(same, unauthorized=OURS)).unauthorized
+
+
+# -- redeeming --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unauthorized", [None, OURS])
+@pytest.mark.parametrize("age", [DUE, ENDING, EXPIRED])
 def test_our_own_token_is_replaced_with_the_refresh_token_stored_with_it(
-    stored_token: Token, by_401: bool
+    age: float, unauthorized: str | None
 ) -> None:
-    stored = state(stored_token)
-    assert step(stored, have=OURS, by_401=by_401) == redeem(stored, ROTATED, replay=False)
-
-
-def test_the_stored_refresh_token_takes_precedence_over_the_configured_one_it_descends_from() -> None:
-    result = step(state(SPENT), ROTATING)
-    assert isinstance(result, Redeem)
-    assert result.credential == ROTATED
+    stored = state(age)
+    usable_for = 140.0 if age == DUE and not unauthorized else 0.0
+    sent = Sent(CURRENT.fingerprint, request_of(CURRENT), True, usable_for)
+    expected = Redeem(CURRENT, stored, sent, unauthorized=unauthorized is not None)
+    assert step(stored, have=ORDER, unauthorized=unauthorized) == expected
 
 
 @pytest.mark.parametrize("none", [None, ""])
-def test_without_a_stored_refresh_token_the_configured_one_is_redeemed(none: str | None) -> None:
-    stored = state(token(age=3600, refresh=none))
-    assert step(stored) == redeem(stored, CONFIGURED, replay=False)
+def test_f50_without_a_stored_refresh_token_the_configured_one_is_sent_again(none: str | None) -> None:
+    """If no response had a refresh token, the configured one still counts."""
+    stored = state(EXPIRED, refresh=none, redeemed=((CONFIGURED.fingerprint, 0.0),))
+    for provider in (ROTATING, PERMANENT):
+        assert sends(step(stored, provider)).credential == CONFIGURED
+        assert sends(step(stored, provider)).starts is None
 
 
-def test_a_code_is_not_redeemed_again_once_there_is_a_token_from_it() -> None:
-    stored = state(token(age=3600, refresh=None), configured=CODE)
-    assert type(failure(step(stored, BY_CODE))) is SignInRequired
-    assert type(failure(step(stored, PERMANENT_BY_CODE))) is SignInRequired
+@pytest.mark.parametrize("claimed", [False, True])
+def test_f50_a_refresh_token_that_the_server_does_not_replace_is_sent_again(claimed: bool) -> None:
+    """A sign-in has sent it, the response had no other: it is not a code that got lost."""
+    started = after(sends(step(None)), refresh=CONFIGURED.secret)
+    assert started.has_redeemed(CONFIGURED.fingerprint)
+    result = sends(step(started, have=started.order, now=later(EXPIRED), claimed=claimed))
+    assert (result.credential, result.starts) == (CONFIGURED, None)
 
 
 def test_without_a_configured_credential_the_stored_one_is_redeemed() -> None:
-    stored = state(SPENT, configured=None)
-    assert step(stored, UNCONFIGURED) == redeem(stored, ROTATED, replay=False)
+    assert sends(step(state(EXPIRED, configured=""), UNCONFIGURED)).credential == CURRENT
 
 
-# -- rejections -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("provider", [BY_CODE, PERMANENT_BY_CODE])
+def test_a_code_is_not_sent_again_once_there_is_a_token_from_it(provider: Kind) -> None:
+    error = failure(step(state(EXPIRED, refresh=None, configured=CODE.fingerprint), provider))
+    assert type(error) is SignInRequired
+    assert "gave no refresh token" in str(error)
 
 
-def test_f21_a_rejected_credential_is_not_sent_again() -> None:
-    """A rejected refresh token is never redeemed again."""
-    error = failure(step(state(SPENT, rejection=rejection()), have=OURS))
+# -- rule 1: the order of states --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stored", "memory", "restores"),
+    [
+        ((1, 0), (1, 0), False),
+        ((1, 1), (1, 0), False),
+        ((2, 0), (1, 9), False),
+        ((1, 0), (1, 1), True),
+        ((1, 9), (2, 0), True),
+        ((0, 0), (0, 1), True),
+    ],
+)
+@every_age
+def test_f51_a_lower_state_in_the_store_is_replaced_by_the_one_in_memory(
+    stored: tuple[int, int], memory: tuple[int, int], restores: bool, age: float
+) -> None:
+    """Sign-ins count before refreshes. On a tie the store wins."""
+    there = state(age, name="at-there", number=stored[0], generation=stored[1])
+    ours = state(age, number=memory[0], generation=memory[1])
+    result = step(there, memory=ours)
+    assert isinstance(result, Restore) is restores
+    if restores:
+        assert restored(result).order == memory
+        assert restored(result).token == ours.token
+
+
+def test_f51_after_the_store_went_back_the_outcome_of_our_refresh_token_is_unknown() -> None:
+    """It may have gone back from a state that our refresh token was spent for, at some time."""
+    memory = state(FRESH, generation=1)
+    result = restored(step(state(FRESH), memory=memory, have=memory.order))
+    assert result == replace(memory, failures=result.failures)
+    known = result.failures_of(CURRENT.fingerprint)
+    assert known is not None
+    assert known.unknown > 1, "so it is not repeated early: no one knows when it was spent"
+    assert "store went back" in known.reason
+    # It is left alone until its token is ending, and sent then.
+    for age in (FRESH, DUE):
+        assert step(result, memory=result, have=memory.order, now=later(age)) == Hold(result)
+    assert sends(step(result, memory=result, have=memory.order, now=later(ENDING))).credential == CURRENT
+
+
+def test_f51_what_was_sent_is_remembered_although_the_state_that_says_so_is_written_over() -> None:
+    """A code that the older record knows, and the configurations before it."""
+    there = state(FRESH, redeemed=(("a code", NOW.boot),), superseded=("old",))
+    result = restored(step(there, memory=state(FRESH, generation=1, superseded=("older",))))
+    assert result.has_redeemed("a code")
+    assert set(result.superseded) == {"old", "older"}
+
+
+def test_f51_each_time_the_store_goes_back_counts() -> None:
+    """So a store that does it again and again does not cause a request each time."""
+    once = restored(step(state(FRESH), memory=state(FRESH, generation=1)))
+    twice = restored(step(state(FRESH), memory=once))
+    assert once.failures is not None
+    assert twice.failures is not None
+    assert twice.failures.unknown > once.failures.unknown
+    assert step(twice, memory=twice, have=twice.order, now=later(DUE)) == Hold(twice)
+
+
+@pytest.mark.parametrize(
+    ("memory", "provider"),
+    [
+        (state(FRESH, generation=1), PERMANENT),
+        (state(FRESH, generation=1, refresh=None), ROTATING),
+        (TokenState(number=2, signed_out=True), ROTATING),
+    ],
+    ids=["not rotating", "no refresh token", "signed out"],
+)
+def test_f51_what_cannot_be_spent_is_written_back_as_it_is(memory: TokenState, provider: Kind) -> None:
+    """No refresh token that works once: there is nothing whose outcome could be unknown."""
+    assert restored(step(state(FRESH), provider, memory=memory)) == memory
+
+
+def test_f41_a_tombstone_is_not_undone_by_a_store_that_went_back() -> None:
+    """A sign-out has a higher number than what it ends."""
+    tombstone = TokenState(number=2, configured=CONFIGURED.fingerprint, signed_out=True)
+    assert step(state(FRESH, generation=7), memory=tombstone) == Restore(tombstone)
+    assert isinstance(failure(step(tombstone, memory=state(FRESH, generation=7))), SignedOut)
+
+
+def test_a_newer_state_in_the_store_is_adopted_over_the_one_in_memory() -> None:
+    there = state(FRESH, name="at-2", number=2)
+    assert step(there, memory=state(FRESH, generation=5), have=(1, 5)) == Serve(there)
+
+
+@pytest.mark.parametrize(
+    ("stored", "mine", "mine_wins"),
+    [(None, (1, 0), True), ((1, 0), (1, 1), True), ((1, 1), (1, 1), False), ((2, 0), (1, 9), False)],
+)
+def test_of_two_states_to_store_the_higher_one_counts_and_on_a_tie_the_stored_one(
+    stored: tuple[int, int] | None, mine: tuple[int, int], mine_wins: bool
+) -> None:
+    ours = state(number=mine[0], generation=mine[1])
+    there = state(number=stored[0], generation=stored[1]) if stored else None
+    assert resolved(ours, there) == (ours if mine_wins else None)
+    if there is not None and mine_wins:
+        sent = resolved(ours, replace(there, redeemed=(("a code", NOW.boot),)))
+        assert sent is not None
+        assert sent.has_redeemed("a code"), "what was sent is remembered"
+
+
+# -- rule 2: a missing record -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", [ROTATING, PERMANENT, BY_CODE, UNCONFIGURED])
+@pytest.mark.parametrize("age", [FRESH, DUE, ENDING], ids=["fresh", "due", "ending"])
+def test_f52_a_missing_record_is_written_back_before_anything_is_sent(age: float, provider: Kind) -> None:
+    """Another process may have refreshed before. Where refresh tokens rotate, ours may be spent then."""
+    memory = state(age, generation=3, obtained=NOW.boot - age)
+    result = restored(step(None, provider, memory=memory, have=memory.order, claimed=True))
+    assert result == replace(memory, failures=result.failures)
+    if provider.rotates:
+        assert result.failures is not None
+        assert result.failures.credential == CURRENT.fingerprint
+        assert result.failures.unknown
+        assert "lost the record" in result.failures.reason
+    else:
+        assert result.failures is None
+
+
+def test_f52_a_process_whose_token_has_expired_first_waits_a_minute_for_a_newer_one() -> None:
+    """Another process may have refreshed since. It writes its own back, and ours is spent."""
+    memory = state(EXPIRED)
+    first = waits(step(None, memory=memory))
+    assert (first.until, first.limit) == (NOW.boot + 60, 0)
+    assert isinstance(first.error, TokenUnavailable)
+    assert first.error.retry_after == 60
+    missing_since = NOW.boot
+    again = waits(step(None, memory=memory, missing_since=missing_since, now=later(59.9)))
+    assert again.until == missing_since + 60
+    result = restored(step(None, memory=memory, missing_since=missing_since, now=later(60)))
+    assert (result.order, result.token) == (memory.order, memory.token)
+
+
+@pytest.mark.parametrize(
+    ("memory", "provider"),
+    [
+        (state(EXPIRED), PERMANENT),
+        (TokenState(number=4, signed_out=True), ROTATING),
+        (TokenState(failures=failures(CONFIGURED)), ROTATING),
+    ],
+    ids=["not rotating", "a tombstone", "only notes"],
+)
+def test_f52_what_no_other_process_can_have_spent_is_written_back_at_once(
+    memory: TokenState, provider: Kind
+) -> None:
+    """Waiting is only for a refresh token that works once."""
+    assert step(None, provider, memory=memory) == Restore(memory)
+
+
+@pytest.mark.parametrize("provider", [ROTATING, BY_CODE, UNCONFIGURED])
+@every_age
+def test_f52_a_memory_of_more_than_a_week_ago_is_not_written_back(age: float, provider: Kind) -> None:
+    """The record may have been deleted for good. The configured credential is spent, so it is not sent."""
+    memory = state(age, lifetime=None)
+    assert isinstance(step(None, provider, memory=memory, seen_at=NOW.boot - 7 * DAY), Restore)
+    error = failure(step(None, provider, memory=memory, seen_at=NOW.boot - 7 * DAY - 1))
+    assert type(error) is SignInRequired
+    assert "more than a week" in str(error)
+
+
+def test_f52_a_credential_that_works_again_and_again_then_starts_above_what_was_known() -> None:
+    """Otherwise the memory would be written back over the new token."""
+    memory = state(EXPIRED, number=3, generation=8)
+    result = sends(
+        step(None, PERMANENT, memory=memory, seen_at=NOW.boot - 8 * DAY, has_served=True, have=memory.order)
+    )
+    assert result.credential == CONFIGURED
+    assert after(result, provider=PERMANENT).order > memory.order
+
+
+# -- rules 3 and 4: whose tokens these are ----------------------------------------------------------------
+
+OTHERS = {
+    "provider": "oto",
+    "environment": "us",
+    "client_id": "client-2",
+    "origin": "https://id.example.org",
+    "scope": "read",
+}
+
+
+@pytest.mark.parametrize("field", OTHERS)
+@every_age
+def test_f62_the_state_of_another_identity_is_an_error_before_anything_is_sent_or_written(
+    field: str, age: float
+) -> None:
+    """Provider, environment, client, server and scope have to match; the error names which does not."""
+    other = replace(IDENTITY, **{field: OTHERS[field]})
+    for memory in (None, state(age, generation=5)):  # a lower state is not written over either
+        for unauthorized in (None, OURS):
+            error = failure(
+                step(state(age, identity=IDENTITY), whose(other), memory=memory, unauthorized=unauthorized)
+            )
+            assert isinstance(error, ConfigurationError)
+            assert f"another {field.replace('_', ' ')}" in str(error)
+            assert repr(getattr(IDENTITY, field)) in str(error)
+            assert repr(OTHERS[field]) in str(error)
+            assert "Nothing was sent" in str(error)
+            assert ("sign in once for each" in error.todo) is (field == "scope")
+
+
+def test_f62_a_newly_configured_credential_does_not_replace_the_state_of_another_identity() -> None:
+    """Only an explicit sign-in does."""
+    other = whose(replace(IDENTITY, client_id="client-2"), credential=NEWLY_CONFIGURED)
+    assert isinstance(failure(step(state(identity=IDENTITY), other)), ConfigurationError)
+
+
+@pytest.mark.parametrize("field", OTHERS)
+def test_f75_an_unknown_identity_matches_every_other(field: str) -> None:
+    """A record of an older version has no identity, and a provider of your own need not have one."""
+    partial = replace(IDENTITY, **{field: ""})
+    for stored, provider in (
+        (None, whose(IDENTITY)),
+        (IDENTITY, whose(None)),
+        (None, whose(None)),
+        (partial, whose(IDENTITY)),
+        (IDENTITY, whose(partial)),
+        (IDENTITY, whose(IDENTITY)),
+    ):
+        assert isinstance(step(state(identity=stored), provider), Serve)
+
+
+def test_a_sign_out_of_another_identity_is_a_sign_out() -> None:
+    tombstone = TokenState(number=2, identity=IDENTITY, configured=CONFIGURED.fingerprint, signed_out=True)
+    other = whose(replace(IDENTITY, client_id="client-2"))
+    assert isinstance(failure(step(tombstone, other)), SignedOut)
+
+
+# -- rule 5: configured credentials and codes -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        state(FRESH),
+        state(EXPIRED, rejections=(rejection(),)),
+        state(EXPIRED, failures=unknown(count=3, pause=300)),
+        state(FRESH, number=5, generation=3),
+        TokenState(number=7, configured=CONFIGURED.fingerprint, signed_out=True),
+    ],
+    ids=["fresh", "rejected", "unknown", "much refreshed", "signed out"],
+)
+def test_f49_a_newly_configured_credential_starts_a_lineage_above_all_known_numbers(
+    stored: TokenState,
+) -> None:
+    """A configured refresh token that the record does not descend from takes precedence over the record."""
+    result = sends(step(stored, RECONFIGURED))
+    assert (result.credential, result.starts) == (NEWLY_CONFIGURED, stored.number + 1)
+    assert result.state == stored, "notes of a failure go into the record as it is"
+    higher = sends(step(stored, RECONFIGURED, memory=replace(stored, number=stored.number)))
+    assert higher.starts == stored.number + 1
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"configured": NEWLY_CONFIGURED.fingerprint},
+        {"superseded": (NEWLY_CONFIGURED.fingerprint,)},
+        {"redeemed": ((NEWLY_CONFIGURED.fingerprint, NOW.boot),)},
+    ],
+    ids=["current", "superseded", "brought to a sign-in"],
+)
+@every_age
+def test_f63_a_configured_credential_that_is_known_starts_nothing(known: dict[str, Any], age: float) -> None:
+    """In a rolling deployment, the processes with the older configuration never go back to it."""
+    stored = state(age, **known)
+    result = step(stored, RECONFIGURED)
+    if age in (FRESH, DUE):
+        assert result == Serve(stored)
+    else:
+        assert (sends(result).credential, sends(result).starts) == (CURRENT, None)
+
+
+def test_k15_a_process_that_has_had_a_token_is_past_its_configured_credential() -> None:
+    """A lineage that does not know it is a newer sign-in."""
+    there = state(FRESH, number=2, configured="", start="another's")
+    assert step(there, RECONFIGURED, has_served=True, memory=state(FRESH), have=ORDER) == Serve(there)
+
+
+@pytest.mark.parametrize("answer", [rejection(), probable()], ids=["rejected", "probably rejected"])
+def test_f63_a_configuration_that_was_rolled_back_is_used_again_if_the_current_one_is_rejected(
+    answer: Rejection,
+) -> None:
+    """The secret that was rolled out is dead, and the one before it is configured again."""
+    rolled_back: dict[str, Any] = {
+        "configured": NEWLY_CONFIGURED.fingerprint,
+        "superseded": (CONFIGURED.fingerprint,),
+    }
+    stored = state(EXPIRED, number=2, rejections=(answer,), **rolled_back)
+    result = sends(step(stored))
+    assert (result.credential, result.starts) == (CONFIGURED, 3)
+    usable = state(DUE, number=2, rejections=(answer,), **rolled_back)
+    assert isinstance(failure(step(usable, have=usable.order)), GrantRejected), (
+        "the valid token is used first"
+    )
+    both = replace(stored, rejections=(answer, probable(CONFIGURED, pause=-1, code="invalid_code")))
+    error = failure(step(both))
     assert isinstance(error, GrantRejected)
-    assert error.code == "invalid_grant"
-    assert "before (invalid_grant)" in str(error)
+    assert error.code == answer.code, "neither works: it is not gone back and forth between them"
+    assert sends(step(replace(stored, rejections=()))).credential == CURRENT
+    by_code = replace(stored, superseded=(CODE.fingerprint,))
+    assert isinstance(failure(step(by_code, BY_CODE)), GrantRejected), "a code works once"
+
+
+SENT_CODE = TokenState(redeemed=((CODE.fingerprint, NOW.boot - 5),))
+
+
+@pytest.mark.parametrize("provider", [BY_CODE, PERMANENT_BY_CODE])
+@pytest.mark.parametrize(
+    ("known", "reason"),
+    [(None, "the process that sent it has ended."), (unknown(CODE, reason="It was reset."), "It was reset.")],
+)
+def test_f63_a_code_that_has_been_sent_is_not_sent_again(
+    provider: Kind, known: Failures | None, reason: str
+) -> None:
+    """Its sender may still hold the claim. If no one does, it is lost, and that is noted."""
+    sent = replace(SENT_CODE, failures=known)
+    waiting = sends(step(sent, provider))
+    assert (waiting.credential, waiting.starts) == (CODE, None), "it asks for the claim, and then"
+    result = step(sent, provider, claimed=True)
+    assert isinstance(result, Fail)
+    assert result.note is not None
+    for error in (
+        result.error,
+        failure(step(result.note, provider)),
+        failure(step(result.note, provider, claimed=True)),
+    ):
+        assert isinstance(error, GrantLost), "another process is told so without the claim"
+        assert told(error) == f"The code has been sent, and no token came back: {reason}"
+        assert "works once" in str(error)
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_code_that_was_answered_with_a_code_is_sent_once_more_if_the_request_is_another(
+    claimed: bool,
+) -> None:
+    """Another client secret, say: the server has not redeemed it. If there was no answer, it may have."""
+    answered = replace(SENT_CODE, rejections=(rejection(CODE, code="invalid_client"),))
+    result = sends(step(answered, BY_CODE, claimed=claimed, client="another secret"))
+    assert (result.credential, result.starts) == (CODE, 1)
+    lost = replace(SENT_CODE, rejections=(rejection(CODE, code="", lost=True),))
+    again = step(lost, BY_CODE, claimed=claimed, client="another secret")
+    assert not isinstance(again, Redeem) or again.starts is None
+
+
+def test_a_code_that_was_rejected_says_so() -> None:
+    stored = replace(SENT_CODE, rejections=(rejection(CODE),))
+    for claimed in (False, True):
+        error = failure(step(stored, BY_CODE, claimed=claimed))
+        assert type(error) is GrantRejected
+        assert error.code == "invalid_grant"
+
+
+def test_a_code_brings_the_token_of_another_process_that_has_sent_it() -> None:
+    stored = state(FRESH, configured=CODE.fingerprint, redeemed=SENT_CODE.redeemed)
+    assert step(stored, BY_CODE) == Serve(stored)
+    expired = state(EXPIRED, configured=CODE.fingerprint, redeemed=SENT_CODE.redeemed)
+    assert sends(step(expired, BY_CODE)).credential == CURRENT
+
+
+# -- signed out -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", [ROTATING, PERMANENT, UNCONFIGURED])
+@pytest.mark.parametrize("force", [False, True])
+def test_f41_after_a_sign_out_nothing_is_served_or_sent(provider: Kind, force: bool) -> None:
+    """If a sign-out is stored, nothing is served and nothing is redeemed, not even by force."""
+    tombstone = TokenState(number=2, configured=CONFIGURED.fingerprint, signed_out=True)
+    for changes in ({}, {"have": ORDER}, {"claimed": True, "interrupted": 1.0}, {"unauthorized": OURS}):
+        assert isinstance(failure(step(tombstone, provider, force=force, **changes)), SignedOut)
+
+
+# -- rule 8: unknown outcomes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("age", "count", "unauthorized", "sent"),
+    [
+        # While the token is FRESH, the refresh token is left alone.
+        (FRESH, 1, False, False),
+        (FRESH, 2, False, False),
+        # From DUE on, it is sent once more. If that is lost too, it is left alone until ENDING.
+        (DUE, 1, False, True),
+        (DUE, 2, False, False),
+        (DUE, 3, False, False),
+        # From then on it is sent until there is an answer.
+        (ENDING, 1, False, True),
+        (ENDING, 2, False, True),
+        (EXPIRED, 1, False, True),
+        (EXPIRED, 2, False, True),
+        (EXPIRED, 1000, False, True),
+        # A 401 means that the token has ended.
+        (FRESH, 1, True, True),
+        (FRESH, 2, True, True),
+        (DUE, 9, True, True),
+    ],
+)
+def test_f53_after_an_unknown_outcome_the_refresh_token_is_sent_again_when_its_token_needs_it(
+    age: float, count: int, unauthorized: bool, sent: bool
+) -> None:
+    """Once when the token is due, then not until it is ending, then without a limit of tries."""
+    stored = state(age, failures=unknown(count=count))
+    result = step(stored, have=ORDER, unauthorized=OURS if unauthorized else None)
+    if sent:
+        assert sends(result).credential == CURRENT
+    else:
+        assert result == Hold(stored)
+
+
+@pytest.mark.parametrize(("ago", "sent"), [(2, True), (59, True), (61, False), (DAY, False)])
+def test_a_due_token_s_refresh_token_is_repeated_within_a_minute_or_not_before_it_is_ending(
+    ago: float, sent: bool
+) -> None:
+    """Servers that accept a repetition accept it for 30 to 60 s."""
+    stored = state(DUE, failures=unknown(ago=ago))
+    result = step(stored, have=ORDER)
+    assert isinstance(result, Redeem) is sent
+    assert isinstance(result, Hold) is not sent
+    assert isinstance(step(state(ENDING, failures=unknown(ago=ago)), have=ORDER), Redeem)
+
+
+@pytest.mark.parametrize(
+    ("ago", "count", "sent"),
+    [
+        (0, 1, True),
+        (29.999, 1, True),
+        (30.001, 1, False),
+        (DAY, 1, False),
+        (5, 2, False),
+    ],
+)
+def test_within_a_declared_leeway_it_is_sent_again_although_the_token_is_fresh(
+    ago: float, count: int, sent: bool
+) -> None:
+    stored = state(FRESH, failures=unknown(count=count, ago=ago, until=0.0))
+    result = step(stored, LENIENT, have=ORDER)
+    assert isinstance(result, Redeem) is sent
+    assert isinstance(result, Hold) is not sent
+    assert isinstance(step(stored, ROTATING, have=ORDER), Hold), "not without a leeway"
+
+
+@pytest.mark.parametrize(
+    ("provider", "changes"),
+    [
+        (PERMANENT, {"failures": unknown()}),
+        (ROTATING, {"failures": unknown(CONFIGURED)}),
+        (ROTATING, {"failures": failures(count=3)}),
+    ],
+    ids=["not single-use", "another credential", "failures that had an answer"],
+)
+def test_what_cannot_be_spent_is_not_held(provider: Kind, changes: dict[str, Any]) -> None:
+    assert sends(step(state(DUE, **changes), provider, have=ORDER)).credential == CURRENT
+    assert sends(step(state(FRESH, **changes), provider, have=ORDER)).credential == CURRENT
+
+
+def test_the_repetition_waits_until_the_connection_is_gone() -> None:
+    stored = state(DUE, failures=unknown(ago=0, pause=1.9))
+    result = waits(step(stored, have=ORDER))
+    assert result.until == NOW.boot + 1.9
+    assert isinstance(result.error, OutcomeUnknown)
+    assert sends(step(stored, have=ORDER, now=later(1.9))).credential == CURRENT
+
+
+def test_the_very_first_request_is_repeated_too() -> None:
+    for count in (1, 2, 30):
+        stored = TokenState(failures=unknown(CONFIGURED, count))
+        assert (sends(step(stored)).credential, sends(step(stored)).starts) == (CONFIGURED, 1)
+
+
+def test_an_interrupted_holder_of_a_single_use_credential_counts_as_an_unknown_outcome() -> None:
+    for provider, stored, credential in (
+        (ROTATING, state(EXPIRED), CURRENT),
+        (UNCONFIGURED, state(EXPIRED, configured=""), CURRENT),
+        (ROTATING, None, CONFIGURED),
+    ):
+        result = sends(step(stored, provider, have=ORDER, claimed=True, interrupted=7.0))
+        found = result.state.failures_of(credential.fingerprint)
+        assert found is not None
+        assert (found.count, found.unknown, found.last, found.since) == (1, 1, NOW.boot - 7, NOW.boot - 7)
+        assert "process ended" in found.reason
+    assert isinstance(step(state(FRESH), have=ORDER, claimed=True, interrupted=7.0), Hold)
+
+
+def test_an_interrupted_repetition_uses_up_the_repetition() -> None:
+    stored = state(DUE, failures=unknown(ago=60))
+    result = step(stored, have=ORDER, claimed=True, interrupted=7.0)
+    assert isinstance(result, Hold)
+    assert result.state.failures is not None
+    assert result.state.failures.unknown == 2
+
+
+def test_an_interrupted_holder_does_not_matter_if_nothing_can_be_spent() -> None:
+    stored = state(EXPIRED)
+    assert sends(step(stored, PERMANENT, have=ORDER, claimed=True, interrupted=7.0)).state == stored
+
+
+# -- rules 12 and 16: rejections --------------------------------------------------------------------------
+
+
+@every_age
+@pytest.mark.parametrize("pause", [-1, 900])
+def test_f21_a_rejected_credential_is_not_sent_again(age: float, pause: float) -> None:
+    """A refresh token that was rejected for good is never redeemed again."""
+    stored = state(age, rejections=(rejection(until=NOW.boot + pause),))
+    error = failure(step(stored, have=ORDER))
+    assert type(error) is GrantRejected
+    assert (error.code, error.certain) == ("invalid_grant", True)
+    assert "before: It was rejected." in str(error)
+    assert "not sent again" in str(error)
 
 
 def test_a_rejected_configured_credential_is_not_sent_again() -> None:
     for provider, configured in ((ROTATING, CONFIGURED), (PERMANENT, CONFIGURED), (BY_CODE, CODE)):
-        stored = state(configured=configured, rejection=rejection(configured))
+        stored = TokenState(rejections=(rejection(configured),))
         assert isinstance(failure(step(stored, provider)), GrantRejected)
 
 
-def test_a_rejection_without_a_code_says_no_code() -> None:
-    assert "(no code)" in str(failure(step(state(SPENT, rejection=rejection(code="")))))
-
-
-def test_f21_a_rejection_counts_for_that_credential_only() -> None:
-    """A remembered rejection concerns one refresh token; another one is redeemed."""
-    stored = state(SPENT, rejection=rejection(CONFIGURED))
-    assert step(stored, have=OURS) == redeem(stored, ROTATED, replay=False)
-
-
-def test_a_rejection_takes_precedence_over_an_unknown_outcome() -> None:
-    stored = state(SPENT, rejection=rejection(), attempt=attempt())
-    assert isinstance(failure(step(stored, interrupted=3)), GrantRejected)
-
-
-# -- configured credentials -----------------------------------------------------------------------
-
-
-def test_with_the_same_configured_credential_the_store_wins() -> None:
-    assert effective_state(state(VALID), CONFIGURED) == state(VALID)
-
-
-def test_f49_with_another_configured_credential_the_configuration_wins() -> None:
-    """A configured refresh token that the record does not descend from takes precedence over the record."""
-    assert effective_state(state(VALID), OTHER_CONFIGURED) == TokenState(
-        configured=OTHER_CONFIGURED.fingerprint
-    )
-    result = step(state(VALID), Kind(credential=OTHER_CONFIGURED))
-    assert result == Redeem(OTHER_CONFIGURED, state(VALID), (OTHER_CONFIGURED.fingerprint, ""), replay=False)
-
-
-def test_a_new_configured_credential_is_redeemed_whatever_was_noted_of_the_old_one() -> None:
-    for stored in (
-        state(SPENT, rejection=rejection()),
-        state(SPENT, rejection=rejection(CONFIGURED)),
-        state(SPENT, attempt=attempt(replays=1)),
-        state(SPENT, signed_out=True),
-        state(signed_out=True),
-    ):
-        result = step(stored, Kind(credential=OTHER_CONFIGURED))
-        assert result == Redeem(OTHER_CONFIGURED, stored, (OTHER_CONFIGURED.fingerprint, ""), replay=False)
-
-
-def test_notes_of_a_credential_count_whatever_the_record_descends_from() -> None:
-    """During a rolling deployment, the old and the new configuration share a record."""
-    rejected = state(VALID, rejection=rejection(OTHER_CONFIGURED))
-    assert isinstance(failure(step(rejected, Kind(credential=OTHER_CONFIGURED))), GrantRejected)
-    lost_once = state(VALID, attempt=attempt(OTHER_CONFIGURED))
-    result = step(lost_once, Kind(credential=OTHER_CONFIGURED))
-    assert result == Redeem(OTHER_CONFIGURED, lost_once, (OTHER_CONFIGURED.fingerprint, ""), replay=True)
-    lost_twice = state(VALID, attempt=attempt(OTHER_CONFIGURED, replays=1))
-    assert isinstance(failure(step(lost_twice, Kind(credential=OTHER_CONFIGURED))), GrantLost)
-
-
-def test_notes_of_another_credential_leave_the_stored_token_and_sign_out_unchanged() -> None:
-    for stored in (state(VALID), state(signed_out=True)):
-        result = step(stored, Kind(credential=OTHER_CONFIGURED), interrupted=7.0)
-        assert result == Note(replace(stored, attempt=attempt(OTHER_CONFIGURED, ago=7.0)))
-
-
-def test_without_a_configured_credential_the_stored_state_counts() -> None:
-    assert effective_state(state(VALID), None) == state(VALID)
-    assert effective_state(TokenState(), None) == TokenState()
-
-
-# -- signed out -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("provider", [ROTATING, PERMANENT])
-def test_f41_after_a_sign_out_nothing_is_served_or_redeemed(provider: Kind) -> None:
-    """If a sign-out is stored, nothing is served and nothing is redeemed."""
-    for have in (None, OURS):
-        for interrupted in (None, 1.0):
-            result = step(state(signed_out=True), provider, have=have, interrupted=interrupted)
-            assert isinstance(failure(result), SignedOut)
-
-
-def test_a_sign_out_counts_without_a_configured_credential() -> None:
-    assert isinstance(failure(step(TokenState(signed_out=True), UNCONFIGURED)), SignedOut)
-
-
-# -- an interrupted holder ------------------------------------------------------------------------
-
-
-def test_an_interrupted_holder_is_noted_before_a_single_use_credential_is_sent() -> None:
-    result = step(state(SPENT), have=OURS, interrupted=7.0)
-    assert result == Note(state(SPENT, attempt=Attempt(ROTATED.fingerprint, NOW - 7.0, 0)))
-
-
-def test_an_interrupted_replay_uses_up_the_replay() -> None:
-    result = step(state(SPENT, attempt=attempt(ago=60)), have=OURS, interrupted=7.0)
-    assert result == Note(state(SPENT, attempt=attempt(ago=60, replays=1)))
-
-
-def test_an_interrupted_first_sign_in_by_code_is_noted_too() -> None:
-    for provider in (BY_CODE, PERMANENT_BY_CODE):
-        result = step(None, provider, interrupted=7.0)
-        assert result == Note(
-            TokenState(configured=CODE.fingerprint, attempt=Attempt(CODE.fingerprint, NOW - 7.0))
-        )
-
-
-def test_an_interrupted_holder_does_not_matter_if_refresh_tokens_do_not_rotate() -> None:
-    stored = state(SPENT)
-    assert step(stored, PERMANENT, have=OURS, interrupted=7.0) == redeem(stored, ROTATED, replay=False)
-
-
-def test_codes_and_rotating_refresh_tokens_are_single_use() -> None:
-    assert single_use(CONFIGURED, ROTATING)  # type: ignore[arg-type]
-    assert not single_use(CONFIGURED, PERMANENT)  # type: ignore[arg-type]
-    assert single_use(CODE, PERMANENT_BY_CODE)  # type: ignore[arg-type]
-    assert single_use(CODE, BY_CODE)  # type: ignore[arg-type]
-
-
-# -- a lost response ------------------------------------------------------------------------------
-
-
-def test_after_a_lost_response_a_usable_token_is_served() -> None:
-    stored = state(DUE, attempt=attempt())
-    assert step(stored, have=OURS) == Serve(stored)
-
-
-@pytest.mark.parametrize("ago", [0, 0.001, 10, 86_400])
-def test_without_a_leeway_a_lost_response_is_not_replayed_while_the_token_is_usable(ago: float) -> None:
-    """A provider without a leeway permits no immediate replay, not even in the same instant."""
-    stored = state(DUE, attempt=attempt(ago=ago))
-    assert step(stored, have=OURS) == Serve(stored)
+def test_f57_a_credential_that_is_probably_rejected_is_tried_again_after_its_pause() -> None:
+    """Until then callers are told to sign in."""
+    stored = state(EXPIRED, rejections=(probable(pause=900),))
+    error = failure(step(stored, have=ORDER, now=later(899.9)))
+    assert isinstance(error, GrantRejected)
+    assert not error.certain
+    assert "from time to time" in str(error)
+    assert sends(step(stored, have=ORDER, now=later(900))).credential == CURRENT
 
 
 @pytest.mark.parametrize(
-    ("stored_token", "by_401"), [(SPENT, False), (SPENT, True), (DUE, True), (VALID, True)]
+    ("known", "client", "sent"),
+    [
+        (rejection(), "client", False),
+        (rejection(), "client with another secret", True),
+        (probable(), "client with another secret", True),
+        (rejection(request=""), "client with another secret", False),
+        (rejection(CONFIGURED), "client", True),
+    ],
+    ids=["the same", "another secret", "probable", "of an older version", "another credential"],
 )
-def test_after_a_lost_response_an_unusable_token_causes_one_replay(stored_token: Token, by_401: bool) -> None:
-    stored = state(stored_token, attempt=attempt())
-    assert step(stored, have=OURS, by_401=by_401) == redeem(stored, ROTATED, replay=True)
+def test_f21_a_rejection_is_bound_to_the_whole_request(known: Rejection, client: str, sent: bool) -> None:
+    """If the client secret, the URL or the scope changes, one more request is made."""
+    result = step(state(EXPIRED, rejections=(known,)), have=ORDER, client=client)
+    assert isinstance(result, Redeem) is sent
+    assert isinstance(result, Fail) is not sent
 
 
-def test_the_very_first_request_is_replayed_once_if_its_response_is_lost() -> None:
-    for provider, configured in ((ROTATING, CONFIGURED), (BY_CODE, CODE), (PERMANENT_BY_CODE, CODE)):
-        stored = state(configured=configured, attempt=attempt(configured))
-        assert step(stored, provider) == redeem(stored, configured, replay=True)
+def test_f21_two_clients_that_are_rejected_are_both_remembered() -> None:
+    """Of a fleet with two configurations, none sends the refresh token again and again."""
+    stored = state(EXPIRED, rejections=(rejection(), rejection(request=request_of(CURRENT, "other"))))
+    for client in ("client", "other"):
+        assert isinstance(failure(step(stored, client=client)), GrantRejected)
 
 
-@pytest.mark.parametrize(
-    ("ago", "replays"),
-    [(0, True), (29.999, True), (30.001, False), (86_400, False), (-0.001, False), (-60, False)],
-)
-def test_within_the_leeway_a_lost_response_is_replayed_at_once(ago: float, replays: bool) -> None:
-    """A time before the request (the wall clock stepped back) is not within it."""
-    stored = state(DUE, attempt=attempt(ago=ago))
-    result = step(stored, LENIENT, have=OURS)
-    assert result == (redeem(stored, ROTATED, replay=True) if replays else Serve(stored))
-
-
-def test_after_a_lost_replay_the_token_is_served_to_its_end_and_then_a_sign_in_is_required() -> None:
-    for provider in (ROTATING, LENIENT):
-        stored = state(DUE, attempt=attempt(replays=1))
-        assert step(stored, provider, have=OURS) == Serve(stored)
-        for stored_token, by_401 in ((SPENT, False), (DUE, True)):
-            stored = state(stored_token, attempt=attempt(replays=1))
-            error = failure(step(stored, provider, have=OURS, by_401=by_401))
-            assert isinstance(error, GrantLost)
-            assert "Two token requests" in str(error)
-
-
-def test_an_unknown_outcome_of_another_credential_does_not_count() -> None:
-    stored = state(SPENT, attempt=attempt(CONFIGURED, replays=1))
-    assert step(stored, have=OURS) == redeem(stored, ROTATED, replay=False)
-
-
-def test_an_unknown_outcome_does_not_count_if_refresh_tokens_do_not_rotate() -> None:
-    stored = state(SPENT, attempt=attempt(replays=1))
-    assert step(stored, PERMANENT, have=OURS) == redeem(stored, ROTATED, replay=False)
-
-
-def test_unknown_outcomes_are_counted_per_credential() -> None:
-    first = with_unknown_outcome(state(SPENT), ROTATED, NOW)
-    assert first.attempt == Attempt(ROTATED.fingerprint, NOW, 0)
-    second = with_unknown_outcome(first, ROTATED, NOW + 60)
-    assert second.attempt == Attempt(ROTATED.fingerprint, NOW, 1), "the leeway counts from the first"
-    assert with_unknown_outcome(second, CONFIGURED, NOW + 90).attempt == Attempt(
-        CONFIGURED.fingerprint, NOW + 90, 0
-    )
-    assert replace(second, attempt=None) == state(SPENT)
-
-
-def test_a_rejection_is_noted_and_ends_the_unknown_outcome_of_that_credential_only() -> None:
-    stored = state(DUE, attempt=attempt())
-    assert with_rejection(stored, ROTATED, "invalid_grant") == state(DUE, rejection=rejection())
-    assert with_rejection(stored, CONFIGURED, "gone") == state(
-        DUE, attempt=attempt(), rejection=rejection(CONFIGURED, "gone")
-    )
-    assert with_rejection(state(signed_out=True), CONFIGURED, "gone").signed_out
-
-
-# -- whatever the record says ---------------------------------------------------------------------
-
-credentials = st.sampled_from([CONFIGURED, OTHER_CONFIGURED, CODE, ROTATED])
-records = st.none() | st.builds(
-    state,
-    st.sampled_from([None, VALID, DUE, SPENT, token("at-2"), token(age=3600, refresh=None)]),
-    configured=st.sampled_from([CONFIGURED, OTHER_CONFIGURED, CODE, None]),
-    attempt=st.none() | st.builds(attempt, credentials, ago=st.floats(-100, 100), replays=st.integers(0, 2)),
-    rejection=st.none() | st.builds(rejection, credentials),
-    signed_out=st.booleans(),
-)
-providers = st.sampled_from([ROTATING, PERMANENT, LENIENT, BY_CODE, PERMANENT_BY_CODE, UNCONFIGURED])
-
-
-@settings(deadline=None, max_examples=400)
-@given(records, providers, st.none() | st.just(OURS), st.booleans(), st.none() | st.floats(0, 1e5))
-def test_no_step_sends_a_rejected_or_twice_lost_credential_or_serves_a_missing_token(
-    stored: TokenState | None, provider: Kind, have: str | None, by_401: bool, interrupted: float | None
+@pytest.mark.parametrize("certain", [True, False])
+def test_a_rejection_after_an_unknown_outcome_says_that_the_credential_is_probably_spent(
+    certain: bool,
 ) -> None:
-    result = step(stored, provider, have=have, by_401=by_401, interrupted=interrupted)
-    counts = effective_state(stored or TokenState(), provider.credential)
-    if isinstance(result, Serve):
-        assert result.state.token is not None
-        assert not result.state.signed_out
-        assert not (by_401 and result.state.token.fingerprint == have), (
-            "the token that got a 401 is not served"
-        )
-    if isinstance(result, Redeem):
-        name = result.credential.fingerprint
-        assert not counts.signed_out
-        assert counts.rejection is None or counts.rejection.credential != name
-        if single_use(result.credential, provider):  # type: ignore[arg-type]
-            assert interrupted is None, "an interruption is noted first"
-            known = counts.attempt is not None and counts.attempt.credential == name
-            assert result.replay is known
-            assert not known or counts.attempt is None or counts.attempt.replays == 0
-    if isinstance(result, Note):
-        assert result.state.attempt is not None
-        after = step(result.state, provider, have=have, by_401=by_401, interrupted=None)
-        assert not isinstance(after, Note), "a note is made once"
-
-
-@settings(deadline=None, max_examples=100)
-@given(providers)
-def test_f17_a_credential_whose_responses_are_all_lost_is_sent_at_most_twice(provider: Kind) -> None:
-    """Whatever steps follow one another, a credential whose responses are lost is sent at most twice."""
-    stored, sent = None, 0
-    for turn in range(5):
-        result = step(stored, provider, now=NOW + 1000 * turn)
-        if not isinstance(result, Redeem) or not single_use(result.credential, provider):  # type: ignore[arg-type]
-            break
-        sent += 1
-        stored = with_unknown_outcome(result.stored, result.credential, NOW + 1000 * turn)
-    assert sent <= 2
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_a_sign_in_replaces_what_it_saw_and_later_refreshes_of_it(late: bool) -> None:
-    """However late it is stored."""
-    before = TokenState(configured="s", sign_in="first", token=VALID)
-    assert yields_to_sign_in(replace(before, token=DUE), before=before, late=late)
+    known = rejection(code="", lost=True, certain=certain, until=NOW.boot + 900)
+    error = failure(step(state(EXPIRED, rejections=(known,))))
+    assert isinstance(error, GrantLost)
+    assert error.certain is certain
+    assert "before: It was rejected." in str(error)
 
 
 @pytest.mark.parametrize(
-    "other", [TokenState(configured="s", sign_in="second"), TokenState(configured="t", sign_in="first")]
+    ("code", "said"), [("invalid_grant", "before: invalid_grant."), ("", "before: no code.")]
 )
-def test_a_sign_in_that_is_stored_late_does_not_replace_other_sign_ins(other: TokenState) -> None:
-    """Of two sign-ins at the same time the last to be stored counts, unless it had to wait for the store."""
-    before = TokenState(configured="s", sign_in="first", token=VALID)
-    assert yields_to_sign_in(other, before=before, late=False)
-    assert not yields_to_sign_in(other, before=before, late=True)
-    assert yields_to_sign_in(other, before=before, late=True, earlier={"second"}) == (
-        other.sign_in == "second"
+def test_a_rejection_without_a_reason_says_its_code(code: str, said: str) -> None:
+    """That is all that a record of an older version has."""
+    known = rejection(code=code, reason="")
+    assert said in told(failure(step(state(EXPIRED, rejections=(known,)))))
+
+
+def test_a_rejection_takes_precedence_over_a_pause_and_an_unknown_outcome() -> None:
+    stored = state(EXPIRED, rejections=(rejection(),), failures=unknown(pause=100))
+    assert isinstance(failure(step(stored, claimed=True, interrupted=3)), GrantRejected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sent"),
+    [
+        ({"rejections": (rejection(),)}, True),
+        ({"rejections": (probable(),)}, True),
+        ({"failures": failures(pause=300)}, True),
+        ({"failures": unknown(pause=300)}, True),
+        ({"failures": failures(pause=300, requested=True)}, False),
+        ({"problem": "The token_type is mac."}, True),
+        ({"requests": 1e6, "requests_at": NOW.boot}, False),
+    ],
+    ids=["rejected", "probably", "paused", "unknown", "Retry-After", "not usable", "limit"],
+)
+def test_force_ignores_a_remembered_refusal_or_pause_but_not_what_the_server_asked_for(
+    changes: dict[str, Any], sent: bool
+) -> None:
+    stored = state(FRESH if "problem" in changes else EXPIRED, **changes)
+    assert not isinstance(step(stored, have=ORDER), Redeem)
+    result = step(stored, have=ORDER, force=True, local=failures(pause=100))
+    assert isinstance(result, Redeem) is sent
+    if isinstance(result, Redeem):
+        assert result.forced
+
+
+def test_force_ignores_that_the_refresh_token_may_be_spent() -> None:
+    stored = state(FRESH, failures=unknown(count=2))
+    assert sends(step(stored, have=ORDER, force=True)).forced
+
+
+@pytest.mark.parametrize(("ago", "sent"), [(59.9, False), (60, True), (1e9, True)])
+def test_there_is_one_forced_request_a_minute_over_all_processes(ago: float, sent: bool) -> None:
+    stored = state(EXPIRED, rejections=(rejection(),), force_at=NOW.boot - ago)
+    result = step(stored, have=ORDER, force=True)
+    assert isinstance(result, Redeem) is sent
+    usable = state(FRESH, force_at=NOW.boot - ago)
+    result = step(usable, have=ORDER, force=True)
+    assert isinstance(result, Redeem) is sent
+    assert isinstance(result, Serve) is not sent
+
+
+# -- rule 18: pauses --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("known", "kind"),
+    [
+        (failures(pause=20, reason="It answered 500."), TokenUnavailable),
+        (unknown(pause=20, reason="It was reset."), OutcomeUnknown),
+        (failures(pause=20, requested=True, reason="429."), RateLimited),
+        (unknown(pause=20, requested=True, reason="429."), RateLimited),
+    ],
+)
+@unusable
+def test_f64_a_pause_in_the_store_holds_for_all_processes(
+    known: Failures, kind: type[TokenSessionError], age: float
+) -> None:
+    """A process that has sent nothing itself waits too, and its error says why."""
+    result = waits(step(state(age, failures=known)))
+    assert (result.until, result.limit) == (NOW.boot + 20, 0)
+    assert type(result.error) is kind
+    assert known.reason in told(result.error)
+    assert isinstance(result.error, TokenUnavailable)
+    assert result.error.retry_after == 20
+    assert sends(step(state(age, failures=known), now=later(20))).credential == CURRENT
+
+
+def test_f64_a_pause_is_bound_to_its_credential() -> None:
+    """A sign-in brings another credential, and so clears it."""
+    paused = failures(CONFIGURED, pause=300)
+    assert sends(step(state(EXPIRED, failures=paused))).credential == CURRENT
+    assert (
+        sends(step(state(EXPIRED, failures=failures(pause=300)), RECONFIGURED)).credential == NEWLY_CONFIGURED
     )
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_a_sign_in_never_replaces_a_sign_out(late: bool) -> None:
-    """The sign-out came later, or the sign-in would have seen it."""
-    before = TokenState(configured="s", token=VALID)
-    assert not yields_to_sign_in(replace(before, signed_out=True), before=before, late=late)
+def test_a_refresh_that_no_caller_waits_for_has_a_longer_pause() -> None:
+    """A caller who needs a token does not wait for it."""
+    known = failures(pause=2, background_until=NOW.boot + 60)
+    for stored, local in ((state(DUE, failures=known), None), (state(DUE), known)):
+        assert waits(step(stored, have=ORDER, background=True, local=local)).until == NOW.boot + 60
+        assert waits(step(stored, have=ORDER, local=local)).until == NOW.boot + 2
+        assert sends(step(stored, have=ORDER, local=local, now=later(2))).credential == CURRENT
+        late = {"background": True, "local": local, "now": later(60)}
+        assert sends(step(stored, have=ORDER, **late)).credential == CURRENT
 
 
-def test_a_refreshed_token_descends_from_the_same_sign_in() -> None:
-    """With a new configured credential there is no sign-in yet."""
-    stored = replace(state(SPENT), sign_in="first")
-    result = step(stored)
-    assert isinstance(result, Redeem)
-    assert result.origin == stored.origin
-    assert effective_state(stored, OTHER_CONFIGURED).origin == (OTHER_CONFIGURED.fingerprint, "")
+def test_a_pause_without_a_reason_says_that_it_is_unknown() -> None:
+    assert "reason unknown" in told(waits(step(state(EXPIRED, failures=failures(pause=9)))).error)
+
+
+def test_a_local_pause_holds_for_this_process_only() -> None:
+    stored = state(EXPIRED)
+    local = failures(pause=9, reason="No connection.")
+    result = waits(step(stored, local=local))
+    assert result.until == NOW.boot + 9
+    assert "No connection." in told(result.error)
+    assert sends(step(stored, local=local, now=later(9))).state.failures is None, "and is not written down"
+
+
+def test_notes_that_could_not_be_stored_hold_for_this_process() -> None:
+    memory = state(EXPIRED, failures=failures(pause=60))
+    assert waits(step(state(EXPIRED), memory=memory)).until == NOW.boot + 60
+    memory = state(EXPIRED, rejections=(rejection(),))
+    assert isinstance(failure(step(state(EXPIRED), memory=memory)), GrantRejected)
+    later_one = state(EXPIRED, generation=1, failures=None)
+    assert sends(step(later_one, memory=memory)).credential == CURRENT, "not for another state"
+
+
+# -- rule 14: a token that must not be used ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lifetime", [LIFETIME, 0.0, None])
+def test_f59_a_token_that_must_not_be_used_is_stored_with_its_refresh_token_and_never_served(
+    lifetime: float | None,
+) -> None:
+    """Its error is repeated without a request for the token's life, an hour if that is not stated."""
+    stored = after(sends(step(state(EXPIRED))), problem=BAD, lifetime=lifetime)
+    assert (stored.problem, stored.servable) == ("The token_type is mac.", None)
+    assert stored.token is not None
+    assert stored.token.refresh_token == "rt-next"
+    life = 3600.0 if lifetime is None else lifetime
+    if life:
+        error = failure(step(stored, now=later(life - 1)))
+        assert isinstance(error, InvalidTokenResponse)
+        assert "mac" in str(error)
+        assert "is not used" in str(error)
+    assert isinstance(step(stored, now=later(max(life, 60))), Redeem)
+
+
+def test_f59_if_the_new_refresh_token_does_not_work_the_one_before_it_is_used() -> None:
+    """It is kept until the new one has worked once."""
+    stored = after(sends(step(state(EXPIRED))), problem=BAD, lifetime=0.0)
+    assert stored.previous == CURRENT.secret
+    new = sends(step(stored, now=later(60)))
+    assert new.credential.secret == "rt-next"
+    assert after(new).previous is None
+    rejected = stored.with_rejection(rejection(new.credential))
+    assert sends(step(rejected, now=later(60))).credential == CURRENT
+    both = rejected.with_rejection(rejection(CURRENT))
+    assert isinstance(failure(step(both, now=later(60))), GrantRejected)
+
+
+# -- rule 21: 401s ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("forced", "spacing"), [(0, 0), (1, 30), (2, 60), (3, 120), (7, 1920), (8, 3600), (99, 3600)]
+)
+def test_f33_a_401_on_a_token_that_a_401_has_brought_must_wait(forced: int, spacing: float) -> None:
+    """Each in a row that did not help doubles the pause. Until then, the same token is served."""
+    stored = state(FRESH, forced=forced, lifetime=30 * DAY)
+    if spacing:
+        early = {"now": later(spacing - 0.1), "have": ORDER, "unauthorized": OURS}
+        assert step(stored, **early) == Serve(stored)
+    assert sends(step(stored, have=ORDER, unauthorized=OURS, now=later(spacing))).unauthorized
+
+
+# -- rule 30: the limit -----------------------------------------------------------------------------------
+
+
+def test_at_the_limit_callers_are_told_how_long_and_what_to_look_for() -> None:
+    policy = Policy(requests_per_hour=20)
+    stored = state(EXPIRED, requests=1000.0, requests_at=NOW.boot)
+    result = waits(step(stored, policy=policy))
+    assert result.limit == request_limit(LIFETIME, policy)
+    assert isinstance(result.error, RateLimited)
+    assert result.error.retry_after == result.until - NOW.boot > 0
+    assert "within an hour" in str(result.error)
+    assert "requests_per_hour" in str(result.error)
+    assert isinstance(step(stored, policy=policy, now=later(DAY * 365)), Redeem), "time takes it away"
+    assert isinstance(step(stored, policy=policy, now=later(result.until - NOW.boot + 1e-6)), Redeem)
+
+
+# -- whatever the record says -----------------------------------------------------------------------------
+
+credentials = st.sampled_from([CONFIGURED, NEWLY_CONFIGURED, CODE, CURRENT])
+moments = st.floats(-2 * DAY, 2 * DAY).map(NOW.boot.__add__)
+notes = st.builds(
+    Failures,
+    credentials.map(lambda credential: credential.fingerprint),
+    st.integers(0, 50),
+    st.integers(0, 50),
+    st.integers(0, 5),
+    st.booleans(),
+    st.just("It failed."),
+    moments,
+    moments,
+    moments,
+    moments,
+)
+refusals = st.builds(
+    rejection,
+    credentials,
+    st.sampled_from(["invalid_grant", ""]),
+    request=st.sampled_from(["", *(request_of(credential) for credential in (CONFIGURED, CODE, CURRENT))]),
+    certain=st.booleans(),
+    lost=st.booleans(),
+    until=moments,
+)
+tokens = st.sampled_from(
+    [None, *(token(age=age) for age in AGES.values()), token("at-2"), token(age=EXPIRED, refresh=None)]
+)
+names = st.sampled_from([CONFIGURED.fingerprint, NEWLY_CONFIGURED.fingerprint, CODE.fingerprint])
+
+
+@st.composite
+def states(draw: st.DrawFn) -> TokenState:
+    known = draw(tokens)
+    return TokenState(
+        number=draw(st.integers(0, 2)),
+        generation=draw(st.integers(0, 2)),
+        configured=draw(st.just("") | names),
+        superseded=tuple(draw(st.lists(names, max_size=2))),
+        redeemed=tuple((name, NOW.boot - 5) for name in draw(st.lists(names, max_size=2))),
+        signed_out=draw(st.booleans()),
+        token=known,
+        obtained=NOW.boot - (NOW.wall - known.obtained_at) if known else 0.0,
+        problem=draw(st.sampled_from(["", "", "", "It is mac."])),
+        previous=draw(st.none() | st.just("rt-before")),
+        failures=draw(st.none() | notes),
+        rejections=tuple(draw(st.lists(refusals, max_size=2))),
+        forced=draw(st.integers(0, 20)),
+        force_at=draw(moments),
+        requests=draw(st.floats(0, 1000)),
+        requests_at=draw(moments),
+    )
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.none() | states(),
+    st.none() | states(),
+    st.sampled_from(KINDS),
+    st.sampled_from([None, ORDER, (2, 1)]),
+    st.sampled_from([None, OURS]),
+    st.booleans(),
+    st.booleans(),
+    st.none() | st.floats(0, 1e5),
+)
+def test_no_step_sends_what_was_rejected_or_serves_what_may_not_be_served(
+    stored: TokenState | None,
+    memory: TokenState | None,
+    provider: Kind,
+    have: tuple[int, int] | None,
+    unauthorized: str | None,
+    force: bool,
+    claimed: bool,
+    interrupted: float | None,
+) -> None:
+    asked = view(
+        stored,
+        provider,
+        memory=memory,
+        have=have,
+        unauthorized=unauthorized,
+        force=force,
+        claimed=claimed,
+        interrupted=interrupted if claimed else None,
+    )
+    match decide(asked):
+        case Serve(served) | Hold(served):
+            assert served.servable is not None
+            assert memory is None or served.order >= memory.order
+        case Restore(written):
+            assert memory is not None
+            assert written.order == memory.order
+            assert written.token == memory.token
+            assert stored is None or stored.order < written.order
+        case Wait(until, error, _):
+            assert until > NOW.boot
+            assert isinstance(error, TokenUnavailable)
+            assert error.retry_after == pytest.approx(until - NOW.boot)
+        case Redeem(credential, base, sent, starts):
+            assert base.order >= (memory.order if memory is not None else (0, 0))
+            assert starts is None or starts > max(base.number, memory.number if memory is not None else 0)
+            assert starts is not None or not base.signed_out
+            assert (sent.credential, sent.request) == (credential.fingerprint, request_of(credential))
+            known = base.rejection_of(sent.credential, sent.request)
+            if known is not None and not force:
+                assert not known.certain
+                assert known.until <= NOW.boot
+            if credential == CODE and base.has_redeemed(CODE.fingerprint) and starts is None:
+                assert not claimed, "a code that has been sent is not sent again"
+        case Fail(error, note):
+            assert str(error)
+            assert note is None or (claimed and note.order == (stored or TokenState()).order)
+
+
+@settings(deadline=None, max_examples=200)
+@given(states(), st.sampled_from(KINDS))
+def test_a_restored_state_is_not_restored_again(memory: TokenState, provider: Kind) -> None:
+    """At most one write per look: what was written back is what is found then."""
+    for stored in (None, TokenState()):
+        result = step(stored, provider, memory=memory)
+        if isinstance(result, Restore):
+            assert not isinstance(step(result.state, provider, memory=result.state), Restore)

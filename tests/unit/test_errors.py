@@ -15,15 +15,19 @@ from tokensession.errors import TokenSessionError
 
 CLASSES = [getattr(errors, name) for name in errors.__all__]
 EXTRAS: dict[str, dict[str, Any]] = {
-    "GrantRejected": {"code": "invalid_grant"},
+    "GrantRejected": {"code": "invalid_grant", "certain": False},
+    "GrantLost": {"code": "invalid_grant", "certain": False},
     "ClientRejected": {"code": "invalid_client"},
     "Superseded": {"record": ("bytes", "version")},
     "TokenUnavailable": {"retry_after": 12.5},
     "NotSent": {"retry_after": 12.5},
     "OutcomeUnknown": {"retry_after": 12.5},
     "RateLimited": {"retry_after": 12.5},
+    "UnexplainedRefusal": {"retry_after": 12.5},
     "ClaimTimeout": {"retry_after": 12.5},
+    "InvalidTokenResponse": {"granted": True},
 }
+MAY_BE_SPENT = "If refresh tokens rotate here, the one that was sent may be spent."
 every_class = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 
 
@@ -78,7 +82,7 @@ def test_a_message_says_what_happened_then_what_is_intact_then_what_to_do(
     kind: type[TokenSessionError],
 ) -> None:
     error = made(kind)
-    text = re.sub(r" \(retry_after=[\d.]+ s\)$", "", str(error))
+    text = re.sub(r" \(retry_after=[\d.]+ s\)$", "", str(error)).removesuffix(f" {MAY_BE_SPENT}")
     assert text == " ".join(filter(None, ("It happened.", error.intact, error.todo)))
     assert all(part == "" or part.endswith(".") for part in (error.intact, error.todo))
     assert (error.intact and error.todo) or isinstance(error, errors.ConfigurationError), (
@@ -157,6 +161,33 @@ def test_each_error_carries_what_its_handler_needs() -> None:
     assert errors.RateLimited("No.", retry_after=3).retry_after == 3
     assert errors.NotSent("No.").retry_after is None
     assert errors.Superseded("No.", record="r").record == "r"
+
+
+@pytest.mark.parametrize("kind", [errors.GrantRejected, errors.GrantLost])
+def test_a_rejection_says_whether_the_credential_is_tried_again(kind: type[errors.GrantRejected]) -> None:
+    certain, probable = kind("No."), kind("No.", certain=False)
+    assert (certain.certain, probable.certain) == (True, False)
+    assert "not sent again" in str(certain)
+    assert "tried again from time to time" in str(probable)
+    assert "tried again" not in str(kind("No.", certain=False, intact="All is well."))
+
+
+def test_k26_an_error_after_a_lost_answer_does_not_say_that_the_credentials_are_unchanged() -> None:
+    """It may have spent the refresh token, and "try again" must be true."""
+    assert "unchanged" not in str(errors.OutcomeUnknown("It was reset."))
+    assert "is not known" in str(errors.OutcomeUnknown("It was reset."))
+    assert "unchanged" in str(errors.NotSent("No connection."))
+
+
+def test_a_response_that_may_have_carried_a_token_says_that_the_refresh_token_may_be_spent() -> None:
+    assert MAY_BE_SPENT in str(errors.InvalidTokenResponse("It is empty.", granted=True))
+    assert MAY_BE_SPENT not in str(errors.InvalidTokenResponse("It is a page."))
+    assert not errors.InvalidTokenResponse("It is a page.").granted
+
+
+def test_a_lost_credential_is_a_rejected_one() -> None:
+    """Whoever handles rejections handles both."""
+    assert issubclass(errors.GrantLost, errors.GrantRejected)
 
 
 def test_a_formatted_traceback_contains_the_message_once() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,14 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokensession import policy as policy_module
 from tokensession._refresh.schedule import (
     NO_TOKEN,
     Deadlines,
     back_off,
     deadlines,
+    doubled,
     forced_refresh_delay,
-    judge,
+    look_interval,
     refresh_interval,
+    request_limit,
+    unknown_pause,
 )
 from tokensession.errors import ConfigurationError
 from tokensession.policy import Freshness, Policy
@@ -33,6 +39,11 @@ EPSILON = 1e-3
 
 def token(lifetime: float | None, obtained_at: float = T0) -> Token:
     return Token("at-1", obtained_at, lifetime)
+
+
+def judge(lifetime: float | None, age: float, policy: Policy = POLICY, *, jitter: float = 0.0) -> Freshness:
+    """The freshness of a token that was obtained `age` seconds ago, on clocks that agree."""
+    return deadlines(token(lifetime, 0), 0, policy, jitter=jitter).freshness(age, age)
 
 
 # -- thresholds ---------------------------------------------------------------------------------
@@ -57,22 +68,21 @@ def token(lifetime: float | None, obtained_at: float = T0) -> Token:
     ],
 )
 def test_due_and_ending_begin_where_the_table_says(lifetime: float, due: float, ending: float) -> None:
-    end = T0 + lifetime
-    for moment, freshness in (
-        (T0, FRESH),
-        (end - due - EPSILON, FRESH),
-        (end - due + EPSILON, DUE),
-        (end - ending - EPSILON, DUE),
-        (end - ending + EPSILON, ENDING),
-        (end, EXPIRED),
-        (end + 10 * DAY, EXPIRED),
+    for age, freshness in (
+        (0, FRESH),
+        (lifetime - due - EPSILON, FRESH),
+        (lifetime - due + EPSILON, DUE),
+        (lifetime - ending - EPSILON, DUE),
+        (lifetime - ending + EPSILON, ENDING),
+        (lifetime, EXPIRED),
+        (lifetime + 10 * DAY, EXPIRED),
     ):
-        assert judge(token(lifetime), POLICY, moment) is freshness, moment - end
+        assert judge(lifetime, age) is freshness, age - lifetime
 
 
 def test_a_threshold_belongs_to_the_state_it_begins() -> None:
     """All these numbers are exact."""
-    for moment, freshness in (
+    for age, freshness in (
         (3299, FRESH),
         (3300, DUE),
         (3539, DUE),
@@ -80,7 +90,7 @@ def test_a_threshold_belongs_to_the_state_it_begins() -> None:
         (3599, ENDING),
         (3600, EXPIRED),
     ):
-        assert judge(token(3600, obtained_at=0), POLICY, moment) is freshness
+        assert judge(3600, age) is freshness
 
 
 @pytest.mark.parametrize(
@@ -89,17 +99,18 @@ def test_a_threshold_belongs_to_the_state_it_begins() -> None:
 def test_jitter_makes_due_earlier_by_up_to_a_fifth_of_its_lead_and_does_not_move_ending(
     jitter: float, due_from: float
 ) -> None:
-    limits = deadlines(token(3600, 0), POLICY, 0, 0, jitter=jitter)
-    assert limits.due_wall == pytest.approx(due_from)
-    assert limits.ending_wall == 3540
-    assert judge(token(3600, 0), POLICY, due_from - EPSILON, jitter=jitter) is FRESH
-    assert judge(token(3600, 0), POLICY, due_from + EPSILON, jitter=jitter) is DUE
+    limits = deadlines(token(3600, 0), 0, POLICY, jitter=jitter)
+    assert deadlines(token(3600, 0), 0, POLICY) == deadlines(token(3600, 0), 0, POLICY, jitter=0.0)
+    assert limits.due_wall == limits.due_boot == pytest.approx(due_from)
+    assert limits.ending_wall == limits.ending_boot == 3540
+    assert judge(3600, due_from - EPSILON, jitter=jitter) is FRESH
+    assert judge(3600, due_from + EPSILON, jitter=jitter) is DUE
 
 
 def test_a_token_without_a_stated_lifetime_is_fresh_until_a_401() -> None:
-    for moment in (0.0, T0, T0 + 1000 * DAY):
-        assert judge(token(None), POLICY, moment) is FRESH
-    limits = deadlines(token(None), POLICY, T0, BOOT)
+    for age in (0.0, DAY, 1000 * DAY):
+        assert judge(None, age) is FRESH
+    limits = deadlines(token(None), BOOT, POLICY)
     assert limits.freshness(1e18, 1e18) is FRESH
     assert limits.usable_for(T0, BOOT) == math.inf
 
@@ -107,7 +118,7 @@ def test_a_token_without_a_stated_lifetime_is_fresh_until_a_401() -> None:
 @pytest.mark.parametrize("lifetime", [0.0, -0.0, -1.0, -3600.0, -1e9])
 def test_a_lifetime_of_zero_or_less_is_expired_from_the_start(lifetime: float) -> None:
     for wall in (T0, T0 + 1, T0 - 10, T0 - 2 * DAY):
-        limits = deadlines(token(lifetime), POLICY, wall, BOOT)
+        limits = deadlines(token(lifetime), BOOT, POLICY)
         assert limits.freshness(wall, BOOT) is EXPIRED
         assert limits.usable_for(wall, BOOT) == 0
 
@@ -119,7 +130,7 @@ def test_no_token_is_always_expired() -> None:
 
 
 def test_a_token_is_usable_until_ending_and_valid_until_expired() -> None:
-    limits = deadlines(token(3600, 0), POLICY, 0, BOOT)
+    limits = deadlines(token(3600, 0), BOOT, POLICY)
     assert limits.usable_for(0, BOOT) == 3540
     assert limits.usable_for(3539, BOOT + 3539) == 1
     assert limits.usable_for(3540, BOOT + 3540) == 0
@@ -132,13 +143,13 @@ def test_a_token_is_usable_until_ending_and_valid_until_expired() -> None:
 
 def test_a_shorter_policy_is_followed() -> None:
     policy = Policy(due_lead=10, ending_lead=1)
-    for moment, freshness in ((3589, FRESH), (3590, DUE), (3598, DUE), (3599, ENDING), (3600, EXPIRED)):
-        assert judge(token(3600, 0), policy, moment) is freshness
+    for age, freshness in ((3589, FRESH), (3590, DUE), (3598, DUE), (3599, ENDING), (3600, EXPIRED)):
+        assert judge(3600, age, policy) is freshness
 
 
 def test_ending_is_never_before_due_even_if_the_policy_says_so() -> None:
     policy = Policy(due_lead=1, ending_lead=60)
-    limits = deadlines(token(3600, 0), policy, 0, 0)
+    limits = deadlines(token(3600, 0), 0, policy)
     assert limits.due_wall == limits.ending_wall == 3540
 
 
@@ -154,7 +165,7 @@ def test_f36_for_lifetimes_from_1_s_to_30_days_the_windows_never_exceed_their_pa
     lifetime: float, jitter: float
 ) -> None:
     """For 1 s to 30 days: DUE takes at most a fifth of the lifetime, spread by a fifth, ENDING a tenth."""
-    limits = deadlines(token(lifetime, 0), POLICY, 0, 0, jitter=jitter)
+    limits = deadlines(token(lifetime, 0), 0, POLICY, jitter=jitter)
     due, ending = lifetime - limits.due_wall, lifetime - limits.ending_wall
     slack = lifetime * 1e-9
     assert 0 < ending <= lifetime / 10 + slack
@@ -167,7 +178,7 @@ def test_f36_for_lifetimes_from_1_s_to_30_days_the_windows_never_exceed_their_pa
 @settings(deadline=None, max_examples=200)
 @given(lifetimes, jitters)
 def test_a_token_is_fresh_then_due_then_ending_then_expired(lifetime: float, jitter: float) -> None:
-    limits = deadlines(token(lifetime, 0), POLICY, 0, 0, jitter=jitter)
+    limits = deadlines(token(lifetime, 0), 0, POLICY, jitter=jitter)
     order = {FRESH: 0, DUE: 1, ENDING: 2, EXPIRED: 3}
     turns = (limits.due_wall, limits.ending_wall, lifetime)
     moments = sorted(
@@ -183,7 +194,7 @@ def test_a_token_is_fresh_then_due_then_ending_then_expired(lifetime: float, jit
 @given(lifetimes, jitters)
 def test_f36_no_lifetime_causes_a_refresh_loop(lifetime: float, jitter: float) -> None:
     """A token from a refresh is not due at once, and the minimum refresh interval ends before it is due."""
-    limits = deadlines(token(lifetime, T0), POLICY, T0, BOOT, jitter=jitter)
+    limits = deadlines(token(lifetime, T0), BOOT, POLICY, jitter=jitter)
     assert limits.freshness(T0, BOOT) is FRESH
     assert refresh_interval(lifetime, POLICY) <= lifetime / 4 * (1 + 1e-9)
     assert refresh_interval(lifetime, POLICY) < limits.due_wall - T0
@@ -198,7 +209,7 @@ def test_f35_no_step_of_the_wall_clock_raises_or_lengthens_a_lifetime(
     lifetime: float, jitter: float, before: float, elapsed: float, step: float
 ) -> None:
     """No step of the wall clock raises, gives a negative time, or makes a token live longer than granted."""
-    limits = deadlines(token(lifetime, T0), POLICY, T0 + before, BOOT, jitter=jitter)
+    limits = deadlines(token(lifetime, T0 + before), BOOT, POLICY, jitter=jitter)
     wall, boot = T0 + before + elapsed + step, BOOT + elapsed
     freshness = limits.freshness(wall, boot)
     left = limits.usable_for(wall, boot)
@@ -210,7 +221,7 @@ def test_f35_no_step_of_the_wall_clock_raises_or_lengthens_a_lifetime(
 
 def test_f34_the_earlier_of_both_clocks_counts() -> None:
     """Whichever clock makes a token DUE, ENDING or EXPIRED first counts."""
-    limits = deadlines(token(3600), POLICY, T0, BOOT)
+    limits = deadlines(token(3600), BOOT, POLICY)
     assert limits.freshness(T0 + 10, BOOT + 10) is FRESH
     assert limits.freshness(T0 + 10 - 3600, BOOT + 10) is FRESH
     assert limits.freshness(T0 + 10 - 3600, BOOT + 3400) is DUE
@@ -241,15 +252,20 @@ def test_f34_a_threshold_is_reached_on_either_clock_alone(
     assert limits.freshness(wall, boot) is freshness
 
 
-def test_a_token_from_the_future_is_valid_no_longer_than_its_lifetime() -> None:
-    limits = deadlines(token(3600, T0 + DAY), POLICY, T0, BOOT)
+@pytest.mark.parametrize("wrong", [-DAY, 0.0, DAY])
+def test_f35_a_wall_clock_that_is_wrong_when_the_token_is_obtained_does_not_lengthen_its_life(
+    wrong: float,
+) -> None:
+    """Whatever the wall clock says then and later, the boot clock ends it in time."""
+    limits = deadlines(token(3600, T0 + wrong), BOOT, POLICY)
     assert limits.expired_boot == BOOT + 3600
-    assert limits.freshness(T0 + 3590, BOOT + 3590) is ENDING
-    assert limits.freshness(T0 + 3600, BOOT + 3600) is EXPIRED
+    for wall in (T0 + wrong, T0):
+        assert limits.freshness(wall + 3590, BOOT + 3590) in (ENDING, EXPIRED)
+        assert limits.freshness(wall + 3600, BOOT + 3600) is EXPIRED
 
 
 def test_a_token_adopted_late_has_only_the_rest_of_its_lifetime() -> None:
-    limits = deadlines(token(3600, T0 - 3000), POLICY, T0, BOOT)
+    limits = deadlines(token(3600, T0 - 3000), BOOT - 3000, POLICY)
     assert limits.expired_boot == BOOT + 600
     assert limits.freshness(T0, BOOT) is FRESH
     assert limits.freshness(T0 + 301, BOOT + 301) is DUE
@@ -289,45 +305,87 @@ def test_the_delay_of_a_forced_refresh_is_bounded_and_never_shrinks(
 
 
 @pytest.mark.parametrize(
-    ("failures", "usable_for", "cap"),
+    ("failures", "lasting", "usable_for", "cap"),
     [
         # the token is usable: 30 s, doubled each time, at most 5 min, at most a third of what is left
-        (1, 3600, 30),
-        (2, 3600, 60),
-        (4, 3600, 240),
-        (5, 3600, 300),
-        (99, 3600, 300),
-        (5, 900.5, 300),
-        (5, 899.4, 299.8),
-        (1, 90, 30),
-        (1, 89.7, 29.9),
-        (9, 3, 1),
-        # callers are waiting: 1 s, doubled each time, at most 30 s
-        (1, 0, 1),
-        (2, 0, 2),
-        (5, 0, 16),
-        (6, 0, 30),
-        (10**9, 0, 30),
-        (0, 0, 1),
+        (1, 0, 3600, 30),
+        (2, 0, 3600, 60),
+        (4, 9999, 3600, 240),
+        (5, 0, 3600, 300),
+        (99, 0, 3600, 300),
+        (5, 0, 900.5, 300),
+        (5, 0, 899.4, 299.8),
+        (1, 0, 90, 30),
+        (1, 0, 89.7, 29.9),
+        (9, 0, 3, 1),
+        # callers are waiting: 0.15 of what the outage has lasted, at least 1 s and at most 30 s
+        (1, 0, 0, 1),
+        (5, 6.6, 0, 1),
+        (5, 10, 0, 1.5),
+        (1, 100, 0, 15),
+        (2, 200, 0, 30),
+        (10**9, 10**9, 0, 30),
+        (0, -5, 0, 1),
     ],
 )
-def test_the_back_off_has_the_documented_caps(failures: int, usable_for: float, cap: float) -> None:
-    assert back_off(failures, usable_for, POLICY, 1.0) == pytest.approx(cap)
-    assert back_off(failures, usable_for, POLICY, 0.5) == pytest.approx(cap / 2)
-    assert back_off(failures, usable_for, POLICY, 0.0) == pytest.approx(cap / 10), (
-        "there is always some pause"
-    )
+def test_the_back_off_has_the_documented_caps(
+    failures: int, lasting: float, usable_for: float, cap: float
+) -> None:
+    """And a jitter from half of it to all."""
+    for jitter, part in ((1.0, 1.0), (0.5, 0.75), (0.0, 0.5)):
+        assert back_off(failures, lasting, usable_for, POLICY, jitter) == pytest.approx(cap * part)
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.integers(0, 10**9), st.just(0.0) | st.floats(0, 30 * DAY), jitters)
+@given(st.integers(0, 10**9), st.floats(0, 1e9), st.just(0.0) | st.floats(0.01, 30 * DAY), jitters)
 def test_a_back_off_is_bounded_and_its_cap_never_shrinks(
-    failures: int, usable_for: float, jitter: float
+    failures: int, lasting: float, usable_for: float, jitter: float
 ) -> None:
-    pause = back_off(failures, usable_for, POLICY, jitter)
-    assert 0 <= pause <= (min(300, usable_for / 3) if usable_for else 30) * (1 + 1e-9)
-    assert pause <= back_off(failures, usable_for, POLICY, 1.0)
-    assert back_off(failures, usable_for, POLICY, 1.0) <= back_off(failures + 1, usable_for, POLICY, 1.0)
+    pause = back_off(failures, lasting, usable_for, POLICY, jitter)
+    assert 0 < pause <= (min(300, usable_for / 3) if usable_for else 30) * (1 + 1e-9)
+    most = back_off(failures, lasting, usable_for, POLICY, 1.0)
+    assert most / 2 <= pause * (1 + 1e-9)
+    assert most <= back_off(failures + 1, lasting + 1, usable_for, POLICY, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("failures", "lasting", "cap"),
+    [(1, 0, 2), (1, 13, 2), (2, 20, 3), (5, 100, 15), (10, 10_000, 30), (11, 1000, 150), (11, 10_000, 300)],
+)
+def test_after_a_lost_answer_the_pause_is_2_to_30_s_and_after_ten_tries_up_to_5_min(
+    failures: int, lasting: float, cap: float
+) -> None:
+    """In a narrow range: too early, and the first request may still be on its way."""
+    for jitter, part in ((0.0, 0.75), (0.5, 0.85), (1.0, 0.95)):
+        assert unknown_pause(failures, lasting, POLICY, jitter) == pytest.approx(cap * part)
+
+
+@pytest.mark.parametrize(
+    ("count", "pause"), [(-1, 60), (0, 60), (1, 60), (2, 120), (6, 1920), (7, 3600), (10**9, 3600)]
+)
+def test_a_doubled_pause_has_a_longest(count: int, pause: float) -> None:
+    assert doubled(60, 3600, count) == pause
+
+
+def test_the_store_is_looked_at_about_once_a_second() -> None:
+    assert (look_interval(0.0), look_interval(0.5), look_interval(1.0)) == (0.5, 0.75, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "limit"),
+    [(None, 300), (3600, 300), (36, 300), (30, 360), (20, 540), (1, 10_800), (0, 10_800), (-5, 10_800)],
+)
+def test_a_short_lived_token_may_be_requested_more_often(lifetime: float | None, limit: float) -> None:
+    assert request_limit(lifetime, POLICY) == limit
+    assert request_limit(lifetime, Policy(requests_per_hour=10**6)) == 10**6
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.floats(1, 30 * DAY))
+def test_the_limit_never_slows_down_ordinary_refreshes(lifetime: float) -> None:
+    """A token is refreshed when it is due. Half of the limit comes back in an hour."""
+    due = deadlines(token(lifetime, 0), 0, POLICY, jitter=1.0).due_boot
+    assert 3600 / due <= request_limit(lifetime, POLICY) / 2
 
 
 # -- the policy ---------------------------------------------------------------------------------
@@ -360,15 +418,23 @@ def test_fractions_are_checked_where_there_are_fractions() -> None:
         "ending_fraction",
         "min_refresh_interval_fraction",
         "usable_back_off_fraction",
+        "waiting_back_off_fraction",
     }
 
 
-POSITIVE = ["connect_timeout", "request_timeout", "store_timeout"]
+POSITIVE = [
+    "caller_timeout",
+    "connect_timeout",
+    "request_timeout",
+    "requests_per_hour",
+    "response_timeout",
+    "store_timeout",
+]
 
 
 @pytest.mark.parametrize("name", POSITIVE)
 def test_a_time_out_of_zero_is_an_error(name: str) -> None:
-    """In aiohttp, 0 means "no time-out". Here it would mean that a request is sent and given up."""
+    """In aiohttp, 0 means "no time-out". Here nothing could ever be done in time."""
     with pytest.raises(ConfigurationError, match=rf"Policy\.{name} must be more than 0"):
         Policy(**{name: 0})
     assert getattr(Policy(**{name: 0.1}), name) == 0.1
@@ -384,7 +450,7 @@ def test_a_policy_is_a_frozen_value_with_names_only() -> None:
     assert Policy() == POLICY
     assert replace(POLICY, due_lead=1).due_lead == 1
     with pytest.raises(TypeError):
-        Policy(300)  # type: ignore[misc]
+        Policy(300)  # type: ignore[call-arg]
 
 
 def test_every_setting_has_a_description_and_a_reason() -> None:
@@ -394,8 +460,21 @@ def test_every_setting_has_a_description_and_a_reason() -> None:
 
 
 def test_the_defaults_fit_together() -> None:
-    """Callers wait longer than a token request may take, and so does closing."""
-    assert POLICY.connect_timeout < POLICY.request_timeout < POLICY.close_timeout <= POLICY.claim_timeout
+    """A token request takes no longer than its callers wait, unless its answer must not be lost."""
+    assert POLICY.connect_timeout < POLICY.request_timeout <= POLICY.caller_timeout
+    assert POLICY.caller_timeout < POLICY.response_timeout
+    assert POLICY.retry_within <= POLICY.caller_timeout < 30, "the usual time-out of a caller"
+    assert POLICY.close_timeout < 30, "the usual time before SIGKILL"
+    assert POLICY.store_timeout < POLICY.close_timeout
     assert POLICY.retry_after_min < POLICY.retry_after_default < POLICY.retry_after_max
     assert POLICY.ending_lead < POLICY.due_lead
     assert POLICY.ending_fraction < POLICY.due_fraction
+
+
+def test_every_constant_of_the_policy_module_says_why() -> None:
+    """They are fixed, so the reason is all that a reader can get."""
+    names = [name for name in vars(policy_module) if name.isupper() and not name.startswith("_")]
+    source = inspect.getsource(policy_module)
+    assert names
+    for name in names:
+        assert re.search(rf'^{name} = [^\n]+\n"""[A-Z]', source, re.M), name

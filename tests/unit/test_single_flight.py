@@ -6,22 +6,16 @@ import asyncio
 import contextlib
 import contextvars
 import gc
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
+from _loop import iterations, run
 
-from tokensession._refresh.single_flight import SharedTask, SharedTasks
+from tokensession._refresh.single_flight import SharedTask, SharedTasks, Waiters
 from tokensession.errors import RateLimited, TokenSessionError, TokenUnavailable
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def guarded() -> None:
-        async with asyncio.timeout(60):  # an upper bound for a hang, never waited for
-            await main
-
-    asyncio.run(guarded())
+from tokensession.testing import FakeClock
 
 
 class Gate:
@@ -46,13 +40,8 @@ class Gate:
             raise self.outcome
         return self.outcome
 
-    def share(self) -> SharedTask[str]:
-        return SharedTask(self.work(), name="test")
-
-
-async def iterations(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
+    def share(self, waiters: Waiters | None = None) -> SharedTask[str]:
+        return SharedTask(self.work(), name="test", waiters=waiters)
 
 
 def test_all_waiters_get_the_result_of_the_one_run() -> None:
@@ -208,6 +197,63 @@ def test_f02_many_cancelled_waiters_leave_nothing_behind() -> None:
     run(main())
 
 
+# -- waiters with a bound ---------------------------------------------------------------------------------
+
+BOUND = 20.0
+
+
+def test_f03_a_bounded_waiter_gives_up_and_the_work_goes_on() -> None:
+    """Whoever joins later still gets the result."""
+
+    async def main() -> None:
+        clock, gate = FakeClock(), Gate()
+        task = gate.share(Waiters(clock, BOUND))
+        first = asyncio.create_task(task.wait_bounded())
+        await clock.slept()
+        clock.advance(BOUND)
+        with pytest.raises(TimeoutError):
+            await first
+        assert not task.done
+        assert not gate.cancelled
+        second = asyncio.create_task(task.wait_bounded())
+        await clock.slept()
+        gate.opened.set()
+        assert await second == "done"
+        assert await task.wait_bounded() == "done"
+        assert clock.sleepers == ()
+
+    run(main())
+
+
+@pytest.mark.parametrize("outcome", ["done", RateLimited("Too many.")])
+def test_bounded_waiters_get_what_other_waiters_get(outcome: str | RateLimited) -> None:
+    async def main() -> None:
+        gate = Gate(outcome)
+        task = gate.share(Waiters(FakeClock(), BOUND))
+        waiting = [asyncio.create_task(wait()) for wait in (task.wait, task.wait_bounded, task.wait_bounded)]
+        await gate.began.wait()
+        gate.opened.set()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [type(outcome)] * 3
+        assert len({id(result) for result in results}) == (1 if isinstance(outcome, str) else 3)
+
+    run(main())
+
+
+def test_a_result_that_comes_in_the_same_step_as_the_end_of_the_time_is_returned() -> None:
+    async def main() -> None:
+        clock, gate = FakeClock(), Gate()
+        task = gate.share(Waiters(clock, BOUND))
+        waiter = asyncio.create_task(task.wait_bounded())
+        await clock.slept()
+        gate.opened.set()
+        await iterations()
+        clock.advance(BOUND)
+        assert await waiter == "done"
+
+    run(main())
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 
@@ -333,17 +379,18 @@ def test_draining_a_failed_task_raises_nothing() -> None:
     run(main())
 
 
-def test_on_done_is_called_once_when_the_work_is_over() -> None:
+@pytest.mark.parametrize("outcome", ["done", LookupError("x")])
+def test_on_done_is_called_once_when_the_work_is_over(outcome: str | LookupError) -> None:
     async def main() -> None:
-        for outcome in ("done", LookupError("x")):
-            gate = Gate(outcome)
-            done: list[tuple[SharedTask[str], bool]] = []
-            task: SharedTask[str] = SharedTask(
-                gate.work(), name="x", on_done=lambda it, seen=done: seen.append((it, it.done))
-            )
-            gate.opened.set()
-            await task.drain()
-            assert done == [(task, True)]
+        gate, done = Gate(outcome), list[tuple[SharedTask[str], bool]]()
+
+        def note(ended: SharedTask[str]) -> None:
+            done.append((ended, ended.done))
+
+        task = SharedTask(gate.work(), name="x", on_done=note)
+        gate.opened.set()
+        await task.drain()
+        assert done == [(task, True)]
 
     run(main())
 
@@ -585,6 +632,25 @@ def test_the_work_runs_in_an_empty_context() -> None:
             return variable.get(), len(contextvars.copy_context())
 
         assert await SharedTask(work(), name="x").wait() == ("default", 0)
+
+    run(main())
+
+
+def test_f73_a_task_factory_without_a_context_still_runs_the_work_in_an_empty_one() -> None:
+    """Some tracing agents set one: K38."""
+    variable = contextvars.ContextVar("variable", default="default")
+
+    def factory(loop: asyncio.AbstractEventLoop, work: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(work, loop=loop)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(factory)
+        variable.set("the first caller's")
+
+        async def work() -> str:
+            return variable.get()
+
+        assert await SharedTask(work(), name="x").wait() == "default"
 
     run(main())
 

@@ -1,17 +1,19 @@
-"""What one process remembers about a key: the token it serves, and the last failure. Pure.
+"""What one process remembers about a key: the highest state, the token it serves, the last failure. Pure.
 
-`TokenCache` is a small state machine, stepped by `serve`, `fail` and `forget`. It reads no clock: each
-step gets what both clocks say. `source.py` and `coordinator.py` ask it what may be done, and do it.
+`TokenCache` is a small state machine, stepped by `learn`, `serve`, `fail` and `forget`. It reads no clock:
+each step gets what the clocks say. `source.py`, `coordinator.py` and `transaction.py` ask it what may be
+done, and do it.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from ..errors import ConfigurationError, RateLimited, SignInRequired, TokenSessionError, TokenUnavailable
-from ..policy import Freshness, Policy
+from ..errors import SignInRequired, StoreError, TokenSessionError, TokenUnavailable
+from ..policy import ENDS_SOON, Freshness, Policy
 from ..token import Token
-from .schedule import NO_TOKEN, Deadlines, back_off, deadlines, forced_refresh_delay, refresh_interval
+from .schedule import NO_TOKEN, Deadlines, deadlines, look_interval, refresh_interval
+from .state import Failures, Now, TokenState, merged
 
 __all__ = ["Counters", "Snapshot", "TokenCache"]
 
@@ -23,7 +25,7 @@ class Counters:
     refreshes: int = 0
     """Refreshes that started."""
     token_requests: int = 0
-    """Token requests that returned a token."""
+    """Refreshes that got their token by a token request."""
     adopted: int = 0
     """Tokens that another task or process had put into the store."""
     unauthorized: int = 0
@@ -49,13 +51,15 @@ class Snapshot:
     unsaved: bool
     """Whether a new token, or the outcome of a token request, still waits to be stored."""
     last_error: str | None
-    """The type of the error that callers get at this moment."""
+    """The name of the type of the error that callers without a usable token get at this moment."""
     retry_after: float | None
-    """How long they get it."""
+    """How long until the next token request may be made, if there is such an error and time helps."""
+    sign_in_ends: float | None
+    """How long until the provider ends this sign-in, if it has said so."""
     refreshes: int
     """Refreshes that started."""
     token_requests: int
-    """Token requests that returned a token."""
+    """Refreshes that got their token by a token request."""
     adopted: int
     """Tokens that another task or process had put into the store."""
     unauthorized: int
@@ -66,53 +70,90 @@ class Snapshot:
 
 @dataclass(slots=True)
 class TokenCache:
-    """The token being served, its deadlines, and the last failure.
+    """What is known, what is served, and the last failure.
+
+    What is known:
+
+    - `state` is the highest state that this process has seen or made, and `version` the version of its record
+      (None: not stored yet). `seen_at` (boot clock) is when the store was last found to have it.
+    - `missing_since`: when the record was found to be gone. `local`: failures that no other process gets to
+      know, because they may be this machine's own.
+
+    What is served:
 
     - `fresh_until` (boot clock): until then the token is FRESH without another look at the wall clock.
       The wall clock is read every `wall_check` seconds.
     - `not_before` (boot clock): when the next background refresh may start.
-    - `forced`: how many forced refreshes in a row did not help, this token's own included. `in_vain` is set
-      once it is clear that this one did not help either.
-    - `error` is repeated without a new attempt until `error_until`.
+    - `same_until`: until then, a 401 gets the same token again, because another would not help.
+    - `served`: the order of the state whose token is served. `has_served`: there has been
+      one, or one of its configured credential was seen in the store.
+
+    The last failure:
+
+    - `error` is repeated without a look at the store until `look_after`, and without a token request until
+      `next_attempt`. `reported` is what was last reported as new, and `limited_until` until when
+      the limit of token requests has been.
     """
 
     wall_check: float = 0.0
+    state: TokenState | None = None
+    version: str | None = None
+    seen_at: float = 0.0
+    missing_since: float | None = None
+    local: Failures | None = None
     token: Token | None = None
     deadlines: Deadlines = NO_TOKEN
     fresh_until: float = float("-inf")
-    since: float = 0.0
     not_before: float = float("-inf")
-    forced: int = 0
-    in_vain: bool = False
+    same_until: float = float("-inf")
+    served: tuple[int, int] | None = None
+    has_served: bool = False
     error: TokenSessionError | None = None
-    error_until: float = float("-inf")
-    errors_in_a_row: int = 0
+    limited_until: float = float("-inf")
+    reported: tuple[str, str] | None = None
+    look_after: float = float("-inf")
+    next_attempt: float = float("-inf")
     counters: Counters = field(default_factory=Counters)
 
-    def serve(
-        self,
-        token: Token,
-        policy: Policy,
-        wall: float,
-        boot: float,
-        *,
-        jitter: float,
-        forced: bool,
-        requested: bool,
-    ) -> None:
-        """Serve this token from now on.
+    def learn(self, state: TokenState, version: str | None, boot: float) -> None:
+        """Remember this state, unless a higher one is known. `version` is None if it is not stored.
 
-        `forced`: a 401 led to it. `requested`: it came from a token request, so the next one has to wait
-        for the minimum interval.
+        Notes that could not be stored are kept.
         """
-        self.forced = 0 if not forced else self.forced + 1 if self.in_vain else 1
-        self.in_vain = False
-        self.token = token
-        self.deadlines = deadlines(token, policy, wall, boot, jitter=jitter)
-        self.look(wall, boot)
-        self.since = boot
-        self.not_before = boot + refresh_interval(token.lifetime, policy) if requested else boot
+        if self.state is not None and state.order < self.state.order:
+            return
+        self.state, self.version = merged(state, self.state), version
+        self.seen_at, self.missing_since = boot, None
+
+    def note(self, state: TokenState) -> None:
+        """Remember this state's notes, which could not be stored."""
+        if self.state is not None and state.order >= self.state.order:
+            self.state = state
+
+    def serve(self, state: TokenState, policy: Policy, now: Now, *, jitter: float, requested: bool) -> None:
+        """Serve this state's token from now on.
+
+        `requested`: it came from a token request, so the next one has to wait for the minimum interval.
+        """
+        token = state.servable
+        if token is None:
+            self.forget()
+            return
+        self.token, self.served, self.has_served = token, state.order, True
+        self.deadlines = deadlines(token, state.obtained, policy, jitter=jitter)
+        self.look(now.wall, now.boot)
+        self.not_before = now.boot + refresh_interval(token.lifetime, policy) if requested else now.boot
+        self.local = None
         self._clear_failure()
+
+    def serves(self, state: TokenState) -> bool:
+        """Whether this state's token is the one that is served."""
+        token = state.servable
+        return (
+            self.token is not None
+            and token is not None
+            and ((self.served, self.token.access_token) == (state.order, token.access_token))
+        )
 
     def look(self, wall: float, boot: float) -> Freshness:
         """The freshness, by both clocks."""
@@ -121,75 +162,72 @@ class TokenCache:
         self.fresh_until = min(self.deadlines.due_boot, boot + self.wall_check) if fresh else float("-inf")
         return freshness
 
-    def hold_until_ending(self, wall: float, boot: float) -> None:
+    def hold(self, now: Now) -> None:
         """Serve this token until it is ENDING: its refresh token may be spent, and is left alone."""
-        self.not_before = boot + self.deadlines.usable_for(wall, boot)
+        self.not_before = now.boot + self.deadlines.usable_for(now.wall, now.boot)
+        self._clear_failure()
+
+    def serve_same(self, boot: float, jitter: float) -> None:
+        """Serve this token on, although the API answers 401 to it: another one would not help now."""
+        self.same_until = boot + look_interval(jitter)
         self._clear_failure()
 
     def forget(self) -> None:
         """Serve nothing."""
-        self.token, self.deadlines, self.fresh_until = None, NO_TOKEN, float("-inf")
+        self.token, self.served = None, None
+        self.deadlines, self.fresh_until = NO_TOKEN, float("-inf")
         self._clear_failure()
 
-    def fail(
-        self, error: TokenSessionError, policy: Policy, wall: float, boot: float, *, jitter: float
-    ) -> float:
-        """Remember a failure. Returns the pause, in seconds, before the next background refresh.
+    def fail(self, error: TokenSessionError, until: float, boot: float, *, jitter: float) -> bool:
+        """Remember a failure. No token request is made before `until`. Returns whether it is a new one.
 
-        Callers who cannot wait (the token is not usable, or got a 401) get the remembered error for a
-        shorter time. The long pause is for refreshes that no caller waits for.
+        A store that fails leaves a failure in place that is still true.
         """
-        self.errors_in_a_row += 1
         self.counters.failures += 1
-        requested = self._requested_delay(error, policy)
-        background, waiting = requested, requested
-        if requested is None:
-            usable_for = self.deadlines.usable_for(wall, boot)
-            background = back_off(self.errors_in_a_row, usable_for, policy, jitter)
-            waiting = min(background, back_off(self.errors_in_a_row, 0.0, policy, jitter))
-        pause, self.error = background or 0.0, error
-        self.not_before, self.error_until = boot + pause, boot + (waiting or 0.0)
-        if isinstance(error, TokenUnavailable):
-            error.retry_after = waiting
-        return pause
+        self.look_after = boot + look_interval(jitter)
+        before, self.reported = self.reported, (type(error).__name__, str(error.args[0]))
+        still_true = isinstance(self.error, SignInRequired) or boot < self.next_attempt
+        if not (isinstance(error, StoreError) and self.error is not None and still_true):
+            # Not a copy of it: each copy would have the one before it as its cause.
+            self.error = self.error if self.error is not None and error.__cause__ is self.error else error
+            self.next_attempt = self.not_before = max(until, self.look_after)
+        return self.reported != before
 
-    def _requested_delay(self, error: TokenSessionError, policy: Policy) -> float | None:
-        """How long the error itself says to wait, or None: then the back-off applies."""
-        if isinstance(error, SignInRequired):
-            return policy.rejected_pause  # costs no token request, only a look at the store
-        if isinstance(error, ConfigurationError):
-            return policy.retry_after_default  # time does not fix this, but a person may
-        requested = error.retry_after if isinstance(error, TokenUnavailable) else None
-        if requested is None and isinstance(error, RateLimited):
-            requested = policy.retry_after_default
-        return (
-            None if requested is None else min(max(requested, policy.retry_after_min), policy.retry_after_max)
-        )
+    def pause(self, boot: float) -> float | None:
+        """How long until the next token request may be made. None if that takes a sign-in."""
+        return None if isinstance(self.error, SignInRequired) else max(0.0, self.next_attempt - boot)
 
     def remembered(self, boot: float) -> TokenSessionError | None:
-        """The failure to raise instead of trying again, as a fresh copy, or None."""
-        if self.error is None or boot >= self.error_until:
+        """The failure to raise without another look at the store, as a fresh copy, or None."""
+        if self.error is None or boot >= self.look_after:
             return None
-        error = self.error.again()
+        return self.repeated(boot)
+
+    def repeated(self, boot: float) -> TokenSessionError | None:
+        """The last failure, as a fresh copy."""
+        error = self.error.again() if self.error is not None else None
         if isinstance(error, TokenUnavailable):
-            error.retry_after = self.error_until - boot
+            error.retry_after = max(0.0, self.next_attempt - boot)
         return error
 
-    def should_force_refresh(self, policy: Policy, boot: float) -> bool:
-        """Whether a 401 on this token should force a refresh.
+    def sign_in_ends(self, boot: float) -> float | None:
+        """How many seconds until the provider ends the sign-in, if it has said so."""
+        token = self.state.token if self.state is not None else None
+        if self.state is None or token is None or token.refresh_lifetime is None:
+            return None
+        return self.state.obtained + token.refresh_lifetime - boot
 
-        Always for a token that came from a normal refresh, or has worked for a while: see
-        `schedule.forced_refresh_delay`.
-        """
-        lifetime = self.token.lifetime if self.token else None
-        worth_it = boot - self.since >= forced_refresh_delay(self.forced, lifetime, policy)
-        self.in_vain = self.in_vain or not worth_it
-        return worth_it
+    def ends_soon(self, boot: float) -> float | None:
+        """How many seconds until the sign-in ends, if that is soon."""
+        left, life = self.sign_in_ends(boot), self.state.sign_in_life if self.state is not None else None
+        return left if left is not None and life is not None and left < min(ENDS_SOON, life / 10) else None
 
     def snapshot(self, key: str, wall: float, boot: float, *, refreshing: bool, unsaved: bool) -> Snapshot:
         """All of this, for people."""
         token, limits = self.token, self.deadlines
-        error = self.remembered(boot)
+        shown = self.error is not None and (
+            boot < max(self.next_attempt, self.look_after) or isinstance(self.error, SignInRequired)
+        )
         left = min(limits.expired_wall - wall, limits.expired_boot - boot)
         return Snapshot(
             key=key,
@@ -198,10 +236,12 @@ class TokenCache:
             seconds_left=left if token is not None and token.lifetime is not None else None,
             refreshing=refreshing,
             unsaved=unsaved,
-            last_error=type(error).__name__ if error else None,
-            retry_after=self.error_until - boot if error else None,
+            last_error=type(self.error).__name__ if shown else None,
+            retry_after=self.pause(boot) if shown else None,
+            sign_in_ends=self.sign_in_ends(boot),
             **asdict(self.counters),
         )
 
     def _clear_failure(self) -> None:
-        self.error, self.error_until, self.errors_in_a_row = None, float("-inf"), 0
+        self.error = self.reported = None
+        self.look_after = self.next_attempt = float("-inf")

@@ -6,13 +6,16 @@ At most one refresh runs at a time, and every caller who wants a token joins it.
 store. `source.py` decides when a refresh is wanted, `transaction.py` does it, `cache.py` remembers the
 outcome, and this module connects them.
 
+A refresh lives as long as it is worth it for a caller. Each caller waits for at most
+`Policy.caller_timeout`. Those without a usable token wait through failures, if the next attempt is soon
+enough. If all of them have given up while a token request is on the wire that spends its refresh token, the
+refresh goes on *late*: its answer has the next one.
+
 Mutable state, all of it used in one event loop and never assumed unchanged across an await:
 
-- `cache`: the token being served, its deadlines, and the last failure (a state machine of its own).
-- `_unsaved`: what could not be stored yet: tokens, and notes about the outcome of token requests.
+- `cache`: what is known, the token being served, and the last failure (a state machine of its own).
+- `_pending`: the state that could not be stored yet. `_saving`: the task that tries again.
 - `_current`: the running refresh. `_tasks`: that one, and running sign-ins, sign-outs and writes.
-- `_epoch`: counts sign-ins and sign-outs. A refresh that began in an earlier epoch publishes nothing and
-  looks again, so a late refresh never undoes a sign-in or sign-out.
 
 Nothing is bound to an event loop when you make it. A task left behind by a closed loop is dropped. A task
 in another running loop is an error: a source serves one loop at a time.
@@ -22,24 +25,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from .. import events
-from ..clock import Clock, within
-from ..errors import SignedOut, StoreCorrupt, StoreUnavailable, TokenSessionError
+from ..clock import Clock, Timer, within
+from ..errors import (
+    InvalidTokenResponse,
+    OutcomeUnknown,
+    SignedOut,
+    StoreError,
+    StoreUnavailable,
+    TokenSessionError,
+    TokenUnavailable,
+)
+from ..policy import Freshness, Policy
 from ..providers.protocol import Credential
 from ..token import Token
 from .cache import TokenCache
-from .pending_writes import PendingWrite, PendingWrites, Unsaved
+from .decide import Fail, Serve, Wait, Want, freshness, is_new
+from .operation import Operation
+from .pending_writes import Pending, PendingWrites
+from .record import KeyRecord
+from .sign_ins import SignIns
 from .single_flight import SharedTask, SharedTasks
 from .state import TokenState
-from .store_access import NotStored
 from .transaction import Outcome, RefreshTransaction
 
 __all__ = ["RefreshCoordinator"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger("tokensession")
+
+_LAST_PART = 0.2  # of the close timeout, for stopping and saving what has not finished by itself
+_LONG_WAIT = 1.0  # seconds; a longer wait at closing is logged
 
 
 class RefreshCoordinator:
@@ -48,31 +69,33 @@ class RefreshCoordinator:
     __slots__ = (
         "_clock",
         "_current",
-        "_epoch",
+        "_operation",
+        "_pending",
+        "_policy",
+        "_record",
         "_report",
+        "_saving",
+        "_sign_ins",
         "_signing_in",
         "_tasks",
         "_transaction",
-        "_unsaved",
         "cache",
     )
 
-    def __init__(
-        self,
-        transaction: RefreshTransaction,
-        cache: TokenCache,
-        clock: Clock,
-        report: Callable[[events.Event], None],
-    ) -> None:
-        self.cache = cache
-        self._transaction = transaction
-        self._clock = clock
-        self._report = report
+    def __init__(self, record: KeyRecord) -> None:
+        self.cache: TokenCache = record.cache
+        self._record = record
+        self._transaction = RefreshTransaction(record)
+        self._sign_ins = SignIns(record)
+        self._clock: Clock = record.access.clock
+        self._policy: Policy = record.access.policy
+        self._report = record.report
+        self._pending: PendingWrites = record.pending
         self._tasks = SharedTasks()
         self._current: SharedTask[Token] | None = None
+        self._operation: Operation | None = None
+        self._saving: SharedTask[None] | None = None
         self._signing_in: dict[Credential, SharedTask[Token]] = {}
-        self._epoch = 0
-        self._unsaved = PendingWrites()
 
     @property
     def refreshing(self) -> bool:
@@ -82,12 +105,217 @@ class RefreshCoordinator:
     @property
     def unsaved(self) -> bool:
         """Whether something still waits to be stored."""
-        return self._unsaved.pending
+        return self._pending.pending is not None
+
+    # -- refreshing -------------------------------------------------------------------------------
 
     def start_background(self) -> None:
         """Start a refresh that no caller waits for, unless one is running."""
         if not self._running_refresh():
             self._start_refresh("due")
+
+    async def join(self, reason: str, *, patient: bool = True, force: bool = False) -> Token:
+        """The token of the running refresh, or of a new one.
+
+        Raises the remembered failure, if there is one and the next attempt is not soon. `patient`: wait
+        through failures. `force`: although a refusal is remembered.
+        """
+        task = self._running_refresh()
+        while force and task is not None and self._operation is not None and not self._operation.force:
+            try:
+                await task.wait_bounded()
+            except TimeoutError:
+                raise self._out_of_time() from None
+            except TokenSessionError:
+                pass  # it is this failure that is to be overcome
+            task = self._running_refresh()
+        if task is None:
+            boot, policy = self._clock.boot(), self._policy
+            error = None if force else self.cache.remembered(boot)
+            within_reach = min(policy.retry_within, policy.caller_timeout)
+            soon = patient and self.cache.next_attempt <= boot + within_reach
+            if error is not None and not (soon and isinstance(error, TokenUnavailable)):
+                raise error
+            task = self._start_refresh(reason, force=force)
+        try:
+            return await task.wait_bounded(patient=patient)
+        except TimeoutError:
+            raise self._out_of_time() from None
+
+    async def check(self) -> None:
+        """Look at the store, and raise what a caller would get. Sends nothing."""
+        step = await self._transaction.check(Want(self.cache.served))
+        if isinstance(step, Serve):
+            self._serve(step.state)
+        now = self._record.access.now()
+        valid = self.cache.deadlines.freshness(now.wall, now.boot) is not Freshness.EXPIRED
+        signed_out = isinstance(step, Fail) and isinstance(step.error, SignedOut)
+        if isinstance(step, Fail | Wait) and (signed_out or not valid):
+            raise step.error
+
+    def _out_of_time(self) -> TokenSessionError:
+        """What a caller gets at its bound: why there is no token, if that is known."""
+        if self._operation is not None and self._operation.failure is not None:
+            return self._operation.failure.again()
+        seconds = self._policy.caller_timeout
+        return OutcomeUnknown(
+            f"There was no token within {seconds:g} s. The refresh goes on, and a late answer is not lost."
+        )
+
+    def _running_refresh(self) -> SharedTask[Token] | None:
+        """The refresh to join, if there is one. Drops one that a closed event loop has left behind."""
+        task = self._current
+        if task is None or task.done or task.orphaned or self._record.access.is_stuck(task.task):
+            self._current = None
+            return None
+        if task.in_other_loop:
+            raise RuntimeError(
+                "This source is refreshing in another running event loop. A source serves one loop at a "
+                "time: make one per thread, over a store that threads can share, such as SQLiteStore."
+            )
+        return task
+
+    def _start_refresh(self, reason: str, *, force: bool = False) -> SharedTask[Token]:
+        cache, key = self.cache, self._record.key
+        unauthorized = None
+        if reason == "unauthorized" and cache.token is not None:
+            unauthorized = cache.token.fingerprint
+            cache.counters.unauthorized += 1
+            self._report(events.TokenUnauthorized(key, unauthorized))
+        operation = self._operation = Operation(self._clock, self._policy, force=force)
+        cache.counters.refreshes += 1
+        self._report(events.RefreshStarted(key, operation.id, reason))
+        if cache.state is not None:
+            operation.order = cache.state.order
+        want = Want(cache.served, unauthorized, force, background=reason == "due")
+        task = self._start(self._refresh(want, operation), "refresh", operation)
+        self._current = None if task.done else task  # an eager task factory has already run it
+        return task
+
+    async def _refresh(self, want: Want, operation: Operation) -> Token:
+        try:
+            try:
+                outcome = await self._transaction.run(want, operation)
+            except asyncio.CancelledError:
+                self._fail(operation.stopped(), operation)
+                raise
+            except Exception as error:  # noqa: BLE001 - a third-party store may raise anything
+                failure = self._fail(error, operation)
+                raise failure from failure.__cause__
+            return self._publish(outcome, want, operation)
+        finally:
+            self._save_later()
+            if self._operation is operation:
+                self._operation = None
+            if self._current is not None and self._current.current:
+                self._current = None  # it ends in this very step; an idle source holds no task
+
+    def _publish(self, outcome: Outcome, want: Want, operation: Operation) -> Token:
+        """Serve the token of this outcome from now on, and report how the refresh ended."""
+        cache, key = self.cache, self._record.key
+        token, now, duration = outcome.state.servable, self._record.access.now(), operation.duration
+        if token is None:  # `decide` never serves a state without a token
+            raise InvalidTokenResponse("The stored state has no token that can be used.")
+        if outcome.requested:
+            cache.counters.token_requests += 1
+            self._report(events.Refreshed(key, operation.id, duration, token.fingerprint, token.lifetime))
+        elif outcome.held or token.fingerprint == want.unauthorized:
+            self._report(events.RefreshHeld(key, operation.id, duration, token.fingerprint))
+        else:
+            cache.counters.adopted += 1
+            self._report(events.Adopted(key, operation.id, duration, token.fingerprint))
+        self._serve(outcome.state, requested=outcome.requested)
+        if outcome.held:
+            cache.hold(now)
+        elif token.fingerprint == want.unauthorized:
+            cache.serve_same(now.boot, self._clock.jitter())
+        return token
+
+    def _fail(self, error: BaseException, operation: Operation) -> TokenSessionError:
+        """Remember a failure, so that callers get it at once and cause no further attempt."""
+        now, cache, key = self._record.access.now(), self.cache, self._record.key
+        if not isinstance(error, TokenSessionError):
+            unexpected = TokenSessionError(f"The refresh failed unexpectedly ({type(error).__name__}).")
+            unexpected.__cause__ = error
+            error = unexpected
+        state = cache.state
+        signed_out = state is not None and state.signed_out and state.order > operation.order
+        if signed_out and state is not None and not self._starts_anew(state):
+            error = SignedOut("This key was signed out.")  # while this refresh was running
+        if isinstance(error, SignedOut):
+            cache.forget()  # a rejection leaves the access token valid; a sign-out is about it
+        else:
+            self._serve_known()
+        until = now.boot
+        if isinstance(error, TokenUnavailable) and error.retry_after is not None:
+            until += error.retry_after
+        new = cache.fail(error, until, now.boot, jitter=self._clock.jitter())
+        self._report(
+            events.RefreshFailed(
+                key,
+                operation.id,
+                operation.duration,
+                type(error).__name__,
+                str(error),
+                still_usable=cache.deadlines.usable_for(now.wall, now.boot),
+                ask_again=cache.look_after - now.boot,
+                next_attempt=cache.pause(now.boot),
+                repeated=not new,
+            )
+        )
+        if isinstance(error, StoreError) and cache.error is not error:
+            return cache.repeated(now.boot) or error  # it is still true, and says more
+        return error
+
+    def _serve_known(self) -> None:
+        """Serve a token that was found but was not good enough, because it is ending: it is still valid."""
+        cache, now = self.cache, self._record.access.now()
+        state = cache.state
+        if state is None or state.servable is None or cache.serves(state) or self._starts_anew(state):
+            return
+        if freshness(state, self._policy, now) is not Freshness.EXPIRED:
+            self._serve(state)
+
+    def _starts_anew(self, state: TokenState) -> bool:
+        """Whether this state descends from an older configuration than ours."""
+        configured = self._record.provider.credential
+        return configured is not None and is_new(configured, state, has_served=self.cache.has_served)
+
+    def _serve(self, state: TokenState, *, requested: bool = False) -> None:
+        """Serve this state's token from now on, or nothing if it has none."""
+        if self.cache.serves(state):
+            return
+        now = self._record.access.now()
+        self.cache.serve(state, self._policy, now, jitter=self._clock.jitter(), requested=requested)
+        if (left := self.cache.ends_soon(now.boot)) is not None:
+            self._report(events.SignInEndsSoon(self._record.key, left))
+
+    # -- what could not be stored -------------------------------------------------------------------
+
+    def _save_later(self) -> None:
+        """Keep trying to store what could not be stored, if there is anything."""
+        if not self.unsaved or (self._saving is not None and self._saving in self._tasks.running):
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closing: the next refresh, or closing, goes on
+            self._saving = self._start(self._until_stored(), "save")
+
+    async def _until_stored(self) -> None:
+        result = await self._pending.until_stored()
+        if result is None or isinstance(result, Pending):
+            return
+        self._record.learn(result.seen)
+        if self.cache.state is not None:
+            self._serve(self.cache.state)
+
+    # -- signing in and out ------------------------------------------------------------------------
+
+    def _start(
+        self, work: Coroutine[Any, Any, T], what: str, operation: Operation | None = None
+    ) -> SharedTask[T]:
+        name = f"tokensession {what} {self._record.key}"
+        if operation is None:
+            return self._tasks.start(work, name=name)
+        return self._tasks.start(work, name=name, on_stopped=operation.stopped, waiters=operation.waiters)
 
     def sign_in(self, credential: Credential) -> SharedTask[Token]:
         """Redeem it, and store the result over whatever is there."""
@@ -100,205 +328,122 @@ class RefreshCoordinator:
             self._signing_in[credential] = task
         return task
 
+    async def _sign_in(self, credential: Credential) -> Token:
+        key, operation = self._record.key, Operation(self._clock, self._policy)
+        self._report(events.SignInStarted(key, operation.id))
+        self._stop_listening()
+        try:
+            state, requested = await self._sign_ins.sign_in(credential)
+        except BaseException as error:
+            failure = error if isinstance(error, TokenSessionError) else operation.stopped()
+            self._report(
+                events.SignInFailed(
+                    key, operation.id, operation.duration, type(failure).__name__, str(failure)
+                )
+            )
+            raise
+        finally:
+            self._signing_in.pop(credential, None)
+            self._save_later()
+        token = state.servable
+        if token is None:
+            raise InvalidTokenResponse("The sign-in brought no token that can be used.")
+        newest = self._pending.pending or self.cache.state
+        if newest is not None and newest.order == state.order:  # else there has been another, or a sign-out
+            self._serve(state, requested=requested)
+        self._report(events.SignedIn(key, operation.id, operation.duration, token.fingerprint))
+        self._look_now()
+        return token
+
     def sign_out(self) -> SharedTask[None]:
         """Store a tombstone, and forget the token."""
         return self._start(self._sign_out(), "sign-out")
 
-    async def close(self) -> None:
-        """Let what is running finish, for at most the close timeout."""
-        policy = self._transaction.policy
+    async def _sign_out(self) -> None:
+        self._stop_listening()
+        await self._sign_ins.sign_out()
+        self.cache.forget()
+        self._report(events.SignOutStored(self._record.key))
+        self._look_now()
+
+    def _look_now(self) -> None:
+        if self._operation is not None:
+            self._operation.look()
+
+    def _stop_listening(self) -> None:
+        """End a wait for a late answer: there is going to be another credential."""
+        if self._operation is not None and self._operation.is_late and self._current is not None:
+            self._current.cancel()
+
+    # -- closing ------------------------------------------------------------------------------------
+
+    async def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Let what is running finish, save what is unsaved, then run `last`: all within the close timeout."""
+        policy, clock = self._policy, self._clock
+        end = clock.boot() + policy.close_timeout
+        notice = Timer(
+            clock,
+            _LONG_WAIT,
+            lambda: _log.info(
+                "Closing %s: a refresh is still running, or its token is still to be stored. "
+                "This takes at most %g s.",
+                self._record.key,
+                policy.close_timeout,
+            ),
+        )
         left: frozenset[SharedTask[Any]] = frozenset()
+        if self._operation is not None:
+            self._operation.closing = True
+            self._operation.look()
         try:
-            await within(self._clock, policy.close_timeout, self._finish(), on_abandoned=_cancel_at_once)
-        except TimeoutError:
-            left = self._tasks.running
-            with contextlib.suppress(TimeoutError):  # a store that hangs may not even stop
-                stopping = self._tasks.cancel()
-                await within(self._clock, policy.orphan_wait, stopping, on_abandoned=_cancel_at_once)
-            await self._unsaved.try_all()
-        unsaved = self.unsaved
-        # Otherwise no process could refresh as long as this object exists.
-        with contextlib.suppress(TimeoutError):
-            giving_up = self._unsaved.give_up()
-            await within(self._clock, policy.orphan_wait, giving_up, on_abandoned=_cancel_at_once)
+            self._stop_listening()
+            try:
+                await self._bounded(policy.close_timeout * (1 - _LAST_PART), self._finish())
+            except TimeoutError:
+                left = self._tasks.running
+                with contextlib.suppress(TimeoutError):  # a store that hangs may not even stop
+                    await self._bounded((end - clock.boot()) / 3, self._tasks.cancel())
+                with contextlib.suppress(TimeoutError, StoreError):
+                    await self._bounded((end - clock.boot()) / 3, self._record.settle())
+            unsaved = self.unsaved
+            with contextlib.suppress(TimeoutError):
+                # Otherwise no process could refresh as long as this object exists.
+                await self._bounded((end - clock.boot()) / 2, self._pending.release_claims())
+            if self._saving is not None:
+                self._saving.cancel()
+        finally:
+            notice.cancel()
+            if self._operation is not None:
+                self._operation.closing = False
+        if last is not None:  # not after a cancellation: the next call to close goes on
+            with contextlib.suppress(TimeoutError):
+                await self._bounded(max(0.1, end - clock.boot()), last())
         if unsaved or left & self._tasks.running:
             raise StoreUnavailable(
                 "The outcome of the last token request could not be saved before the session closed.",
-                intact="The stored credentials are those from before the last refresh.",
+                intact="It is kept in memory: if you use this session again, it goes on from there. The "
+                "stored credentials are those from before the last refresh.",
                 todo="Repair the store. If the old refresh token is then rejected, sign in again.",
             )
 
+    async def _bounded(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
+        """Do this in the closing caller's own task, for so many seconds: cancelling it ends it at once."""
+        cleanup = min(2.0, seconds / 4)
+        await within(self._clock, max(0.0, seconds - cleanup), work, on_abandoned=_nothing, cleanup=cleanup)
+
     async def _finish(self) -> None:
-        await self._unsaved.try_all()
-        await self._tasks.drain()
-
-    # -- refreshing -------------------------------------------------------------------------------
-
-    def join(self, reason: str) -> SharedTask[Token]:
-        """The running refresh, or a new one. Raises the remembered failure, if there is one."""
-        running = self._running_refresh()
-        if running is not None:
-            return running
-        error = self.cache.remembered(self._clock.boot())
-        if error is not None:
-            raise error
-        return self._start_refresh(reason)
-
-    def _running_refresh(self) -> SharedTask[Token] | None:
-        """The refresh to join, if there is one. Drops one that a closed event loop has left behind."""
-        task = self._current
-        if task is None or task.done or task.orphaned:
-            self._current = None
-            return None
-        if task.in_other_loop:
-            raise RuntimeError(
-                "This source is refreshing in another running event loop. A source serves one loop at a "
-                "time: make one per thread, over a store that threads can share, such as SQLiteStore."
-            )
-        return task
-
-    def _start_refresh(self, reason: str) -> SharedTask[Token]:
-        have = self.cache.token.fingerprint if self.cache.token is not None else None
-        if reason == "unauthorized" and have is not None:
-            self.cache.counters.unauthorized += 1
-            self._report(events.TokenUnauthorized(self._transaction.key, have))
-        self.cache.counters.refreshes += 1
-        self._report(events.RefreshStarted(self._transaction.key, reason))
-        task = self._start(self._refresh(reason, have), "refresh")
-        self._current = None if task.done else task  # an eager task factory has already run it
-        return task
-
-    async def _refresh(self, reason: str, have: str | None) -> Token:
-        try:
-            while True:
-                epoch = self._epoch
-                try:
-                    await self._unsaved.save_all()  # the store's refresh token is older: do not redeem it
-                    outcome = await self._transaction.run(have=have, unauthorized=reason == "unauthorized")
-                except NotStored as not_stored:
-                    if epoch == self._epoch:
-                        raise self._failed_unsaved(not_stored) from not_stored.__cause__
-                    if isinstance(not_stored.error, asyncio.CancelledError):
-                        self._add_pending(not_stored.unsaved, outdated=True)
-                        raise not_stored.error from None
-                    self._save_later(not_stored.unsaved, outdated=True)
-                except Exception as error:  # noqa: BLE001 - a third-party store may raise anything
-                    if epoch == self._epoch:
-                        failure = self._failed(error)
-                        raise failure from failure.__cause__
-                else:
-                    if epoch == self._epoch:
-                        forced = reason == "unauthorized" and have is not None
-                        return self._publish(outcome, have=have, forced=forced)
-                    self._save_later(outcome.unsaved, outdated=True)
-                # There has been a sign-in or sign-out, and its result is in the store. Look again.
-                have = None
-        finally:
-            if self._current is not None and self._current.current:
-                self._current = None  # it ends in this very step; an idle source holds no task
-
-    def _failed_unsaved(self, not_stored: NotStored) -> BaseException:
-        """What to raise for a refresh that failed or was stopped, and left something to be stored."""
-        if not isinstance(not_stored.error, TokenSessionError):
-            self._add_pending(not_stored.unsaved)  # for the next refresh, or for closing
-            return not_stored.error or not_stored
-        failure = self._failed(not_stored.error)
-        self._save_later(not_stored.unsaved)
-        return failure
-
-    def _publish(self, outcome: Outcome, *, have: str | None, forced: bool = False) -> Token:
-        """Serve this token from now on."""
-        token = outcome.state.token
-        if token is None:  # `decide` never serves a state without a token
-            raise StoreCorrupt("The stored state has no token.")
-        wall, boot = self._clock.wall(), self._clock.boot()
-        clock, policy = self._clock, self._transaction.policy
-        self.cache.counters.token_requests += outcome.requested
-        if token.fingerprint == have and not outcome.requested:
-            self.cache.hold_until_ending(wall, boot)
-        else:
-            self.cache.counters.adopted += not outcome.requested
-            self.cache.serve(
-                token, policy, wall, boot, jitter=clock.jitter(), forced=forced, requested=outcome.requested
-            )
-        self._save_later(outcome.unsaved)
-        return token
-
-    def _save_later(self, unsaved: Unsaved | None, *, outdated: bool = False) -> None:
-        """Keep trying to store what could not be stored, if there is anything."""
-        if unsaved is not None:
-            write = self._add_pending(unsaved, outdated=outdated)
-            write.trying = self._start(write.until_done(self._clock, self._transaction.policy), "save")
-
-    def _add_pending(self, unsaved: Unsaved, *, outdated: bool = False) -> PendingWrite:
-        return self._unsaved.add(
-            PendingWrite(unsaved, self._transaction.key, self._report, self._on_superseded, outdated=outdated)
-        )
-
-    def _failed(self, error: BaseException) -> TokenSessionError:
-        """Remember a failure, so that callers get it at once and cause no further attempt."""
-        wall, boot = self._clock.wall(), self._clock.boot()
-        if not isinstance(error, TokenSessionError):
-            unexpected = TokenSessionError(f"The refresh failed unexpectedly ({type(error).__name__}).")
-            unexpected.__cause__ = error
-            error = unexpected
-        if isinstance(error, SignedOut):
-            self.cache.forget()  # a rejection leaves the access token valid; a sign-out is about it
-        pause = self.cache.fail(error, self._transaction.policy, wall, boot, jitter=self._clock.jitter())
-        self._report_failure(error, pause)
-        return error
-
-    def _report_failure(self, error: TokenSessionError, pause: float | None) -> None:
-        usable_for = self.cache.deadlines.usable_for(self._clock.wall(), self._clock.boot())
-        self._report(
-            events.RefreshFailed(self._transaction.key, type(error).__name__, str(error), usable_for, pause)
-        )
-
-    # -- signing in and out ------------------------------------------------------------------------
-
-    def _start(self, work: Coroutine[Any, Any, T], what: str) -> SharedTask[T]:
-        return self._tasks.start(work, name=f"tokensession {what} {self._transaction.key}")
-
-    async def _sign_in(self, credential: Credential) -> Token:
-        self._report(events.RefreshStarted(self._transaction.key, "sign-in"))
-        epoch = self._epoch
-        try:
-            outcome = await self._transaction.sign_in(credential, earlier=self._unsaved.tokens)
-        except NotStored as not_stored:  # stopped after the token had arrived
-            self._unsaved.outdate()
-            raise self._failed_unsaved(not_stored) from not_stored.__cause__
-        except TokenSessionError as error:
-            self._report_failure(error, None)
-            raise
-        finally:
-            self._signing_in.pop(credential, None)
-        outdated = self._unsaved.outdate()
-        token = self._publish(outcome, have=None)
-        if epoch != self._epoch:  # another sign-in or sign-out came between: the store knows which was last
-            self.cache.forget()
-        self._epoch += 1
-        self._report(events.SignedIn(self._transaction.key, token.fingerprint))
-        if outcome.unsaved is None:
-            await self._unsaved.give_up(outdated)
-        return token
-
-    async def _sign_out(self) -> None:
-        await self._transaction.sign_out()
-        self._epoch += 1
-        self.cache.forget()
-        self._report(events.SignedOut(self._transaction.key))
-        await self._unsaved.give_up()
-
-    def _on_superseded(self, state: TokenState | None) -> None:
-        """Serve a newer state instead of the token that came too late to be stored."""
-        if state is None or state.token is None:
-            self.cache.forget()
-        elif state.token != self.cache.token:
-            self._publish(Outcome(state), have=None)
+        with contextlib.suppress(StoreError):
+            await self._record.settle()
+        saving = self._saving
+        while tasks := self._tasks.running - ({saving} if saving is not None else set()):
+            for task in tasks:
+                await task.drain()
+        with contextlib.suppress(StoreError):
+            await self._record.settle()
 
     def __repr__(self) -> str:
-        return f"<RefreshCoordinator of {self._transaction.key}, {len(self._tasks.running)} running>"
+        return f"<RefreshCoordinator of {self._record.key}, {len(self._tasks.running)} running>"
 
 
-async def _cancel_at_once(_nothing: None) -> None:
-    """Closing runs in the caller's own task: if that is cancelled, the cancellation is raised at once."""
+async def _nothing(_result: None) -> None:
+    """What closing has done stays done."""

@@ -1,34 +1,97 @@
-"""What to do with a stored state, decided without doing it. Pure; `transaction.py` acts on it.
+"""What to do about a key, decided without doing it. Pure; `transaction.py` acts on it.
 
-`decide` looks at the state and returns one of four steps. Read its body from top to bottom: the order is
-the policy.
+`decide` looks at what is stored and at what this process remembers, and returns one step. Read its body
+from top to bottom: the order is the policy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..errors import GrantLost, GrantRejected, SignedOut, SignInRequired
-from ..policy import Policy
-from ..providers.protocol import Credential, Provider
-from .schedule import judge
-from .state import Attempt, Rejection, TokenState
+from ..errors import (
+    ConfigurationError,
+    GrantLost,
+    GrantRejected,
+    InvalidTokenResponse,
+    OutcomeUnknown,
+    RateLimited,
+    SignedOut,
+    SignInRequired,
+    TokenSessionError,
+    TokenUnavailable,
+)
+from ..policy import (
+    FORCE_INTERVAL,
+    MEMORY_LIFE,
+    REPEAT_WITHIN,
+    RESTORE_WAIT,
+    Freshness,
+    Policy,
+)
+from ..providers.protocol import Credential, Identity, Provider
+from .outcomes import Sent
+from .schedule import deadlines, forced_refresh_delay, request_limit
+from .state import Failures, Now, Rejection, TokenState, keeping, merged
 
 __all__ = [
     "Fail",
-    "Note",
+    "Hold",
     "Redeem",
+    "Restore",
     "Serve",
     "Step",
+    "View",
+    "Wait",
+    "Want",
     "decide",
-    "effective_state",
+    "foreign",
+    "freshness",
+    "identity_of",
+    "is_new",
+    "resolved",
     "single_use",
-    "supersedes",
-    "with_rejection",
-    "with_unknown_outcome",
-    "yields_to_sign_in",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a refresh is to bring.
+
+    A token of a higher order than `have` (None: any), with other bytes than the one with the fingerprint
+    `unauthorized`, which got a 401. `force`: although there is a remembered refusal or a pause. `background`:
+    no caller waits for it.
+    """
+
+    have: tuple[int, int] | None = None
+    unauthorized: str | None = None
+    force: bool = False
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything that a decision depends on.
+
+    `stored` is the record, and `memory` the highest state that this process has seen, at `seen_at`. `local`
+    are failures that are not shared. `has_served`: this process has had a token of this key. `missing_since`:
+    when the record was first found to be gone. `claimed`:
+    the claim is held, and `interrupted` seconds ago an earlier holder sent a request and never ended.
+    """
+
+    stored: TokenState | None
+    memory: TokenState | None
+    want: Want
+    now: Now
+    provider: Provider
+    policy: Policy
+    fingerprint: Callable[[Credential], str]
+    seen_at: float = 0.0
+    local: Failures | None = None
+    has_served: bool = False
+    missing_since: float | None = None
+    claimed: bool = False
+    interrupted: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +102,56 @@ class Serve:
 
 
 @dataclass(frozen=True, slots=True)
-class Redeem:
-    """Send the credential.
-
-    `stored` is the state in which to note a rejection or an unknown outcome. `origin` is what a new token
-    descends from. `replay`: the credential has been sent before, and the outcome is unknown.
-    """
-
-    credential: Credential
-    stored: TokenState
-    origin: tuple[str, str]
-    replay: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Commit this state first, then look again: it must be stored before anything is sent."""
+class Hold:
+    """Use the token in this state until it is ENDING: the refresh token may be spent."""
 
     state: TokenState
 
 
 @dataclass(frozen=True, slots=True)
+class Restore:
+    """The store went back, or lost the record: write this state, then look again."""
+
+    state: TokenState
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Send nothing before `until` (boot clock). If a caller cannot wait so long, raise `error`.
+
+    `limit` is the limit of token requests in an hour, if that is why.
+    """
+
+    until: float
+    error: TokenSessionError
+    limit: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Fail:
-    """Raise this. No token request."""
+    """Raise this. No token request. `note`: a state to store first, if the claim is held."""
 
-    error: SignInRequired
+    error: TokenSessionError
+    note: TokenState | None = None
 
 
-Step = Serve | Redeem | Note | Fail
+@dataclass(frozen=True, slots=True)
+class Redeem:
+    """Send the credential, under the claim.
+
+    `state` is where to note what comes of it, failures of others included. `starts`: it starts a new lineage,
+    with this sign-in number.
+    """
+
+    credential: Credential
+    state: TokenState
+    sent: Sent
+    starts: int | None = None
+    unauthorized: bool = False
+    forced: bool = False
+
+
+Step = Serve | Hold | Restore | Wait | Fail | Redeem
 
 
 def single_use(credential: Credential, provider: Provider) -> bool:
@@ -74,139 +159,292 @@ def single_use(credential: Credential, provider: Provider) -> bool:
     return provider.rotates or credential.grant_type == "authorization_code"
 
 
-def effective_state(stored: TokenState, configured: Credential | None) -> TokenState:
-    """The state that counts: the stored one, unless your configuration has another credential.
+def identity_of(provider: Provider) -> Identity | None:
+    """Whose tokens this provider's are, if it says."""
+    identity = getattr(provider, "identity", None)
+    return identity if isinstance(identity, Identity) else None
 
-    If the configured credential is the one that the stored state descends from, the store wins: it has
-    rotated since. If it is another one, you have signed in again, so neither the stored token nor a
-    sign-out counts. A stored rejection or unknown outcome still does: it names one credential.
+
+def freshness(state: TokenState, policy: Policy, now: Now) -> Freshness:
+    """How close its token is to its end. EXPIRED without one that may be used."""
+    if state.servable is None:
+        return Freshness.EXPIRED
+    return deadlines(state.servable, state.obtained, policy).freshness(now.wall, now.boot)
+
+
+def decide(view: View) -> Step:
+    """The next step of a refresh."""
+    stored, memory, now = view.stored, view.memory, view.now
+    if stored is not None and (problem := foreign(stored, view.provider)):
+        return Fail(problem)
+    if stored is None and memory is not None:
+        return _missing(view, memory)
+    if stored is not None and memory is not None and stored.order < memory.order:
+        # It may have gone back from a still higher one, whose refresh has spent our refresh token.
+        memory = _unknown_since(memory, view, "The store went back to an older record.", memory.obtained)
+        return Restore(keeping(memory, stored))
+
+    state = merged(stored, memory) if stored is not None else TokenState()
+    configured = view.provider.credential
+    starts = configured is not None and is_new(configured, state, has_served=view.has_served)
+    if state.signed_out and not starts:
+        return Fail(SignedOut("This key is signed out."))
+
+    # A usable token that is newer than the one to replace: another task or process was faster.
+    fresh = freshness(state, view.policy, now) if not starts else Freshness.EXPIRED
+    token = state.servable if not starts else None
+    want = view.want
+    newer = want.have is None or state.order > want.have
+    if token is not None and fresh.usable and newer and token.fingerprint != want.unauthorized:
+        return Serve(state)
+
+    if not starts and configured is not None and not fresh.usable and _rolled_back(configured, state, view):
+        starts = True
+    credential = configured if starts else _credential(state, configured, view)
+    if credential is None:
+        return Fail(_nothing_left(state, configured))
+    is_code = credential.grant_type == "authorization_code"
+    if is_code and not starts and state.has_redeemed(credential.fingerprint):
+        return _sent_before(credential, state, view)
+    return _may_send(credential, state, fresh, view, starts=starts)
+
+
+def _may_send(
+    credential: Credential, state: TokenState, fresh: Freshness, view: View, *, starts: bool
+) -> Step:
+    """Whether this credential may be sent now."""
+    want, now, policy = view.want, view.now, view.policy
+    token = None if starts else state.servable
+    unauthorized = token is not None and token.fingerprint == want.unauthorized
+    if unauthorized and token is not None:
+        spacing = forced_refresh_delay(state.forced, token.lifetime, policy)
+        if now.boot - state.obtained < spacing:
+            return Serve(state)  # from a 401 itself: the API rejects every token
+    force = want.force and now.boot - state.force_at >= FORCE_INTERVAL
+    if want.force and not force and fresh.usable:
+        return Serve(state)  # there has been one a moment ago
+    if state.problem and not starts and not force:
+        lifetime = state.token.lifetime if state.token is not None else 0.0
+        if now.boot - state.obtained < (3600.0 if lifetime is None else lifetime):
+            return Fail(InvalidTokenResponse(state.problem, granted=True, intact=_PROBLEM_INTACT))
+
+    name, request = credential.fingerprint, view.fingerprint(credential)
+    rejection = state.rejection_of(name, request)
+    if rejection is not None and not force and (rejection.certain or rejection.until > now.boot):
+        return Fail(_rejected_before(rejection))
+
+    single = single_use(credential, view.provider)
+    if view.interrupted is not None and single:
+        state = _unknown_since(
+            state, view, "Its process ended before the answer.", now.boot - view.interrupted, name
+        )
+    failures = state.failures_of(name)
+    if single and failures is not None and failures.unknown and token is not None and not unauthorized:
+        soon = view.provider.replay_leeway if fresh is Freshness.FRESH else REPEAT_WITHIN
+        repeat = failures.unknown == 1 and soon > 0 and now.boot - failures.last <= soon
+        if fresh.usable and not repeat and not force:
+            return Hold(state)
+    for reason in (failures, view.local):
+        if reason is None or (force and not reason.requested):
+            continue
+        until = reason.background_until if want.background else reason.until
+        if until > now.boot:
+            return Wait(until, _paused(reason, until - now.boot))
+    limit = request_limit(token.lifetime if token is not None else None, policy)
+    level, half = state.requests_used(limit, now.boot), limit / 2
+    if level + 1 > half:
+        until = now.boot + (level + 1 - half) * 3600 / half
+        return Wait(
+            until,
+            RateLimited(
+                f"More than {limit:g} token requests within an hour: no further one is sent for now.",
+                retry_after=until - now.boot,
+                todo="Find out what causes them. Policy(requests_per_hour=...) sets the limit.",
+            ),
+            limit,
+        )
+    usable_for = 0.0
+    if token is not None:
+        usable_for = deadlines(token, state.obtained, policy).usable_for(now.wall, now.boot)
+    starting = max(state.number, view.memory.number if view.memory is not None else 0) + 1 if starts else None
+    sent = Sent(name, request, single, 0.0 if unauthorized else usable_for)
+    return Redeem(credential, state, sent, starting, unauthorized, force)
+
+
+# -- the record and the memory --------------------------------------------------------------------------
+
+
+def foreign(state: TokenState, provider: Provider) -> ConfigurationError | None:
+    """An error if this state belongs to another provider, environment, client, server or scope."""
+    theirs, ours = state.identity, identity_of(provider)
+    if theirs is None or ours is None or state.token is None:  # without a token, nothing can cross over
+        return None
+    for name in ("provider", "environment", "client_id", "origin", "scope"):
+        stored, configured = getattr(theirs, name), getattr(ours, name)
+        if not stored or not configured or stored == configured:
+            continue
+        if name == "scope":
+            todo = "Use one key for each scope, and sign in once for each."
+        else:
+            todo = "Use one key for each. To replace the other sign-in, call source.sign_in(...)."
+        return ConfigurationError(
+            f"This key holds the sign-in of another {name.replace('_', ' ')}: "
+            f"{stored!r} is stored, and {configured!r} is configured.",
+            intact="Nothing was sent, and the stored sign-in is unchanged.",
+            todo=todo,
+        )
+    return None
+
+
+def _missing(view: View, memory: TokenState) -> Step:
+    """The record is gone. A sign-out leaves a tombstone, so this is a loss of data: write ours back."""
+    now, configured = view.now, view.provider.credential
+    if now.boot - view.seen_at > MEMORY_LIFE:
+        if configured is not None and not single_use(configured, view.provider):
+            nothing = TokenState(number=memory.number)
+            return _may_send(configured, nothing, Freshness.EXPIRED, view, starts=True)
+        return Fail(
+            SignInRequired(
+                "The stored record is gone, and what this process remembers of it is more than a week old."
+            )
+        )
+    since = now.boot if view.missing_since is None else view.missing_since
+    expired = freshness(memory, view.policy, now) is Freshness.EXPIRED
+    if view.provider.rotates and expired and memory.token is not None and now.boot - since < RESTORE_WAIT:
+        # Another process may have refreshed since, and then ours is spent. It writes its own back.
+        until = since + RESTORE_WAIT
+        return Wait(
+            until,
+            TokenUnavailable(
+                "The stored record is gone. Another process may have a newer token than this one.",
+                retry_after=until - now.boot,
+            ),
+        )
+    return Restore(_unknown_since(memory, view, "The store lost the record.", memory.obtained))
+
+
+def resolved(mine: TokenState, stored: TokenState | None) -> TokenState | None:
+    """What to store if `stored` is there instead of the state that `mine` was made from.
+
+    None: the stored one counts. On a tie the store wins, because others may have seen it already.
     """
-    if configured is None or stored.configured == configured.fingerprint:
-        return stored
-    return replace(stored, configured=configured.fingerprint, sign_in="", token=None, signed_out=False)
+    if stored is None or stored.order < mine.order:
+        return keeping(mine, stored)
+    return None
 
 
-def _credential(state: TokenState, configured: Credential | None) -> Credential | None:
-    if state.token is not None and state.token.refresh_token:
-        return Credential("refresh_token", state.token.refresh_token)
+def _unknown_since(
+    state: TokenState, view: View, reason: str, at: float, credential: str | None = None
+) -> TokenState:
+    """This state, after a request whose outcome is unknown.
+
+    Without a `credential`: after someone else's, at some time, so that an early repetition makes no sense.
+    """
+    times = 1
+    if credential is None:
+        token = state.token
+        if token is None or not token.refresh_token or not view.provider.rotates:
+            return state
+        credential, times = Credential("refresh_token", token.refresh_token).fingerprint, 2
+    before = state.failures_of(credential) or Failures(credential, since=at, last=at, until=at)
+    return replace(
+        state, failures=replace(before, count=before.count + 1, unknown=before.unknown + times, reason=reason)
+    )
+
+
+# -- credentials ----------------------------------------------------------------------------------------
+
+
+def is_new(configured: Credential, state: TokenState, *, has_served: bool) -> bool:
+    """Whether the configured credential starts a new lineage: it has been configured since.
+
+    A process that has had a token is past its configured credential: another lineage is a newer sign-in.
+    """
+    name = configured.fingerprint
+    known = name == state.configured or name in state.superseded or state.has_redeemed(name)
+    return not known and not has_served
+
+
+def _rolled_back(configured: Credential, state: TokenState, view: View) -> bool:
+    """Whether to use a superseded configuration again, because the one after it is rejected."""
+    if configured.grant_type != "refresh_token" or configured.fingerprint not in state.superseded:
+        return False
+    if state.rejection_of(configured.fingerprint, view.fingerprint(configured)) is not None:
+        return False
+    current = _credential(state, None, view)
+    return current is not None and (
+        state.rejection_of(current.fingerprint, view.fingerprint(current)) is not None
+    )
+
+
+def _credential(state: TokenState, configured: Credential | None, view: View) -> Credential | None:
+    """The credential to go on with."""
+    token = state.token
+    if token is not None and token.refresh_token:
+        current = Credential("refresh_token", token.refresh_token)
+        if state.previous:
+            # The new one came with a response that we could not use. If it does not work, the old one may.
+            previous = Credential("refresh_token", state.previous)
+            rejected = state.rejection_of(current.fingerprint, view.fingerprint(current))
+            if rejected and not state.rejection_of(previous.fingerprint, view.fingerprint(previous)):
+                return previous
+        return current
     # A configured code has been redeemed if there is a token from it. A refresh token may still be valid.
-    if configured is not None and (state.token is None or configured.grant_type == "refresh_token"):
+    if configured is not None and (token is None or configured.grant_type == "refresh_token"):
         return configured
     return None
 
 
-def with_unknown_outcome(stored: TokenState, credential: Credential, at: float) -> TokenState:
-    """The stored state after one more request whose outcome is unknown."""
-    earlier = stored.attempt
-    if earlier is None or earlier.credential != credential.fingerprint:
-        return replace(stored, attempt=Attempt(credential.fingerprint, at))
-    return replace(stored, attempt=replace(earlier, replays=earlier.replays + 1))
+def _sent_before(credential: Credential, state: TokenState, view: View) -> Step:
+    """The configured code has been sent, and there is no token from it."""
+    name, request = credential.fingerprint, view.fingerprint(credential)
+    rejection = state.rejection_of(name, request)
+    if rejection is not None:
+        return Fail(_rejected_before(rejection) if rejection.code else _sent_and_lost(rejection.reason))
+    if any(each.credential == name and each.code for each in state.rejections):
+        # It was answered, and the configuration has changed since: once more.
+        return _may_send(credential, state, Freshness.EXPIRED, view, starts=True)
+    if view.claimed:
+        failures = state.failures_of(name)
+        reason = failures.reason if failures is not None else "the process that sent it has ended."
+        lost = Rejection(name, request=request, lost=True, reason=reason)
+        return Fail(_sent_and_lost(reason), note=state.with_rejection(lost))
+    # Perhaps it is on its way right now: its sender holds the claim.
+    return Redeem(credential, state, Sent(name, request, True, 0.0))
 
 
-def with_rejection(stored: TokenState, credential: Credential, code: str) -> TokenState:
-    """The stored state after the provider has rejected this credential.
+# -- errors ---------------------------------------------------------------------------------------------
 
-    Nothing else in it changes. During a rolling deployment a process with the old configuration may be
-    rejected while the record descends from the new sign-in.
-    """
-    attempt = stored.attempt
-    if attempt is not None and attempt.credential == credential.fingerprint:
-        attempt = None
-    return replace(stored, attempt=attempt, rejection=Rejection(credential.fingerprint, code))
+_PROBLEM_INTACT = "The token is stored, with the next refresh token, and is not used."
 
 
-def supersedes(
-    stored: TokenState | None, before: TokenState, credential: Credential, provider: Provider
-) -> bool:
-    """Whether a token that this credential has just returned replaces what is stored now.
-
-    It does if it is the next generation after `before`, the state seen under the claim: if only notes have
-    been written since, or a state of another configured credential than ours. It yields to another token,
-    to a sign-out and to a deletion.
-    """
-    if stored is None:
-        return False
-    configured = provider.credential
-    pairs = (stored, before), (effective_state(stored, configured), effective_state(before, configured))
-    for state, seen in pairs:
-        usable = configured
-        if usable is not None and state.configured != usable.fingerprint:
-            usable = None
-        if not state.signed_out and state.token == seen.token and _credential(state, usable) == credential:
-            return True
-    return False
+def _rejected_before(rejection: Rejection) -> GrantRejected:
+    reason = rejection.reason or (rejection.code or "no code") + "."
+    kind = GrantLost if rejection.lost else GrantRejected
+    return kind(
+        f"The provider has rejected this credential before: {reason}",
+        code=rejection.code,
+        certain=rejection.certain,
+    )
 
 
-def yields_to_sign_in(
-    stored: TokenState, *, before: TokenState, late: bool, earlier: Collection[str] = ()
-) -> bool:
-    """Whether the stored state yields to a sign-in that saw `before` when it began.
-
-    A refresh that ended in between yields. A sign-out requested later does not.
-
-    `late`: the sign-in has returned without being stored. Since then there may have been another sign-in,
-    or a refresh of this one's token (its write may have been stored although the answer was an error). So
-    it replaces only a state that descends from the same origin as `before`, or from one of the `earlier`
-    sign-ins, which were unsaved themselves when it began.
-    """
-    older = stored.origin == before.origin or stored.sign_in in earlier
-    return not stored.signed_out and (older or not late)
+def _sent_and_lost(reason: str) -> GrantLost:
+    return GrantLost(
+        f"The code has been sent, and no token came back: {reason}",
+        intact="The code is not sent again, because it works once.",
+    )
 
 
-def decide(
-    stored: TokenState | None,
-    *,
-    provider: Provider,
-    policy: Policy,
-    have: str | None,
-    unauthorized: bool,
-    interrupted: float | None,
-    now: float,
-) -> Step:
-    """The next step of a refresh.
-
-    `have` is the fingerprint of the access token to replace, or None. `unauthorized`: the API answered 401
-    to it. `interrupted`: how many seconds ago an earlier holder of the claim began and never ended, or
-    None. `now`: the wall clock.
-    """
-    configured = provider.credential
-    stored = stored or TokenState(configured=configured.fingerprint if configured else "")
-    # A process that has had a token is past its configured credential: a record from another one is a newer
-    # sign-in, not an older configuration. During a rolling deployment this prevents spent credentials
-    # from being sent again.
-    state = effective_state(stored, configured) if have is None else stored
-    if configured is not None and state.configured != configured.fingerprint:
-        configured = None
-    if state.signed_out:
-        return Fail(SignedOut("This key is signed out."))
-
-    token = state.token
-    usable = token is not None and judge(token, policy, now).usable
-    if usable and token is not None and token.fingerprint != have:
-        return Serve(state)  # another task or process was faster
-
-    credential = _credential(state, configured)
-    if credential is None:
-        return Fail(SignInRequired("There is no refresh token and no code to get a token with."))
-    name = credential.fingerprint
-    if state.rejection is not None and state.rejection.credential == name:
-        code = state.rejection.code or "no code"
-        return Fail(GrantRejected(f"The provider has rejected this credential before ({code}).", code=code))
-
-    if single_use(credential, provider):
-        if interrupted is not None:
-            return Note(with_unknown_outcome(stored, credential, now - interrupted))
-        attempt = state.attempt
-        if attempt is not None and attempt.credential == name:
-            still_valid = usable and not unauthorized
-            if attempt.replays:
-                return Serve(state) if still_valid else Fail(_lost())
-            permitted = provider.replay_leeway > 0 and 0 <= now - attempt.at <= provider.replay_leeway
-            if still_valid and not permitted:
-                return Serve(state)  # the refresh token may be spent: use this token while it lasts
-            return Redeem(credential, stored, state.origin, replay=True)
-    return Redeem(credential, stored, state.origin, replay=False)
+def _paused(failures: Failures, seconds: float) -> TokenUnavailable:
+    happened = f"Token requests are paused, after one that failed: {failures.reason or 'reason unknown'}"
+    kind = RateLimited if failures.requested else OutcomeUnknown if failures.unknown else TokenUnavailable
+    error = kind(happened, retry_after=seconds)
+    if failures.unknown:
+        error.intact = OutcomeUnknown.intact
+    return error
 
 
-def _lost() -> GrantLost:
-    return GrantLost("Two token requests with this refresh token got no answer, so it is probably spent.")
+def _nothing_left(state: TokenState, configured: Credential | None) -> SignInRequired:
+    if configured is not None and configured.grant_type == "authorization_code" and state.token is not None:
+        return SignInRequired("The code has been redeemed, and the provider gave no refresh token with it.")
+    return SignInRequired("There is no refresh token and no code to get a token with.")

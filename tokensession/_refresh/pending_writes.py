@@ -1,168 +1,250 @@
-"""Writes that must not be lost: what could not be stored is written again until it is.
+"""Writes that must not be lost: a new token, a sign-in. They are repeated until they are stored.
 
-That is a new token, which is served from memory until then, or a note about the outcome of a token request.
-The refresh token in the store may be spent, so nothing may be redeemed from it: a refresh first calls
-`once`, and fails if that fails. `until_done` goes on in the background. If its event loop ends, the next
-refresh, in whatever loop, takes over.
+`save` says what has become of a state: `Stored`, `Pending` or `Superseded`. A pending state is served from
+memory. Nothing is redeemed from the store until it is stored, because the refresh token there is spent: its
+claim stays held, and a refresh first calls `retry`.
+
+There is at most one pending state for each key: the highest. A sign-in that comes after it replaces it.
+
+Notes (a rejection, a pause) are not among these writes. If one is lost, one more token request is made.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from .. import events
-from ..clock import Clock
-from ..errors import StoreError, Superseded
-from ..policy import Policy
-from ..stores.protocol import Record
-from ..token import Token
+from .. import errors, events
+from ..errors import StoreCorrupt, StoreError, StoreUnavailable
+from ..stores.protocol import ANY, AnyVersion, Claim
+from .decide import resolved
 from .schedule import back_off
-from .single_flight import SharedTask
-from .state import TokenState, decode
+from .state import TokenState, keeping
+from .store_access import Seen, StoreAccess
 
-__all__ = ["PendingWrite", "PendingWrites", "Unsaved"]
+__all__ = ["Pending", "PendingWrites", "Result", "Stored", "Superseded"]
+
+_ROUNDS = 8  # writes; each further one means that another process has just written
 
 
 @dataclass(frozen=True, slots=True)
-class Unsaved:
-    """What could not be stored. `save` tries once more; `give_up` releases the claim.
+class Stored:
+    """It is stored."""
 
-    `token` is None for a note.
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """It is not stored, because the store failed. It is tried again."""
+
+    error: StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Something newer is stored, and counts."""
+
+    seen: Seen
+
+
+Result = Stored | Pending | Superseded
+
+
+@dataclass(slots=True)
+class _Write:
+    """A state on its way into the store.
+
+    `claim` is the claim that it is committed with. Once that was superseded it is `committed`: the claim is
+    still held, and `expect` is the version that is replaced, as it is without a claim.
+    `signs_in`: the highest sign-in number that its sign-in saw when it began. It replaces what is of that
+    number or lower. Until it is late (it has returned without being stored), it also replaces another
+    sign-in; only a later sign-out wins.
     """
 
-    token: Token | None
-    save: Callable[[], Awaitable[Record]]
-    give_up: Callable[[], Awaitable[None]]
+    state: TokenState
+    claim: Claim | None
+    committed: bool
+    expect: str | AnyVersion | None
+    signs_in: int | None
+    late: bool = False
 
-
-class PendingWrite:
-    """One unsaved thing, from the failed write to its end.
-
-    `on_superseded` is called with the newer state that is stored instead, or None if it was deleted.
-    `outdated` is set when there has been a sign-in since: then what is stored instead does not matter here.
-    """
-
-    __slots__ = ("_key", "_on_superseded", "_report", "_unsaved", "done", "outdated", "trying")
-
-    def __init__(
-        self,
-        unsaved: Unsaved,
-        key: str,
-        report: Callable[[events.Event], None],
-        on_superseded: Callable[[TokenState | None], None],
-        *,
-        outdated: bool = False,
-    ) -> None:
-        self._unsaved = unsaved
-        self._key = key
-        self._report = report
-        self._on_superseded = on_superseded
-        self.done = False
-        self.outdated = outdated
-        self.trying: SharedTask[None] | None = None
-        """The task of `until_done`. It has nothing left to wait for when another try was faster."""
-
-    @property
-    def token(self) -> Token | None:
-        """The token to store, or None for a note."""
-        return self._unsaved.token
-
-    async def once(self) -> None:
-        """One more try. Afterwards it is stored, or outdated. Raises `StoreError` if the try fails."""
-        if self.done:
-            return
-        try:
-            await self._unsaved.save()
-        except Superseded as newer:
-            if not (self.done or self.outdated):
-                self._on_superseded(decode(newer.record.data) if isinstance(newer.record, Record) else None)
-        else:
-            if self.done:
-                return
-            self.done = True
-            token = self._unsaved.token
-            self._report(events.Saved(self._key, token.fingerprint if token is not None else None))
-        await self.give_up()
-
-    async def until_done(self, clock: Clock, policy: Policy) -> None:
-        """Try again with back-off, and report each failure."""
-        tries = 1
-        while not self.done:
-            await clock.sleep(back_off(tries, 0.0, policy, clock.jitter()))
-            tries += 1
-            try:
-                await self.once()
-            except StoreError as error:
-                self._report(events.SaveFailed(self._key, type(error).__name__, str(error), tries))
-
-    async def give_up(self) -> None:
-        """It is stored, or something newer is: release the claim."""
-        self.done = True
-        trying, self.trying = self.trying, None
-        if trying is not None and not (trying.current or trying.orphaned):
-            trying.cancel()
-        await self._unsaved.give_up()
-
-    def __repr__(self) -> str:
-        return f"<PendingWrite {self._unsaved.token or 'of a note'!r} {'done' if self.done else 'pending'}>"
+    def over(self, stored: TokenState) -> TokenState | None:
+        """What to write instead of `stored`, or None if that counts."""
+        if self.signs_in is None:
+            return resolved(self.state, stored)
+        if stored.number > self.signs_in and (stored.signed_out or self.late):
+            return None
+        number = max(self.state.number, stored.number + 1)
+        return keeping(replace(self.state, number=number), stored)
 
 
 class PendingWrites:
-    """All pending writes of one key, oldest first. Used in one event loop."""
+    """The writes of one key, in one event loop at a time."""
 
-    __slots__ = ("_writes",)
+    __slots__ = ("_access", "_claims", "_pending", "_report", "_tries")
 
-    def __init__(self) -> None:
-        self._writes: list[PendingWrite] = []
+    def __init__(self, access: StoreAccess, report: Callable[[events.Event], None]) -> None:
+        self._access = access
+        self._report = report
+        self._pending: _Write | None = None
+        self._claims: list[Claim] = []
+        self._tries = 0
 
     @property
-    def pending(self) -> bool:
-        """Whether there are any."""
-        return not all(write.done for write in self._writes)
+    def pending(self) -> TokenState | None:
+        """The state that is still to be stored."""
+        return self._pending.state if self._pending is not None else None
 
     @property
-    def tokens(self) -> frozenset[str]:
-        """The fingerprints of the tokens among them."""
-        return frozenset(write.token.fingerprint for write in self._writes if write.token is not None)
+    def holds_claims(self) -> bool:
+        """Whether a claim stays held for what is pending."""
+        return bool(self._claims)
 
-    def add(self, write: PendingWrite) -> PendingWrite:
-        """Add one, and return it."""
-        self._writes.append(write)
-        return write
+    def holds(self, claim: Claim) -> bool:
+        """Whether this claim stays held until its state is stored."""
+        return any(each is claim for each in self._claims)
 
-    def outdate(self) -> tuple[PendingWrite, ...]:
-        """There has been a sign-in. Returns the writes that it outdates: call `give_up` once it is stored.
+    async def save(
+        self,
+        state: TokenState,
+        *,
+        claim: Claim | None = None,
+        expect: str | AnyVersion | None = ANY,
+        signs_in: int | None = None,
+    ) -> Result:
+        """Store this state, by committing the claim or instead of the version `expect`. Ends the claim.
 
-        Until then they stay, because the refresh token in the store may be spent and they hold its claim.
+        A cancellation may come before the write has begun (a closing event loop cancels all its tasks), so
+        the write is made once more before the cancellation is raised.
         """
-        for write in self._writes:
-            write.outdated = True
-        return tuple(self._writes)
+        write = _Write(state, claim, claim is None, expect, signs_in)
+        stopped: asyncio.CancelledError | None = None
+        for _ in range(2):
+            try:
+                result: Result = await self._write(write)
+            except asyncio.CancelledError as error:
+                stopped = error
+                continue
+            except StoreError as error:
+                self._keep(write)
+                self._report(events.SaveFailed(self._access.key, type(error).__name__, str(error), 1))
+                result = Pending(error)
+            if not isinstance(result, Pending):
+                await self._done(result.seen.state)
+                if claim is not None and write.committed:
+                    await self._access.abandon(claim)
+            if stopped is not None:
+                raise stopped
+            return result
+        self._keep(write)
+        raise stopped or asyncio.CancelledError
 
-    async def save_all(self) -> None:
-        """Store all of them. Raises `StoreError` if one cannot be stored."""
-        while self._writes:
-            write = self._writes[0]
-            await write.once()
-            self._drop(write)
+    async def retry(self) -> Result | None:
+        """Try to store what is pending. Raises `StoreError` if that fails. None if there is nothing."""
+        write = self._pending
+        if write is None:
+            return None
+        result = await self._write(write)
+        if self._pending is write:
+            if isinstance(result, Stored):
+                token = write.state.token
+                self._report(events.Saved(self._access.key, token.fingerprint if token is not None else None))
+            if isinstance(result, Superseded):
+                self._pending = None  # whatever its order: a late sign-in yields
+            await self._done(result.seen.state)
+        return result
 
-    async def try_all(self) -> None:
-        """Try each of them once more, and ignore failures."""
-        for write in tuple(self._writes):
-            with contextlib.suppress(StoreError):
-                await write.once()
+    async def until_stored(self) -> Result | None:
+        """Try again with back-off, and report each failure."""
+        clock, policy = self._access.clock, self._access.policy
+        began = clock.boot()
+        while self._pending is not None:
+            lasting = clock.boot() - began
+            await clock.sleep(back_off(self._tries, lasting, 0.0, policy, clock.jitter()))
+            try:
+                return await self.retry()
+            except StoreError as error:
+                self._tries += 1
+                event = events.SaveFailed(self._access.key, type(error).__name__, str(error), self._tries)
+                self._report(event)
+        return None
 
-    async def give_up(self, writes: tuple[PendingWrite, ...] | None = None) -> None:
-        """Something newer than these (by default all) is stored, or no one is left to try again."""
-        for write in tuple(self._writes) if writes is None else writes:
-            await write.give_up()
-            self._drop(write)
+    async def release_claims(self) -> None:
+        """Let other processes refresh, although something is pending: this process is closing."""
+        claims, self._claims = self._claims, []
+        if self._pending is not None:
+            self._pending.claim, self._pending.committed = None, True
+        for claim in claims:
+            await self._access.abandon(claim)
 
-    def _drop(self, write: PendingWrite) -> None:
-        with contextlib.suppress(ValueError):  # another task was faster
-            self._writes.remove(write)
+    def _keep(self, write: _Write) -> None:
+        """Keep the higher one of this and what is pending already."""
+        if write.claim is not None:
+            self._claims.append(write.claim)
+        write.late = True
+        if self._pending is None or self._pending.state.order <= write.state.order:
+            self._pending = write
+            self._tries = 1
 
-    def __repr__(self) -> str:
-        return f"<PendingWrites {self._writes!r}>"
+    async def _done(self, stored: TokenState) -> None:
+        """This state, or a higher one, is stored: drop what is pending below it."""
+        if self._pending is not None and self._pending.state.order <= stored.order:
+            self._pending = None
+        if self._pending is None and self._claims:
+            await self.release_claims()
+
+    async def _write(self, write: _Write) -> Stored | Superseded:
+        """One write, or several if others write at the same time."""
+        access = self._access
+        if write.late and write.expect is ANY and (seen := await self._replacing_damaged(write)) is not None:
+            return Superseded(seen)
+        for _ in range(_ROUNDS):
+            try:
+                if write.claim is not None and not write.committed:
+                    record = await access.commit(write.claim, write.state)
+                else:
+                    record = await access.put(write.state, write.expect)
+                return Stored(Seen(record.version, write.state))
+            except errors.Superseded as newer:
+                write.committed, write.expect = True, getattr(newer.record, "version", None)
+                try:
+                    seen = access.newer(newer)
+                except StoreCorrupt:
+                    continue  # write over it
+                if seen is None:
+                    continue  # deleted: a token is not thrown away with its record
+                stored = seen.state
+                if (
+                    stored.order == write.state.order
+                    and stored.token is not None
+                    and _same(stored, write.state)
+                ):
+                    return Stored(seen)  # our own, from an earlier try that got no answer
+                over = write.over(stored)
+                if over is None:
+                    return Superseded(seen)
+                write.state = over
+        raise StoreUnavailable(f"The record changed {_ROUNDS} times while a new token was being stored.")
+
+    async def _replacing_damaged(self, write: _Write) -> Seen | None:
+        """A sign-in was to replace a damaged record, and is late: what counts instead by now, if anything."""
+        try:
+            seen = await self._access.load()
+        except StoreCorrupt:
+            return None
+        if seen is not None and write.over(seen.state) is None:
+            return seen
+        write.expect = seen.version if seen is not None else None
+        return None
+
+
+def _same(one: TokenState, other: TokenState) -> bool:
+    """Whether these are the same token, of the same sign-in."""
+    if one.token is None or other.token is None or one.signed_out != other.signed_out:
+        return False
+    return (one.token.access_token, one.token.refresh_token) == (
+        other.token.access_token,
+        other.token.refresh_token,
+    )

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..policy import BACK_OFF_FLOOR, FORCED_REFRESH_MAX, Freshness, Policy
+from ..policy import (
+    FORCED_REFRESH_MAX,
+    LOOK_INTERVAL,
+    SHORTEST_DRAW,
+    UNKNOWN_PAUSE,
+    UNKNOWN_PAUSE_MAX,
+    UNKNOWN_TRIES,
+    Freshness,
+    Policy,
+)
 from ..token import Token
 
 __all__ = [
@@ -12,9 +21,12 @@ __all__ = [
     "Deadlines",
     "back_off",
     "deadlines",
+    "doubled",
     "forced_refresh_delay",
-    "judge",
+    "look_interval",
     "refresh_interval",
+    "request_limit",
+    "unknown_pause",
 ]
 
 
@@ -59,32 +71,24 @@ def _leads(lifetime: float, policy: Policy, jitter: float) -> tuple[float, float
     return max(due, ending), ending
 
 
-def judge(token: Token, policy: Policy, now: float, *, jitter: float = 0.0) -> Freshness:
-    """The freshness of a token by the wall clock alone. `jitter` is this process's draw, 0 to 1.
+def deadlines(token: Token, obtained: float, policy: Policy, *, jitter: float = 0.0) -> Deadlines:
+    """The deadlines of a token that was obtained at `obtained` on this process's boot clock.
 
-    A token without a stated lifetime is FRESH until a 401 says otherwise. A token with a lifetime of 0 or
-    less is EXPIRED: the callers who waited for it use it once.
+    `jitter` is this process's draw, 0 to 1. A token without a stated lifetime is FRESH until a 401 says
+    otherwise. A token with a lifetime of 0 or less is EXPIRED: the callers who waited for it use it once.
     """
-    return deadlines(token, policy, now, 0.0, jitter=jitter).freshness(now, 0.0)
-
-
-def deadlines(token: Token, policy: Policy, wall: float, boot: float, *, jitter: float = 0.0) -> Deadlines:
-    """The deadlines of this token, given what both clocks say now."""
     if token.lifetime is None:
         never = float("inf")
         return Deadlines(*[never] * 6)
     due, ending = _leads(token.lifetime, policy, jitter)
-    expires = token.obtained_at + token.lifetime
-    # After the wall clock was set back, a token from before seems to live longer than it was granted.
-    # No token does.
-    expires_boot = boot + min(expires - wall, token.lifetime)
+    wall, boot = token.obtained_at + token.lifetime, obtained + token.lifetime
     return Deadlines(
-        due_wall=expires - due,
-        due_boot=expires_boot - due,
-        ending_wall=expires - ending,
-        ending_boot=expires_boot - ending,
-        expired_wall=expires,
-        expired_boot=expires_boot,
+        due_wall=wall - due,
+        due_boot=boot - due,
+        ending_wall=wall - ending,
+        ending_boot=boot - ending,
+        expired_wall=wall,
+        expired_boot=boot,
     )
 
 
@@ -108,19 +112,49 @@ def forced_refresh_delay(forced: int, lifetime: float | None, policy: Policy) ->
     return min(FORCED_REFRESH_MAX, refresh_interval(lifetime, policy) * doublings)
 
 
-def back_off(failures: int, usable_for: float, policy: Policy, jitter: float) -> float:
+def back_off(failures: int, lasting: float, usable_for: float, policy: Policy, jitter: float) -> float:
     """Seconds to wait after the `failures`-th failure in a row (1, 2, …), with jitter.
 
     While the token is usable for `usable_for` seconds more, there is time. When it is not, callers are
-    waiting. The lowest tenth of the range is left out, so the token requests of a minute have a hard bound.
+    waiting: then the pause is a part of what the outage has lasted already, so that they wait little longer
+    than it lasts.
     """
-    doublings = 1 << min(max(failures, 1) - 1, 20)
     if usable_for > 0:
+        doublings = 1 << min(max(failures, 1) - 1, 20)
         cap = min(
             policy.usable_back_off * doublings,
             policy.usable_back_off_max,
             usable_for * policy.usable_back_off_fraction,
         )
     else:
-        cap = min(policy.waiting_back_off * doublings, policy.waiting_back_off_max)
-    return cap * max(jitter, BACK_OFF_FLOOR)
+        cap = max(policy.waiting_back_off, lasting * policy.waiting_back_off_fraction)
+        cap = min(cap, policy.waiting_back_off_max)
+    return cap * _draw(jitter)
+
+
+def unknown_pause(failures: int, lasting: float, policy: Policy, jitter: float) -> float:
+    """Seconds to wait after a request without an answer, if it may have spent its refresh token."""
+    longest = policy.waiting_back_off_max if failures <= UNKNOWN_TRIES else UNKNOWN_PAUSE_MAX
+    cap = min(max(UNKNOWN_PAUSE, lasting * policy.waiting_back_off_fraction), longest)
+    # A narrow range: too early, and the first request may still be on its way.
+    return cap * (0.75 + 0.2 * jitter)
+
+
+def doubled(first: float, longest: float, count: int) -> float:
+    """`first` after the first time, then twice as much each time, up to `longest`."""
+    return min(longest, first * (1 << min(max(count, 1) - 1, 20)))
+
+
+def _draw(jitter: float) -> float:
+    return SHORTEST_DRAW + (1 - SHORTEST_DRAW) * jitter
+
+
+def look_interval(jitter: float) -> float:
+    """Seconds between two looks at the store while callers wait."""
+    return LOOK_INTERVAL * _draw(jitter)
+
+
+def request_limit(lifetime: float | None, policy: Policy) -> float:
+    """The most token requests in any hour. A short-lived token needs more."""
+    needed = 0.0 if lifetime is None else 3 * 3600 / max(lifetime, 1.0)
+    return max(policy.requests_per_hour, needed)

@@ -7,6 +7,10 @@ references are weak). No one awaits that task: waiters wait for an event. So no 
 can reach the work, however it comes (`task.cancel()`, `wait_for`, `asyncio.timeout`, an anyio scope, a
 dying task group), and a cancelled waiter leaves nothing behind.
 
+A waiter may bound its wait. All bounds have the same length, so the waiters' deadlines are in order and one
+timer serves ten thousand of them. While the work is `queued` (it waits for its turn, and not for an answer),
+the deadlines move on with the clock.
+
 Mutable state: `_result` and `_error`. The task writes one of them just before it sets the event; waiters
 read them after it is set. One event loop, no lock. A shared task that is `done` must not be joined:
 `done` and the result change in the same step, so a caller that sees `done` false still gets the result.
@@ -17,24 +21,120 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context
 from typing import Any, Generic, TypeVar, cast
 
+from ..clock import Clock, Timer
 from ..errors import TokenSessionError, TokenUnavailable
 
-__all__ = ["SharedTask", "SharedTasks"]
+__all__ = ["SharedTask", "SharedTasks", "Waiters"]
 
 T = TypeVar("T")
+
+_LONGEST_QUEUE = 120.0  # seconds
+
+
+class Waiters:
+    """Callers that wait for a shared task, each for at most `bound` seconds of the clock.
+
+    Knows when the last of them joined, so that the work can tell for whom it is worth going on.
+    """
+
+    __slots__ = ("_bound", "_clock", "_paused", "_paused_at", "_timer", "_waiting", "latest")
+
+    def __init__(self, clock: Clock, bound: float) -> None:
+        self._clock = clock
+        self._bound = bound
+        self._waiting: deque[tuple[float, asyncio.Future[bool]]] = deque()
+        self._timer: Timer | None = None
+        self._paused = 0.0  # seconds that do not count
+        self._paused_at: float | None = None
+        self.latest: float = float("-inf")
+        """When the last of those who wait through failures joined (boot clock)."""
+
+    @contextlib.contextmanager
+    def queued(self) -> Iterator[None]:
+        """Meanwhile the waiters' time does not run, for at most `_LONGEST_QUEUE` seconds."""
+        self._paused_at = self._clock.boot()
+        try:
+            yield
+        finally:
+            self._paused += min(self._clock.boot() - self._paused_at, _LONGEST_QUEUE)
+            self._paused_at = None
+            if self._timer is not None:
+                self._timer.cancel()
+                with contextlib.suppress(RuntimeError):  # its event loop is gone
+                    self._arm()
+
+    def _now(self) -> float:
+        """The clock, without the seconds that do not count."""
+        now, paused = self._clock.boot(), self._paused
+        if self._paused_at is not None:
+            paused += min(now - self._paused_at, _LONGEST_QUEUE)
+        return now - paused
+
+    async def wait(self, *, patient: bool) -> bool:
+        """Return True when `release` is called, or False when the time is over."""
+        if patient:
+            self.latest = self._clock.boot()
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((self._now() + self._bound, future))
+        if self._timer is None:
+            self._arm()
+        return await future
+
+    def _arm(self) -> None:
+        while self._waiting and self._waiting[0][1].done():
+            self._waiting.popleft()
+        if not self._waiting:
+            self._timer = None
+            return
+        left = self._waiting[0][0] - self._now()
+        if self._paused_at is not None:  # time stands still, for so long at most
+            left += max(0.0, self._paused_at + _LONGEST_QUEUE - self._clock.boot())
+        self._timer = Timer(self._clock, max(left, 0.001), self._expire)
+
+    def _expire(self) -> None:
+        now = self._now()
+        while self._waiting and (self._waiting[0][0] <= now or self._waiting[0][1].done()):
+            _, future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(False)
+        self._arm()
+
+    def release(self) -> None:
+        """Wake all of them."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting:
+            _, future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(True)
 
 
 class SharedTask(Generic[T]):
     """Work that starts in the running event loop when you make this object.
 
-    `on_done` is called when the work is over, before any waiter runs. Keep a reference: see `SharedTasks`.
+    `on_done` is called when the work is over, before any waiter runs. `on_stopped` makes the error for the
+    waiters if the work is stopped. `waiters` bounds the waits of those
+    who use `wait_bounded`. Keep a reference: see `SharedTasks`.
     """
 
-    __slots__ = ("_error", "_event", "_loop", "_name", "_on_done", "_pid", "_result", "_task")
+    __slots__ = (
+        "_error",
+        "_event",
+        "_loop",
+        "_name",
+        "_on_done",
+        "_on_stopped",
+        "_pid",
+        "_result",
+        "_task",
+        "waiters",
+    )
 
     def __init__(
         self,
@@ -42,8 +142,12 @@ class SharedTask(Generic[T]):
         *,
         name: str,
         on_done: Callable[[SharedTask[T]], None] | None = None,
+        on_stopped: Callable[[], TokenSessionError] | None = None,
+        waiters: Waiters | None = None,
     ) -> None:
         self._on_done = on_done
+        self._on_stopped = on_stopped or _stopped
+        self.waiters = waiters
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._event = asyncio.Event()
@@ -52,7 +156,8 @@ class SharedTask(Generic[T]):
         self._name = name
         self._task: asyncio.Task[None] | None = None
         # An empty context: otherwise the work sees the first caller's variables and keeps them alive.
-        task = self._loop.create_task(self._run(work), name=name, context=Context())
+        # (Not by `create_task(context=...)`: some task factories do not know that.)
+        task = Context().run(self._loop.create_task, self._run(work), name=name)
         if not self.done:
             self._task = task
             # A task that is cancelled before its first step never enters `_run`.
@@ -66,7 +171,7 @@ class SharedTask(Generic[T]):
         except BaseException as error:
             # Only three things get here: a closing event loop, the end of the interpreter, and a close()
             # that has run out of time. A waiter's cancellation does not.
-            self._error = _stopped()
+            self._error = self._on_stopped()
             if not isinstance(error, asyncio.CancelledError):  # its traceback would keep this object alive
                 self._error.__cause__ = error
             raise
@@ -76,13 +181,15 @@ class SharedTask(Generic[T]):
     def _cancelled_early(self, work: Coroutine[Any, Any, T]) -> None:
         if not self.done:
             work.close()
-            self._error = _stopped()
+            self._error = self._on_stopped()
             self._finish()
 
     def _finish(self) -> None:
         self._task = None
         with contextlib.suppress(RuntimeError):  # the loop is closed, so there are no waiters to wake
             self._event.set()
+            if self.waiters is not None:
+                self.waiters.release()
         if self._on_done is not None:
             self._on_done(self)
 
@@ -102,6 +209,11 @@ class SharedTask(Generic[T]):
         return self._loop is not asyncio.get_running_loop()
 
     @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The task of the work, until it is over."""
+        return self._task
+
+    @property
     def current(self) -> bool:
         """Whether this code runs inside it."""
         try:
@@ -115,6 +227,18 @@ class SharedTask(Generic[T]):
         One exception object raised in a thousand tasks would collect all their tracebacks.
         """
         await self._event.wait()
+        return self._outcome()
+
+    async def wait_bounded(self, *, patient: bool = False) -> T:
+        """The result, as `wait`. Raises TimeoutError when the waiter's time is over; the work goes on.
+
+        `patient`: this waiter waits through failures, see `Waiters.latest`.
+        """
+        if not self.done and (self.waiters is None or not await self.waiters.wait(patient=patient)):
+            raise TimeoutError
+        return self._outcome()
+
+    def _outcome(self) -> T:
         error = self._error
         if error is None:
             return cast(T, self._result)
@@ -139,24 +263,34 @@ def _stopped() -> TokenUnavailable:
     return TokenUnavailable("The refresh was stopped: its event loop or session is closing.")
 
 
+_NONE: frozenset[SharedTask[Any]] = frozenset()  # one for all sources at rest
+
+
 class SharedTasks:
     """Keeps shared tasks alive until they are done. At rest it holds nothing."""
 
     __slots__ = ("_tasks",)
 
     def __init__(self) -> None:
-        self._tasks: frozenset[SharedTask[Any]] = frozenset()
+        self._tasks: frozenset[SharedTask[Any]] = _NONE
 
-    def start(self, work: Coroutine[Any, Any, T], *, name: str) -> SharedTask[T]:
+    def start(
+        self,
+        work: Coroutine[Any, Any, T],
+        *,
+        name: str,
+        on_stopped: Callable[[], TokenSessionError] | None = None,
+        waiters: Waiters | None = None,
+    ) -> SharedTask[T]:
         """Start this work."""
-        task = SharedTask(work, name=name, on_done=self._discard)
+        task = SharedTask(work, name=name, on_done=self._discard, on_stopped=on_stopped, waiters=waiters)
         # `running` drops the tasks of a closed event loop. A task that an eager task factory has already
         # run to its end is never added.
         self._tasks = self.running if task.done else self.running | {task}
         return task
 
     def _discard(self, task: SharedTask[Any]) -> None:
-        self._tasks -= {task}
+        self._tasks = (self._tasks - {task}) or _NONE
 
     @property
     def running(self) -> frozenset[SharedTask[Any]]:

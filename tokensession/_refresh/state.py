@@ -2,109 +2,313 @@
 
 A store holds these bytes and does not look inside. They are a msgpack map with a format number. Every
 field is checked when it is read back, because another version, another program or a bad disk may have
-written it.
+written it. Fields that this version does not know are kept when it writes.
+
+In memory, moments are readings of this process's boot clock. In the store they are seconds before or after
+the moment of writing, and the record's age says how long ago that was. So no two hosts compare clocks.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import msgpack
 
 from ..errors import StoreCorrupt
+from ..policy import CODE_LIFE, SUPERSEDED_LIMIT
+from ..providers.protocol import Identity
 from ..token import Token
+from .fields import Fields
 
-__all__ = ["FORMAT", "Attempt", "Rejection", "TokenState", "decode", "encode"]
+__all__ = [
+    "FORMAT",
+    "Failures",
+    "Now",
+    "Rejection",
+    "TokenState",
+    "decode",
+    "encode",
+    "keeping",
+    "merged",
+    "redeeming",
+    "superseding",
+]
 
-FORMAT = 1
+FORMAT = 2
 _MAX_BYTES = 4 * 1024 * 1024  # four times the largest token response that is read
+_MAX_REJECTIONS = 8
+_MAX_REDEEMED = 64
+
+_T = TypeVar("_T")
+_Unknown = Mapping[str, Any]
+
+
+def _moment(default: float = 0.0) -> Any:
+    """A field that is a reading of the boot clock."""
+    return field(default=default, metadata={"moment": True})
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """A token request whose outcome is unknown.
+class Now:
+    """What both clocks of this process say."""
 
-    `credential` is the fingerprint of the refresh token (or code) that was sent. `at` is when, in seconds
-    of the wall clock. `replays` counts how often it has been sent again since (0 or 1).
+    wall: float
+    boot: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """The token requests with one credential that failed since it last worked.
+
+    `unknown` of them got no answer, so the credential may be spent. `unexplained` counts refusals without an
+    error code in a row, from `unexplained_since` on. Nothing is sent before `until`, and nothing that no
+    caller waits for before `background_until`; `requested` says that the server asked for that.
     """
 
     credential: str
-    at: float
-    replays: int = 0
+    count: int = 0
+    unknown: int = 0
+    unexplained: int = 0
+    requested: bool = False
+    reason: str = ""
+    since: float = _moment()
+    unexplained_since: float = _moment()
+    last: float = _moment()
+    until: float = _moment()
+    background_until: float = _moment()
+    more: _Unknown = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """The provider rejected this refresh token or code. Stored so that it is never sent again."""
+    """The provider rejected this refresh token or code.
+
+    `request` is the fingerprint of the whole token request. If any of it changes (the client secret, the
+    token URL, the scope), one more request is made. "" is unknown: then only the credential counts.
+    `lost`: an earlier request with it got no answer. If not `certain`, it is tried again after `until`.
+    """
 
     credential: str
-    code: str
+    code: str = ""
+    request: str = ""
+    certain: bool = True
+    lost: bool = False
+    reason: str = ""
+    tries: int = 1
+    until: float = _moment()
+    more: _Unknown = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenState:
     """What is stored under a key.
 
-    `configured` is the fingerprint of the configured credential that this state descends from ("" if
-    there is none). If your configuration still has that credential, the stored state wins, because it has
-    rotated since. If it has another one, you have signed in again, and the configuration wins.
-
-    `sign_in` identifies the latest sign-in that this state descends from: the fingerprint of its first
-    access token ("" if there was none).
+    - `number` and `generation` are its order. A sign-in, a sign-out and a newly configured credential raise
+      the first, a refresh the second. The higher state counts, wherever it is.
+    - `identity`: whose tokens these are. None in a record of an older version.
+    - `configured`: the fingerprint of the configured credential that it descends from ("" if there is none),
+      and `superseded`: those before it.
+    - `redeemed`: the codes, and the refresh tokens of sign-ins, that have been sent, and when. `start` is the
+      one that it descends from.
+    - `token` was obtained at `obtained` (boot clock). `problem` says why it must not be served, or is "".
+      Then `previous` is the refresh token before it, until the new one has worked.
+    - `forced`: how many refreshes in a row were caused by a 401 and did not help. `force_at`: when
+      `refresh(force=True)` last made a request. `sign_in_life`: how long the sign-in was to live when its end
+      was first stated, or last moved on.
+    - `requests`: how many token requests of the last hour count against the limit, at `requests_at`.
     """
 
+    number: int = 0
+    generation: int = 0
+    identity: Identity | None = None
     configured: str = ""
-    token: Token | None = None
-    attempt: Attempt | None = None
-    rejection: Rejection | None = None
+    superseded: tuple[str, ...] = ()
+    start: str = ""
+    redeemed: tuple[tuple[str, float], ...] = ()
     signed_out: bool = False
-    sign_in: str = ""
+    token: Token | None = None
+    obtained: float = 0.0
+    problem: str = ""
+    previous: str | None = field(default=None, repr=False)
+    failures: Failures | None = None
+    rejections: tuple[Rejection, ...] = ()
+    forced: int = 0
+    force_at: float = -math.inf
+    sign_in_life: float | None = None
+    requests: float = 0.0
+    requests_at: float = 0.0
+    more: _Unknown = field(default_factory=dict, compare=False, repr=False)
 
     @property
-    def origin(self) -> tuple[str, str]:
-        """What it descends from. A refresh does not change it."""
-        return self.configured, self.sign_in
+    def order(self) -> tuple[int, int]:
+        """Of two states of one key, the one with the higher order counts."""
+        return self.number, self.generation
+
+    @property
+    def servable(self) -> Token | None:
+        """The token, if it may be used at all."""
+        return self.token if self.token is not None and not self.problem and not self.signed_out else None
+
+    def has_redeemed(self, credential: str) -> bool:
+        """Whether the code or refresh token with this fingerprint has been sent by a sign-in."""
+        return any(name == credential for name, _ in self.redeemed)
+
+    def requests_used(self, limit: float, now: float) -> float:
+        """How much of the hour's limit is used: a request adds one, and time takes away half of it an hour.
+
+        With the other half as the most that may be used at once, no hour has more requests than the limit.
+        """
+        return max(0.0, self.requests - (now - self.requests_at) * limit / 2 / 3600)
+
+    def rejection_of(self, credential: str, request: str) -> Rejection | None:
+        """The rejection of exactly this request, if there is one."""
+        for rejection in self.rejections:
+            if rejection.credential == credential and rejection.request in ("", request):
+                return rejection
+        return None
+
+    def with_rejection(self, rejection: Rejection) -> TokenState:
+        """This state with one more rejection, or with this one instead of an earlier one."""
+        others = tuple(
+            known
+            for known in self.rejections
+            if known.credential != rejection.credential or known.request not in ("", rejection.request)
+        )
+        return replace(self, rejections=(*others, rejection)[-_MAX_REJECTIONS:])
+
+    def failures_of(self, credential: str) -> Failures | None:
+        """What has failed with this credential since it last worked."""
+        failures = self.failures
+        return failures if failures is not None and failures.credential == credential else None
 
 
-def encode(state: TokenState) -> bytes:
+def merged(stored: TokenState, memory: TokenState | None) -> TokenState:
+    """The stored state, with what a process knows of it besides and could not store: its notes."""
+    if memory is None or memory.order != stored.order:
+        return stored
+    ours, theirs = memory.token, stored.token
+    if ours is not None and theirs is not None and ours.access_token == theirs.access_token:
+        # A store whose clock was set back makes no token younger.
+        if memory.obtained < stored.obtained:
+            stored = replace(stored, obtained=memory.obtained)
+        if ours.obtained_at < theirs.obtained_at:
+            stored = replace(stored, token=replace(theirs, obtained_at=ours.obtained_at))
+    failures = [each for each in (memory.failures, stored.failures) if each is not None]
+    both = replace(
+        stored,
+        failures=max(failures, key=lambda each: each.last, default=None),
+        force_at=max(stored.force_at, memory.force_at),
+        requests=max(stored.requests, memory.requests),  # perhaps a few too many, which is harmless
+        requests_at=max(stored.requests_at, memory.requests_at),
+    )
+    for rejection in memory.rejections:
+        known = both.rejection_of(rejection.credential, rejection.request)
+        if known is None or known.until < rejection.until:
+            both = both.with_rejection(rejection)
+    return both
+
+
+def keeping(state: TokenState, *others: TokenState | None) -> TokenState:
+    """This state, with what must outlive the others that it replaces: which credentials have been sent."""
+    known = [state, *(other for other in others if other is not None)]
+    redeemed = dict(pair for each in reversed(known) for pair in each.redeemed)
+    superseded = dict.fromkeys(name for each in reversed(known) for name in each.superseded)
+    return replace(
+        state,
+        redeemed=tuple(redeemed.items())[-_MAX_REDEEMED:],
+        superseded=tuple(superseded)[-SUPERSEDED_LIMIT:],
+    )
+
+
+def superseding(state: TokenState, configured: str) -> tuple[str, ...]:
+    """The superseded credentials of a new lineage that starts with `configured`.
+
+    It comes after every rejection that is noted, so a rejected credential is superseded as well.
+    """
+    rejected = tuple(rejection.credential for rejection in state.rejections)
+    names = (*state.superseded, *rejected, *((state.configured,) if state.configured else ()))
+    return tuple(dict.fromkeys(name for name in names if name != configured))[-SUPERSEDED_LIMIT:]
+
+
+def redeeming(state: TokenState, credential: str, now: float) -> tuple[tuple[str, float], ...]:
+    """The redeemed credentials, with this one, without those that are older than a day."""
+    recent = tuple((name, at) for name, at in state.redeemed if name != credential and now - at < CODE_LIFE)
+    return (*recent, (credential, now))[-_MAX_REDEEMED:]
+
+
+# -- bytes ------------------------------------------------------------------------------------------------
+
+
+def encode(state: TokenState, now: Now) -> bytes:
     """The state as bytes, in the current format."""
-    token, attempt, rejection = state.token, state.attempt, state.rejection
+    token, identity, more = state.token, state.identity, dict(state.more)
+    unknown_token, unknown_identity = more.pop("token", {}), more.pop("identity", {})
     data: bytes = msgpack.packb(
         {
+            **more,
             "format": FORMAT,
-            "seed": state.configured,
-            **({"sign_in": state.sign_in} if state.sign_in else {}),
+            "number": state.number,
+            "generation": state.generation,
+            "identity": None if identity is None else {**unknown_identity, **_packed(identity, now)},
+            "configured": state.configured,
+            "superseded": list(state.superseded),
+            "start": state.start,
+            "redeemed": [[name, at - now.boot] for name, at in state.redeemed],
             "signed_out": state.signed_out,
-            "token": token
-            and {
+            "token": None
+            if token is None
+            else {
+                **unknown_token,
                 "access_token": token.access_token,
-                "obtained_at": token.obtained_at,
+                "obtained": state.obtained - now.boot,
                 "lifetime": token.lifetime,
                 "refresh_token": token.refresh_token,
                 "scope": token.scope,
                 "token_type": token.token_type,
+                "refresh_lifetime": token.refresh_lifetime,
             },
-            "attempt": attempt
-            and {"credential": attempt.credential, "at": attempt.at, "replays": attempt.replays},
-            "rejection": rejection and {"credential": rejection.credential, "code": rejection.code},
+            "problem": state.problem,
+            "previous": state.previous,
+            "failures": None if state.failures is None else _packed(state.failures, now),
+            "rejections": [_packed(rejection, now) for rejection in state.rejections],
+            "forced": state.forced,
+            "force_at": None if math.isinf(state.force_at) else state.force_at - now.boot,
+            "sign_in_life": state.sign_in_life,
+            "requests": [state.requests, state.requests_at - now.boot],
         }
     )
     return data
 
 
-def decode(data: bytes) -> TokenState:
-    """The state in these bytes. Raises `StoreCorrupt`, which names the field and never its value."""
+def _packed(part: Any, now: Now) -> dict[str, Any]:
+    known = {
+        each.name: getattr(part, each.name) - now.boot
+        if each.metadata.get("moment")
+        else getattr(part, each.name)
+        for each in fields(part)
+        if each.name != "more"
+    }
+    return {**getattr(part, "more", {}), **known}
+
+
+def decode(data: bytes, now: Now, *, age: float = 0.0) -> TokenState:
+    """The state in these bytes, which were written `age` seconds ago.
+
+    Raises `StoreCorrupt`, which names the field and never its value.
+    """
     try:
-        return _decoded(data)
+        return _decoded(data, now, age)
     except StoreCorrupt as error:
         # Drop the frames that read the record: some programs report the locals of every frame.
         del data
         raise error.with_traceback(None)  # noqa: B904 - the same error, not a new one
 
 
-def _decoded(data: bytes) -> TokenState:
+def _decoded(data: bytes, now: Now, age: float) -> TokenState:
     if len(data) > _MAX_BYTES:
         raise StoreCorrupt(f"The stored record is {len(data)} bytes long; at most {_MAX_BYTES} are read.")
     problem = ""
@@ -115,75 +319,100 @@ def _decoded(data: bytes) -> TokenState:
         problem = type(error).__name__
     if problem:  # outside the handler: some of those exceptions hold what was read, tokens included
         raise StoreCorrupt(f"The stored record is not msgpack ({problem}).")
-    fields = _Fields(document, "record")
-    found = fields.get("format", int)
-    if found != FORMAT:
+    read = Fields(document, "record", now.boot - age)
+    number = read.get("format", int)
+    if number == 1:
+        return _decoded_1(read, now)
+    if number != FORMAT:
         raise StoreCorrupt(
-            f"The stored record has format {found}; this version reads format {FORMAT}.",
+            f"The stored record has format {number}; this version reads formats 1 and {FORMAT}.",
             todo="Use the version of tokensession that wrote it, or sign in again.",
         )
-    token, attempt, rejection = fields.map("token"), fields.map("attempt"), fields.map("rejection")
+    token = read.map("token")
+    obtained = token.moment("obtained") if token else 0.0
+    level, at = read.pair("requests")
+    unknown = read.unknown({each.name for each in fields(TokenState)} | {"format"})
+    if token and (unknown_token := token.unknown({*_TOKEN, "obtained"})):
+        unknown["token"] = unknown_token
+    identity, failures = read.map("identity"), read.map("failures")
+    if identity and (rest := identity.unknown({each.name for each in fields(Identity)})):
+        unknown["identity"] = rest
     return TokenState(
-        configured=fields.get("seed", str),
-        sign_in=fields.get("sign_in", str) if "sign_in" in fields else "",
-        signed_out=fields.get("signed_out", bool),
-        token=_token(token) if token else None,
-        attempt=_attempt(attempt) if attempt else None,
-        rejection=_rejection(rejection) if rejection else None,
+        number=read.count("number"),
+        generation=read.count("generation"),
+        identity=_part(Identity, identity) if identity else None,
+        configured=read.get("configured", str),
+        superseded=tuple(read.texts("superseded")),
+        start=read.get("start", str),
+        redeemed=tuple(read.pairs("redeemed")),
+        signed_out=read.get("signed_out", bool),
+        token=_token(token, now.wall - max(0.0, now.boot - obtained)) if token else None,
+        obtained=obtained,
+        problem=read.get("problem", str),
+        previous=read.text_or_none("previous"),
+        failures=_part(Failures, failures) if failures else None,
+        rejections=tuple(_part(Rejection, each) for each in read.maps("rejections")),
+        forced=read.count("forced"),
+        force_at=-math.inf if read.get("force_at") is None else read.moment("force_at"),
+        sign_in_life=read.number_or_none("sign_in_life"),
+        requests=level,
+        requests_at=at,
+        more=unknown,
     )
 
 
-def _token(fields: _Fields) -> Token:
+_TOKEN = ("access_token", "lifetime", "refresh_token", "scope", "token_type", "refresh_lifetime")
+
+
+def _token(read: Fields, obtained_at: float) -> Token:
     return Token(
-        access_token=fields.get("access_token", str),
-        obtained_at=fields.number("obtained_at"),
-        lifetime=None if fields.get("lifetime") is None else fields.number("lifetime"),
-        refresh_token=fields.text_or_none("refresh_token"),
-        scope=fields.text_or_none("scope"),
-        token_type=fields.get("token_type", str),
+        access_token=read.get("access_token", str),
+        obtained_at=obtained_at,
+        lifetime=read.number_or_none("lifetime"),
+        refresh_token=read.text_or_none("refresh_token"),
+        scope=read.text_or_none("scope"),
+        token_type=read.get("token_type", str),
+        refresh_lifetime=read.number_or_none("refresh_lifetime") if "refresh_lifetime" in read else None,
     )
 
 
-def _attempt(fields: _Fields) -> Attempt:
-    return Attempt(fields.get("credential", str), fields.number("at"), fields.get("replays", int))
+def _part(kind: type[_T], read: Fields) -> _T:
+    """A dataclass from its map. Its annotations say what to check; unknown fields go to `more`."""
+    checks = {"str": str, "int": int, "bool": bool}
+    values: dict[str, Any] = {}
+    known = [each for each in fields(kind) if each.name != "more"]  # type: ignore[arg-type]
+    for each in known:
+        if each.metadata.get("moment"):
+            values[each.name] = read.moment(each.name)
+        else:
+            value = read.get(each.name, checks[str(each.type)])
+            values[each.name] = sys.intern(value) if kind is Identity else value  # shared by many accounts
+    if hasattr(kind, "more"):
+        values["more"] = read.unknown({each.name for each in known})
+    return kind(**values)
 
 
-def _rejection(fields: _Fields) -> Rejection:
-    return Rejection(fields.get("credential", str), fields.get("code", str))
+def _decoded_1(read: Fields, now: Now) -> TokenState:
+    """Format 1, which was never published: no order, no identity, and moments of the wall clock."""
 
+    def boot(wall: float) -> float:
+        return now.boot - max(0.0, now.wall - wall)
 
-class _Fields:
-    """A map that checks the type of each value you read. Raises `StoreCorrupt`."""
-
-    def __init__(self, document: Any, name: str) -> None:
-        if not isinstance(document, dict):
-            raise StoreCorrupt(f"The stored {name} is not a map.")
-        self._document = document
-        self._name = name
-
-    def __contains__(self, field: str) -> bool:
-        return field in self._document
-
-    def get(self, field: str, kind: type | None = None) -> Any:
-        try:
-            value = self._document[field]
-        except KeyError:
-            raise StoreCorrupt(f"The stored {self._name} lacks {field!r}.") from None
-        # type(), not isinstance(): to Python, True is an int.
-        if kind is not None and type(value) is not kind:
-            raise StoreCorrupt(f"The stored {self._name} has a {field!r} of the wrong type.")
-        return value
-
-    def number(self, field: str) -> float:
-        value = self.get(field)
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise StoreCorrupt(f"The stored {self._name} has a {field!r} that is not a number.")
-        return float(value)
-
-    def text_or_none(self, field: str) -> str | None:
-        text: str | None = None if self.get(field) is None else self.get(field, str)
-        return text
-
-    def map(self, field: str) -> _Fields | None:
-        value = self.get(field)
-        return None if value is None else _Fields(value, field)
+    token, attempt, rejection = read.map("token"), read.map("attempt"), read.map("rejection")
+    obtained_at = token.number("obtained_at") if token else 0.0
+    failures = None
+    if attempt:
+        at, count = boot(attempt.number("at")), 1 + attempt.count("replays")
+        failures = Failures(
+            attempt.get("credential", str), count, count, reason="got no answer", since=at, last=at, until=at
+        )
+    return TokenState(
+        configured=read.get("seed", str),
+        signed_out=read.get("signed_out", bool),
+        token=_token(token, obtained_at) if token else None,
+        obtained=boot(obtained_at),
+        failures=failures,
+        rejections=(Rejection(rejection.get("credential", str), rejection.get("code", str)),)
+        if rejection
+        else (),
+    )

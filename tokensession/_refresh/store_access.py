@@ -1,46 +1,38 @@
-"""The store as a refresh sees it: every wait has an end, and every failure is one of our errors.
+"""One key of a store, as a refresh sees it: states instead of bytes, and every wait has an end.
 
-What a refresh writes must not be lost: not through an exception of a third-party store, not through a
-cancellation, and not because another process has written a note in between.
+Whatever a third-party store raises, and if it does not answer, you get one of our errors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+import math
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
 
-from .. import events
-from ..clock import Clock, within
+from ..clock import Clock, bounded
 from ..errors import StoreError, StoreUnavailable, Superseded, TokenSessionError
 from ..policy import Policy
 from ..stores.protocol import ANY, AnyVersion, Claim, Record, Store
-from .pending_writes import Unsaved
-from .state import TokenState, decode, encode
+from .state import Now, TokenState, decode, encode
 
-__all__ = ["NotStored", "StoreAccess", "newer_record"]
+__all__ = ["Seen", "StoreAccess"]
 
 T = TypeVar("T")
-Write = Callable[[bytes], Coroutine[Any, Any, Record]]
+Write: TypeAlias = Callable[[bytes], Coroutine[Any, Any, Record]]
 
 _UNKNOWN = "Whether it was written is unknown."
-_ROUNDS = 8  # writes; each further one means that another process has just written
+_CLEANUP_TIMEOUT = 2.0  # seconds, for a call that was cancelled
 
 
-class NotStored(Exception):
-    """The outcome of a token request could not be stored.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A state that is or was stored, and its version."""
 
-    `error` is what the request ended in, or None for a token. It is a cancellation if the refresh was
-    stopped before it could store the token.
-    """
-
-    def __init__(self, error: BaseException | None, unsaved: Unsaved) -> None:
-        super().__init__()
-        self.error = error
-        self.unsaved = unsaved
+    version: str
+    state: TokenState
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +43,30 @@ class StoreAccess:
     store: Store
     policy: Policy
     clock: Clock
-    report: Callable[[events.Event], None]
+    _calls: dict[asyncio.Task[Any] | None, float] = field(default_factory=dict, repr=False)
 
-    async def load(self) -> Record | None:
-        """The stored record."""
-        return await self._call(self.store.load(self.key))
+    def now(self) -> Now:
+        """What both clocks say."""
+        return Now(self.clock.wall(), self.clock.boot())
 
-    async def put(self, state: TokenState) -> Record:
-        """Store this state, whatever is there."""
-        return await self.write(partial(self.store.put, self.key), state)
+    def seen(self, record: Record | None) -> Seen | None:
+        """The state in this record. Raises `StoreCorrupt`."""
+        return (
+            None if record is None else Seen(record.version, decode(record.data, self.now(), age=record.age))
+        )
 
-    def replacing(self, expect: str | AnyVersion | None = ANY) -> Write:
-        """A write that replaces this version."""
-        return partial(self.store.put, self.key, expect=expect)
+    async def load(self, key: str | None = None) -> Seen | None:
+        """What is stored, under this key or another."""
+        return self.seen(await self._call(self.store.load(key or self.key)))
 
-    async def claim(self, seen: str | None) -> Claim | Record:
-        """The claim, or a newer record. Bounded, also for a store that ignores its timeout."""
-        timeout = self.policy.claim_timeout
+    async def claim(self, seen: str | None, timeout: float | None = None) -> Claim | Seen:
+        """The claim, or what is stored instead of `seen`. Bounded, whatever the store does."""
+        timeout = self.policy.claim_timeout if timeout is None else timeout
         claim = self.store.claim(self.key, seen=seen, timeout=timeout)
-        return await self._call(claim, timeout + self.policy.store_timeout, on_abandoned=self._abandon_found)
-
-    async def _abandon_found(self, found: Claim | Record) -> None:
-        """A claim that arrived together with our cancellation."""
+        found = await self._call(claim, timeout + self.policy.store_timeout)
         if not isinstance(found, Record):
-            await self.abandon(found)
+            return found
+        return Seen(found.version, decode(found.data, self.now(), age=found.age))
 
     async def abandon(self, claim: Claim) -> None:
         """Abandon the claim, and ignore a store that fails at it.
@@ -85,100 +77,72 @@ class StoreAccess:
         with contextlib.suppress(StoreError):
             await self._call(claim.abandon())
 
-    async def persist(self, unsaved: Unsaved, error: BaseException | None = None) -> Record:
-        """Store the outcome of a token request: a token, or a note that it ended in this error.
+    async def sending(self, claim: Claim, listening: float) -> None:
+        """Leave the mark that a request is about to leave. Raises `StoreError`: then nothing may be sent.
 
-        Raises `NotStored` if the store fails. The claim is then still held, so nothing can be redeemed. A
-        cancellation may come before the write has begun (a closing event loop cancels all its tasks), so
-        the write is made once more before the cancellation is raised.
+        Without a time limit of its own: it is a part of the request, which has one.
         """
-        stopped: asyncio.CancelledError | None = None
-        for _ in range(2):
-            try:
-                record = await unsaved.save()
-            except asyncio.CancelledError as again:
-                stopped = again
-                continue
-            except Superseded:
-                if stopped is None:
-                    raise
-            except StoreError as failure:
-                self.report(events.SaveFailed(self.key, type(failure).__name__, str(failure), tries=1))
-                raise NotStored(stopped or error, unsaved) from failure
-            if stopped is not None:
-                raise stopped
-            return record
-        raise NotStored(stopped, unsaved)
-
-    def make_save(
-        self,
-        state: TokenState,
-        write: Write,
-        *,
-        over: Callable[[TokenState | None], bool],
-        again: Callable[[TokenState], TokenState] | None = None,
-    ) -> Callable[[], Awaitable[Record]]:
-        """A function that stores the state with `write`, or over a newer record that yields to it.
-
-        `over` says whether a newer state yields. `again` makes the state to store in its place, if that is
-        not the same one. The function may be called again after a failure. It raises `Superseded` if the
-        newer record does not yield.
-        """
-
-        async def save() -> Record:
-            nonlocal state, write
-            for _ in range(_ROUNDS):
-                try:
-                    return await self.write(write, state)
-                except Superseded as newer:
-                    record = newer_record(newer)
-                    stored = decode(record.data) if record is not None else None
-                    if record is not None and stored == state:
-                        return record  # our own, from an earlier try that got no answer
-                    if not over(stored):
-                        raise
-                    if again is not None and stored is not None:
-                        state = again(stored)
-                    expect = record.version if record is not None else None
-                    write = self.replacing(expect)
-            raise StoreUnavailable(f"The record changed {_ROUNDS} times while a new token was being stored.")
-
-        return save
-
-    async def write(self, write: Write, state: TokenState) -> Record:
-        """Let the store write. Whatever a third-party store raises, a new token is not lost with it."""
-
-        async def written() -> Record:
-            return await write(encode(state))
-
         try:
-            return await self._call(written(), intact=_UNKNOWN)
+            await claim.sending(listening=listening)
+        except TokenSessionError:
+            raise
+        except Exception as error:
+            raise StoreUnavailable(f"The store failed unexpectedly ({type(error).__name__}).") from error
+
+    async def put(self, state: TokenState, expect: str | AnyVersion | None = ANY) -> Record:
+        """Store this state instead of the version `expect`. Raises `Superseded` and other `StoreError`s."""
+        return await self._write(self.store.put(self.key, encode(state, self.now()), expect=expect))
+
+    async def commit(self, claim: Claim, state: TokenState) -> Record:
+        """Store this state, and end the claim. Raises `Superseded` and other `StoreError`s."""
+        return await self._write(claim.commit(encode(state, self.now())))
+
+    async def _write(self, work: Coroutine[Any, Any, Record]) -> Record:
+        try:
+            return await self._call(work, intact=_UNKNOWN)
         except StoreError:
             raise
         except TokenSessionError as error:
             raise StoreUnavailable(f"The store cannot write. {error}") from error
+
+    def newer(self, superseded: Superseded) -> Seen | None:
+        """What is stored instead."""
+        record = superseded.record
+        return self.seen(record) if isinstance(record, Record) else None
 
     async def _call(
         self,
         work: Coroutine[Any, Any, T],
         timeout: float | None = None,
         *,
-        on_abandoned: Callable[[T], Awaitable[None]] | None = None,
         intact: str | None = None,
     ) -> T:
-        """The store's answer, in time, or a `StoreError` (or whichever of our errors it raises)."""
+        """The store's answer, in time, or a `StoreError` (or whichever of our errors it raises).
+
+        In the task of the refresh: by its contract, a store may be cancelled at any point. For one that does
+        not let itself be cancelled, see `is_stuck`.
+        """
         seconds = self.policy.store_timeout if timeout is None else timeout
+        task = asyncio.current_task()
+        self._calls[task] = self.clock.boot() + seconds + _CLEANUP_TIMEOUT
         try:
-            return await within(self.clock, seconds, work, on_abandoned=on_abandoned)
+            return await bounded(self.clock, seconds, work)
         except TokenSessionError:
             raise
         except TimeoutError:
             raise StoreUnavailable(f"The store did not answer within {seconds:g} s.", intact=intact) from None
+        except asyncio.CancelledError:
+            if task is None or task.cancelling():
+                raise
+            raise StoreUnavailable("The store cancelled its own call.", intact=intact) from None
         except Exception as error:
             message = f"The store failed unexpectedly ({type(error).__name__})."
             raise StoreUnavailable(message, intact=intact) from error
+        finally:
+            self._calls.pop(task, None)
+            if not self._calls:
+                self._calls.clear()  # gives its memory back
 
-
-def newer_record(newer: Superseded) -> Record | None:
-    """The record that is stored instead."""
-    return newer.record if isinstance(newer.record, Record) else None
+    def is_stuck(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether this task waits for a store that has ignored its time-out and its cancellation."""
+        return self.clock.boot() > self._calls.get(task, math.inf)

@@ -2,325 +2,343 @@
 
 Theory of operation
 -------------------
-`RefreshTransaction.run` runs inside a `SharedTask`, so no caller's cancellation reaches it. It takes the
-claim, looks at the record under it, and does what `decide` says:
+`RefreshTransaction.run` runs inside a `SharedTask`, so no caller's cancellation reaches it. It asks `decide`
+what to do about what is known, does that, and asks again:
 
-    claim ──► newer record? ─────────────────────────────────► adopt it
-      │
+    decide ──► Serve, Hold ─► return the token
+      │  ├───► Fail ────────► raise
+      │  ├───► Wait ────────► look at the store about once a second, as long as a caller waits; else raise
+      │  └───► Restore ─────► write back what the store has lost, and look again
       ▼
-    wait, if the last holder died during a refresh: its request may still be on the way
-      │
-      ▼
-    decide ──► Serve / Fail ─► abandon the claim, return / raise
-      │  └───► Note ─────────► commit what must be known first, claim again
-      ▼
-    Redeem: ONE token request
-      ├── a token          commit, then hand it out
-      ├── rejected         commit the rejection, for this credential only
-      ├── no answer        commit that the outcome is unknown (if refresh tokens rotate)
-      └── anything else    abandon the claim; the record stays as it is
+    Redeem ─► claim ─► something newer is stored? ─► look again
+                │
+                ▼
+              decide, on the record under the claim
+                │
+                ▼
+              ONE token request. Just before it leaves: `Claim.sending`
+                ├── a token   commit it, then hand it out. A newer state there? look again
+                └── an error  note it for the other processes (`outcomes.py`), and look again
 
-A commit compares versions. If it is superseded, look at what is stored now. A note by a process that took
-us for dead yields to our token, the only one of its generation. If there has been a sign-in, a sign-out or
-a newer generation, that record counts, and the look starts again with it.
+A step that does not redeem is taken only on what the store says now. Every path out of a claim ends it, by
+commit or by abandon. A process that is killed ends it by neither, and the store tells the next holder.
 
-Every path out of a claim ends it, by commit or by abandon. A process that is killed ends it by neither, and
-the store tells the next holder. What the store fails to write goes to the coordinator as `Unsaved`,
-together with the claim.
-
-State: none between two calls. What this process remembers is in `cache.py`.
+State: none between two calls. What this process remembers is in `cache.py`, and what could not be stored in
+`pending_writes.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from .. import events
-from ..clock import Clock, within
+from ..clock import Clock, Timer
 from ..errors import (
     GrantRejected,
     InvalidTokenResponse,
     OutcomeUnknown,
-    SignedOut,
-    StoreCorrupt,
+    SignInRequired,
+    StoreError,
     Superseded,
     TokenSessionError,
     TokenUnavailable,
 )
 from ..policy import Policy
-from ..providers.protocol import Credential, Issued, Provider, TokenTransport
-from ..stores.protocol import ANY, AnyVersion, Claim, Record
-from ..token import Token
-from . import decide
-from .pending_writes import Unsaved
-from .state import TokenState, decode
-from .store_access import NotStored, StoreAccess, newer_record
+from ..stores.protocol import Claim
+from . import pending_writes
+from .decide import Fail, Hold, Redeem, Restore, Serve, Step, Wait, Want
+from .next_state import counted, renewed
+from .operation import Operation
+from .outcomes import consequence, explained, noted
+from .pending_writes import Pending
+from .record import KeyRecord
+from .request import Sending
+from .schedule import look_interval
+from .state import TokenState, redeeming
+from .store_access import Seen
 
 __all__ = ["Outcome", "RefreshTransaction"]
 
-_REPLAYED = (
-    "An earlier request with it got no readable answer, or its process was killed. That may have spent it."
-)
-_ROUNDS = 8  # looks at the record; each further one means that another process has just written it
+_ROUNDS = 16  # looks in a row that find the record changed; each means that another process has written
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a refresh.
+    """The result of a refresh: a state whose token may be served.
 
-    `requested`: a token request was made for it. `unsaved` is set if the new token could not be stored.
+    `requested`: a token request was made for it. `held`: there is no other token now.
     """
 
     state: TokenState
     requested: bool = False
-    unsaved: Unsaved | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshTransaction:
-    """The refresh transaction of one key: a provider, a store, a transport, and the rules."""
+    """The refresh transaction of one key."""
 
-    store: StoreAccess
-    provider: Provider
-    transport: TokenTransport
-    policy: Policy
-    clock: Clock
-    report: Callable[[events.Event], None]
+    record: KeyRecord
 
     @property
-    def key(self) -> str:
-        """The key in the store."""
-        return self.store.key
+    def _clock(self) -> Clock:
+        return self.record.access.clock
 
-    async def run(self, *, have: str | None, unauthorized: bool) -> Outcome:
-        """A token other than `have` (a fingerprint; None for any), adopted or requested.
+    @property
+    def _policy(self) -> Policy:
+        return self.record.access.policy
 
-        Returns the same token if the refresh token may be spent and the access token is still valid.
-        Raises the errors of `errors.py`, `SignInRequired` among them, and `NotStored`.
-        """
-        record = await self.store.load()
-        if record is not None and (outcome := self._adopted(record, have=have, unauthorized=unauthorized)):
-            return outcome
-        for _ in range(_ROUNDS):
-            claim = await self.store.claim(record.version if record else None)
-            if isinstance(claim, Record):
-                record = claim
-                if outcome := self._adopted(record, have=have, unauthorized=unauthorized):
-                    return outcome
+    async def run(self, want: Want, operation: Operation) -> Outcome:
+        """The state to serve. Raises the errors of `errors.py`."""
+        # What is pending first: the refresh token in the store is spent.
+        await self.record.settle()
+        seen, looked = self.record.known(), False
+        if self.record.cache.missing_since is not None:
+            seen, looked = await self.record.look(), True
+        failure: TokenSessionError | None = None
+        step = self.record.decide(seen, want)
+        changes = 0
+        while True:
+            if isinstance(step, Redeem):
+                done = await self._redeem(step, want, operation)
+                if isinstance(done, Outcome):
+                    return done
+                seen, step, looked, failure = done.seen, done.step, True, done.failure or failure
+                changes = 0 if done.failure else changes + 1
+                if changes > _ROUNDS:
+                    raise TokenUnavailable(f"The record changed {_ROUNDS} times during one refresh.")
+                if done.failure:
+                    want = replace(want, force=False)  # that was its one request
+                    self._report_attempt(done.failure, step, operation)
                 continue
-            done = await self._under(claim, have=have, unauthorized=unauthorized)
-            if isinstance(done, Outcome):
-                return done
-            record = done
-        raise TokenUnavailable(f"The record changed {_ROUNDS} times during one refresh.")
-
-    def _adopted(self, record: Record, *, have: str | None, unauthorized: bool) -> Outcome | None:
-        """The token in this record, if it needs no token request: another task or process has made one."""
-        step = self._decide(record, have=have, unauthorized=unauthorized, interrupted=None)
-        if isinstance(step, decide.Fail):
-            raise step.error
-        if not isinstance(step, decide.Serve):
-            return None
-        if step.state.token is not None and step.state.token.fingerprint != have:
-            self.report(events.Adopted(self.key, step.state.token.fingerprint))
-        return Outcome(step.state)
-
-    def _decide(
-        self, record: Record | None, *, have: str | None, unauthorized: bool, interrupted: float | None
-    ) -> decide.Step:
-        return decide.decide(
-            decode(record.data) if record else None,
-            provider=self.provider,
-            policy=self.policy,
-            have=have,
-            unauthorized=unauthorized,
-            interrupted=interrupted,
-            now=self.clock.wall(),
-        )
-
-    async def _under(self, claim: Claim, *, have: str | None, unauthorized: bool) -> Outcome | Record | None:
-        """One look under the claim: the outcome, or the record to look at next. Always ends the claim."""
-        try:
-            if claim.interrupted is not None:
-                await self.clock.sleep(self._orphan_wait(claim.interrupted))
-            step = self._decide(
-                claim.current, have=have, unauthorized=unauthorized, interrupted=claim.interrupted
-            )
+            if not looked:
+                seen, looked = await self.record.look(), True
+                step = self.record.decide(seen, want)
+                continue
             match step:
-                case decide.Fail(error):
-                    raise error
-                case decide.Serve(state):
-                    await self.store.abandon(claim)
+                case Serve(state):
                     return Outcome(state)
-                case decide.Note(state):
-                    return await self.store.write(claim.commit, state)
-                case decide.Redeem():
-                    return await self._redeem(claim, step)
-        except Superseded as newer:
-            await self.store.abandon(claim)
-            return newer_record(newer)
-        except (NotStored, GeneratorExit):
-            raise  # the claim stays held; or the event loop is gone, and the store tells the next holder
+                case Hold(state):
+                    return Outcome(state, held=True)
+                case Restore(state):
+                    await self.record.restore(state, seen)
+                    seen, looked = self.record.known(), True
+                    step = self.record.decide(seen, want)
+                case Wait(until, error, limit):
+                    self.record.remember_missing(seen)
+                    left = until - self.record.boot
+                    if limit and self.record.boot >= self.record.cache.limited_until:
+                        self.record.cache.limited_until = until
+                        self.record.report(events.RequestLimitReached(self.record.key, limit, left))
+                    error = _until(failure or self.record.cache.repeated(self.record.boot) or error, left)
+                    if not operation.worth_waiting(until):
+                        raise error
+                    operation.failure = error
+                    seen = await self._wait(until, seen, operation)
+                    step = self.record.decide(seen, want)
+                case Fail(error):
+                    # A failure that has led to "sign in again" says less than that.
+                    told = isinstance(failure, SignInRequired) or not isinstance(error, SignInRequired)
+                    raise failure if failure is not None and told else self._in_full(error)
+
+    def _in_full(self, error: TokenSessionError) -> TokenSessionError:
+        """This error as it was told the first time, if it is the one that is remembered."""
+        known = self.record.cache.error
+        if isinstance(error, GrantRejected) and isinstance(known, GrantRejected) and known.code == error.code:
+            return known.again()
+        return error
+
+    async def check(self, want: Want) -> Step:
+        """What a refresh would do now. Reads the store, and sends, claims and writes nothing."""
+        return self.record.decide(await self.record.look(copy=False), want)
+
+    async def _wait(self, until: float, seen: Seen | None, operation: Operation) -> Seen | None:
+        """Wait for the next attempt, but look at the store after a second: there may be a token."""
+        clock = self._clock
+        await operation.pause(min(look_interval(clock.jitter()), max(0.0, until - clock.boot())))
+        try:
+            return await self.record.look()
+        except StoreError:  # the failure that is being waited through says more
+            return seen
+
+    # -- redeeming ------------------------------------------------------------------------------------------
+
+    async def _redeem(self, step: Redeem, want: Want, operation: Operation) -> Outcome | _Looked:
+        """Claim the key, look again, and send the token request if that is still the thing to do."""
+        operation.failure = None
+        with operation.queued():
+            release = await self.record.requests.reserve(step.credential)
+        try:
+            found = await self.record.access.claim(self.record.cache.version)
+            if isinstance(found, Seen):
+                found = self.record.learn(found) or found
+                return _Looked(found, self.record.decide(found, want))
+            return await self._under(found, want, operation, release)
+        finally:
+            release()
+
+    async def _under(
+        self, claim: Claim, want: Want, operation: Operation, release: Callable[[], None]
+    ) -> Outcome | _Looked:
+        """One look under the claim, and the token request. Always ends the claim."""
+        try:
+            seen = self.record.learn(self.record.access.seen(claim.current))
+            first = seen is None and self.record.cache.state is None
+            if first and (former := await self.record.former()) is not None:
+                self.record.learn(former)
+                await self.record.access.abandon(claim)
+                return _Looked(former, self.record.decide(former, want))
+            if claim.interrupted is not None:
+                await self._clock.sleep(self._orphan_wait(claim.interrupted, claim.listening))
+                # Its answer may have come in the meantime, and may be stored: then ours is spent.
+                if (now := await self.record.look()) is not None and now.version != (seen and seen.version):
+                    await self.record.access.abandon(claim)
+                    return _Looked(now, self.record.decide(now, want))
+            step = self.record.decide(seen, want, claimed=True, interrupted=claim.interrupted)
+            if isinstance(step, Redeem):
+                return await self._request(claim, seen, step, want, operation, release)
+            if isinstance(step, Fail) and step.note is not None:
+                await self.record.note(claim, step.note)
+            else:
+                await self.record.access.abandon(claim)
+            return _Looked(seen, step)
+        except GeneratorExit:
+            raise  # the event loop is gone, and the store tells the next holder
         except BaseException:
-            await self.store.abandon(claim)
+            if not self.record.pending.holds(claim):
+                await self.record.access.abandon(claim)
             raise
 
-    def _orphan_wait(self, began: float) -> float:
-        """How long to wait for the last request of a holder that began `began` seconds ago and died.
+    def _orphan_wait(self, began: float, listening: float) -> float:
+        """How long to wait for the last request of a holder that sent it `began` seconds ago and died.
 
         It is unknown when it died. Its request is over once its time-out is.
         """
-        return max(
-            0.0, min(self.policy.orphan_wait, self.policy.request_timeout + self.policy.orphan_wait - began)
-        )
+        pause, longest = self._policy.orphan_wait, self._policy.response_timeout
+        return max(0.0, min(pause, longest + pause - began), listening)
 
-    async def _redeem(self, claim: Claim, step: decide.Redeem) -> Outcome | Record | None:
-        """The one token request, and what must be stored about its outcome."""
-        sent_at = self.clock.wall()
-        try:
-            issued = await self.request(step.credential, sent_at)
-        except GrantRejected as rejection:
-            if step.replay and rejection.args:
-                rejection.args = (f"{rejection.args[0]} {_REPLAYED}", *rejection.args[1:])
-            note = partial(decide.with_rejection, credential=step.credential, code=rejection.code)
-            await self._note(claim, step, note, rejection)
-            raise
-        except (OutcomeUnknown, InvalidTokenResponse, asyncio.CancelledError) as error:
-            # An unreadable success has spent the refresh token just as a lost response may have.
-            harmless = isinstance(error, InvalidTokenResponse) and not error.granted
-            if harmless or not decide.single_use(step.credential, self.provider):
-                raise
-            note = partial(decide.with_unknown_outcome, credential=step.credential, at=sent_at)
-            noted = await self._note(claim, step, note, error)
-            if step.replay or self.provider.replay_leeway <= 0 or not isinstance(error, OutcomeUnknown):
-                raise
-            return noted  # look again: the provider permits an immediate replay
-        configured, sign_in = step.origin
-        state = TokenState(configured=configured, sign_in=sign_in, token=issued.token)
-        save = self.store.make_save(state, claim.commit, over=self._before(step))
-        return await self._persist_token(issued, state, self._unsaved(issued.token, save, claim))
-
-    def _before(self, step: decide.Redeem) -> Callable[[TokenState | None], bool]:
-        """Whether the stored state is still of the generation we started from."""
-        return partial(
-            decide.supersedes, before=step.stored, credential=step.credential, provider=self.provider
-        )
-
-    def _unsaved(self, token: Token | None, save: Callable[[], Awaitable[Record]], claim: Claim) -> Unsaved:
-        return Unsaved(token, save, partial(self.store.abandon, claim))
-
-    async def _note(
+    async def _request(
         self,
         claim: Claim,
-        step: decide.Redeem,
-        note: Callable[[TokenState], TokenState],
-        error: BaseException,
-    ) -> Record:
-        """Commit the outcome of a request that ended in this error.
+        seen: Seen | None,
+        step: Redeem,
+        want: Want,
+        operation: Operation,
+        release: Callable[[], None],
+    ) -> Outcome | _Looked:
+        """The one token request, and what must be stored about its outcome."""
+        sending = Sending(
+            self.record.access, claim, step.credential, step.state, seen.version if seen is not None else None
+        )
 
-        A rejection is noted beside what another process has noted in between. An unknown outcome is not:
-        the other process took us for dead, so it has noted that itself.
-        """
-        over = self._before(step) if isinstance(error, GrantRejected) else _never_replace
-        save = self.store.make_save(note(step.stored), claim.commit, over=over, again=note)
-        try:
-            return await self.store.persist(self._unsaved(None, save, claim), error)
-        except Superseded:
-            if isinstance(error, TokenSessionError):
-                raise
-            raise error from None  # cancelled: no further look
+        def go_on_late() -> None:
+            release()  # it takes no place from other keys
+            operation.late()
 
-    async def _persist_token(self, issued: Issued, state: TokenState, unsaved: Unsaved) -> Outcome:
-        """Store the new token, then hand it out. If it cannot be stored, hand it out and say so."""
-        for note in issued.notes:
-            self.report(events.UnexpectedResponse(self.key, note))
+        late = Timer(self._clock, self._policy.caller_timeout, go_on_late)
         try:
-            await self.store.persist(unsaved)
-        except NotStored as failure:
-            if failure.error is not None:
-                raise
-            return Outcome(state, requested=True, unsaved=unsaved)
-        self.report(events.Refreshed(self.key, issued.token.fingerprint, issued.token.lifetime))
+            issued = await self.record.requests.send(step.credential, step.sent.single, sending)
+        except TokenSessionError as error:
+            return await self._failed(claim, step, want, sending, error)
+        except asyncio.CancelledError:
+            if sending.sent is not None:
+                lost = OutcomeUnknown("The token request was cut short before its answer came.")
+                operation.failure = lost
+                await self.record.note(claim, self._noted(step, lost), sending)
+            raise
+        finally:
+            late.cancel()
+        self.record.cache.has_served = True  # whatever comes of it: it is past its configured credential
+        for text in issued.notes:
+            self.record.report(events.UnexpectedResponse(self.record.key, text))
+        sent = sending.sent or self.record.access.now()
+        state = renewed(step, issued, self.record.view(seen, want), sent)
+        if sending.noted:
+            result = await self.record.pending.save(state, expect=sending.version)
+            await self.record.access.abandon(claim)
+        else:
+            version = seen.version if seen is not None else None
+            result = await self.record.pending.save(state, claim=claim, expect=version)
+        if isinstance(result, pending_writes.Superseded):
+            self.record.learn(result.seen)
+            return _Looked(result.seen, self.record.decide(result.seen, want))
+        stored = None if isinstance(result, Pending) else result.seen.version
+        self.record.cache.learn(state, stored, self.record.boot)
+        known = self.record.known()
+        if known is not None and known.state.order > state.order:  # a sign-in or sign-out, in the meantime
+            return _Looked(known, self.record.decide(known, want))
+        if issued.problem is not None:
+            raise issued.problem
         return Outcome(state, requested=True)
 
-    async def request(self, credential: Credential, sent_at: float) -> Issued:
-        """One token request: the token, or a typed error."""
-        request = self.provider.request(credential)
-        connect, total = self.policy.connect_timeout, self.policy.request_timeout
-        try:
-            # Our transport has the same time-out. This one is for transports that have none.
-            response = await within(
-                self.clock, total, self.transport.send(request, connect=connect, total=total)
-            )
-        except TokenSessionError:
-            raise
-        except TimeoutError:
-            raise OutcomeUnknown(f"The token request got no answer within {total:g} s.") from None
-        except Exception as error:
-            raise OutcomeUnknown(f"The transport failed unexpectedly ({type(error).__name__}).") from error
-        try:
-            return self.provider.read(response, credential, sent_at=sent_at)
-        except TokenSessionError:
-            raise
-        except Exception as error:
-            raise OutcomeUnknown(
-                f"The provider failed to read the token response ({type(error).__name__})."
-            ) from error
+    async def _failed(
+        self, claim: Claim, step: Redeem, want: Want, sending: Sending, error: TokenSessionError
+    ) -> _Looked:
+        """Note a failed request, for all processes or for this one, and say what to do next."""
+        if isinstance(error, Superseded):  # before a code was sent: there has been a sign-in or sign-out
+            await self.record.access.abandon(claim)
+            seen = await self.record.look()
+            return _Looked(seen, self.record.decide(seen, want))
+        if isinstance(error, StoreError):  # from `Claim.sending`: nothing was sent
+            raise error
+        if isinstance(error, GrantRejected):
+            error = explained(error, step.state, step.sent)
+        if isinstance(error, GrantRejected) or consequence(error, step.sent).shared:
+            state = self._noted(step, error)
+            if sending.noted and not isinstance(error, GrantRejected | OutcomeUnknown | InvalidTokenResponse):
+                # The server has answered, and has not redeemed the code: it may be sent again.
+                state = replace(state, redeemed=step.state.redeemed)
+            elif sending.noted:
+                state = replace(state, redeemed=redeeming(state, step.sent.credential, self.record.boot))
+            if state.failures is not None and state.failures.unknown and isinstance(error, TokenUnavailable):
+                error.intact = OutcomeUnknown.intact  # whatever this one says: an earlier one is unknown
+            await self.record.note(claim, state, sending)
+        else:
+            local = replace(step.state, failures=self.record.cache.local)
+            note = noted(local, error, step.sent, self._policy, self.record.boot, self._clock.jitter())
+            self.record.cache.local = note.failures
+            before = step.state.failures_of(step.sent.credential)
+            if before is not None and before.unknown and isinstance(error, TokenUnavailable):
+                error.intact = OutcomeUnknown.intact
+            if sending.noted:
+                await self.record.note(claim, step.state, sending)
+            else:
+                await self.record.access.abandon(claim)
+        seen = self.record.known()
+        return _Looked(seen, self.record.decide(seen, replace(want, force=False)), error)
 
-    async def sign_in(self, credential: Credential, *, earlier: Collection[str] = ()) -> Outcome:
-        """Redeem a new refresh token or code, and store the result over whatever is there.
+    def _report_attempt(self, error: TokenSessionError, step: Step, operation: Operation) -> None:
+        """Report a failed request, unless the refresh ends in this error and says so itself."""
+        left = step.until - self.record.boot if isinstance(step, Wait) else 0.0
+        if isinstance(step, Fail) or (isinstance(step, Wait) and not operation.worth_waiting(step.until)):
+            return
+        self.record.report(
+            events.AttemptFailed(self.record.key, operation.id, type(error).__name__, str(error), left)
+        )
 
-        Takes no claim: the new version supersedes a running refresh, which then adopts it. A sign-out in
-        between wins, and raises `SignedOut`. `earlier`: the fingerprints of the tokens that are still
-        unsaved here. This sign-in replaces them.
-        """
-        # Look first: a failing store must be noticed before a code is spent. A corrupt record is no
-        # obstacle: signing in is how you replace it.
-        before = TokenState(configured=self._configured())
-        expect: str | AnyVersion | None = ANY
-        with contextlib.suppress(StoreCorrupt):
-            current = await self.store.load()
-            expect = current.version if current else None
-            before = decode(current.data) if current else before
-        issued = await self.request(credential, self.clock.wall())
-        token, late = issued.token, False
-        state = TokenState(configured=self._configured(), sign_in=token.fingerprint, token=token)
-
-        async def write(data: bytes) -> Record:
-            if late and expect is ANY:  # the damaged record had no version; the record there now has one
-                with contextlib.suppress(StoreCorrupt):
-                    raise Superseded("Look at the stored record first.", record=await self.store.load())
-            return await self.store.replacing(expect)(data)
-
-        def over(stored: TokenState | None) -> bool:
-            if stored is None:  # deleted since, or never stored
-                return not late or not isinstance(expect, str)
-            return decide.yields_to_sign_in(stored, before=before, late=late, earlier=earlier)
-
-        save = self.store.make_save(state, write, over=over)
-        try:
-            return await self._persist_token(issued, state, Unsaved(token, save, _nothing_to_give_up))
-        except Superseded:
-            raise SignedOut("This key was signed out while the sign-in was running.") from None
-        finally:
-            late = True
-
-    async def sign_out(self) -> None:
-        """Store a tombstone, so that a late commit cannot undo the sign-out."""
-        await self.store.put(TokenState(self._configured(), signed_out=True))
-
-    def _configured(self) -> str:
-        return self.provider.credential.fingerprint if self.provider.credential else ""
+    def _noted(self, step: Redeem, error: TokenSessionError) -> TokenState:
+        """The state with a note of this failure, and one more request counted."""
+        clock = self._clock
+        state = noted(step.state, error, step.sent, self._policy, clock.boot(), clock.jitter())
+        return counted(state, self.record.view(None, Want()), forced=step.forced)
 
 
-def _never_replace(_stored: TokenState | None) -> bool:
-    """Never replace a newer state."""
-    return False
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What a claim has led to, if not to a token: what is stored now, and what to do next.
+
+    `failure` is the error of the token request that was made.
+    """
+
+    seen: Seen | None
+    step: Step
+    failure: TokenSessionError | None = None
 
 
-async def _nothing_to_give_up() -> None:
-    """A sign-in holds no claim."""
+def _until(error: TokenSessionError, seconds: float) -> TokenSessionError:
+    """This error, with how long until the next attempt."""
+    if isinstance(error, TokenUnavailable):
+        error.retry_after = max(0.0, seconds)
+    return error

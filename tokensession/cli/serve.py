@@ -34,7 +34,8 @@ async def run(provider: str, port: int, lifetime: int) -> None:
     stats = server.stats
     click.echo(
         f"Stopped after {stats.requests} requests and {stats.token_requests} token requests "
-        f"({stats.invalid_requests} invalid, {stats.reuse_detections} reuse detections)."
+        f"({stats.rejections} rejected, {stats.invalid_requests} invalid, "
+        f"{stats.reuse_detections} reuse detections)."
     )
 
 

@@ -4,7 +4,7 @@ from ._wire import basic_auth, encode_form, encode_json, parse_form, parse_json
 from .oauth2 import OAuth2
 from .oto import Health, Oto
 from .priava import Priava
-from .protocol import Credential, Issued, Provider, TokenRequest, TokenResponse, TokenTransport
+from .protocol import Credential, Identity, Issued, Provider, TokenRequest, TokenResponse, TokenTransport
 from .strategy import RFC6749_ERRORS, ErrorKind, Fields, Strategy, expires_at, expires_in
 from .strategy_provider import StrategyProvider
 
@@ -14,6 +14,7 @@ __all__ = [
     "ErrorKind",
     "Fields",
     "Health",
+    "Identity",
     "Issued",
     "OAuth2",
     "Oto",

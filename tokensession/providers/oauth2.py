@@ -92,4 +92,5 @@ class OAuth2(StrategyProvider):
                 "scope": scope,
             },
             credential=configured_credential(code=code, refresh_token=refresh_token),
+            environment="",  # its identity contains the URL's path
         )

@@ -98,6 +98,7 @@ class Oto(StrategyProvider):
             token_url=base + "/rest/v2/refreshToken",
             values={},
             credential=Credential("refresh_token", _validate.secret("refresh_token", refresh_token)),
+            environment=environment,
         )
 
     @classmethod

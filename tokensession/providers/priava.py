@@ -75,6 +75,7 @@ class Priava(StrategyProvider):
             },
             credential=configured_credential(code=code, refresh_token=refresh_token),
             api_headers=(("TenantRegion", region),) if region_on_requests else (),
+            environment=region,
         )
 
     @classmethod

@@ -6,14 +6,23 @@ I/O and reads no clock. A transport sends the request and returns the response.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from .. import _validate
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, InvalidTokenResponse
 from ..token import Token, fingerprint
 
-__all__ = ["Credential", "Issued", "Provider", "TokenRequest", "TokenResponse", "TokenTransport"]
+__all__ = [
+    "Credential",
+    "Identity",
+    "Issued",
+    "Provider",
+    "TokenRequest",
+    "TokenResponse",
+    "TokenTransport",
+]
 
 GrantType: TypeAlias = Literal["refresh_token", "authorization_code"]
 """RFC 6749's names of the two grants: sections 6 and 4.1.3."""
@@ -95,9 +104,33 @@ class Issued:
     """What a token response brought."""
 
     token: Token
-    """The new token."""
+    """The new token. Its `access_token` is "" if the response had only a new refresh token for us."""
     notes: tuple[str, ...] = ()
     """What was unexpected in the response, for people. Each is reported as `events.UnexpectedResponse`."""
+    problem: InvalidTokenResponse | None = None
+    """Why this token must not be used, or None. It is stored first, and then this is raised.
+
+    A 2xx that brings a token has spent the refresh token, whatever else is wrong with the response. So the
+    new refresh token must not be lost with the error.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose tokens these are. Stored with them, so that no provider ever sends another one's.
+
+    Contains no secret and no path. An empty field is unknown, and matches everything.
+    """
+
+    provider: str = ""
+    """The strategy's name, such as "oauth2"."""
+    environment: str = ""
+    """The environment, region or tenant."""
+    client_id: str = ""
+    origin: str = ""
+    """The token endpoint's origin, such as "https://id.example.com"."""
+    scope: str = ""
+    """What was requested: scope, audience and resource, sorted, so that two orders of words are equal."""
 
 
 @runtime_checkable
@@ -106,6 +139,9 @@ class Provider(Protocol):
 
     A provider is configuration and pure functions. It does no I/O, and all its attributes are constant. For
     most servers you need no class: pass a `Strategy` to `StrategyProvider`.
+
+    A provider may also have `identity`, an `Identity` that is stored with its tokens, and `former_keys`, the
+    default keys of its earlier versions. Without them, the identity is unknown and there are no former keys.
     """
 
     @property
@@ -166,18 +202,39 @@ class Provider(Protocol):
         `credential` is what was redeemed. If the response has no refresh token, the new token keeps this
         one. `sent_at` is when the request was sent, in seconds since the epoch: it becomes the token's
         `obtained_at`. Raises `GrantRejected`, `ClientRejected`, `RateLimited`, `TokenUnavailable`,
-        `OutcomeUnknown` or `InvalidTokenResponse`, and nothing else.
+        `OutcomeUnknown` or `InvalidTokenResponse`, and nothing else. A 2xx with a token that must not
+        be used is no error: see `Issued.problem`.
         """
         ...
 
 
 class TokenTransport(Protocol):
-    """Sends token requests. `AiohttpTransport` is one; write another to use another HTTP library."""
+    """Sends token requests. `AiohttpTransport` is one; write another to use another HTTP library.
 
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
+    A transport may also have `async def reserve(self, url: str) -> Callable[[], None]`. It waits for a free
+    connection to the origin of this token URL, and returns a function that releases it. It is awaited before
+    a key is claimed, so that waiting for a connection holds up no other process. A transport without it has
+    no bound on connections.
+    """
+
+    async def send(
+        self,
+        request: TokenRequest,
+        *,
+        connect: float,
+        total: float,
+        on_sending: Callable[[], Awaitable[None]] | None = None,
+    ) -> TokenResponse:
         """Send one POST request, exactly once. Follow no redirect, and do not retry.
 
-        `connect` and `total` are time-outs in seconds: for opening the connection, and for everything.
+        `connect` is the time-out for opening the connection, in seconds. After `total` seconds you are
+        cancelled: give your HTTP library no shorter limit.
+
+        Await `on_sending` once, just before the first byte of the request leaves: after the name was looked
+        up, the connection opened, TLS agreed, and the proxy has answered its CONNECT. Until then nothing can
+        have been spent. If it raises, send nothing, and let its exception through. Without this parameter,
+        the request counts as sent from the moment you are called.
+
         Returns the response, whatever its status. Raises `NotSent` if the connection could not be opened,
         `OutcomeUnknown` if the request may have arrived but no complete response came back, and
         `InvalidTokenResponse` for a response that is too long or cannot be decompressed. Set its `granted`

@@ -3,18 +3,19 @@
 The order of checks in `read` matters:
 
 1. A redirect is an error: token requests follow none.
-2. A status other than 2xx is an error, whether or not the body can be read. If it says to wait (429, 503, a
-   `Retry-After`), that counts, whatever error code the body has.
+2. A status other than 2xx is an error, whether or not the body can be read (`_failure`). If it says to wait,
+   that counts, whatever error code the body has.
 3. An empty or truncated 2xx is a lost response: the refresh token may be spent.
-4. A 2xx that contains an error code or a false flag is an error, whatever else it contains.
-5. Anything else must contain a token.
+4. A 2xx with an error code that refuses the request brings no token, whatever else it contains.
+5. Any other 2xx that brings a token has spent the refresh token. So what it brought is returned, to be
+   stored, and what is wrong with the rest goes with it (`Issued.problem`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .._redact import excerpt
 from ..errors import (
@@ -25,6 +26,7 @@ from ..errors import (
     RateLimited,
     TokenSessionError,
     TokenUnavailable,
+    UnexplainedRefusal,
 )
 from ..policy import RATE_LIMIT_PAUSE
 from ..token import Token
@@ -35,6 +37,7 @@ from .strategy import ErrorKind, Strategy
 __all__ = ["read"]
 
 _BEFORE_TEXT = b"\xef\xbb\xbf\xff\xfe \t\r\n\f\v"  # byte order marks and white space
+_GATEWAYS = (408, 502, 504, 520, 524)  # from something in between: the request may have been carried out
 _LONGEST_REFUSAL = 64 * 1024  # bytes of a refusal that are parsed: reading a megabyte takes 50 ms
 
 
@@ -47,6 +50,7 @@ class _Answer:
     secrets: tuple[str, ...]
     now: float
     document: Mapping[str, Any] = field(default_factory=dict)
+    readable: bool = False
 
     def say(self, what: str) -> str:
         return f"{self.strategy.name}: the token endpoint answered {self.response.status}{what}."
@@ -88,8 +92,8 @@ class _Answer:
                     return name, self.strategy.errors[name]
         return None
 
-    def contains_error(self) -> bool:
-        """Whether a response with a 2xx status contains an error."""
+    def complains(self) -> bool:
+        """Whether a response with a 2xx status says that it is an error."""
         flags = (_wire.find(self.document, path) for path in self.strategy.fields.flags)
         denied = any(flag is False or (isinstance(flag, str) and flag.lower() == "false") for flag in flags)
         return denied or bool(self.document.get("error")) or self.known() is not None
@@ -127,12 +131,13 @@ def read(
             todo="Set base_url (or token_url) to the new address.",
         )
     if not 200 <= response.status < 300:
-        _fail(_parsed(answer, lenient=True))
+        raise _failure(_parsed(answer, lenient=True))
     if not response.body.strip():
         raise OutcomeUnknown(answer.say(" with an empty body, so the refresh token may be spent"))
     answer = _parsed(answer, lenient=False)
-    if answer.contains_error():
-        _fail(answer)
+    known = answer.known()
+    if known is not None and known[1] is not ErrorKind.TRANSIENT:
+        raise _failure(answer)
     return _issued(answer, credential, sent_at, scope)
 
 
@@ -154,9 +159,8 @@ def _parsed(answer: _Answer, *, lenient: bool) -> _Answer:
         raise InvalidTokenResponse(
             f"{answer.say(answer.excerpt())} {error.args[0]}", granted=not answer.is_page()
         ) from None
-    return _Answer(
-        answer.strategy, answer.response, answer.secrets + _tokens(answer, document), answer.now, document
-    )
+    secrets = answer.secrets + _tokens(answer, document)
+    return replace(answer, secrets=secrets, document=document, readable=True)
 
 
 def _tokens(answer: _Answer, document: Mapping[str, Any]) -> tuple[str, ...]:
@@ -167,37 +171,100 @@ def _tokens(answer: _Answer, document: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _issued(answer: _Answer, credential: Credential, sent_at: float, requested: str | None) -> Issued:
-    document, names = answer.document, answer.strategy.fields
+    """What a 2xx brought, or an error if that is nothing that can be stored."""
+    document, names, strategy = answer.document, answer.strategy.fields, answer.strategy
+    access, refresh, malformed = "", None, ""
     try:
-        access = _wire.access_token(_wire.find(document, names.access_token))
         refresh = _wire.refresh_token(_wire.find(document, names.refresh_token))
+        access = _wire.access_token(_wire.find(document, names.access_token))
     except InvalidTokenResponse as error:
-        raise InvalidTokenResponse(f"{answer.say('')} {error.args[0]}", granted=True) from None
-    token_type = _wire.find(document, names.token_type)
-    if token_type is not None and not answer.is_bearer(token_type):
-        raise InvalidTokenResponse(
-            answer.say(" with a token that is not a bearer token"),
-            granted=True,
-            todo="Only bearer tokens are supported.",
-        )
+        malformed = error.args[0]
+    if not access and refresh in (None, credential.secret):
+        raise _nothing_issued(answer, credential, malformed)
+    lifetime, note = strategy.lifetime(document, answer.now)
+    if not access or answer.complains():
+        # Not used, and over at once. So the next attempt is made soon, with the new refresh token.
+        lifetime, note = 0.0, None
+    # Without a new refresh token the old one stays valid. A code is spent.
+    refresh = refresh or (credential.secret if credential.grant_type == "refresh_token" else None)
+    refresh_lifetime, refresh_note = _refresh_lifetime(answer) if refresh else (None, None)
     scope = _wire.find(document, names.scope)
-    lifetime, note = answer.strategy.lifetime(document, answer.now)
     return Issued(
         Token(
             access_token=access,
             obtained_at=sent_at,
-            lifetime=answer.strategy.default_lifetime if lifetime is None else lifetime,
-            # Without a new refresh token the old one stays valid. A code is spent.
-            refresh_token=refresh
-            or (credential.secret if credential.grant_type == "refresh_token" else None),
+            lifetime=strategy.default_lifetime if lifetime is None else lifetime,
+            refresh_token=refresh,
             scope=_wire.scope(requested if scope is None else scope),
+            refresh_lifetime=refresh_lifetime,
         ),
-        notes=(f"{answer.strategy.name}: {note}",) if note else (),
+        notes=tuple(f"{strategy.name}: {each}" for each in (note, refresh_note) if each),
+        problem=_problem(answer, malformed),
     )
 
 
-def _fail(answer: _Answer) -> NoReturn:
-    raise _failure(answer)
+def _nothing_issued(answer: _Answer, credential: Credential, malformed: str) -> TokenSessionError:
+    """The error for a 2xx without anything to store."""
+    if not answer.complains():
+        return InvalidTokenResponse(f"{answer.say('')} {malformed}", granted=True)
+    error = _failure(answer)
+    if isinstance(error, InvalidTokenResponse):
+        # It may have spent the refresh token if it brought something that should be a token.
+        error.granted = any(token != credential.secret for token in _brought(answer))
+    return error
+
+
+def _brought(answer: _Answer) -> list[Any]:
+    """What is in the place of a token, well-formed or not."""
+    names = answer.strategy.fields
+    found = (_wire.find(answer.document, path) for path in (names.access_token, names.refresh_token))
+    return [value for value in found if value not in (None, "")]
+
+
+def _problem(answer: _Answer, malformed: str) -> InvalidTokenResponse | None:
+    """Why the token must not be used, although it is stored.
+
+    A response that says it is an error is believed, even if its access token looks good: we cannot know what
+    the token is good for. It is one error for the callers and not an outage, because the next attempt is made
+    soon, with the refresh token that came with it.
+    """
+    intact = "The token is stored, with the next refresh token, and is not used."
+    if answer.complains():
+        code = next(iter(answer.codes()), "")
+        said = _quoted(answer, answer.shown(code)) if code else ""
+        return InvalidTokenResponse(
+            answer.say(f" with a token and an error{said}"),
+            granted=True,
+            intact=intact,
+            todo="Find out what the provider means by it.",
+        )
+    if malformed:
+        return InvalidTokenResponse(
+            f"{answer.say('')} {malformed}", granted=True, intact="The new refresh token is stored."
+        )
+    token_type = _wire.find(answer.document, answer.strategy.fields.token_type)
+    if token_type is not None and not answer.is_bearer(token_type):
+        return InvalidTokenResponse(
+            answer.say(" with a token that is not a bearer token"),
+            granted=True,
+            intact=intact,
+            todo="If its token_type is another name for a bearer token, add that to Strategy.bearer_types.",
+        )
+    return None
+
+
+def _refresh_lifetime(answer: _Answer) -> tuple[float | None, str | None]:
+    """How many seconds the refresh token lives at most, if that is known, and a note."""
+    seconds, note = None, None
+    for path in answer.strategy.fields.refresh_lifetime:
+        value = _wire.find(answer.document, path)
+        if value is not None:
+            seconds = _wire.lifetime_seconds(value)
+            note = f"{path} is not a number of seconds; it is ignored" if seconds is None else None
+            break
+    # 0 stands for a refresh token that does not end (Keycloak's offline tokens).
+    known = [each for each in (seconds, answer.strategy.idle_lifetime) if each is not None and each > 0]
+    return min(known, default=None), note
 
 
 def _failure(answer: _Answer) -> TokenSessionError:
@@ -206,25 +273,26 @@ def _failure(answer: _Answer) -> TokenSessionError:
     code, kind = known or (next(iter(answer.codes()), ""), None)
     shown = answer.shown(code)
     said = answer.say(_quoted(answer, shown) if code else answer.excerpt())
+    todo = answer.strategy.hints.get(code)
     if kind is ErrorKind.RATE_LIMITED:
         return RateLimited(said, retry_after=max(RATE_LIMIT_PAUSE, pause or 0.0))
-    if status in (429, 503) or (status >= 400 and pause is not None):
-        # Before the error code: some servers answer "too many requests" with invalid_grant or access_denied,
-        # and a credential that is only asked to wait must not be thrown away.
+    if status in _GATEWAYS and (pause is not None or kind in (None, ErrorKind.TRANSIENT)):
+        return OutcomeUnknown(said, retry_after=pause)
+    # Before the error code: some servers answer "too many requests" with invalid_grant or access_denied, and
+    # a credential that is only asked to wait must not be thrown away.
+    if pause is not None or status == 429:
         return RateLimited(said, retry_after=pause)
-    if kind is ErrorKind.REJECTED:
-        return GrantRejected(said, code=code, todo=answer.strategy.hints.get(code))
-    if kind is ErrorKind.CLIENT:
-        return _client_rejected(answer, said, code, shown)
-    if kind is ErrorKind.TRANSIENT or status >= 500 or status == 408:
-        return TokenUnavailable(said, retry_after=pause)
-    if status in (401, 403, 404, 405):
-        return _client_rejected(answer, said, code, shown)
+    if status == 503:
+        return TokenUnavailable(said)
+    if kind in (ErrorKind.REJECTED, ErrorKind.PROBABLY_REJECTED):
+        return GrantRejected(said, code=code, certain=kind is ErrorKind.REJECTED, todo=todo)
+    if kind is ErrorKind.TRANSIENT or (kind is None and status >= 500):
+        return TokenUnavailable(said)
+    if kind is None and (status == 400 or (status == 401 and not answer.readable)):
+        return UnexplainedRefusal(said)
+    if kind is ErrorKind.CLIENT or status in (401, 403, 404, 405):
+        return ClientRejected(said, code=shown, todo=todo)
     return InvalidTokenResponse(said)
-
-
-def _client_rejected(answer: _Answer, said: str, code: str, shown: str) -> ClientRejected:
-    return ClientRejected(said, code=shown, todo=answer.strategy.hints.get(code))
 
 
 def _quoted(answer: _Answer, shown: str) -> str:

@@ -43,6 +43,8 @@ class ErrorKind(Enum):
 
     REJECTED = "the refresh token or code is rejected"
     """`GrantRejected`: the credential is not sent again."""
+    PROBABLY_REJECTED = "the refresh token or code is rejected, unless the code means something else here"
+    """`GrantRejected`, but not `certain`: the credential is tried again from time to time."""
     CLIENT = "the client or the request is wrong"
     """`ClientRejected`: the configuration must be fixed."""
     RATE_LIMITED = "too many requests"
@@ -70,6 +72,12 @@ class Fields:
     """Fields that may contain an explanation for people."""
     retry_after: Sequence[str] = ("retry-after", "retry_after")
     """Fields that may say how long to wait. The Retry-After header takes precedence."""
+    refresh_lifetime: Sequence[str] = (
+        "refresh_token_expires_in",
+        "refresh_expires_in",
+        "x_refresh_token_expires_in",
+    )
+    """Fields that may say how many seconds the refresh token lives. 0 means that it does not end."""
 
 
 Lifetime: TypeAlias = Callable[[Mapping[str, Any], float], tuple[float | None, str | None]]
@@ -150,10 +158,17 @@ RFC6749_ERRORS: Mapping[str, ErrorKind] = {
     # Of no RFC, but they can mean only one thing:
     "bad_refresh_token": ErrorKind.REJECTED,
     "invalid_refresh_token": ErrorKind.REJECTED,
+    # Seen for dead refresh tokens and codes, and now and then for something else. Three are errors of OpenID
+    # Connect's authorization endpoint (Core 1.0, 3.1.2.6), one of RFC 6750 (3.1).
+    "invalid_token": ErrorKind.PROBABLY_REJECTED,
+    "interaction_required": ErrorKind.PROBABLY_REJECTED,
+    "login_required": ErrorKind.PROBABLY_REJECTED,
+    "consent_required": ErrorKind.PROBABLY_REJECTED,
+    "invalid_code": ErrorKind.PROBABLY_REJECTED,
 }
 """What each error code of RFC 6749 (sections 4.1.2.1 and 5.2) and RFC 8628 (3.5) means.
 
-Two codes of no RFC, `bad_refresh_token` and `invalid_refresh_token`, are in it too.
+Some that servers send instead of `invalid_grant` are in it too.
 """
 
 
@@ -204,6 +219,8 @@ class Strategy:
     """Whether a refresh token can be used only once. If in doubt, True."""
     replay_leeway: float = 0
     """Seconds within which the server accepts the same refresh token again. Only what it documents."""
+    idle_lifetime: float | None = None
+    """Seconds after which the server ends a refresh token that is not used. Only what it documents."""
 
     def __post_init__(self) -> None:
         """Raises `ConfigurationError`. Found later, a mistake here could cost a sign-in."""
@@ -223,9 +240,9 @@ class Strategy:
                 )
         if any(not isinstance(kind, ErrorKind) for kind in self.errors.values()):
             raise self._error("errors must map error codes to ErrorKind values.")
-        for name in ("default_lifetime", "replay_leeway"):
+        for name in ("default_lifetime", "replay_leeway", "idle_lifetime"):
             seconds = getattr(self, name)
-            if name == "default_lifetime" and seconds is None:
+            if name != "replay_leeway" and seconds is None:
                 continue
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < inf:
                 raise self._error(f"{name} must be a number of seconds, not {describe(seconds)}.")

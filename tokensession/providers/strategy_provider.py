@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from .. import _validate
 from ..errors import ConfigurationError, TokenSessionError
-from .protocol import Credential, Issued, TokenRequest, TokenResponse
+from ..token import fingerprint
+from .protocol import Credential, Identity, Issued, TokenRequest, TokenResponse
 from .response import read as read_response
 from .strategy import Strategy
 
@@ -18,6 +19,8 @@ class StrategyProvider:
 
     - `strategy`: how the server expects token requests, and how it answers.
     - `identity` distinguishes this client from others of the same server in the key: a region, a client id.
+    - `environment`: the environment, region or tenant of the tokens. It is stored with them, so that another
+      one never uses them. It must contain neither a secret nor a path. The default is `identity`.
     - `base_url`: the API's address. Relative request URLs are appended to it.
     - `token_url`: the token endpoint. It is used as it is: "/o/token/" and "/o/token" are two addresses.
     - `values`: the configuration that the strategy's `grants` and `headers` name, such as `client_id`. None
@@ -38,6 +41,7 @@ class StrategyProvider:
         values: Mapping[str, str | None],
         credential: Credential | None,
         api_headers: tuple[tuple[str, str], ...] = (),
+        environment: str | None = None,
     ) -> None:
         self.strategy = strategy
         self.base_url: str = _validate.url("base_url", base_url)
@@ -46,18 +50,41 @@ class StrategyProvider:
         self.origins: tuple[str, ...] = (_validate.origin(self.base_url),)
         self.api_headers = api_headers
         self.credential = credential
-        self._identity = identity
+        self._name = identity
         self._values = {name: value for name, value in values.items() if value is not None}
+        self.identity: Identity = Identity(
+            provider=strategy.name,
+            environment=identity if environment is None else environment,
+            client_id=self._values.get("client_id", ""),
+            origin=_validate.origin(token_url),
+            scope=_requested(self._values),
+        )
 
     @property
     def key(self) -> str:
         """The default key: strategy, identity, fingerprint of the configured credential.
 
-        "" without a credential: different accounts would share such a key.
+        If the refresh token can be used again, several sources may use it with different scopes, so there is
+        a fingerprint of the requested scope too. "" without a credential: different accounts would share
+        such a key.
         """
+        key = self._key_without_scope
+        credential, scope = self.credential, self.identity.scope
+        if credential is None or self.rotates or credential.grant_type != "refresh_token" or not scope:
+            return key
+        return f"{key}/{fingerprint(scope)}"
+
+    @property
+    def former_keys(self) -> tuple[str, ...]:
+        """The default keys of earlier versions, if they differ: a token may still be stored under one."""
+        former = self._key_without_scope
+        return (former,) if former != self.key else ()
+
+    @property
+    def _key_without_scope(self) -> str:
         if self.credential is None:
             return ""
-        return f"{self.strategy.name}/{self._identity}/{self.credential.fingerprint}"
+        return f"{self.strategy.name}/{self._name}/{self.credential.fingerprint}"
 
     @property
     def rotates(self) -> bool:
@@ -122,9 +149,19 @@ class StrategyProvider:
     def __repr__(self) -> str:
         credential = self.credential
         start = f"{credential.grant_type} {credential.fingerprint}" if credential else "no credential"
-        return f"<{type(self).__name__} {self._identity} at {self.base_url}, {start}>"
+        return f"<{type(self).__name__} {self._name} at {self.base_url}, {start}>"
 
 
 def _field(credential: Credential) -> dict[str, str]:
     """The credential under its RFC 6749 field name."""
     return {"code" if credential.grant_type == "authorization_code" else "refresh_token": credential.secret}
+
+
+def _requested(values: Mapping[str, str]) -> str:
+    """The requested scope, audience and resource as one text, whatever the order of their words."""
+    words = {
+        word if name == "scope" else f"{name}={word}"
+        for name in ("scope", "audience", "resource")
+        for word in values.get(name, "").split()
+    }
+    return " ".join(sorted(words))

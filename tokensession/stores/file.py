@@ -5,11 +5,15 @@ File names are the SHA-256 of the key, because no file system accepts every text
     <sha>.token   the record (msgpack), replaced by rename: old or new, never half
     <sha>.lock    the claim, see `_local/lock.py`
     <sha>.write   a lock that is held while the record is compared and replaced
-    <sha>.tmp     a record that is being written
+    <sha>.tmp     a record that is being written. A claim makes it, empty, and its commit uses it
+    store         the store's own name and inode, see `_local/place.py`
 
 There are two locks because a sign-in must not wait for a running refresh. `put` takes the second one only,
 and so the refresh's commit finds a newer version. The temporary name is always the same and is only touched
 under the write lock, so the next writer removes what a killed one left.
+
+A claim makes the temporary file because a file system can have space and no inodes left. That must be known
+before a refresh token is spent.
 
 There is one file per key because a single file costs 21 ms a write at 10,000 keys. Not for several hosts:
 flock is not reliable on NFS.
@@ -20,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import struct
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -30,7 +35,7 @@ import msgpack
 from anyio import CancelScope
 
 from ..clock import Clock, SystemClock
-from ..errors import StoreCorrupt, Superseded
+from ..errors import StoreCorrupt, StoreError, Superseded
 from ._local.claims import Claims, LocalClaim, log_failed_write
 from ._local.files import (
     absolute,
@@ -44,32 +49,36 @@ from ._local.files import (
     sync_directory,
 )
 from ._local.lock import exclusive, lock_name
-from ._local.worker import Worker
+from ._local.moment import Moment
+from ._local.place import Note, Place
+from ._local.worker import Busy, Worker
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["FileStore"]
 
-_FORMAT = 1
+_FORMAT = 2
+_FIRST_FORMAT = 1  # did not say when a record was written
 
 
 class FileStore:
     """Keeps each record in a file of its own, in `directory`.
 
     The store creates the directory with mode 0700; its parent must exist. If other users have access to the
-    directory or its files, nothing is read and you get `StoreInsecure`. `clock` dates claims and times
-    waiting. Use `async with`, or call `aclose` at the end. Raises `ConfigurationError` if the platform has no
-    POSIX file locks or the path is empty.
+    directory or its files, nothing is read and you get `StoreInsecure`. `clock` dates records and claims,
+    and times waiting. Use `async with`, or call `aclose` at the end. Raises `ConfigurationError` if the
+    platform has no POSIX file locks or the path is empty.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, clock: Clock | None = None) -> None:
         require_posix("FileStore")
-        self._files = _Files(absolute("FileStore", directory))
-        self._worker = Worker("tokensession-file")
-        self._claims = Claims(self._files, self._worker, clock or SystemClock())
+        clock = clock or SystemClock()
+        self._files = _Files(absolute("FileStore", directory), clock)
+        self._worker = Worker("tokensession-file", clock=clock)
+        self._claims = Claims(self._files, self._worker, clock)
 
     async def load(self, key: str) -> Record | None:
         """The whole record, or None. Never waits for a claim."""
-        return await self._worker.run(partial(self._files.read, check_key(key)))
+        return await self._worker.run(partial(self._files.read, check_key(key)), droppable=True)
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         """A newer record than `seen`, or the only claim. `timeout` in seconds. See `Store.claim`."""
@@ -89,7 +98,7 @@ class FileStore:
 
     async def keys(self) -> list[str]:
         """The keys of all records, sorted. Reads every file."""
-        return await self._worker.run(self._files.keys)
+        return await self._worker.run(self._files.keys, droppable=True)
 
     async def aclose(self) -> None:
         """End the worker thread, after its last job. A later call starts a new one.
@@ -117,8 +126,10 @@ class FileStore:
 class _Files:
     """What runs in the worker thread. Implements `claims.Records`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, clock: Clock) -> None:
         self.directory = directory
+        self._clock = clock
+        self._place: Place | None = Place(directory)  # until it has been compared
 
     def _path(self, key: str, suffix: str) -> Path:
         return self.directory / lock_name(key, suffix)
@@ -127,7 +138,17 @@ class _Files:
         with map_os_errors("prepared", self.directory):
             make_directory(self.directory)
             check_writable(self.directory)
+            self._compare_place()
         return self._path(key, ".lock")
+
+    def reserve(self, key: str) -> None:
+        with self._locked(key) as path:
+            os.close(_open_temporary(path))
+
+    def unreserve(self, key: str) -> None:
+        # If another writer is busy now, it uses the file, or the next claim does.
+        with contextlib.suppress(StoreError, Busy), self._locked(key) as path:
+            path.with_suffix(".tmp").unlink(missing_ok=True)
 
     def read(self, key: str) -> Record | None:
         stored = self._read(self._path(key, ".token"))
@@ -153,14 +174,18 @@ class _Files:
 
     def _found(self, path: Path) -> tuple[str, Record] | StoreCorrupt | None:
         with map_os_errors("read", path):
-            content = read_private(path) if check_directory(self.directory) else None
-        return None if content is None else _decode(path, content)
+            if not check_directory(self.directory):
+                return None
+            self._compare_place()
+            content = read_private(path)
+        return None if content is None else _decode(path, content, self._clock)
 
     def write(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
         content = memoryview(
-            _encode(key, record)
+            _encode(key, record, Moment.now(self._clock))
         )  # its repr shows nothing if this frame's locals are printed
-        with self._writing(key) as path:
+        self.prepare(key)
+        with self._locked(key) as path:
             if expect is not ANY:
                 stored = self.read(key)
                 if stored == record:  # the same write, repeated because its result got lost
@@ -172,7 +197,8 @@ class _Files:
         return record
 
     def delete(self, key: str, expect: str | AnyVersion) -> bool:
-        with self._writing(key) as path:
+        self.prepare(key)
+        with self._locked(key) as path:
             if expect is not ANY:
                 stored = self.read(key)
                 if stored is not None and stored.version != expect:
@@ -186,12 +212,27 @@ class _Files:
             return True
 
     @contextlib.contextmanager
-    def _writing(self, key: str) -> Iterator[Path]:
+    def _locked(self, key: str) -> Iterator[Path]:
         """The path of the key's record, locked against other writers. Raises `Busy`."""
-        self.prepare(key)
         path = self._path(key, ".token")
         with map_os_errors("written", path), exclusive(path.with_suffix(".write")):
             yield path
+
+    def _compare_place(self) -> None:
+        """Warn if the directory is a copy. Once, with the first use of the store."""
+        place, self._place = self._place, None
+        if place is None:
+            return
+        path, noted = self.directory / "store", None
+        with contextlib.suppress(OSError, StoreError, ValueError):  # then it is written again
+            name, inode = (read_private(path) or b"").decode("ascii").split()
+            noted = Note(name, int(inode))
+        note = place.compare(noted)
+        if note is not None:
+            with contextlib.suppress(OSError, StoreError):  # a read-only directory can be read all the same
+                fd = open_private(path, os.O_WRONLY | os.O_CREAT)
+                with open(fd, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+                    file.write(f"{note.id} {note.inode:20}\n".encode())
 
     def __repr__(self) -> str:
         return f"<_Files {self.directory}>"
@@ -200,9 +241,8 @@ class _Files:
 def _save(path: Path, content: bytes | memoryview) -> None:
     """Replace the file, durably. This needs two syncs: one for the content, one for the name."""
     temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)  # left by a killed writer
     try:
-        fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        fd = _open_temporary(path)
         with open(fd, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor, which Path cannot open
             left = memoryview(content)
             while left:
@@ -216,14 +256,32 @@ def _save(path: Path, content: bytes | memoryview) -> None:
     sync_directory(path.parent)
 
 
-def _checksum(key: bytes, version: str, data: bytes) -> bytes:
+def _open_temporary(path: Path) -> int:
+    """A descriptor of the empty temporary file: the one that a claim has made, or a new one.
+
+    One that is not empty was left by a killed writer. Or its writer is still at work, because someone has
+    removed the lock: so no one else writes into it.
+    """
+    temporary, create = path.with_suffix(".tmp"), os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with contextlib.suppress(FileExistsError):
+        return open_private(temporary, create)
+    with contextlib.suppress(OSError, StoreError):
+        fd = open_private(temporary, os.O_WRONLY)
+        if os.fstat(fd).st_size == 0:
+            return fd
+        os.close(fd)
+    temporary.unlink(missing_ok=True)
+    return open_private(temporary, create)
+
+
+def _checksum(*parts: bytes) -> bytes:
     digest = hashlib.blake2b(digest_size=16, person=b"tokensession")
-    for part in (key, version.encode(), data):
+    for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.digest()
 
 
-def _encode(key: str, record: Record) -> bytes:
+def _encode(key: str, record: Record, written: Moment) -> bytes:
     name, data = key.encode(), bytes(record.data)
     content: bytes = msgpack.packb(
         {
@@ -231,13 +289,19 @@ def _encode(key: str, record: Record) -> bytes:
             "key": name,
             "version": record.version,
             "data": data,
-            "check": _checksum(name, record.version, data),
+            "wall": written.wall,
+            "boot": written.boot,
+            "check": _checksum(name, record.version.encode(), data, _packed(written)),
         }
     )
     return content
 
 
-def _decode(path: Path, content: bytes) -> tuple[str, Record] | StoreCorrupt:
+def _packed(written: Moment) -> bytes:
+    return struct.pack(">dd", *written)
+
+
+def _decode(path: Path, content: bytes, clock: Clock) -> tuple[str, Record] | StoreCorrupt:
     """The key and its record, or the error that says what is wrong with them.
 
     The caller raises the error. msgpack's exceptions contain what was read, and so do the locals here,
@@ -248,16 +312,29 @@ def _decode(path: Path, content: bytes) -> tuple[str, Record] | StoreCorrupt:
         number, key, version, data, check = (
             document[field] for field in ("format", "key", "version", "data", "check")
         )
-        if type(number) is int and number != _FORMAT:
+        if type(number) is int and number not in (_FIRST_FORMAT, _FORMAT):
             return StoreCorrupt(
-                f"{path} has format {number}; this version of tokensession reads format {_FORMAT}.",
+                f"{path} has format {number}; this version of tokensession reads format {_FORMAT} and older.",
                 todo="Use the version of tokensession that wrote it, or sign in again.",
             )
-        if number == _FORMAT:
-            if check != _checksum(key, version, data):
+        if type(number) is int:
+            covered, age = [key, version.encode(), data], 0.0
+            if number == _FORMAT:
+                written = Moment(document["wall"], document["boot"])
+                covered.append(_packed(written))
+                age = written.age(clock)
+            if check != _checksum(*covered):
                 return StoreCorrupt(f"{path} is damaged: its checksum is wrong.")
-            return key.decode(), Record(version, data)
+            return key.decode(), Record(version, data, age)
     # msgpack's exceptions have no common base class. The other types mean a wrong shape or type.
-    except (ValueError, msgpack.UnpackException, KeyError, TypeError, AttributeError, OverflowError):
+    except (
+        ValueError,
+        msgpack.UnpackException,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        struct.error,
+    ):
         pass
     return StoreCorrupt(f"{path} is not a record of tokensession.")

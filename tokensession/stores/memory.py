@@ -5,7 +5,8 @@ thread. A waiter is woken, looks at the record, and tries again. Waking hands no
 waiter takes nothing with it.
 
 Only waiters and holders belong to an event loop. A holder whose loop is closed can never end its claim, so
-it counts as interrupted and the next waiter takes over. The same goes for a holder in the parent of a fork.
+the next waiter takes over, and learns whether a request has left. The same goes for a holder in the parent of
+a fork.
 """
 
 from __future__ import annotations
@@ -13,80 +14,74 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
-from ..clock import Clock, SystemClock
-from ..errors import Superseded
-from ._local.slots import Slot, Slots, notify, notify_after
+from ..clock import Clock, SystemClock, Timer
+from ..errors import ClaimTimeout, StoreUnavailable, Superseded
+from ._local.moment import Moment
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["MemoryStore"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Holder:
-    """The holder of a key's claim, compared by identity.
+    """The holder of a key's claim, compared by identity. All times are the boot clock's.
 
-    `began` is when it took the claim; `predecessor`, when an interrupted holder before it did, or None.
+    `since`: when it took the claim. `predecessor`: when an interrupted holder before it called `sending`, or
+    None. `sent`: when it did so itself, or None.
     """
 
-    began: float
+    since: float
     predecessor: float | None
-    slot: Slot
+    loop: asyncio.AbstractEventLoop
     pid: int
+    sent: float | None = None
 
     @property
     def orphaned(self) -> bool:
-        return self.slot.loop.is_closed() or self.pid != os.getpid()
+        return self.loop.is_closed() or self.pid != os.getpid()
 
 
 class MemoryStore:
     """Keeps records in memory until the process ends.
 
-    `clock` dates claims and times waiting. You may use one store in several event loops, one after another,
-    but not from several threads. `async with` works, but closing releases nothing.
+    `clock` dates records and claims, and times waiting. You may use one store in several event loops, one
+    after another, but not from several threads. `async with` works, but closing releases nothing.
     """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock: Clock = clock or SystemClock()
         self._records: dict[str, Record] = {}
+        self._written: dict[str, Moment] = {}
         self._holders: dict[str, _Holder] = {}
-        self._interrupted: dict[str, float] = {}  # key -> when the holder that never ended took its claim
+        self._interrupted: dict[str, float] = {}  # key -> when the holder that never ended called `sending`
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
-        self._slots = Slots()
 
     async def load(self, key: str) -> Record | None:
         """The whole record, or None. Never waits for a claim."""
-        return self._records.get(check_key(key))
+        return self._read(check_key(key))
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
         """A newer record than `seen`, or the only claim. `timeout` in seconds. See `Store.claim`."""
         check_key(key)
-        deadline: float | None = None
-        slot: Slot | None = None
-        try:
-            while True:
-                record = self._records.get(key)
-                if record is not None and record.version != seen:
-                    return record
-                now = self._clock.boot()
-                if self._free(key):
-                    slot = slot or self._slots.enqueue(asyncio.get_running_loop())
-                    if slot.granted:
-                        given, slot = slot, None
-                        return self._grant(key, record, now, given)
-                elif slot is not None:  # another key may use the slot while this one is claimed
-                    slot.release()
-                    slot = None
-                if deadline is None:
-                    deadline = now + timeout
-                if now >= deadline:
-                    raise self._slots.timeout_error(slot, timeout)
-                await self._wait_for_change(key, deadline - now, slot)
-        finally:
-            if slot is not None:
-                slot.release()
+        deadline = self._clock.boot() + timeout
+        while True:
+            record = self._read(key)
+            if record is not None and record.version != seen:
+                return record
+            now = self._clock.boot()
+            if self._free(key):
+                return self._grant(key, record, now)
+            if now >= deadline:
+                held = now - self._holders[key].since
+                raise ClaimTimeout(
+                    f"After {timeout:g} s the claim was still held by another task of this process, "
+                    f"for {held:.1f} s."
+                )
+            await self._wait_for_change(key, deadline - now)
 
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
         """Store `data` under a new version, whether or not the key is claimed. See `Store.put`."""
@@ -95,12 +90,12 @@ class MemoryStore:
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
         """Delete the record. Returns whether there was one. See `Store.delete`."""
-        stored = self._records.get(check_key(key))
+        stored = self._read(check_key(key))
         if stored is None:
             return False
         if expect is not ANY and stored.version != expect:
             raise Superseded("A newer record is stored.", record=stored)
-        del self._records[key]
+        del self._records[key], self._written[key]
         self._wake(key)
         return True
 
@@ -121,27 +116,32 @@ class MemoryStore:
         """Close it: see `aclose`."""
         await self.aclose()
 
+    def _read(self, key: str) -> Record | None:
+        record = self._records.get(key)
+        return record and Record(record.version, record.data, self._written[key].age(self._clock))
+
     def _write(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
-        stored = self._records.get(key)
+        stored = self._read(key)
         if stored == record:  # the same write, repeated
             return record
         if expect is not ANY and (stored.version if stored else None) != expect:
             raise Superseded("A newer record is stored.", record=stored)
         self._records[key] = record
+        self._written[key] = Moment.now(self._clock)
         self._wake(key)
         return record
 
     def _free(self, key: str) -> bool:
         holder = self._holders.get(key)
         if holder is not None and holder.orphaned:
-            self._interrupted[key] = holder.began
             del self._holders[key]
-            holder.slot.release()
+            self._remember(key, holder.predecessor if holder.sent is None else holder.sent)
             return True
         return holder is None
 
-    def _grant(self, key: str, record: Record | None, now: float, slot: Slot) -> MemoryClaim:
-        holder = _Holder(now, self._interrupted.pop(key, None), slot, os.getpid())
+    def _grant(self, key: str, record: Record | None, now: float) -> MemoryClaim:
+        predecessor = self._interrupted.pop(key, None)
+        holder = _Holder(now, predecessor, asyncio.get_running_loop(), os.getpid())
         self._holders[key] = holder
         return MemoryClaim(self, key, record, holder)
 
@@ -150,24 +150,24 @@ class MemoryStore:
         if self._holders.get(key) is not holder:
             return
         del self._holders[key]
-        if holder.predecessor is not None and not resolved:
-            self._interrupted[key] = holder.predecessor  # the next holder must know too
+        if not resolved:
+            self._remember(key, holder.predecessor)
         self._wake(key)
-        holder.slot.release()
 
-    async def _wait_for_change(self, key: str, seconds: float, slot: Slot | None = None) -> None:
-        """Return when the record or the claim has changed, the slot is granted, or the time is over."""
-        loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
+    def _remember(self, key: str, sent: float | None) -> None:
+        """The next holder must know that a request was sent, and how long ago."""
+        if sent is not None:
+            self._interrupted[key] = sent
+
+    async def _wait_for_change(self, key: str, seconds: float) -> None:
+        """Return when the record or the claim has changed, or the time is over."""
+        waiter = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(key, set()).add(waiter)
-        timer = loop.create_task(notify_after(self._clock, waiter, seconds))
+        timer = Timer(self._clock, seconds, partial(_notify, waiter))
         try:
-            if slot is not None:
-                slot.notify_on_grant(waiter)
             await waiter
         finally:
-            if not loop.is_closed():  # if it is, this coroutine is being collected long after its loop
-                timer.cancel()
+            timer.cancel()
             waiters = self._waiters[key]
             waiters.discard(waiter)
             if not waiters:
@@ -175,7 +175,7 @@ class MemoryStore:
 
     def _wake(self, key: str) -> None:
         for waiter in self._waiters.get(key, ()):
-            notify(waiter)
+            _notify(waiter)
 
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._records)} records, {len(self._holders)} claims>"
@@ -192,6 +192,7 @@ class MemoryClaim:
         self._key = key
         self._current = current
         self._holder = holder
+        self._interrupted = None if holder.predecessor is None else holder.since - holder.predecessor
         self._version = new_version()
 
     @property
@@ -201,17 +202,33 @@ class MemoryClaim:
 
     @property
     def interrupted(self) -> float | None:
-        """Seconds between an interrupted holder's claim and this one, or None."""
+        """Seconds between the request of an interrupted holder and this claim, or None."""
+        return self._interrupted
+
+    @property
+    def listening(self) -> float:
+        """0: that holder cannot go on, because its event loop is closed."""
+        return 0.0
+
+    async def sending(self, *, listening: float = 0.0) -> None:
+        """Leave the mark: see `Claim.sending`."""
         holder = self._holder
-        return None if holder.predecessor is None else holder.began - holder.predecessor
+        if self._store._holders.get(self._key) is not holder or holder.orphaned:
+            raise StoreUnavailable(
+                "This claim has ended, so no token request may be sent under it.", todo="Claim the key again."
+            )
+        holder.sent = self._store._clock.boot()
 
     async def commit(self, data: bytes) -> Record:
         """Store `data` and release: see `Claim.commit`. Never waits, so it cannot be cancelled halfway."""
         expect = None if self._current is None else self._current.version
         try:
-            return self._store._write(self._key, Record(self._version, bytes(data)), expect)
-        finally:  # stored or superseded: either way the record is newer than the interrupted holder's
-            self._store._release(self._key, self._holder, resolved=True)
+            record = self._store._write(self._key, Record(self._version, bytes(data)), expect)
+        except Superseded:
+            self._holder.predecessor = None  # what is stored is newer than the interrupted holder's request
+            raise
+        self._store._release(self._key, self._holder, resolved=True)
+        return record
 
     async def abandon(self) -> None:
         """Release the claim and store nothing."""
@@ -220,3 +237,10 @@ class MemoryClaim:
     def __repr__(self) -> str:
         held = self._store._holders.get(self._key) is self._holder
         return f"<MemoryClaim {'held' if held else 'ended'}, interrupted={self.interrupted}>"
+
+
+def _notify(waiter: asyncio.Future[None]) -> None:
+    """Wake the task that waits for this future."""
+    # Setting the result of a future whose loop is closed would raise.
+    if not waiter.done() and not waiter.get_loop().is_closed():
+        waiter.set_result(None)

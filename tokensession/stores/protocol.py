@@ -9,7 +9,7 @@ wrap another (to encrypt, say) and neither notices.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol, runtime_checkable
 
@@ -26,6 +26,11 @@ class Record:
 
     version: str
     data: bytes
+    age: float = field(default=0.0, compare=False)
+    """Seconds since it was written, by the store's own clock, when it was read. Never negative.
+
+    It says how much of a stored duration is over. Two hosts never compare moments: their clocks differ.
+    """
 
     def __repr__(self) -> str:
         return f"<Record {self.version} {len(self.data)} bytes>"
@@ -51,10 +56,32 @@ class Claim(Protocol):
 
     @property
     def interrupted(self) -> float | None:
-        """Seconds since an earlier holder took the claim and never ended it, or None.
+        """Seconds since an earlier holder last called `sending`, if it never ended its claim. Else None.
 
         A killed process neither commits nor abandons. Its token request may still be on the way, and may
-        have spent the refresh token, so the next holder must know.
+        have spent the refresh token, so the next holder must know. A holder that was killed before it
+        called `sending` has sent nothing, and does not count. It does not hide an earlier one that has.
+        """
+        ...
+
+    @property
+    def listening(self) -> float:
+        """For how many seconds more that earlier holder may still be listening for its response.
+
+        0 if the store knows that it is dead, as a kernel's lock does. A store with leases cannot know: the
+        holder may only have been paused. Then this is what is left of its `sending(listening=...)`.
+        """
+        ...
+
+    async def sending(self, *, listening: float = 0.0) -> None:
+        """Mark that a token request is about to leave, and that you listen for its response so many seconds.
+
+        The mark outlives this process (not a power failure, which ends the request too), until the claim is
+        committed or abandoned. Call this before each request: the last call counts. Finishes even if the
+        awaiting task is cancelled.
+
+        Raises `StoreUnavailable` if the mark cannot be left, or if the claim has ended or was lost: another
+        holder may be sending by then. In both cases nothing may be sent.
         """
         ...
 
@@ -68,9 +95,10 @@ class Claim(Protocol):
         A read followed by a write without a lock or transaction around both is not an implementation
         of this. Nor is one that gives up because the lease has lapsed.
 
-        Raises `Superseded` with the newer record; that ends the claim too. Raises `StoreUnavailable` if the
-        data could not be stored: then the claim is still held, and you may commit again. It also stays held
-        if the awaiting task was cancelled before such a failure, until you abandon or drop the claim.
+        Raises `Superseded` with the newer record. The claim is still held then, so that you can look at that
+        record, and `put` the data over it, before another holder sends what you have just spent. Raises
+        `StoreUnavailable` if the data could not be stored: the claim is still held, and you may commit again.
+        It also stays held if the awaiting task was cancelled before such a failure. Abandon it in the end.
         """
         ...
 
@@ -103,12 +131,9 @@ class Store(Protocol):
         Waiters watch the record, not the lock, so that one commit serves a thousand of them. Queueing them
         on the lock is not an implementation of this. Safe to cancel at every point.
 
-        Raises `StoreUnavailable` at once if a commit could not be stored: that must be known before a
-        refresh token is spent. Raises `ClaimTimeout` after `timeout` seconds.
-
-        A store may limit how many claims one object holds at once, so that thousands of keys that are due
-        together do not need as many file descriptors and connections. The other keys wait in order. Waiting
-        for a claim that is held elsewhere does not count towards the limit.
+        Raises `StoreUnavailable`, at once or after about two seconds, if a commit could not be stored: that
+        must be known before a refresh token is spent. Raises `ClaimTimeout` after `timeout` seconds. It says
+        who holds the claim, if the store knows (host, process, since when).
         """
         ...
 

@@ -1,4 +1,8 @@
-"""One table in an SQLite database: `tokens(key TEXT PRIMARY KEY, version TEXT, data BLOB)`.
+"""One table in an SQLite database: `tokens(key, version, data, written_wall, written_boot)`.
+
+`key` is the primary key. `written_wall` and `written_boot` say when the record was written, by two clocks:
+see `_local/moment.py`. They are NULL in a record of an older version. A second table has one row about the
+database itself: see `_local/place.py`.
 
 sqlite-utils' migrations create the schema, and bring an older one up to date. A start that finds
 nothing to do never imports it. (Its command line is a good way to look into the file.) Records go through a
@@ -36,12 +40,14 @@ from ._local.claims import Claims, LocalClaim, log_failed_write
 from ._local.database import MIGRATIONS, Database
 from ._local.files import absolute, require_posix
 from ._local.lock import lock_name
+from ._local.moment import Moment
 from ._local.worker import Worker
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["SQLiteStore"]
 
-_MIGRATIONS = ("m001_tokens",)  # the functions in `_migrate`, in order
+_MIGRATIONS = ("m001_tokens", "m002_written")  # the functions in `_migrate`, in order
+_CHECKPOINT_TIMEOUT = 20  # milliseconds that a checkpoint waits for readers
 
 
 class SQLiteStore:
@@ -49,25 +55,28 @@ class SQLiteStore:
 
     The store creates the database with mode 0600. Its directory must exist and be writable, even for
     reading (WAL needs that). If other users have access to the file, nothing is read and you get
-    `StoreInsecure`. `clock` dates claims and times waiting. Use `async with`, or call `aclose` at the end.
-    Raises `ConfigurationError` if the platform has no POSIX file locks or the path cannot name a file.
+    `StoreInsecure`. `clock` dates records and claims, and times waiting. Use `async with`, or call `aclose`
+    at the end. Raises `ConfigurationError` if the platform has no POSIX file locks or the path cannot name a
+    file.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None) -> None:
         require_posix("SQLiteStore")
+        clock = clock or SystemClock()
         self._database = Database(absolute("SQLiteStore", path), migrations=_MIGRATIONS, migrate=_migrate)
-        self._records = _Records(self._database)
+        self._records = _Records(self._database, clock)
         self._worker = Worker(
             "tokensession-sqlite",
+            clock=clock,
             before_fork=self._database.close,
             after_fork_in_child=self._database.forget,
         )
-        self._claims = Claims(self._records, self._worker, clock or SystemClock())
+        self._claims = Claims(self._records, self._worker, clock)
 
     async def load(self, key: str) -> Record | None:
         """The whole record, or None. Never waits for a claim."""
         check_key(key).encode()  # text that is not valid Unicode raises here, and not in the driver
-        return await self._worker.run(partial(self._records.read, key))
+        return await self._worker.run(partial(self._records.read, key), droppable=True)
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         """A newer record than `seen`, or the only claim. `timeout` in seconds. See `Store.claim`."""
@@ -90,7 +99,7 @@ class SQLiteStore:
 
     async def keys(self) -> list[str]:
         """The keys of all records, sorted."""
-        return await self._worker.run(self._records.keys)
+        return await self._worker.run(self._records.keys, droppable=True)
 
     async def aclose(self) -> None:
         """Close the connection and end the worker thread, after its last job. A later call reopens.
@@ -121,16 +130,41 @@ class _Records:
     `_wal_dirty`: the `-wal` file may still hold replaced or deleted data.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
         self._wal_dirty = False
 
     def prepare(self, key: str) -> Path:
         return self._database.prepare() / lock_name(key, ".lock")
 
+    def reserve(self, key: str) -> None:
+        # Another program may keep the database locked. That must be known before a refresh token is spent.
+        with self._database.opened(create=True) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+
+    def unreserve(self, key: str) -> None:
+        pass
+
     def read(self, key: str) -> Record | None:
         with self._database.opened() as connection:
-            return _read(connection, key) if connection else None
+            return self._read(connection, key) if connection else None
+
+    def _read(self, connection: sqlite3.Connection, key: str) -> Record | None:
+        # All columns, because an older database that we may only read has less.
+        found = connection.execute("SELECT * FROM tokens WHERE key = ?", (key,))
+        names = [column[0] for column in found.description]
+        rows = found.fetchall()
+        if not rows:
+            return None
+        row = dict(zip(names, rows[0], strict=True))
+        version, data, wall, boot = map(row.get, ("version", "data", "written_wall", "written_boot"))
+        if type(version) is not str or type(data) is not bytes:
+            raise StoreCorrupt("A stored record has a version or data of the wrong type.")
+        if type(wall) is not float or type(boot) is not float:  # of an older version, which did not say
+            return Record(version, data)
+        return Record(version, data, Moment(wall, boot).age(self._clock))
 
     def keys(self) -> list[str]:
         with self._database.opened() as connection:
@@ -142,15 +176,16 @@ class _Records:
     def write(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
         with self._writing(key) as connection:
             if expect is not ANY:
-                stored = _read(connection, key)
+                stored = self._read(connection, key)
                 if stored == record:  # the same write, repeated because its result got lost
                     return record
                 if (stored.version if stored else None) != expect:
                     raise Superseded("A newer record is stored.", record=stored)
             connection.execute(
-                "INSERT INTO tokens (key, version, data) VALUES (?, ?, ?)"
-                " ON CONFLICT (key) DO UPDATE SET version = excluded.version, data = excluded.data",
-                (key, record.version, record.data),
+                "INSERT INTO tokens (key, version, data, written_wall, written_boot) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET version = excluded.version, data = excluded.data,"
+                " written_wall = excluded.written_wall, written_boot = excluded.written_boot",
+                (key, record.version, record.data, *Moment.now(self._clock)),
             )
         return record
 
@@ -163,7 +198,7 @@ class _Records:
         self._wal_dirty = True
         with self._writing(key) as connection:
             if expect is not ANY:
-                stored = _read(connection, key)
+                stored = self._read(connection, key)
                 if stored is not None and stored.version != expect:
                     raise Superseded("A newer record is stored.", record=stored)
             return connection.execute("DELETE FROM tokens WHERE key = ?", (key,)).rowcount > 0
@@ -186,18 +221,12 @@ class _Records:
     def _truncate(self, connection: sqlite3.Connection) -> None:
         # The write is stored. If a reader prevents this checkpoint, the next write tries again.
         with contextlib.suppress(sqlite3.Error):
-            ((busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self._wal_dirty = bool(busy)
-
-
-def _read(connection: sqlite3.Connection, key: str) -> Record | None:
-    rows = connection.execute("SELECT version, data FROM tokens WHERE key = ?", (key,)).fetchall()
-    if not rows:
-        return None
-    version, data = rows[0]
-    if type(version) is not str or type(data) is not bytes:
-        raise StoreCorrupt("A stored record has a version or data of the wrong type.")
-    return Record(version, data)
+            connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_TIMEOUT}").fetchall()
+            try:
+                ((busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._wal_dirty = bool(busy)
+            finally:
+                connection.execute("PRAGMA busy_timeout = 0").fetchall()
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
@@ -216,6 +245,19 @@ def _migrate(connection: sqlite3.Connection) -> None:
             pk="key",
             not_null=("version", "data"),
             if_not_exists=True,  # a database from before there were migrations has it
+        )
+
+    @migrations()
+    def m002_written(schema: Schema) -> None:
+        tokens = schema.table("tokens")
+        tokens.add_column("written_wall", float)
+        tokens.add_column("written_boot", float)
+        schema.create_table(
+            "tokensession_store",
+            {"one": int, "id": str, "inode": int},
+            pk="one",
+            not_null=("id", "inode"),
+            if_not_exists=True,  # `tokens` was dropped, and this was not
         )
 
     # It gets our connection, because one of its own could not leave the thread that made it. It gets no

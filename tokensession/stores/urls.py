@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from .._validate import implements
+from ..clock import Clock
 from ..errors import ConfigurationError, TokenSessionError
 from .protocol import Store
 
@@ -27,7 +28,7 @@ _SLASHES = (
 )
 
 
-def open_store(url: str | Path) -> Store:
+def open_store(url: str | Path, *, clock: Clock | None = None) -> Store:
     """The store that a URL names, or the `SQLiteStore` at a `pathlib.Path`. Does no I/O.
 
     - `memory:` is a new `MemoryStore`.
@@ -37,7 +38,7 @@ def open_store(url: str | Path) -> Store:
 
     The slashes of SQLite URLs work as in SQLAlchemy. In a URL's path, write `%20` for a space, `%3F` for a
     question mark and so on. Packages add other schemes by an entry point in the group `tokensession.stores`.
-    They cannot replace a built-in scheme.
+    They cannot replace a built-in scheme. `clock` is for tests.
 
     Raises `ConfigurationError` for a URL that names no store. The error never repeats the URL, which may
     hold a password.
@@ -45,7 +46,7 @@ def open_store(url: str | Path) -> Store:
     if isinstance(url, Path):
         from .sqlite import SQLiteStore
 
-        return SQLiteStore(url)
+        return SQLiteStore(url, clock=clock)
     scheme = _scheme(url)
     if scheme not in _BUILT_IN:
         return _open_foreign(scheme, url)
@@ -54,7 +55,7 @@ def open_store(url: str | Path) -> Store:
         parts = urlsplit(url)
     if parts is None:
         raise ConfigurationError(f"This {scheme}: URL is malformed.")
-    return _BUILT_IN[scheme](parts, url)
+    return _BUILT_IN[scheme](parts, url, clock)
 
 
 def _scheme(url: str) -> str:
@@ -72,17 +73,17 @@ def _scheme(url: str) -> str:
     return match[1].lower()
 
 
-def _memory(parts: SplitResult, url: str) -> Store:
+def _memory(parts: SplitResult, url: str, clock: Clock | None) -> Store:
     from .memory import MemoryStore
 
     if parts.netloc or parts.path or parts.query or parts.fragment:
         raise ConfigurationError(
             "A memory: URL ends with its colon, and this one goes on.", todo="Write it memory:."
         )
-    return MemoryStore()
+    return MemoryStore(clock=clock)
 
 
-def _file(parts: SplitResult, url: str) -> Store:
+def _file(parts: SplitResult, url: str, clock: Clock | None) -> Store:
     from .file import FileStore
 
     path = _path(parts)
@@ -90,10 +91,10 @@ def _file(parts: SplitResult, url: str) -> Store:
         raise ConfigurationError(
             "A file: URL must have an absolute path on this host.", todo="Write it file:///var/lib/tokens."
         )
-    return FileStore(path)
+    return FileStore(path, clock=clock)
 
 
-def _sqlite(parts: SplitResult, url: str) -> Store:
+def _sqlite(parts: SplitResult, url: str, clock: Clock | None) -> Store:
     from .sqlite import SQLiteStore
 
     path = _path(parts).removeprefix("/")
@@ -101,7 +102,7 @@ def _sqlite(parts: SplitResult, url: str) -> Store:
         raise ConfigurationError(
             "An sqlite: URL must have three or four slashes and then a file.", todo=_SLASHES
         )
-    return SQLiteStore(path)
+    return SQLiteStore(path, clock=clock)
 
 
 def _path(parts: SplitResult) -> str:
@@ -116,7 +117,7 @@ def _path(parts: SplitResult) -> str:
     return path
 
 
-_BUILT_IN: dict[str, Callable[[SplitResult, str], Store]] = {
+_BUILT_IN: dict[str, Callable[[SplitResult, str, Clock | None], Store]] = {
     "file": _file,
     "memory": _memory,
     "sqlite": _sqlite,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["FakeClock"]
 
@@ -66,6 +66,23 @@ class FakeClock:
             await future
         finally:
             self._sleepers.remove(sleeper)
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> asyncio.Future[None]:
+        """Call it when `advance` has moved the clock by `seconds`. Counts as a sleeper until then."""
+        future = asyncio.get_running_loop().create_future()
+        sleeper = (self._boot + max(seconds, 0.0), future)
+        self._sleepers.append(sleeper)
+
+        def done(_: asyncio.Future[None]) -> None:
+            self._sleepers.remove(sleeper)
+            if not future.cancelled():
+                callback()
+
+        future.add_done_callback(done)
+        if seconds <= 0:
+            future.set_result(None)
+        self._notify()
+        return future
 
     def advance(self, seconds: float) -> None:
         """Move both clocks forward, and wake the tasks whose sleep is over, the earliest first.

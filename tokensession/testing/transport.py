@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
+from ..errors import NotSent
 from ..providers.protocol import TokenRequest, TokenResponse
 
 __all__ = ["Paused", "ScriptedTransport", "token_response"]
@@ -57,9 +58,12 @@ class ScriptedTransport:
     A line is a `TokenResponse`, an exception to raise, `Paused(...)` around one of these, or a function of
     the `TokenRequest` that returns a `TokenResponse` or an awaitable of one.
 
+    Before a line is used, `on_sending` is awaited, as if the request were about to leave. If it raises, the
+    line is left for the next request. It is not awaited for a `NotSent`, which says that nothing has left.
+
     A request after the last line raises `AssertionError`. `unexpected_requests` counts these too, in case
     the code under test swallows the error. `requests` has every request, `timeouts` the (connect, total)
-    seconds that came with each.
+    seconds that came with each, and `sent` counts those that have left.
     """
 
     def __init__(self, *lines: Outcome | Paused | Responder) -> None:
@@ -67,6 +71,7 @@ class ScriptedTransport:
         self.requests: list[TokenRequest] = []
         self.timeouts: list[tuple[float, float]] = []
         self.unexpected_requests: int = 0
+        self.sent: int = 0
 
     def script(self, *lines: Outcome | Paused | Responder) -> None:
         """Append lines to the script."""
@@ -77,7 +82,14 @@ class ScriptedTransport:
         """How many lines are still unused."""
         return len(self._lines)
 
-    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
+    async def send(
+        self,
+        request: TokenRequest,
+        *,
+        connect: float,
+        total: float,
+        on_sending: Callable[[], Awaitable[None]] | None = None,
+    ) -> TokenResponse:
         """Take the next line. The timeouts are recorded, not applied."""
         self.requests.append(request)
         self.timeouts.append((connect, total))
@@ -85,6 +97,14 @@ class ScriptedTransport:
             self.unexpected_requests += 1
             raise AssertionError(f"ScriptedTransport: no line is left for request {len(self.requests)}")
         line = self._lines.popleft()
+        if not isinstance(line.line if isinstance(line, Paused) else line, NotSent):
+            try:
+                if on_sending is not None:
+                    await on_sending()
+            except BaseException:
+                self._lines.appendleft(line)
+                raise
+            self.sent += 1
         if isinstance(line, Paused):
             await line.wait()
             line = line.line

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokensession.clock import Clock
 from tokensession.errors import StoreUnavailable
-from tokensession.stores._local.slots import Slot
 from tokensession.stores.memory import MemoryClaim, MemoryStore
 from tokensession.stores.protocol import ANY, AnyVersion, Record, new_version
 from tokensession.testing.conformance.backend import Backend
@@ -125,11 +125,11 @@ class BoundToItsFirstLoop(MemoryStore):
 
     _bound: asyncio.AbstractEventLoop | None = None
 
-    async def _wait_for_change(self, key: str, seconds: float, slot: Slot | None = None) -> None:
+    async def _wait_for_change(self, key: str, seconds: float) -> None:
         self._bound = self._bound or asyncio.get_running_loop()
         if self._bound is not asyncio.get_running_loop():
             raise RuntimeError("the lock is bound to a different event loop")
-        await super()._wait_for_change(key, seconds, slot)
+        await super()._wait_for_change(key, seconds)
 
 
 class CannotReopen(MemoryStore):
@@ -162,12 +162,42 @@ class PutStoresNothing(MemoryStore):
         return Record(new_version(), data)
 
 
+class AgeIsUnknown(MemoryStore):
+    """A pause that was stored for a minute begins again with each process that reads it."""
+
+    def _read(self, key: str) -> Record | None:
+        return self._records.get(key)
+
+
+class AgeFollowsTheWallClock(MemoryStore):
+    """When the wall clock is set back, the record gets younger than it is."""
+
+    def _read(self, key: str) -> Record | None:
+        record = self._records.get(key)
+        return record and Record(record.version, record.data, self._clock.wall() - self._written[key].wall)
+
+
+class AgeFollowsTheBootClock(MemoryStore):
+    """After a restart of the machine, an old record is new again."""
+
+    def _read(self, key: str) -> Record | None:
+        record = self._records.get(key)
+        return record and Record(
+            record.version, record.data, max(self._clock.boot() - self._written[key].boot, 0)
+        )
+
+
 def in_memory(kind: type[MemoryStore], *promises: str) -> Broken:
     """A broken store of this class, and the promises that it breaks."""
 
     def make(directory: Path) -> Backend:
         store = kind()
-        return Backend(open=lambda: store, patience=0.5)
+
+        def open_with(clock: Clock | None = None) -> MemoryStore:
+            store._clock = clock or store._clock
+            return store
+
+        return Backend(open=open_with, takes_clock=True, patience=0.5)
 
     return Broken(kind.__name__, make, promises)
 
@@ -187,6 +217,9 @@ _TABLE: list[tuple[type[MemoryStore], tuple[str, ...]]] = [
     (CannotReopen, ("test_closing_twice_is_safe_and_a_later_call_reopens",)),
     (ClosingLeavesTasks, ("test_closing_leaves_no_task_thread_or_descriptor",)),
     (PutStoresNothing, ("test_load_returns_what_was_put",)),
+    (AgeIsUnknown, ("test_a_record_says_how_old_it_is",)),
+    (AgeFollowsTheWallClock, ("test_no_clock_makes_a_record_younger",)),
+    (AgeFollowsTheBootClock, ("test_no_clock_makes_a_record_younger",)),
 ]
 
 BROKEN_RECORDS = [in_memory(kind, *promises) for kind, promises in _TABLE]

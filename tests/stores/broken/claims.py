@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from broken import in_memory
-from tokensession.errors import StoreUnavailable
+from tokensession.errors import StoreUnavailable, Superseded
 from tokensession.stores.memory import MemoryClaim, MemoryStore, _Holder
 from tokensession.stores.protocol import ANY, AnyVersion, Record, check_key, new_version
 
@@ -46,6 +46,22 @@ class CommitNeedsTheClaim(MemoryStore):
 
         found = await super().claim(key, seen=seen, timeout=timeout)
         return found if isinstance(found, Record) else Strict(found)
+
+
+class SupersededCommitsEndTheClaim(MemoryStore):
+    """Another holder sends what has just been spent, before the new token can be stored."""
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
+        class Hasty(_Claim):
+            async def commit(self, data: bytes) -> Record:
+                try:
+                    return await super().commit(data)
+                except Superseded:
+                    await self.abandon()
+                    raise
+
+        found = await super().claim(key, seen=seen, timeout=timeout)
+        return found if isinstance(found, Record) else Hasty(found)
 
 
 class CommitIsNotRepeatable(MemoryStore):
@@ -231,7 +247,7 @@ class EveryEndIsAnInterruption(MemoryStore):
 
     def _release(self, key: str, holder: _Holder, *, resolved: bool) -> None:
         super()._release(key, holder, resolved=resolved)
-        self._interrupted[key] = holder.began
+        self._interrupted[key] = holder.since
 
 
 class OrphanedHoldersKeepTheClaim(MemoryStore):
@@ -241,11 +257,80 @@ class OrphanedHoldersKeepTheClaim(MemoryStore):
         return key not in self._holders
 
 
+class MarksAtTheClaim(MemoryStore):
+    """A holder that has sent nothing counts as interrupted, and two of them end the sign-in."""
+
+    def _grant(self, key: str, record: Record | None, now: float) -> MemoryClaim:
+        claim = super()._grant(key, record, now)
+        claim._holder.sent = now
+        return claim
+
+
+class InterruptionEndsWithTheNextHolder(MemoryStore):
+    """If the holder that learned of it is killed before it sends, the next one does not learn of it."""
+
+    def _free(self, key: str) -> bool:
+        holder = self._holders.get(key)
+        if holder is not None and holder.orphaned and holder.sent is None:
+            del self._holders[key]
+        return super()._free(key)
+
+
+class InterruptionDatesFromTheClaim(MemoryStore):
+    """The next holder takes the request for older than it is, and does not wait for its end."""
+
+    def _free(self, key: str) -> bool:
+        holder = self._holders.get(key)
+        if holder is not None and holder.sent is not None:
+            holder.sent = holder.since
+        return super()._free(key)
+
+
+class OnlyTheFirstRequestCounts(MemoryStore):
+    """The next holder does not wait for the end of the second request."""
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
+        class Once(_Claim):
+            async def sending(self, *, listening: float = 0.0) -> None:
+                if self._holder.sent is None:
+                    await super().sending(listening=listening)
+
+        found = await super().claim(key, seen=seen, timeout=timeout)
+        return found if isinstance(found, Record) else Once(found)
+
+
+class SendingIsCancelledWithItsCaller(MemoryStore):
+    """The mark may be missing although the request has left."""
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
+        class Cancellable(_Claim):
+            async def sending(self, *, listening: float = 0.0) -> None:
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                await super().sending(listening=listening)
+
+        found = await super().claim(key, seen=seen, timeout=timeout)
+        return found if isinstance(found, Record) else Cancellable(found)
+
+
+class EndedClaimsMaySend(MemoryStore):
+    """A holder that has lost its claim sends its request beside that of the next one."""
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
+        class Careless(_Claim):
+            async def sending(self, *, listening: float = 0.0) -> None:
+                self._holder.sent = self._store._clock.boot()
+
+        found = await super().claim(key, seen=seen, timeout=timeout)
+        return found if isinstance(found, Record) else Careless(found)
+
+
 _LATE = "test_a_late_commit_replaces_nothing_newer"
 _SIGN_IN = "test_a_sign_in_during_a_claim_supersedes_its_commit"
 
 _TABLE: list[tuple[type[MemoryStore], tuple[str, ...]]] = [
     (CommitIgnoresVersions, (_LATE, "test_a_deletion_during_a_claim_supersedes_its_commit")),
+    (SupersededCommitsEndTheClaim, (_SIGN_IN,)),
     (CommitNeedsTheClaim, ("test_a_late_commit_is_stored_if_nothing_newer_is",)),
     (CommitIsNotRepeatable, ("test_a_repeated_commit_returns_the_same_record",)),
     (
@@ -273,10 +358,16 @@ _TABLE: list[tuple[type[MemoryStore], tuple[str, ...]]] = [
         ("test_an_abandoned_claim_goes_to_one_waiter", "test_fifty_keys_can_be_waited_for_at_once"),
     ),
     (CommitWakesOne, ("test_one_commit_serves_all_waiters",)),
-    (InterruptionIsNotReported, ("test_a_holder_with_a_closed_event_loop_counts_as_interrupted",)),
-    (InterruptionIsReportedOnce, ("test_a_holder_with_a_closed_event_loop_counts_as_interrupted",)),
+    (InterruptionIsNotReported, ("test_a_holder_with_a_closed_event_loop_loses_its_claim",)),
+    (InterruptionIsReportedOnce, ("test_a_holder_with_a_closed_event_loop_loses_its_claim",)),
     (EveryEndIsAnInterruption, ("test_a_clean_end_is_not_an_interruption",)),
-    (OrphanedHoldersKeepTheClaim, ("test_a_holder_with_a_closed_event_loop_counts_as_interrupted",)),
+    (OrphanedHoldersKeepTheClaim, ("test_a_holder_with_a_closed_event_loop_loses_its_claim",)),
+    (MarksAtTheClaim, ("test_a_holder_that_has_sent_nothing_is_no_interruption",)),
+    (InterruptionEndsWithTheNextHolder, ("test_an_interruption_outlives_holders_that_send_nothing",)),
+    (InterruptionDatesFromTheClaim, ("test_an_interruption_is_as_old_as_the_last_request",)),
+    (OnlyTheFirstRequestCounts, ("test_an_interruption_is_as_old_as_the_last_request",)),
+    (SendingIsCancelledWithItsCaller, ("test_sending_finishes_although_its_caller_is_cancelled",)),
+    (EndedClaimsMaySend, ("test_a_claim_that_has_ended_sends_nothing",)),
 ]
 
 BROKEN_CLAIMS = [in_memory(kind, *promises) for kind, promises in _TABLE]

@@ -5,6 +5,7 @@ Each is a `FileStore` with one mistake. A peer opens one with `open_broken`.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import time
@@ -15,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+from _backends import flocked
 
 from broken import Broken
 from tokensession.clock import SystemClock
-from tokensession.errors import StoreUnavailable
+from tokensession.errors import ClaimTimeout, StoreUnavailable
 from tokensession.stores._local.claims import Claims, LocalClaim
-from tokensession.stores._local.lock import Mark, SidecarLock
+from tokensession.stores._local.lock import SidecarLock
+from tokensession.stores._local.moment import Moment
+from tokensession.stores._local.worker import Busy, Worker
 from tokensession.stores.file import FileStore, _encode, _Files
 from tokensession.stores.protocol import ANY, AnyVersion, Record, Store, new_version
+from tokensession.testing import FakeClock
 from tokensession.testing.conformance.backend import Backend
 
 __all__ = ["BROKEN_IN_FILES", "BrokenFileStore", "backend_of", "open_broken"]
@@ -38,9 +43,10 @@ class BrokenFileStore(FileStore):
     patience = 3.0
 
     def __init__(self, directory: Path, *, clock: Any = None) -> None:
+        clock = clock or SystemClock()
         super().__init__(directory, clock=clock)
-        self._files = self.files(self._files.directory)
-        self._claims = self.claims(self._files, self._worker, clock or SystemClock())
+        self._files = self.files(self._files.directory, clock)
+        self._claims = self.claims(self._files, self._worker, clock)
 
 
 class WritesInPlace(BrokenFileStore):
@@ -48,8 +54,9 @@ class WritesInPlace(BrokenFileStore):
 
     class files(_Files):  # noqa: N801 - it replaces a class attribute
         def write(self, key: str, record: Record, expect: Expect) -> Record:
-            content = _encode(key, record)
-            with self._writing(key) as path, path.open("wb", buffering=0) as file:
+            content = _encode(key, record, Moment.now(self._clock))
+            self.prepare(key)
+            with self._locked(key) as path, path.open("wb", buffering=0) as file:
                 path.chmod(0o600)
                 file.write(content[: len(content) // 2])
                 time.sleep(0.005)  # as long as a disk may take
@@ -80,10 +87,11 @@ class TemporaryFilesStay(BrokenFileStore):
 
     class files(_Files):  # noqa: N801
         def write(self, key: str, record: Record, expect: Expect) -> Record:
-            with self._writing(key) as path:
+            self.prepare(key)
+            with self._locked(key) as path:
                 temporary = path.with_name(f"{new_version()}.tmp")
                 temporary.touch(mode=0o600)
-                temporary.write_bytes(_encode(key, record))
+                temporary.write_bytes(_encode(key, record, Moment.now(self._clock)))
                 time.sleep(0.2)  # most of its time, so that it is killed here even on a busy machine
                 temporary.replace(path)
             return record
@@ -120,8 +128,10 @@ class NothingIsReserved(BrokenFileStore):
 
     class claims(Claims):  # noqa: N801
         def _look_under_lock(self, lock: SidecarLock, key: str, seen: str | None) -> LocalClaim | Record:
-            mark = Mark(0.0, new_version())
-            return LocalClaim(self._records, self._worker, lock, key, self._records.read(key), mark, None)
+            current = self._records.read(key)
+            return LocalClaim(
+                self._records, self._worker, self._clock, lock, key, current, new_version(), None, None
+            )
 
 
 class ClaimsWithoutChecking(BrokenFileStore):
@@ -131,8 +141,84 @@ class ClaimsWithoutChecking(BrokenFileStore):
         try:
             return await super().claim(key, seen=seen, timeout=timeout)
         except StoreUnavailable:
-            mark = Mark(0.0, new_version())
-            return LocalClaim(self._files, self._worker, SidecarLock(-1), key, None, mark, None)
+            lock = SidecarLock(self._files.directory, -1)
+            return LocalClaim(
+                self._files, self._worker, SystemClock(), lock, key, None, new_version(), None, None
+            )
+
+
+class ReservedFilesStay(BrokenFileStore):
+    """Each claim that is abandoned leaves a file behind."""
+
+    class files(_Files):  # noqa: N801
+        def unreserve(self, key: str) -> None:
+            pass
+
+
+class LostClaimsMaySend(BrokenFileStore):
+    """A holder whose lock file was removed sends its request beside that of the next one."""
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
+        found = await super().claim(key, seen=seen, timeout=timeout)
+        if isinstance(found, LocalClaim):
+            found._lock._is_ours = lambda: True  # type: ignore[method-assign]
+        return found
+
+
+class LockedStoresAreClaimed(BrokenFileStore):
+    """That the record cannot be written is only known after the refresh token was spent."""
+
+    class files(_Files):  # noqa: N801
+        def reserve(self, key: str) -> None:
+            pass
+
+
+class BusyWritesNeverGiveUp(BrokenFileStore):
+    """A caller waits for ever, and so does a service that wants to stop."""
+
+    patience = 1.0
+
+    def __init__(self, directory: Path, *, clock: Any = None) -> None:
+        super().__init__(directory, clock=clock)
+        self._worker = Worker("broken", clock=FakeClock())
+        self._claims = self.claims(self._files, self._worker, clock)
+
+
+class CancelledClaimsAreRetried(BrokenFileStore):
+    """A service that wants to stop waits for a claim whose caller has left long ago."""
+
+    patience = 1.0
+
+    class claims(Claims):  # noqa: N801
+        async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
+            loop = asyncio.get_running_loop()
+            found = await self._worker.run(partial(self._try_claim, key, seen, loop))
+            assert isinstance(found, LocalClaim | Record)
+            return found
+
+
+class BusyWritesBlockTheThread(BrokenFileStore):
+    """While one write waits for another program, no token can be read."""
+
+    patience = 1.0
+
+    class files(_Files):  # noqa: N801
+        def write(self, key: str, record: Record, expect: Expect) -> Record:
+            while True:
+                try:
+                    return super().write(key, record, expect)
+                except Busy:
+                    time.sleep(0.005)
+
+
+class HoldersAreAnonymous(BrokenFileStore):
+    """You only learn that someone has been holding the claim for too long."""
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
+        try:
+            return await super().claim(key, seen=seen, timeout=timeout)
+        except ClaimTimeout:
+            raise ClaimTimeout("The claim is held elsewhere.") from None
 
 
 def open_broken(url: str) -> Store:
@@ -166,6 +252,8 @@ def backend_of(kind: type[BrokenFileStore]) -> Callable[[Path], Backend]:
             record_file=partial(path_of, ".token"),
             lock_file=partial(path_of, ".lock"),
             damage=damage,
+            blocked=lambda key: flocked(path_of(".write", key)),
+            names_holder=True,
             patience=kind.patience,
         )
 
@@ -203,7 +291,27 @@ _TABLE: list[tuple[type[BrokenFileStore], tuple[str, ...]]] = [
             "test_a_symbolic_link_is_not_followed",
         ),
     ),
-    (NothingIsReserved, ("test_a_claim_reserves_space_for_its_commit",)),
+    (
+        NothingIsReserved,
+        (
+            "test_a_claim_reserves_space_for_its_commit",
+            "test_a_claim_reserves_a_file_for_its_commit",
+            "test_a_disk_without_inodes_fails_the_claim_and_no_commit",
+        ),
+    ),
+    (LostClaimsMaySend, ("test_removing_a_lock_file_loses_nothing",)),
+    (ReservedFilesStay, ("test_an_abandoned_claim_leaves_no_file_behind",)),
+    (LockedStoresAreClaimed, ("test_a_locked_store_fails_the_claim",)),
+    (
+        BusyWritesNeverGiveUp,
+        (
+            "test_a_write_to_a_locked_store_ends_and_can_be_repeated",
+            "test_closing_ends_although_the_store_is_locked",
+        ),
+    ),
+    (CancelledClaimsAreRetried, ("test_closing_does_not_wait_for_a_claim_that_was_cancelled",)),
+    (BusyWritesBlockTheThread, ("test_a_write_to_a_locked_store_delays_no_reader",)),
+    (HoldersAreAnonymous, ("test_a_claim_timeout_says_who_holds_the_claim",)),
     (
         ClaimsWithoutChecking,
         (

@@ -128,6 +128,39 @@ class NoInterruptionIsReported(BrokenFileStore):
         return found if isinstance(found, Record) else Silent(found)
 
 
+class MarksAtTheClaim(BrokenFileStore):
+    """A process that is killed during its DNS look-up counts as one whose request was sent."""
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
+        found = await super().claim(key, seen=seen, timeout=timeout)
+        if isinstance(found, LocalClaim):
+            await found.sending()
+        return found
+
+
+class MarksEndWithTheNextClaim(BrokenFileStore):
+    """If the holder that learned of an interruption is killed too, the next one does not learn of it."""
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
+        found = await super().claim(key, seen=seen, timeout=timeout)
+        if isinstance(found, LocalClaim):
+            os.pwrite(found._lock._fd, bytes(128), 0)
+        return found
+
+
+class DeadHoldersListen(BrokenFileStore):
+    """The next holder waits for a process that it knows to be dead."""
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
+        class Patient(_Claim):
+            @property
+            def listening(self) -> float:
+                return 0.0 if self.interrupted is None else 3600.0
+
+        found = await super().claim(key, seen=seen, timeout=timeout)
+        return found if isinstance(found, Record) else Patient(found)
+
+
 class AgesCanBeNegative(BrokenFileStore):
     """A holder from before a reboot has a negative age."""
 
@@ -135,7 +168,8 @@ class AgesCanBeNegative(BrokenFileStore):
         class Subtracting(_Claim):
             @property
             def interrupted(self) -> float | None:
-                return None if self._predecessor is None else self._mark.began - self._predecessor.began
+                now = self._clock.boot()
+                return None if self._predecessor is None else now - self._predecessor.sent
 
         found = await super().claim(key, seen=seen, timeout=timeout)
         return found if isinstance(found, Record) else Subtracting(found)
@@ -176,7 +210,7 @@ class WaitingBlocksTheEventLoop(BrokenFileStore):
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         for _ in range(20):
-            found = self._claims._try_claim(key, seen, asyncio.get_running_loop(), None)
+            found = self._claims._try_claim(key, seen, asyncio.get_running_loop())
             if isinstance(found, LocalClaim | Record):
                 return found
             time.sleep(0.005)
@@ -201,6 +235,9 @@ _TABLE: list[tuple[type[BrokenFileStore], tuple[str, ...]]] = [
     (EachStartCreatesTheTable, ("test_sixteen_processes_may_start_at_once",)),
     (UnusableAfterAFork, ("test_a_forked_child_may_use_the_store_it_inherited",)),
     (NoInterruptionIsReported, ("test_a_killed_holder_loses_its_claim_and_the_next_one_learns_of_it",)),
+    (MarksAtTheClaim, ("test_a_holder_killed_before_it_sends_leaves_nothing",)),
+    (MarksEndWithTheNextClaim, ("test_a_holder_killed_before_it_sends_leaves_nothing",)),
+    (DeadHoldersListen, ("test_a_killed_holder_loses_its_claim_and_the_next_one_learns_of_it",)),
     (AgesCanBeNegative, ("test_after_a_clock_reset_an_interruption_counts_as_old",)),
     (
         LeaseExpiresAtOnce,

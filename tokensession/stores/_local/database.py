@@ -4,10 +4,14 @@ Facts about SQLite behind this code:
 
 * Closing *any* descriptor of a database drops all locks that the process has on it. So its owner and mode
   are checked by name, without opening it.
-* A connection must not be used or closed in the child of a fork, so it is closed before the fork.
+* A connection must not be used or closed in the child of a fork, so it is closed before the fork. It must not
+  even be inherited: SQLite remembers in memory what it has locked, so a new connection in the child would
+  take the parent's locks for its own, and hold none.
 * `-wal` and `-shm` get the mode of the database, so the database must have the right mode first.
 * Two processes that turn WAL on or create a table at the same time find the database locked. So that happens
   under a lock file.
+* SQLite's own wait for a lock would stop the other jobs of the store, so there is none once the database is
+  open: the worker tries a busy job again.
 """
 
 from __future__ import annotations
@@ -24,14 +28,15 @@ from typing import Any, Literal, overload
 from ...errors import ConfigurationError, StoreCorrupt, StoreUnavailable
 from .files import check_file, check_writable, make_directory, map_os_errors, open_private, sync_directory
 from .lock import exclusive
-from .worker import Busy
+from .place import Note, Place
+from .worker import LONGEST_PATIENCE, Busy
 
 __all__ = ["MIGRATIONS", "Database"]
 
 MIGRATIONS = "tokensession"
 """The name of our set of migrations."""
 
-_BUSY_TIMEOUT = 0.02  # seconds; a busy job is queued behind the others and tried again
+_INITIALISING_TIMEOUT = 0.5  # seconds; without a wait, others that look whether it is ready would prevent it
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _FILE = "Name a file in it, such as tokens.db."
@@ -60,6 +65,7 @@ class Database:
         self._locks = path.with_name(path.name + ".locks")
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._place = Place(path)
 
     def prepare(self) -> Path:
         """The directory of the lock files. Raises unless a write could begin now."""
@@ -73,7 +79,6 @@ class Database:
             self._status()
             check_writable(self.path.parent)
             make_directory(self._locks)
-            check_writable(self._locks)
             if self.path.exists() and not os.access(self.path, os.W_OK):
                 raise PermissionError(errno.EACCES, "it is read-only")
         with self.opened(create=True):
@@ -90,14 +95,16 @@ class Database:
         The one place that turns SQLite's errors into store errors. After any error except `Busy` the
         connection is closed, and the next job opens a new one.
         """
+        patience = LONGEST_PATIENCE  # on a busy machine, the first start of many processes takes seconds
         try:
             with map_os_errors("opened", self.path):
                 connection = self._connect(create=create)
+            patience = 0.0
             yield connection
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code in _BUSY:
-                raise Busy(f"Another process is writing to {self.path}.") from None
+                raise Busy(self.path, patience=patience, progress=self._commits()) from None
             self.close()
             if str(error).startswith(_NOT_TEXT):
                 error.args = (_NOT_TEXT,)  # the rest of the message is the text itself, perhaps a token
@@ -124,7 +131,7 @@ class Database:
             connection, create = None, True
         if connection is None and create:
             make_directory(self._locks)
-            with exclusive(self._locks / "schema.lock"):
+            with exclusive(self._locks / "schema.lock", patience=LONGEST_PATIENCE):
                 self._create_file()
                 connection = self._open(initialise=True)
             if connection is None:
@@ -132,7 +139,19 @@ class Database:
         if connection is not None:
             status = self.path.lstat()
             self._connection, self._file = connection, (status.st_dev, status.st_ino)
+            self._compare_place(connection)
         return connection
+
+    def _compare_place(self, connection: sqlite3.Connection) -> None:
+        """Warn if the database is a copy."""
+        if not _has(connection, "tokensession_store"):  # an older database, which we may only read
+            return
+        rows = connection.execute("SELECT id, inode FROM tokensession_store").fetchall()
+        note = self._place.compare(Note(*rows[0]) if rows else None)
+        if note is not None:
+            # It may be locked now, or read-only. Then the next process that opens it does this.
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("INSERT OR REPLACE INTO tokensession_store VALUES (1, ?, ?)", note)
 
     def _status(self) -> os.stat_result | None:
         try:
@@ -151,14 +170,14 @@ class Database:
         """
         with contextlib.suppress(FileExistsError):
             os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-            sync_directory(self.path.parent)
+        sync_directory(self.path.parent)  # also if another process has made it, and was killed before this
 
     def _open(self, *, initialise: bool = False) -> sqlite3.Connection | None:
         """A connection, or None if the database is not ready for one."""
         connection = sqlite3.connect(
             self.path.as_uri() + "?mode=rw",  # does not create the file: `_create_file` does
             uri=True,
-            timeout=_BUSY_TIMEOUT,
+            timeout=_INITIALISING_TIMEOUT if initialise else 0.0,
             isolation_level=None,
             check_same_thread=False,
         )
@@ -168,6 +187,7 @@ class Database:
             if _is_ready(connection):
                 connection.execute("PRAGMA synchronous = FULL").fetchall()
                 connection.execute("PRAGMA secure_delete = ON").fetchall()
+                connection.execute("PRAGMA busy_timeout = 0").fetchall()
                 return connection
         except BaseException:
             connection.close()
@@ -203,6 +223,14 @@ class Database:
         return all(
             os.access(path, os.W_OK, effective_ids=effective) for path in (self.path, self.path.parent)
         )
+
+    def _commits(self) -> int | None:
+        """A number that changes when another connection commits, if it is known."""
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection is not None:
+                ((number,),) = self._connection.execute("PRAGMA data_version").fetchall()
+                return int(number)
+        return None
 
     def close(self) -> None:
         """Close the connection; the next job opens another."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from ...errors import ConfigurationError, StoreInsecure, StoreUnavailable
 
 __all__ = [
+    "UNSUPPORTED",
     "absolute",
     "check_directory",
     "check_file",
@@ -28,6 +29,8 @@ __all__ = [
     "sync_directory",
 ]
 
+UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""The error numbers of a file system that cannot do what it was asked."""
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -62,10 +65,10 @@ def map_os_errors(what: str, path: Path) -> Iterator[None]:
         if error.errno == errno.ELOOP:
             raise _insecure(path, "is a symbolic link") from None
         reason = error.strerror or type(error).__name__
-        raise StoreUnavailable(
-            f"{path} could not be {what}: {reason}.",
-            todo="Check that its directory exists and is writable, and that there is disk space left.",
-        ) from error
+        todo = "Check that its directory exists and is writable, and that there is disk space left."
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            todo = "Raise the limit of open files (ulimit -n): each claim that is held needs one."
+        raise StoreUnavailable(f"{path} could not be {what}: {reason}.", todo=todo) from error
 
 
 def check_file(path: Path, status: os.stat_result) -> None:
@@ -168,9 +171,12 @@ def read_private(path: Path) -> bytes | None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make added and removed names in this directory durable."""
+    """Make added and removed names in this directory durable, if its file system can."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:  # cifs and some FUSE file systems cannot sync a directory
+            raise
     finally:
         os.close(fd)

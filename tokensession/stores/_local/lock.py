@@ -1,8 +1,8 @@
 """A lock beside the data: an flock on a file of its own, used by the file store and the SQLite store.
 
 * The kernel releases the lock when its holder dies, so there is no lease to guess. But then the dead
-  holder's token request may still be on the way. So a holder leaves a *mark* in the lock file, which only a
-  clean end removes.
+  holder's token request may still be on the way. So a holder that is about to send one leaves a *mark* in
+  the lock file, which only a clean end removes.
 * flock, not lockf: POSIX record locks are lost when any descriptor of the file is closed.
 * Never a blocking flock: in an abandoned thread it gets the lock later, and leaks it.
 * Lock files are never unlinked. If someone else unlinks one, its inode differs after locking, and we try
@@ -14,12 +14,21 @@
   knows its claim's loop, and the next caller in this process that needs the lock unlocks it. The mark stays,
   because that was not a clean end.
 
+The file of a lock, while it is held::
+
+    0     the mark: when a holder's token request was sent. It may still be that of an earlier holder
+    128   the holder: since when it has the lock, its process id and its host, for the error of a waiter
+    4096  space that is reserved for the commit
+
+A clean end empties the file. If an earlier holder's mark is not resolved, it stays.
+
 Everything here runs in the store's worker thread, except for unlocking such an orphaned lock, which any
 thread may do (hence `_mutex`), and closing after a fork.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -29,8 +38,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import open_private
-from .slots import Slot
+from ...errors import StoreUnavailable
+from .files import UNSUPPORTED, open_private
 from .worker import Busy
 
 try:
@@ -38,31 +47,36 @@ try:
 except ImportError:  # not POSIX: making a store raises an error
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Mark", "SidecarLock", "exclusive", "lock_name", "release_orphaned", "stat_signature", "try_lock"]
+__all__ = ["HeldElsewhere", "Holder", "Mark", "SidecarLock", "exclusive", "lock_name", "try_lock"]
 
 _MARK_BYTES = 128
+_HOLDER_BYTES = 384
+_HEADER_BYTES = _MARK_BYTES + _HOLDER_BYTES
 _RESERVE = 64 * 1024  # bytes; a record is a few KiB, and SQLite writes it in whole pages, twice
 _BLOCK = 4096
 _LONG_AGO = 86_400.0  # seconds; no token request takes a day
+_ATTEMPTS = 100  # a lock file is replaced by accident, if at all
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a holder leaves in the lock file: when it began (boot clock), and the version it will write.
+    """What a holder leaves in the lock file when its token request is about to leave.
 
-    The version tells a holder that was killed after its commit from one that was killed before it.
+    `sent`: when (boot clock). `version`: what it will store; that tells a holder that was killed after its
+    commit from one that was killed before it. `listening`: how long it waits for the response, in seconds.
     """
 
-    began: float
+    sent: float
     version: str
+    listening: float = 0.0
 
     def age(self, now: float) -> float:
-        """Seconds since the holder began. If that is in the future, it was before a reboot: a day."""
-        return now - self.began if self.began <= now else _LONG_AGO
+        """Seconds since it was left. If that is in the future, it was before a reboot: a day."""
+        return now - self.sent if self.sent <= now else _LONG_AGO
 
     def encode(self) -> bytes:
         """One line of text, padded."""
-        return f"{self.began!r} {self.version}\n".encode().ljust(_MARK_BYTES, b"\0")
+        return _line(_MARK_BYTES, self.sent, self.version, self.listening)
 
     @classmethod
     def decode(cls, line: bytes, now: float) -> Mark | None:
@@ -70,19 +84,75 @@ class Mark:
         text = line.rstrip(b"\0").decode("ascii", "replace")
         if not text:
             return None
-        began, _, version = text.strip().partition(" ")
+        # Older versions wrote no `listening`, and left the mark when they took the claim: that counts too.
+        sent, version, listening, *_ = [*text.split(), "", "", ""]
         try:
-            return cls(float(began), version)
+            return cls(float(sent), version, float(listening or 0))
         except ValueError:
             return cls(now, "")
 
 
-class SidecarLock:
-    """A lock, `locked` until `release` or the end of this process. Unlocking it releases its slot too."""
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds the lock, since when (boot clock)."""
 
-    def __init__(self, fd: int) -> None:
+    since: float
+    pid: int
+    host: str
+
+    def encode(self) -> bytes:
+        """One line of text, padded."""
+        return _line(_HOLDER_BYTES, self.since, self.pid, self.host)
+
+    @classmethod
+    def decode(cls, line: bytes) -> Holder | None:
+        """The holder, or None if it is not known. It is read without the lock, so it may be half written."""
+        try:
+            since, pid, host = line.rstrip(b"\0").decode("ascii").split()
+            return cls(float(since), int(pid), host)
+        except ValueError:
+            return None
+
+    def describe(self, now: float) -> str:
+        """For an error: "process 4711 on web-1, for 3.2 s"."""
+        return f"process {self.pid} on {self.host}, for {max(now - self.since, 0):.1f} s"
+
+
+def _line(size: int, *words: object) -> bytes:
+    text = " ".join(map(str, words)) + "\n"
+    return text.encode("ascii", "replace")[:size].ljust(size, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldElsewhere:
+    """Someone else has the lock. `size` is the lock file's at that time."""
+
+    path: Path
+    size: int
+    holder: Holder | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the lock has been released since.
+
+        Each claim gives the file another size, and its end gives it one that no claim has. (A time would
+        also change when the holder leaves its mark, and then all waiters would look for nothing.) A holder
+        that is committing needs the processor more than its waiters do, so that is no change yet.
+        """
+        try:
+            size = os.lstat(self.path).st_size
+        except OSError:
+            return False
+        return size not in (self.size, _HEADER_BYTES)
+
+
+class SidecarLock:
+    """A lock, `locked` until `release` or the end of this process. `loop` is that of its claim, if any."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
         self._fd = fd
-        self.slot: Slot | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._mutex = threading.RLock()
 
     @property
@@ -93,24 +163,45 @@ class SidecarLock:
     @property
     def orphaned(self) -> bool:
         """Whether it is locked by a claim whose event loop is closed."""
-        return self.locked and self.slot is not None and self.slot.loop.is_closed()
+        return self.locked and self.loop is not None and self.loop.is_closed()
 
     def mark(self, now: float) -> Mark | None:
         """The mark that an earlier holder left."""
         return Mark.decode(os.pread(self._fd, _MARK_BYTES, 0), now)
 
-    def begin(self, mark: Mark) -> None:
-        """Leave a mark, and reserve the disk space that a commit needs.
+    def begin(self, holder: Holder, nonce: int) -> None:
+        """Say who holds the lock, and reserve the disk space that a commit needs.
 
         A lock file can still be created on a full disk. Whether the record will fit must be known before a
-        refresh token is spent. Not synced: a power failure ends every token request too.
+        refresh token is spent. An earlier holder's mark stays. `nonce`, from 0 to 4095, makes the file's
+        size: see `HeldElsewhere.changed`.
         """
         try:
-            _allocate(self._fd, _RESERVE)
-            os.pwrite(self._fd, mark.encode(), 0)
+            self.free_reserve()  # that of a killed holder
+            _allocate(self._fd, _RESERVE + nonce)
+            os.pwrite(self._fd, holder.encode(), _MARK_BYTES)
         except OSError:
             self.free_reserve()
             raise
+
+    def leave_mark(self, mark: Mark) -> None:
+        """Leave a mark: the token request is about to leave.
+
+        Not synced, because a power failure ends the request too, and the mark need not outlive that. Raises
+        `StoreUnavailable` if the lock was released, or its file removed: then another holder may be sending.
+        """
+        with self._mutex:
+            if not self._is_ours():
+                raise StoreUnavailable(
+                    "This claim has ended, so no token request may be sent under it.",
+                    todo="Claim the key again.",
+                )
+            os.pwrite(self._fd, mark.encode(), 0)
+
+    def _is_ours(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return self.locked and os.path.samestat(os.fstat(self._fd), self.path.lstat())
+        return False
 
     def free_reserve(self) -> None:
         """Free the reserved space, for the write that needs it. The mark stays.
@@ -118,20 +209,20 @@ class SidecarLock:
         Ignores a failure: there may be enough space anyway, and the write will find out.
         """
         with self._mutex, contextlib.suppress(OSError):
-            if self.locked:
-                os.ftruncate(self._fd, min(_MARK_BYTES, os.fstat(self._fd).st_size))
+            if self.locked and os.fstat(self._fd).st_size > _HEADER_BYTES:
+                os.ftruncate(self._fd, _HEADER_BYTES)
 
     def release(self, mark: Mark | None = None) -> None:
-        """Empty the file, or leave `mark` in it, and unlock."""
+        """Empty the file, or leave nothing but `mark` in it, and unlock."""
         with self._mutex:
             if not self.locked:
                 return
             try:
-                # If this fails, the next holder takes us for interrupted, which is the safe mistake.
+                # If this fails, the next holder may take us for interrupted, which is the safe mistake.
                 with contextlib.suppress(OSError):
-                    os.ftruncate(self._fd, 0)
-                    if mark is not None:
+                    if mark is not None:  # first, so that a kill in between does not lose it
                         os.pwrite(self._fd, mark.encode(), 0)
+                    os.ftruncate(self._fd, 0 if mark is None else _MARK_BYTES)
             finally:
                 self.unlock()
 
@@ -144,11 +235,6 @@ class SidecarLock:
                     fcntl.flock(fd, fcntl.LOCK_UN)
                 finally:
                     os.close(fd)
-                    self._release_slot()
-
-    def _release_slot(self) -> None:
-        if self.slot is not None:
-            self.slot.release()
 
     def drop_after_fork(self) -> None:
         """Close the child's copy. The parent stays locked."""
@@ -158,10 +244,9 @@ class SidecarLock:
             os.close(fd)
 
     def __del__(self) -> None:
-        # The claim was collected without an end (its task was destroyed). The mark stays.
+        # The claim was collected without an end (its task was destroyed). A mark stays.
         if self._fd >= 0:
             os.close(self._fd)
-            self._release_slot()
 
     def __repr__(self) -> str:
         return f"<SidecarLock {'locked' if self.locked else 'unlocked'}>"
@@ -172,55 +257,41 @@ def lock_name(key: str, suffix: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest() + suffix
 
 
-def try_lock(path: Path) -> SidecarLock | None:
-    """The lock, or None if another holder has it. Never waits. Raises `OSError`."""
-    while True:
+def try_lock(path: Path) -> SidecarLock | HeldElsewhere:
+    """The lock, or who has it. Never waits. Raises `OSError`."""
+    for _ in range(_ATTEMPTS):
         fd = open_private(path, os.O_RDWR | os.O_CREAT)
-        try:
-            inode = _inode(fd)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.ExitStack() as unless_locked:
+            unless_locked.callback(os.close, fd)
+            status = os.fstat(fd)  # before locking, so that any later release is noticed
+            inode = status.st_dev, status.st_ino
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                ours = _locks.get(inode)
+                if ours is None or not ours.orphaned:
+                    holder = Holder.decode(os.pread(fd, _HOLDER_BYTES, _MARK_BYTES))
+                    return HeldElsewhere(path, status.st_size, holder)
+                ours.unlock()
+                continue
+            # If the file was removed or replaced since, locking it excludes no one.
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), path.lstat()):
-                    lock = _locks[inode] = SidecarLock(fd)
+                if os.path.samestat(status, path.lstat()):
+                    unless_locked.pop_all()
+                    lock = _locks[inode] = SidecarLock(path, fd)
                     return lock
-        except BlockingIOError:
-            os.close(fd)
-            holder = _locks.get(inode)
-            if holder is None or not holder.orphaned:
-                return None
-            holder.unlock()
-            continue
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)  # the file was removed or replaced since, so locking it excludes no one
-
-
-def stat_signature(path: Path) -> tuple[int, int] | None:
-    """A value that changes with every release. None if there is no such file, or its holder is committing.
-
-    A committing holder has freed its reserve, and needs the processor more than its waiters do.
-    """
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return None if status.st_size == _MARK_BYTES else (status.st_size, status.st_mtime_ns)
-
-
-def release_orphaned() -> None:
-    """Unlock every lock whose claim can never be ended, because its event loop is closed."""
-    for lock in _live_locks():
-        if lock.orphaned:
-            lock.unlock()
+    raise StoreUnavailable(
+        f"{path} was never the file that had just been opened, so it cannot be locked.",
+        todo="Use a directory on a local file system, and let no other program replace files in it.",
+    )
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, *, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock for a moment. Raises `Busy` if another holder has it."""
     lock = try_lock(path)
-    if lock is None:
-        raise Busy(f"Another process is writing ({path} is locked).")
+    if isinstance(lock, HeldElsewhere):
+        raise Busy(path, patience=patience)
     try:
         yield
     finally:
@@ -230,9 +301,12 @@ def exclusive(path: Path) -> Iterator[None]:
 def _allocate(fd: int, size: int) -> None:
     # Behind the first block, which holds the mark: ext4 (Linux 6.18) complains in the kernel's log when a
     # block that was only allocated is written and the rest of its extent is cut off.
-    if hasattr(os, "posix_fallocate"):
+    try:
         os.posix_fallocate(fd, _BLOCK, size)
-    else:
+    except (AttributeError, OSError) as error:
+        # macOS has no such function, and not every file system can do it (ZFS, or NFS with musl).
+        if isinstance(error, OSError) and error.errno not in UNSUPPORTED:
+            raise
         os.pwrite(fd, bytes(size), _BLOCK)
 
 
@@ -241,19 +315,11 @@ def _allocate(fd: int, size: int) -> None:
 _locks: weakref.WeakValueDictionary[tuple[int, int], SidecarLock] = weakref.WeakValueDictionary()
 
 
-def _inode(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
-
-
-def _live_locks() -> list[SidecarLock]:
-    # The references are copied in one step, because other threads take locks at the same time.
-    return [lock for reference in _locks.valuerefs() if (lock := reference()) is not None]
-
-
 def _after_fork_in_child() -> None:
-    for lock in _live_locks():
-        lock.drop_after_fork()
+    # The references are copied in one step, because other threads take locks at the same time.
+    for reference in _locks.valuerefs():
+        if (lock := reference()) is not None:
+            lock.drop_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

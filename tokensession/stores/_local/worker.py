@@ -4,18 +4,21 @@ Theory of operation
 -------------------
 * A store's blocking work is a series of *jobs*: plain callables that run one at a time and in order in one
   thread. So what only jobs touch (a connection) needs no lock.
-* A job always runs to its end. Its caller may be cancelled; the job does not notice. If the result needs an
-  owner, `run(on_abandoned=...)` says who takes it then.
-* A job never waits for another process. It raises `Busy` and goes back to the end of the queue, so one
-  contended key does not delay the others. (We do not use a blocking flock: in an abandoned thread it gets
-  the lock later, and leaks it. Nor anyio's shared limiter: forty blocked jobs would stop everyone else's.)
+* A job that writes always runs to its end. Its caller may be cancelled; the job does not notice. If the
+  result needs an owner, `run(on_abandoned=...)` says who takes it then.
+* A job that only reads, or takes a claim, is *droppable*: it does not run if its caller is gone.
+* A job never waits for another process. It raises `Busy`, and is tried again when the other jobs have had
+  their turn, so one contended key does not delay the others. After a few seconds it gives up. (We do not use
+  a blocking flock: in an abandoned thread it gets the lock later, and leaks it. Nor anyio's shared limiter:
+  forty blocked jobs would stop everyone else's.)
 * The thread starts with the first job. It ends with `aclose` or with the interpreter, and always after its
   last job, because that may be writing a rotated refresh token.
 * A fork waits for the running job. So no file is half open in the child, and `before_fork` can close what a
   child must not inherit (an SQLite connection). The child starts a thread of its own.
 
-Mutable state: `_executor` and `_pending`, guarded by `_state`; `_latest`, the job that ran last, written
-under `_running`, which is held while a job runs.
+Mutable state, guarded by `_state`: the queues, `_pending`, `_pause`, `_draining` and `_executor`. And
+`_closed`, whether the job that ran last was one that closes, written under `_running`, which is held while a
+job runs.
 """
 
 from __future__ import annotations
@@ -24,25 +27,57 @@ import asyncio
 import contextlib
 import os
 import threading
-import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
+from ...clock import Clock, SystemClock
 from ...errors import StoreUnavailable
 
-__all__ = ["Busy", "Worker"]
+__all__ = ["LONGEST_PATIENCE", "Busy", "Worker"]
 
 T = TypeVar("T")
 
-_PAUSE = 0.005  # seconds between two tries of a busy job
-_TRIES = 1000  # about five seconds: a writer holds its lock for a millisecond or two
-_FORK_WAIT = 15.0  # seconds; longer than any job that is not stuck in the kernel
+# All in seconds.
+_FIRST_PAUSE = 0.001  # between two tries of busy jobs: a writer holds its lock for about as long
+_LONGEST_PAUSE = 0.008  # each pause is twice as long as the one before
+_READ_PATIENCE = 2.0  # a droppable job is tried for so long: callers wait for it, and nothing is lost
+_WRITE_PATIENCE = 5.0  # any other job
+LONGEST_PATIENCE = 8.0  # many writers; shorter than `Policy.store_timeout`, so that callers learn the reason
+_FORK_WAIT = 15.0  # longer than any job that is not stuck in the kernel
 
 
 class Busy(Exception):
-    """Another process is writing: try this job again. Never leaves the worker."""
+    """Another program has locked `path`: try this job again. Never leaves the worker.
+
+    `patience`: seconds to try it for, if that is more than usual. `progress`: a value that changes whenever
+    the lock has had another holder. Then no program *keeps* it locked: there are many writers.
+    """
+
+    def __init__(self, path: Path, *, patience: float = 0.0, progress: int | None = None) -> None:
+        super().__init__(path)
+        self.path = path
+        self.patience = patience
+        self.progress = progress
+
+
+class _Job(Generic[T]):
+    """A callable, and who waits for it."""
+
+    __slots__ = ("busy_since", "closing", "droppable", "future", "progress", "stuck_since", "wanted", "work")
+
+    def __init__(self, work: Callable[[], T], *, droppable: bool = False, closing: bool = False) -> None:
+        self.work = work
+        self.droppable = droppable
+        self.closing = closing
+        self.wanted = True
+        self.future: Future[T] = Future()
+        self.busy_since: float | None = None  # by the boot clock, and so is `stuck_since`
+        self.stuck_since = 0.0
+        self.progress: int | None = None  # that of the last `Busy`
 
 
 def _nothing() -> None:
@@ -52,18 +87,21 @@ def _nothing() -> None:
 class Worker:
     """Runs jobs one after another in a thread of its own. `name` is the thread's name.
 
-    `before_fork` closes what a child process must not inherit. It runs in the forking thread, while no job
-    runs. `after_fork_in_child` forgets what could not be closed in time.
+    `clock` decides when a busy job gives up. `before_fork` closes what a child process must not inherit. It
+    runs in the forking thread, while no job runs. `after_fork_in_child` forgets what could not be closed in
+    time.
     """
 
     def __init__(
         self,
         name: str,
         *,
+        clock: Clock | None = None,
         before_fork: Callable[[], None] = _nothing,
         after_fork_in_child: Callable[[], None] = _nothing,
     ) -> None:
         self._name = name
+        self._clock: Clock = clock or SystemClock()
         self._before_fork = before_fork
         self._after_fork_in_child = after_fork_in_child
         self._reset()
@@ -71,9 +109,15 @@ class Worker:
 
     def _reset(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
+        self._draining = False  # whether some thread runs the jobs
+        self._ready: deque[_Job[Any]] = deque()
+        self._busy: deque[_Job[Any]] = deque()  # to be tried again
+        self._closing: deque[_Job[Any]] = deque()  # to be run when there are no others
         self._pending = 0
-        self._latest: Callable[[], Any] | None = None
-        self._state = threading.Lock()
+        self._pause = _FIRST_PAUSE
+        self._closed = True
+        # With a lock that its owner may take again: a claim that is collected meanwhile posts its end.
+        self._state = threading.Condition(threading.RLock())
         self._running = threading.Lock()
 
     @property
@@ -81,100 +125,142 @@ class Worker:
         """Whether there is a thread now."""
         return self._executor is not None
 
-    def post(self, job: Callable[[], T]) -> Future[T]:
+    def post(self, work: Callable[[], T]) -> Future[T]:
         """Queue a job, which runs whether or not anything waits for it."""
-        future: Future[T] = Future()
-        with self._state:
-            self._pending += 1
-        self._queue(job, future, _TRIES)
-        return future
+        job = _Job(work)
+        self._queue(job)
+        return job.future
 
     async def run(
         self,
-        job: Callable[[], T],
+        work: Callable[[], T],
         *,
+        droppable: bool = False,
         on_abandoned: Callable[[Future[T]], None] | None = None,
-        on_done: Callable[[Future[T]], None] | None = None,
     ) -> T:
         """The job's result.
 
-        If the caller is cancelled, the job still runs to its end. Then `on_abandoned` is called with its
-        outcome, in the worker's thread or in the caller's. `on_done` is called in any case, before the
-        caller gets the outcome.
+        If the caller is cancelled, a droppable job that has not begun does not run. Any other job still runs
+        to its end. Then `on_abandoned` is called with its outcome, in the worker's thread or in the caller's.
         """
+        return await self._run(_Job(work, droppable=droppable), on_abandoned)
+
+    async def _run(self, job: _Job[T], on_abandoned: Callable[[Future[T]], None] | None = None) -> T:
         loop = asyncio.get_running_loop()
         wake = loop.create_future()
-        outcome = self.post(job)
-        if on_done is not None:
-            outcome.add_done_callback(on_done)
-        outcome.add_done_callback(lambda _: _notify(loop, wake))
+        job.future.add_done_callback(lambda _: _notify(loop, wake))
+        self._queue(job)
         try:
             # A future of this loop: cancelling it reaches neither the queue nor the job.
             await wake
         except BaseException:
             # Cancelled, or collected with its loop. The job may be done already: a cancellation can also
             # arrive between a result and its awaiter.
+            job.wanted = False
             if on_abandoned is not None:
-                outcome.add_done_callback(on_abandoned)
+                job.future.add_done_callback(on_abandoned)
             raise
-        return outcome.result()
+        return job.future.result()
 
     async def aclose(self, last: Callable[[], None] = _nothing) -> None:
-        """Run what is queued, then `last`, then end the thread. A later job starts another."""
+        """Run what is queued, then `last`, then end the thread. A later job starts another.
+
+        A busy job gives up after a few seconds, so this does not take longer, unless a job hangs.
+        """
         # A job may also have run without a thread, if none could be started.
-        while self.open or self._latest not in (None, last):
-            await self.run(last)
+        while self.open or not self._closed:
+            await self._run(_Job(last, closing=True))
             with self._state:
-                # A busy job may have been queued behind `last`, and have reopened what that closed.
-                # Equal, not identical: every access to a bound method makes another object.
-                if self._pending or self._latest != last:
+                if self._pending or not self._closed:  # a job has come meanwhile
                     continue
-                executor, self._executor, self._latest = self._executor, None, None
+                executor, self._executor = self._executor, None
             if executor is not None:
                 executor.shutdown()  # its queue is empty, so this joins an idle thread
 
-    def _queue(self, job: Callable[[], T], future: Future[T], tries: int) -> None:
+    def _queue(self, job: _Job[Any]) -> None:
         with self._state:
+            self._pending += 1
+            (self._closing if job.closing else self._ready).append(job)
+            self._state.notify()
+            if self._draining:
+                return
+            self._draining = True
             executor = self._executor or ThreadPoolExecutor(1, thread_name_prefix=self._name)
             try:
-                executor.submit(self._try, job, future, tries)
+                executor.submit(self._drain)
             except RuntimeError:
-                # The interpreter is ending, or no thread can be started. An executor that could not start
-                # its thread still has the job in its queue and would run it a second time: drop it.
-                pass
+                pass  # the interpreter is ending, or no thread can be started
             else:
                 self._executor = executor
                 return
-        while not self._attempt(job, future, tries):
-            tries -= 1
-            time.sleep(_PAUSE)
+        self._drain()
 
-    def _try(self, job: Callable[[], T], future: Future[T], tries: int) -> None:
-        if not self._attempt(job, future, tries):
-            time.sleep(_PAUSE)  # in our own thread; Clock.sleep is for event loops
-            self._queue(job, future, tries - 1)
+    def _drain(self) -> None:
+        """Run jobs until there are none."""
+        while self._run_next():
+            pass
 
-    def _attempt(self, job: Callable[[], T], future: Future[T], tries: int) -> bool:
-        """Run the job. Returns whether its future is done now."""
-        try:
-            with self._running:
-                self._latest = job
-                result = job()
-        except Busy as busy:
-            if tries > 1:
+    def _run_next(self) -> bool:
+        """Run a job. Returns whether there was one."""
+        # In a call of its own, so that no job is referenced here once it is done: a claim that is collected
+        # releases its lock.
+        with self._state:
+            if self._busy and not self._ready:
+                self._state.wait(self._pause)  # or until there is another job, which then comes first
+                self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+                self._ready.extend(self._busy)
+                self._busy.clear()
+            queue = self._ready or self._closing
+            if not queue:
+                self._draining = False
                 return False
-            error = StoreUnavailable(f"{busy} It has been busy for some seconds.", todo="Try again.")
-            self._finish(future.set_exception, error)
-        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, not to this thread
-            self._finish(future.set_exception, error)
+            job = queue.popleft()
+        if job.wanted or not job.droppable:
+            self._attempt(job)
         else:
-            self._finish(future.set_result, result)
+            self._forget()
         return True
 
-    def _finish(self, set_outcome: Callable[[Any], None], outcome: Any) -> None:
+    def _attempt(self, job: _Job[Any]) -> None:
+        try:
+            with self._running:
+                self._closed = job.closing
+                result = job.work()
+        except Busy as busy:
+            tried = self._busy_for(job, busy)
+            if tried is None:
+                with self._state:
+                    self._busy.append(job)
+                return
+            error = StoreUnavailable(
+                f"Another program keeps {busy.path} locked. It was tried for {tried:.1f} s.",
+                todo="Find that program (for example with fuser or lsof) and end it, or try again.",
+            )
+            self._forget()
+            job.future.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, not to this thread
+            self._forget()
+            job.future.set_exception(error)
+        else:
+            self._forget()
+            job.future.set_result(result)
+
+    def _busy_for(self, job: _Job[Any], busy: Busy) -> float | None:
+        """Seconds that this job has been busy, if it must give up. None if it is to be tried again."""
+        now = self._clock.boot()
+        if job.busy_since is None:
+            job.busy_since = job.stuck_since = now
+        elif busy.progress != job.progress:
+            job.stuck_since = now
+        job.progress = busy.progress
+        patience = max(_READ_PATIENCE if job.droppable else _WRITE_PATIENCE, busy.patience)
+        tried = now - job.busy_since
+        return tried if now - job.stuck_since >= patience or tried >= LONGEST_PATIENCE else None
+
+    def _forget(self) -> None:
         with self._state:
             self._pending -= 1
-        set_outcome(outcome)
+            self._pause = _FIRST_PAUSE
 
     def __repr__(self) -> str:
         return f"<Worker {self._name} {'open' if self.open else 'closed'}, {self._pending} pending>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,9 +14,10 @@ import pytest
 
 from ...errors import ClaimTimeout
 from ...stores.protocol import Claim, Record, Store
+from ..clock import FakeClock
 from .peer import OPENER, Peer, peers
 
-__all__ = ["Backend", "claimed", "is_free", "needs", "newer", "ticks"]
+__all__ = ["Backend", "claimed", "is_free", "needs", "newer", "outlast", "ticks"]
 
 T = TypeVar("T")
 
@@ -32,6 +34,9 @@ class Backend:
     - `record_file(key)` is the file that holds the key's record; `lock_file(key)`, the one that its claim
       locks.
     - `damage(key)` makes the stored record unreadable.
+    - `blocked(key)`: while this context is open, another program keeps the key's record locked against
+      writing.
+    - `names_holder`: a `ClaimTimeout` says which process holds the claim.
     - `patience`: seconds after which a test counts as hung.
     """
 
@@ -43,6 +48,8 @@ class Backend:
     record_file: Callable[[str], Path] | None = None
     lock_file: Callable[[str], Path] | None = None
     damage: Callable[[str], None] | None = None
+    blocked: Callable[[str], AbstractContextManager[None]] | None = None
+    names_holder: bool = False
     patience: float = 60.0
 
     def run(self, promise: Callable[[Store], Awaitable[T]], *, store: Store | None = None) -> T:
@@ -63,6 +70,12 @@ class Backend:
             yield store
         finally:
             await store.aclose()
+
+    def timed(self) -> tuple[FakeClock, Store]:
+        """A new store object over the same records, and its clock."""
+        needs(self.takes_clock or None, "opened with a clock of the caller")
+        clock = FakeClock()
+        return clock, self.open(clock=clock)
 
     @contextlib.contextmanager
     def peers(self, count: int = 1) -> Iterator[list[Peer]]:
@@ -88,6 +101,15 @@ async def ticks(count: int = 20) -> None:
     """Let the other tasks of this loop run for some steps."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def outlast(clock: FakeClock, work: Awaitable[T]) -> T:
+    """The outcome of this work, while its clock runs fast."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        clock.advance(0.1)
+        await ticks(1)
+    return await task
 
 
 async def claimed(store: Store, key: str, seen: str | None = None, timeout: float = 30.0) -> Claim:

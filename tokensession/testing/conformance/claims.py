@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
-from ...errors import ClaimTimeout
+from ...errors import ClaimTimeout, StoreUnavailable
 from ...stores.protocol import Record, Store
-from .backend import Backend, claimed, is_free, newer, ticks
+from .backend import Backend, claimed, is_free, needs, newer, outlast, ticks
 
 __all__ = ["ClaimPromises"]
 
@@ -180,6 +181,109 @@ class ClaimPromises:
             assert await is_free(store, "k")
 
         backend.run(promise)
+
+    def test_a_claim_timeout_says_who_holds_the_claim(self, backend: Backend) -> None:
+        """It names the process, so that you can find out what it is doing."""
+        needs(backend.names_holder or None, "telling who holds a claim")
+        with backend.peers() as [holder]:
+
+            async def promise(store: Store) -> None:
+                holder.ask("claim", key="k", seen=None)
+                with pytest.raises(ClaimTimeout, match=rf"\b{holder.pid}\b"):
+                    await store.claim("k", seen=None, timeout=0)
+
+            backend.run(promise)
+
+    def test_a_locked_store_fails_the_claim(self, backend: Backend) -> None:
+        """So no refresh token is spent. Reading works, and no claim is held."""
+        blocked = needs(backend.blocked, "locked by other programs")
+        clock, timed = backend.timed()
+
+        async def promise(store: Store) -> None:
+            record = await store.put("k", b"data")
+            with blocked("k"):
+                with pytest.raises(StoreUnavailable, match="lock") as caught:
+                    await outlast(clock, store.claim("k", seen=record.version, timeout=3600))
+                assert str(backend.root or "") in str(caught.value)
+                assert await store.load("k") == record
+            claim = await claimed(store, "k", record.version)
+            assert claim.interrupted is None
+            await claim.abandon()
+
+        backend.run(promise, store=timed)
+
+    def test_a_write_to_a_locked_store_ends_and_can_be_repeated(self, backend: Backend) -> None:
+        """After some seconds a commit, a put and a delete raise an error. The claim stays held."""
+        blocked = needs(backend.blocked, "locked by other programs")
+        clock, timed = backend.timed()
+
+        async def promise(store: Store) -> None:
+            record = await store.put("k", b"data")
+            claim = await claimed(store, "k", record.version)
+            with blocked("k"):
+                for write in (
+                    partial(claim.commit, b"new"),
+                    partial(store.put, "k", b"other"),
+                    partial(store.delete, "k"),
+                ):
+                    with pytest.raises(StoreUnavailable, match="lock"):
+                        await outlast(clock, write())
+                assert await store.load("k") == record
+            assert not await is_free(store, "k", record.version)
+            assert (await claim.commit(b"new")).data == b"new"
+
+        backend.run(promise, store=timed)
+
+    def test_a_write_to_a_locked_store_delays_no_reader(self, backend: Backend) -> None:
+        """The write is stored when the lock is gone."""
+        blocked = needs(backend.blocked, "locked by other programs")
+        _, timed = backend.timed()  # its time stands still, so the write does not give up
+
+        async def promise(store: Store) -> None:
+            record = await store.put("k", b"old")
+            with blocked("k"):
+                put = asyncio.ensure_future(store.put("k", b"new"))
+                await ticks()
+                for _ in range(10):
+                    assert await store.load("k") == record
+                    assert await store.keys() == ["k"]
+                assert not put.done()
+            assert await store.load("k") in (record, await put)
+
+        backend.run(promise, store=timed)
+
+    def test_closing_ends_although_the_store_is_locked(self, backend: Backend) -> None:
+        """A write that is still waiting gets its error, and the store can be used again."""
+        blocked = needs(backend.blocked, "locked by other programs")
+        clock, timed = backend.timed()
+
+        async def promise(store: Store) -> None:
+            record = await store.put("k", b"old")
+            with blocked("k"):
+                put = asyncio.ensure_future(store.put("k", b"new"))
+                await ticks()
+                await outlast(clock, store.aclose())
+                with pytest.raises(StoreUnavailable, match="lock"):
+                    await put
+            assert await store.load("k") == record
+
+        backend.run(promise, store=timed)
+
+    def test_closing_does_not_wait_for_a_claim_that_was_cancelled(self, backend: Backend) -> None:
+        """If its caller is gone, a claim of a locked store is not tried again."""
+        blocked = needs(backend.blocked, "locked by other programs")
+        _, timed = backend.timed()  # its time stands still, so the claim would be tried without end
+
+        async def promise(store: Store) -> None:
+            record = await store.put("k", b"data")
+            with blocked("k"):
+                waiting = asyncio.ensure_future(store.claim("k", seen=record.version, timeout=3600))
+                await ticks()
+                waiting.cancel()
+                await asyncio.wait([waiting])
+                await store.aclose()
+
+        backend.run(promise, store=timed)
 
     def test_an_abandoned_claim_goes_to_one_waiter(self, backend: Backend) -> None:
         """In the end each of the waiters gets it."""

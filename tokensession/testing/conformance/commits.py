@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from ...errors import Superseded
+from ...errors import StoreUnavailable, Superseded
 from ...stores.protocol import Claim, Store
 from .backend import Backend, claimed, is_free, newer, ticks
 
@@ -88,7 +88,7 @@ class CommitPromises:
 
     @pytest.mark.parametrize("stored", [True, False])
     def test_a_sign_in_during_a_claim_supersedes_its_commit(self, backend: Backend, stored: bool) -> None:
-        """The sign-in does not wait, and the superseded commit ends its claim."""
+        """The sign-in does not wait. The superseded commit keeps its claim until it is abandoned."""
 
         async def promise(store: Store) -> None:
             async with backend.opened() as other:
@@ -98,6 +98,8 @@ class CommitPromises:
                 with pytest.raises(Superseded) as caught:
                     await claim.commit(b"refreshed")
                 assert caught.value.record == signed_in == await store.load("k")
+                assert not await is_free(other, "k", signed_in.version)
+                await claim.abandon()
                 assert await is_free(other, "k", signed_in.version)
 
         backend.run(promise)
@@ -113,6 +115,7 @@ class CommitPromises:
                 await claim.commit(b"refreshed")
             assert caught.value.record is None
             assert await store.load("k") is None
+            await claim.abandon()
             assert await is_free(store, "k")
 
         backend.run(promise)
@@ -154,46 +157,40 @@ class CommitPromises:
         """True for a commit, an abandoned claim, a superseded commit and a cancelled claim."""
 
         async def promise(store: Store) -> None:
-            claim = await claimed(store, "k")
-            assert claim.interrupted is None
-            record = await claim.commit(b"1")
-            claim = await claimed(store, "k", record.version)
-            assert claim.interrupted is None
-            await claim.abandon()
-            claim = await claimed(store, "k", record.version)
-            assert claim.interrupted is None
+            async def sent(seen: str | None) -> Claim:
+                claim = await claimed(store, "k", seen)
+                assert claim.interrupted is None
+                await claim.sending(listening=60)
+                return claim
+
+            record = await (await sent(None)).commit(b"1")
+            await (await sent(record.version)).abandon()
+            claim = await sent(record.version)
             record = await store.put("k", b"2")
             with pytest.raises(Superseded):
                 await claim.commit(b"3")
-            claim = await claimed(store, "k", record.version)
-            assert claim.interrupted is None
+            await claim.abandon()
+            claim = await sent(record.version)
             waiter = asyncio.ensure_future(claimed(store, "k", record.version))
             await ticks()
             waiter.cancel()
             await asyncio.wait([waiter])
             await claim.abandon()
-            claim = await claimed(store, "k", record.version)
-            assert claim.interrupted is None
-            await claim.abandon()
+            await (await sent(record.version)).abandon()
 
         backend.run(promise)
 
-    def test_a_holder_with_a_closed_event_loop_counts_as_interrupted(self, backend: Backend) -> None:
-        """It can no longer end its claim, so the next holder gets it and learns of the interruption."""
+    def test_a_holder_with_a_closed_event_loop_loses_its_claim(self, backend: Backend) -> None:
+        """It can no longer end it. If its request has left, the next ones learn of it until one commits."""
         store = backend.open()
-
-        async def leave() -> Claim:
-            claim = await claimed(store, "k")
-            await store.aclose()
-            return claim
-
-        orphaned = asyncio.run(leave())  # referenced, so it is not freed by being collected
-        gc.collect()
+        orphaned = leave(store, sending=True)
 
         async def promise(store: Store) -> None:
             claim = await claimed(store, "k")
             assert claim.interrupted is not None
             assert claim.interrupted >= 0
+            assert claim.listening >= 0
+            await claim.sending()
             await claim.abandon()
             claim = await claimed(store, "k")
             assert claim.interrupted is not None, "the claim before this one was abandoned"
@@ -204,3 +201,113 @@ class CommitPromises:
             await claim.abandon()
 
         backend.run(promise, store=store)
+
+    def test_a_holder_that_has_sent_nothing_is_no_interruption(self, backend: Backend) -> None:
+        """It was cancelled, or killed, while it looked up a name or opened its connection."""
+        store = backend.open()
+        orphaned = leave(store, sending=False)
+
+        async def promise(store: Store) -> None:
+            claim = await claimed(store, "k")
+            assert claim.interrupted is None
+            assert claim.listening == 0
+            await claim.abandon()
+            await orphaned.abandon()
+
+        backend.run(promise, store=store)
+
+    def test_an_interruption_outlives_holders_that_send_nothing(self, backend: Backend) -> None:
+        """Each of them learned of it, and none has ended its claim."""
+        store = backend.open()
+        orphaned = [leave(store, sending=True), leave(store, sending=False), leave(store, sending=False)]
+
+        async def promise(store: Store) -> None:
+            claim = await claimed(store, "k")
+            assert claim.interrupted is not None
+            await claim.commit(b"data")
+            for late in orphaned:
+                await late.abandon()
+
+        backend.run(promise, store=store)
+
+    def test_an_interruption_is_as_old_as_the_last_request(self, backend: Backend) -> None:
+        """It counts from the last call of `sending`, and not from the claim."""
+        clock, timed = backend.timed()
+
+        async def begin(store: Store) -> Claim:
+            claim = await claimed(store, "k")
+            clock.advance(5)
+            await claim.sending()
+            clock.advance(3)
+            await claim.sending()
+            await store.aclose()
+            return claim
+
+        orphaned = asyncio.run(begin(timed))
+        clock.advance(2)
+
+        async def promise(store: Store) -> None:
+            claim = await claimed(store, "k")
+            assert claim.interrupted == pytest.approx(2)
+            await claim.abandon()
+            await orphaned.abandon()
+
+        backend.run(promise, store=timed)
+
+    def test_sending_finishes_although_its_caller_is_cancelled(self, backend: Backend) -> None:
+        """Wherever it is cancelled once it has begun, the mark is left."""
+
+        async def begin(store: Store, count: int) -> Claim:
+            claim = await claimed(store, "k")
+            task = asyncio.ensure_future(claim.sending())
+            await ticks(count)
+            task.cancel()
+            await asyncio.wait([task])
+            await store.aclose()
+            return claim
+
+        async def interrupted(store: Store) -> float | None:
+            claim = await claimed(store, "k")
+            await claim.sending()
+            record = await claim.commit(b"data")
+            await store.delete("k", expect=record.version)
+            return claim.interrupted
+
+        for count in range(1, 20):
+            store = backend.open()
+            orphaned = asyncio.run(begin(store, count))
+            assert backend.run(interrupted, store=store) is not None
+            asyncio.run(orphaned.abandon())
+            asyncio.run(store.aclose())
+
+    def test_a_claim_that_has_ended_sends_nothing(self, backend: Backend) -> None:
+        """Another holder may be sending by then."""
+
+        async def promise(store: Store) -> None:
+            abandoned = await claimed(store, "k")
+            await abandoned.abandon()
+            committed = await claimed(store, "k")
+            record = await committed.commit(b"data")
+            current = await claimed(store, "k", record.version)
+            for ended in (abandoned, committed):
+                with pytest.raises(StoreUnavailable):
+                    await ended.sending()
+            await current.sending()
+            await current.abandon()
+
+        backend.run(promise)
+
+
+def leave(store: Store, *, sending: bool) -> Claim:
+    """A claim whose event loop is closed."""
+
+    async def begin() -> Claim:
+        claim = await claimed(store, "k")
+        if sending:
+            await claim.sending(listening=60)
+        await store.aclose()
+        return claim
+
+    claim = asyncio.run(begin())
+    gc.collect()  # it is referenced, so it is not freed by being collected
+    return claim

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -131,7 +133,7 @@ class FilePromises:
             backend.run(promise)
 
     def test_a_claim_reserves_space_for_its_commit(self, tmp_path: Path) -> None:
-        """The commit succeeds even if the disk fills up during the token request."""
+        """The mark and the commit are stored even if the disk fills up before the token request."""
         with small_disk(tmp_path) as disk:
             backend = self.make_backend(disk)
             needs(backend.root, "kept in files")
@@ -140,10 +142,69 @@ class FilePromises:
                 before = await store.put("k", b"data" * 200)
                 claim = await claimed(store, "k", before.version)
                 with filled(disk):
+                    await claim.sending()
                     record = await claim.commit(b"rotated" * 200)
                     assert await store.load("k") == record
 
             backend.run(promise)
+
+    @pytest.mark.parametrize("key", ["k", "new"])
+    def test_a_disk_without_inodes_fails_the_claim_and_no_commit(self, tmp_path: Path, key: str) -> None:
+        """If the claim is granted all the same, its commit needs no new file."""
+        with small_disk(tmp_path) as disk:
+            backend = self.make_backend(disk)
+            needs(backend.root, "kept in files")
+
+            async def promise(store: Store) -> None:
+                before = await store.put("k", b"data")
+                await (await claimed(store, "k", before.version)).abandon()
+                seen = before.version if key == "k" else None
+                with crowded(disk):
+                    try:
+                        found = await claimed(store, key, seen)
+                    except StoreUnavailable:
+                        pass
+                    else:
+                        await found.commit(b"rotated")
+                    assert await store.load("k") is not None
+
+            backend.run(promise)
+
+    def test_a_claim_reserves_a_file_for_its_commit(self, tmp_path: Path) -> None:
+        """The commit succeeds even if the last inode of the disk is used up during the token request."""
+        with small_disk(tmp_path) as disk:
+            backend = self.make_backend(disk)
+            needs(backend.root, "kept in files")
+
+            async def promise(store: Store) -> None:
+                claim = await claimed(store, "k")
+                with crowded(disk):
+                    await claim.sending()
+                    record = await claim.commit(b"rotated")
+                    assert await store.load("k") == record
+
+            backend.run(promise)
+
+    def test_an_abandoned_claim_leaves_no_file_behind(self, backend: Backend) -> None:
+        """What it reserved is given back."""
+        needs(backend.root, "kept in files")
+
+        async def promise(store: Store) -> None:
+            record = await store.put("k", b"data")
+            await (await claimed(store, "k", record.version)).abandon()
+            before = backend.names()
+            claim = await claimed(store, "k", record.version)
+            await claim.sending()
+            await claim.abandon()
+            assert backend.names() == before
+            claim = await claimed(store, "k", record.version)
+            await store.put("k", b"signed in")
+            with pytest.raises(Superseded):
+                await claim.commit(b"data")
+            await claim.abandon()
+            assert backend.names() == before
+
+        backend.run(promise)
 
     def test_a_failed_write_changes_nothing_and_can_be_repeated(self, tmp_path: Path) -> None:
         """If a commit is too large for the disk, the claim stays held, and a second try is stored."""
@@ -187,7 +248,7 @@ class FilePromises:
             backend.run(promise)
 
     def test_removing_a_lock_file_loses_nothing(self, backend: Backend) -> None:
-        """If it is removed while a claim is held, the second of two commits is superseded."""
+        """If it is removed during a claim, that claim sends nothing, and the second commit is superseded."""
         lock = needs(backend.lock_file, "locked by files")("k")
 
         async def promise(store: Store) -> None:
@@ -195,6 +256,9 @@ class FilePromises:
                 first = await claimed(store, "k")
                 lock.unlink()
                 second = await claimed(other, "k")
+                with pytest.raises(StoreUnavailable):
+                    await first.sending()
+                await second.sending()
                 record = await second.commit(b"second")
                 with pytest.raises(Superseded):
                     await first.commit(b"first")
@@ -212,10 +276,10 @@ class FilePromises:
 
 @contextlib.contextmanager
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB in memory, or a skip."""
+    """A file system of 1 MiB and some inodes in memory, or a skip."""
     path = tmp_path / "disk"
     path.mkdir(mode=0o700)
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(path)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200,mode=700", "tmpfs", str(path)]
     mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
     needs(mounted or None, "tested by root, which can mount a small file system")
     try:
@@ -239,6 +303,20 @@ def filled(disk: Path) -> Iterator[None]:
         yield
     finally:
         filler.unlink()
+
+
+@contextlib.contextmanager
+def crowded(disk: Path) -> Iterator[None]:
+    """Use up all inodes of the file system."""
+    fillers = disk / "fillers"
+    fillers.mkdir()
+    with contextlib.suppress(OSError):
+        for number in itertools.count():
+            (fillers / str(number)).touch()
+    try:
+        yield
+    finally:
+        shutil.rmtree(fillers)
 
 
 @contextlib.contextmanager

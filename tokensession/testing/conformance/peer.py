@@ -70,6 +70,11 @@ class Peer:
         self._buffer = b""
         self._alive = True
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._pid
+
     def send(self, do: str, **arguments: Any) -> None:
         """Send a command; `read` its answer later."""
         self._socket.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
@@ -157,7 +162,11 @@ class _Server:
         if isinstance(found, Record):
             return _plain(found)
         self._claim = found
-        return {"current": _plain(found.current), "interrupted": found.interrupted}
+        return {
+            "current": _plain(found.current),
+            "interrupted": found.interrupted,
+            "listening": found.listening,
+        }
 
     async def begin_claim(self, key: str, seen: str | None) -> str:
         """Begin to wait for the claim. `granted` waits for the outcome."""
@@ -169,6 +178,10 @@ class _Server:
     async def granted(self) -> Any:
         assert self._waiting is not None
         return await self._waiting
+
+    async def sending(self, listening: float = 0.0) -> None:
+        assert self._claim is not None
+        await self._claim.sending(listening=listening)
 
     async def commit(self, data: str) -> Any:
         assert self._claim is not None

@@ -133,13 +133,16 @@ class ProcessPromises:
     def test_a_killed_holder_loses_its_claim_and_the_next_one_learns_of_it(self, backend: Backend) -> None:
         """The claim goes to a waiter, which must know that a token request may still be on the way."""
         with backend.peers(2) as [holder, waiter]:
-            assert holder.ask("claim", key="k", seen=None) == {"current": None, "interrupted": None}
+            granted = holder.ask("claim", key="k", seen=None)
+            assert granted == {"current": None, "interrupted": None, "listening": 0}
+            holder.ask("sending", listening=30)
             waiter.ask("begin_claim", key="k", seen=None)
             holder.kill()
             granted = waiter.ask("granted")
             assert granted["current"] is None
             assert granted["interrupted"] is not None
             assert 0 <= granted["interrupted"] < backend.patience
+            assert 0 <= granted["listening"] <= 30
             waiter.ask("abandon")
 
             async def promise(store: Store) -> None:
@@ -149,6 +152,24 @@ class ProcessPromises:
                 claim = await claimed(store, "k", record.version)
                 assert claim.interrupted is None
                 await claim.abandon()
+
+            backend.run(promise)
+
+    def test_a_holder_killed_before_it_sends_leaves_nothing(self, backend: Backend) -> None:
+        """It takes no mark with it either: an earlier interruption is still known."""
+        with backend.peers(3) as [first, second, third]:
+            first.ask("claim", key="k", seen=None)
+            first.kill()
+            assert second.ask("claim", key="k", seen=None)["interrupted"] is None
+            second.ask("sending")
+            second.kill()
+            assert third.ask("claim", key="k", seen=None)["interrupted"] is not None
+            third.kill()
+
+            async def promise(store: Store) -> None:
+                claim = await claimed(store, "k")
+                assert claim.interrupted is not None
+                await claim.commit(b"data")
 
             backend.run(promise)
 
@@ -186,9 +207,11 @@ class ProcessPromises:
                 await claim.abandon()
 
             first.ask("claim", key="k", seen=None)
+            first.ask("sending")
             first.kill()
             backend.run(rebooted, store=backend.open(clock=FakeClock(wall=0.0, boot=1.0)))
             second.ask("claim", key="k", seen=second.ask("load", key="k")["version"])
+            second.ask("sending")
             second.kill()
             # The wall clock, which is an hour behind now, does not count.
             clock = FakeClock(wall=SystemClock.wall() - 3600, boot=SystemClock.boot() + 1000)
@@ -211,6 +234,7 @@ class ProcessPromises:
                     "record": {"version": record.version, "data": "signed in"},
                 }
                 assert await store.load("k") == record
+                holder.ask("abandon")
                 assert await is_free(store, "k", record.version)
 
             backend.run(promise)
@@ -267,6 +291,7 @@ class ProcessPromises:
         """When the parent is killed and the child lives on, the next caller gets the claim."""
         with backend.peers() as [holder]:
             holder.ask("claim", key="k", seen=None)
+            holder.ask("sending")
             child = holder.ask("fork")
             try:
                 holder.kill()

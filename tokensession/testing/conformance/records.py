@@ -12,6 +12,7 @@ import pytest
 
 from ...errors import ClaimTimeout, StoreCorrupt, StoreError, Superseded
 from ...stores.protocol import Record, Store
+from ..clock import FakeClock
 from .backend import Backend, claimed, needs, newer, ticks
 
 __all__ = ["RecordPromises"]
@@ -64,8 +65,50 @@ class RecordPromises:
             assert record.data == b"data"
             async with backend.opened() as other:
                 assert await store.load("k") == await other.load("k") == record
+                assert 0 <= (await newer(store, "k")).age < backend.patience
 
         backend.run(promise)
+
+    def test_a_record_says_how_old_it_is(self, backend: Backend) -> None:
+        """In seconds, wherever it is read; 0 when it is written. The age does not count in a comparison."""
+        clock, timed = backend.timed()
+
+        async def promise(store: Store) -> None:
+            first = await store.put("k", b"1")
+            assert first.age == 0
+            clock.advance(7)
+            found = await store.load("k")
+            assert found == first
+            claim = await claimed(store, "k", first.version)
+            with pytest.raises(Superseded) as caught:
+                await store.put("k", b"2", expect=None)
+            read = [found, await newer(store, "k"), claim.current, caught.value.record]
+            assert [record and record.age for record in read] == [pytest.approx(7)] * 4
+            second = await claim.commit(b"2")
+            assert second.age == 0
+            clock.advance(3)
+            assert (await newer(store, "k")).age == pytest.approx(3)
+
+        backend.run(promise, store=timed)
+
+    def test_no_clock_makes_a_record_younger(self, backend: Backend) -> None:
+        """The wall clock may be set back, and the boot clock starts again. Never is an age negative."""
+        needs(backend.takes_clock or None, "opened with a clock of the caller")
+        wall, boot = 1_750_000_000.0, 5_000.0
+
+        def at(wall: float, boot: float) -> Store:
+            return backend.open(clock=FakeClock(wall=wall, boot=boot))
+
+        async def write(store: Store) -> None:
+            await store.put("k", b"data")
+
+        async def read(store: Store) -> float:
+            return (await newer(store, "k")).age
+
+        backend.run(write, store=at(wall, boot))
+        assert backend.run(read, store=at(wall - 3600, boot + 7)) == pytest.approx(7)
+        assert backend.run(read, store=at(wall + 9, 1.0)) == pytest.approx(9)
+        assert backend.run(read, store=at(wall - 3600, 1.0)) == 0
 
     def test_put_replaces_only_the_expected_version(self, backend: Backend) -> None:
         """`expect` is a version, None for "no record", or ANY; the error carries the stored record."""

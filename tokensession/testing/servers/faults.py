@@ -5,7 +5,7 @@ credential is spent) and what the client gets:
 
 | fault | the client gets | credential |
 |---|---|---|
-| `Response(status, body, headers)` | this response instead | not spent |
+| `Response(status, body, headers, spent=)` | this response instead | not spent, unless you say so |
 | `json_response(...)`, `redirect(...)` | the same, built for you | not spent |
 | `Edit(change)` | the genuine response with its JSON document changed | spent |
 | `Reset(spent=)` | a reset connection | spent or not, as you say |
@@ -47,18 +47,24 @@ CLOSING: web.AppKey[asyncio.Event] = web.AppKey("closing", asyncio.Event)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Response:
-    """A whole response, byte for byte. As a fault: the server sends it instead of the genuine one."""
+    """A whole response, byte for byte. As a fault: the server sends it instead of the genuine one.
+
+    `spent`: carry out the request first, as behind a gateway that answers 502 because the server was slow.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
+    spent: bool = False
 
     def to_web(self) -> web.Response:
         """The same as an aiohttp response. Without a Content-Type in `headers` it gets aiohttp's default."""
         return web.Response(status=self.status, body=self.body, headers=list(self.headers))
 
     async def perform(self, request: web.Request, genuine: Genuine) -> web.StreamResponse:
-        """Send it. The token request has no other effect."""
+        """Carry out the request if `spent`, then send this."""
+        if self.spent:
+            await genuine()
         return self.to_web()
 
     def __repr__(self) -> str:

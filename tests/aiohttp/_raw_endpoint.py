@@ -1,0 +1,150 @@
+"""Token endpoints and proxies made of bare sockets, with TLS: they see each byte that a request sends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+# Of the server on loopback in these tests, and of nothing else. For id.example.com, localhost and 127.0.0.1.
+_KEY = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgCDX/DYInPBc+oNIv
+N3cXfgZ8SsqbOUf50ypKfnb/i+uhRANCAASMEXGB+uAYsLI/A8TavBkVNFDZSsZ0
+6u7xtRKnw0Rma0nBVIFPaXijp4hq8rQ1d3HP/cHcvFDJcu9X6Rw9fl5b
+-----END PRIVATE KEY-----
+"""
+_CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBiTCCAS+gAwIBAgIBATAKBggqhkjOPQQDAjAdMRswGQYDVQQDDBJ0b2tlbnNl
+c3Npb24gdGVzdHMwIBcNMjAwMTAxMDAwMDAwWhgPMjEyMDAxMDEwMDAwMDBaMB0x
+GzAZBgNVBAMMEnRva2Vuc2Vzc2lvbiB0ZXN0czBZMBMGByqGSM49AgEGCCqGSM49
+AwEHA0IABIwRcYH64Biwsj8DxNq8GRU0UNlKxnTq7vG1EqfDRGZrScFUgU9peKOn
+iGrytDV3cc/9wdy8UMly71fpHD1+XlujXjBcMCoGA1UdEQQjMCGCDmlkLmV4YW1w
+bGUuY29tgglsb2NhbGhvc3SHBH8AAAEwDwYDVR0TAQH/BAUwAwEB/zAdBgNVHQ4E
+FgQUH8ru6ujRJPfTi6H73F6Ug5UiNSQwCgYIKoZIzj0EAwIDSAAwRQIhAKWBxn4D
+gUAndop2KhE8qr8Hoals+uRomMvmBnNgRzgcAiBfV7Wh8C7SfCFefK9leAWLKvZs
+dI1e2xybRvOJLtRIuQ==
+-----END CERTIFICATE-----
+"""
+
+GRANTED = b'{"access_token": "a", "refresh_token": "r2"}'
+
+FINGERPRINT = aiohttp.Fingerprint(hashlib.sha256(ssl.PEM_cert_to_DER_cert(_CERTIFICATE)).digest())
+ANOTHER = aiohttp.Fingerprint(bytes(32))
+
+
+def server_side() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory() as directory:
+        pem = Path(directory) / "pem"
+        pem.write_text(_KEY + _CERTIFICATE)
+        context.load_cert_chain(pem)
+    return context
+
+
+def trusting() -> ssl.SSLContext:
+    """A client's context that trusts this server."""
+    return ssl.create_default_context(cadata=_CERTIFICATE)
+
+
+def run(scene: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await scene()
+
+    asyncio.run(bounded())
+
+
+def with_head(*lines: bytes, status: bytes = b"200 OK") -> bytes:
+    length = b"Content-Length: %d" % len(GRANTED)
+    return b"\r\n".join((b"HTTP/1.1 " + status, *lines, length, b"", GRANTED))
+
+
+class Endpoint:
+    """Counts its connections, and records what comes in. `closed` is set when a client has closed one."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.connections = 0
+        self.received = b""
+        self.connected = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    def url(self, scheme: str = "http") -> str:
+        return f"{scheme}://127.0.0.1:{self.port}/token"
+
+
+@contextlib.asynccontextmanager
+async def listening(answer: bytes | Handler, *, tls: bool = False) -> AsyncIterator[Endpoint]:
+    """An endpoint that reads a head and answers with these bytes, or leaves both to a handler."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        endpoint.connections += 1
+        endpoint.connected.set()
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+            if callable(answer):
+                await answer(reader, writer)
+            else:
+                endpoint.received += await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer)
+                await writer.drain()
+            while chunk := await reader.read(4096):
+                endpoint.received += chunk
+        endpoint.closed.set()
+        writer.close()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=server_side() if tls else None)
+    endpoint = Endpoint(server.sockets[0].getsockname()[1])
+    async with server:
+        yield endpoint
+        server.close()
+        while tasks:
+            await asyncio.wait(tasks)
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read, and never answer."""
+    while await reader.read(4096):
+        pass
+
+
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Close the connection as soon as something comes in."""
+    await reader.read(4096)
+    writer.close()
+
+
+def tunnel(port: int) -> Handler:
+    """A proxy that connects every CONNECT to this port."""
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+
+    return connect
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while chunk := await reader.read(4096):
+            writer.write(chunk)
+            await writer.drain()
+    writer.close()

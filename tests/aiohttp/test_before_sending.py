@@ -1,0 +1,522 @@
+"""What happens until a token request leaves: nothing is sent, so every failure is `NotSent`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+from _raw_endpoint import (
+    ANOTHER,
+    FINGERPRINT,
+    GRANTED,
+    Endpoint,
+    hang_up,
+    listening,
+    run,
+    silent,
+    trusting,
+    tunnel,
+    with_head,
+)
+
+from tokensession import AiohttpTransport, InvalidTokenResponse, NotSent, OutcomeUnknown, StoreUnavailable
+from tokensession import transport as transport_module
+from tokensession.providers.protocol import TokenRequest, TokenResponse
+
+
+class Hook:
+    """An `on_sending` that counts, and raises this."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self.count = 0
+
+    async def __call__(self) -> None:
+        self.count += 1
+        if self.error is not None:
+            raise self.error
+
+
+REQUEST = TokenRequest("", (("X-Secret", "planted"),), b"refresh_token=planted", secrets=("planted",))
+
+
+async def send(
+    url: str, on_sending: Callable[[], Awaitable[None]], *, connect: float = 30, **settings: Any
+) -> TokenResponse:
+    request = replace(REQUEST, url=url)
+    return await AiohttpTransport(**settings).send(request, connect=connect, total=60, on_sending=on_sending)
+
+
+async def was_not_sent(url: str, says: str = "cannot be reached", **settings: Any) -> str:
+    """Sending is `NotSent`, and `on_sending` was not awaited. Returns the message."""
+    hook = Hook()
+    with pytest.raises(NotSent, match=says) as caught:
+        await send(url, hook, **settings)
+    assert hook.count == 0
+    assert caught.value.__context__ is None
+    assert "planted" not in "".join(traceback.format_exception(caught.value))
+    return str(caught.value)
+
+
+def test_on_sending_is_awaited_once_when_nothing_but_the_connection_is_there() -> None:
+    """TLS included, before the first byte of the request."""
+
+    async def scene() -> None:
+        for tls in (False, True):
+            async with listening(with_head(), tls=tls) as endpoint:
+                awaited: list[bytes] = []
+
+                async def on_sending(endpoint: Endpoint = endpoint, awaited: list[bytes] = awaited) -> None:
+                    await endpoint.connected.wait()  # with TLS: after its handshake
+                    for _ in range(50):
+                        await asyncio.sleep(0)
+                    awaited.append(endpoint.received)
+
+                scheme = "https" if tls else "http"
+                response = await send(endpoint.url(scheme), on_sending, ssl=trusting() if tls else True)
+                assert response.body == GRANTED
+                assert awaited == [b""]
+                assert endpoint.connections == 1
+
+    run(scene)
+
+
+def test_on_sending_is_awaited_after_the_proxy_has_answered_its_connect() -> None:
+    async def scene() -> None:
+        async with listening(with_head(), tls=True) as endpoint, listening(tunnel(endpoint.port)) as proxy:
+
+            async def on_sending() -> None:
+                await endpoint.connected.wait()
+                assert endpoint.received == b""
+
+            response = await send(
+                "https://id.example.com/token", on_sending, proxy=proxy.url(), ssl=trusting()
+            )
+            assert response.body == GRANTED
+            assert (proxy.connections, endpoint.connections) == (1, 1)
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreUnavailable("The disk is full."),
+        TimeoutError("planted"),
+        ConnectionResetError("planted"),
+        aiohttp.ClientError("planted"),
+        aiohttp.ServerDisconnectedError("planted"),
+        InvalidTokenResponse("planted"),
+        ValueError("planted"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_what_on_sending_raises_comes_out_unchanged_and_nothing_is_sent(tls: bool, error: Exception) -> None:
+    """The connection is closed. Whatever it raises: aiohttp would take some of these for its own."""
+
+    async def scene() -> None:
+        async with listening(silent, tls=tls) as endpoint:
+            hook = Hook(error)
+            url = endpoint.url("https" if tls else "http")
+            with pytest.raises(type(error)) as caught:
+                await send(url, hook, ssl=trusting() if tls else True)
+            assert caught.value is error
+            assert error.__context__ is None
+            assert error.__cause__ is None
+            frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+            assert frames[-2:] == ["send", "__call__"]  # not aiohttp's, in which the request is
+            await endpoint.closed.wait()
+            assert (hook.count, endpoint.connections, endpoint.received) == (1, 1, b"")
+
+    run(scene)
+
+
+def test_the_time_that_on_sending_takes_is_not_time_for_connecting() -> None:
+    """It writes to a store, which has a time-out of its own."""
+
+    async def scene() -> None:
+        async with listening(with_head()) as endpoint:
+
+            async def on_sending() -> None:
+                loop = asyncio.get_running_loop()
+                due = [timer.when() for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+                assert all(when > loop.time() + 30 for when in due)
+
+            assert (await send(endpoint.url(), on_sending, connect=5)).status == 200
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", b"not HTTP\r\n\r\n"]
+)
+def test_whatever_fails_after_on_sending_has_an_unknown_outcome(answer: bytes) -> None:
+    async def scene() -> None:
+        async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            writer.close()
+
+        async with listening(respond) as endpoint:
+            hook = Hook()
+            with pytest.raises(OutcomeUnknown):
+                await send(endpoint.url(), hook)
+            assert (hook.count, endpoint.connections) == (1, 1)
+
+    run(scene)
+
+
+def test_an_odd_exception_is_judged_by_how_far_the_request_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that raises what it likes has sent nothing. The error shows the exception's type only."""
+
+    class Odd(aiohttp.ThreadedResolver):
+        async def resolve(self, *_args: Any, **_settings: Any) -> Any:
+            raise RuntimeError("planted")
+
+    monkeypatch.setattr("aiohttp.DefaultResolver", Odd)
+
+    async def broken(_response: object) -> bytes:
+        raise RuntimeError("planted")
+
+    async def scene() -> None:
+        await was_not_sent("https://id.example.com/token", "cannot be reached: RuntimeError")
+        monkeypatch.setattr("tokensession.transport._read", broken)
+        async with listening(with_head()) as endpoint:
+            with pytest.raises(OutcomeUnknown, match="no complete answer: RuntimeError") as caught:
+                await send(endpoint.url(), Hook())
+            assert "planted" not in "".join(traceback.format_exception(caught.value))
+
+    run(scene)
+
+
+def test_a_proxy_that_drops_its_connect_means_not_sent_however_often() -> None:
+    """Twice, and then it works (K01)."""
+
+    async def scene() -> None:
+        async with listening(with_head(), tls=True) as endpoint:
+            works = tunnel(endpoint.port)
+            answers = [hang_up, hang_up, works]
+
+            async def proxied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await answers.pop(0)(reader, writer)
+
+            async with listening(proxied) as proxy:
+                for _ in range(2):
+                    await was_not_sent("https://id.example.com/token", proxy=proxy.url(), ssl=trusting())
+                assert endpoint.connections == 0
+                hook = Hook()
+                url = "https://id.example.com/token"
+                assert (await send(url, hook, proxy=proxy.url(), ssl=trusting())).body == GRANTED
+                assert (hook.count, endpoint.connections) == (1, 1)
+
+    run(scene)
+
+
+@pytest.mark.parametrize("status", ["403 Forbidden", "407 Proxy Authentication Required", "502 Bad Gateway"])
+def test_a_proxy_that_refuses_to_connect_means_not_sent(status: str) -> None:
+    """It sees the CONNECT and nothing of the token request (K01)."""
+
+    async def scene() -> None:
+        async with listening(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno".encode()) as proxy:
+            says = f"ClientHttpProxyError: status {status[:3]}\\."
+            await was_not_sent("https://id.example.com/token", says, proxy=proxy.url())
+            await proxy.closed.wait()
+            assert proxy.received.startswith(b"CONNECT id.example.com:443 ")
+            assert b"planted" not in proxy.received
+            assert proxy.connections == 1
+
+    run(scene)
+
+
+def test_the_connect_time_out_includes_the_name_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that never answers means that nothing was sent."""
+    monkeypatch.setattr("aiohttp.DefaultResolver", Silent)
+
+    async def scene() -> None:
+        await was_not_sent("https://id.example.com/token", "ConnectionTimeoutError", connect=0.05)
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: https://portal.example\r\nContent-Length: 0\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\nnot TLS",
+        b"",
+    ],
+)
+def test_whatever_a_proxy_answers_instead_of_a_tunnel_means_not_sent(answer: bytes) -> None:
+    """(K01)."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async def scene() -> None:
+        async with listening(refuse) as proxy:
+            said = await was_not_sent("https://id.example.com/token", proxy=proxy.url())
+            assert "cannot be reached through the proxy: " in said
+            assert ("user and the password" in said) == (b"407" in answer)
+
+    run(scene)
+
+
+def test_a_certificate_that_is_not_the_pinned_one_means_not_sent() -> None:
+    """It was renewed. The error says what to do (K01)."""
+
+    async def scene() -> None:
+        async with listening(with_head(), tls=True) as endpoint, listening(tunnel(endpoint.port)) as proxy:
+            for settings in ({}, {"proxy": proxy.url()}):
+                said = await was_not_sent(
+                    endpoint.url("https"), "ServerFingerprintMismatch", ssl=ANOTHER, **settings
+                )
+                assert "pass the fingerprint of that one" in said
+                assert (await send(endpoint.url("https"), Hook(), ssl=FINGERPRINT, **settings)).status == 200
+
+    run(scene)
+
+
+def test_a_tls_handshake_that_fails_means_not_sent() -> None:
+    """An untrusted certificate, another host's certificate, a port without TLS, one that hangs up."""
+
+    async def scene() -> None:
+        async with listening(with_head(), tls=True) as endpoint:
+            await was_not_sent(endpoint.url("https"), "ClientConnectorCertificateError")
+            elsewhere = endpoint.url("https").replace("127.0.0.1", "127.0.0.2")
+            async with listening(tunnel(endpoint.port)) as proxy:
+                for url in (elsewhere, "https://other.example.com/token"):
+                    await was_not_sent(url, "CertificateError", ssl=trusting(), proxy=proxy.url())
+            assert endpoint.received == b""
+
+        async def speak_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(4096)
+            writer.write(with_head(status=b"400 Bad Request"))
+
+        for handler in (hang_up, speak_http):
+            async with listening(handler) as plain:
+                await was_not_sent(plain.url("https"))
+
+    run(scene)
+
+
+@contextlib.contextmanager
+def full() -> Iterator[str]:
+    """The URL of a socket that takes no more connections."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/token"
+
+
+def test_a_host_that_takes_no_connection_means_not_sent() -> None:
+    """Its backlog is full, and the connect time-out ends the attempt (K02)."""
+
+    async def scene() -> None:
+        with full() as url:
+            await was_not_sent(url, "ConnectionTimeoutError", connect=0.05)
+            await was_not_sent("https://id.example.com/token", connect=0.05, proxy=url)
+
+    run(scene)
+
+
+def test_the_connect_time_out_includes_tls_and_the_proxy() -> None:
+    """Either is silent."""
+
+    async def scene() -> None:
+        async with listening(silent) as endpoint:
+            await was_not_sent(endpoint.url("https"), "ConnectionTimeoutError", connect=0.05)
+            await was_not_sent(
+                "https://id.example.com/token", "ConnectionTimeoutError", connect=0.05, proxy=endpoint.url()
+            )
+
+    run(scene)
+
+
+class Silent(aiohttp.ThreadedResolver):
+    """A resolver that never answers, and counts."""
+
+    look_ups = 0
+
+    async def resolve(self, *_args: Any, **_settings: Any) -> Any:
+        type(self).look_ups += 1
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("phase", ["look-up", "connect", "TLS", "CONNECT", "on_sending", "head", "body"])
+def test_cancelling_ends_the_request_in_every_phase(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before `on_sending` nothing has been sent (K02). The connection is closed each time."""
+    hook, reached = Hook(), asyncio.Event()
+
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(with_head()[:-3] if phase == "body" else b"")
+
+    async def on_sending() -> None:
+        await hook()
+        if phase == "on_sending":
+            reached.set()
+            await asyncio.Event().wait()
+
+    async def scene() -> None:
+        with full() as url:
+            await cancelled(url)
+
+    async def cancelled(url: str) -> None:
+        async with listening(half if phase in ("head", "body") else silent) as endpoint:
+            settings: dict[str, Any] = {}
+            if phase == "look-up":
+                monkeypatch.setattr("aiohttp.DefaultResolver", Silent)
+                url = "https://id.example.com/token"
+            elif phase == "CONNECT":
+                url, settings = "https://id.example.com/token", {"proxy": endpoint.url()}
+            elif phase != "connect":
+                url = endpoint.url("https" if phase == "TLS" else "http")
+            task = asyncio.create_task(send(url, on_sending, **settings))
+            if phase == "on_sending":
+                await reached.wait()
+            elif phase not in ("look-up", "connect"):
+                await endpoint.connected.wait()
+            for _ in range(50):  # iterations of the event loop
+                await asyncio.sleep(0)
+            assert not task.done()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert hook.count == (phase in ("on_sending", "head", "body"))
+            if phase not in ("look-up", "connect"):
+                await endpoint.closed.wait()
+            assert (b"planted" in endpoint.received) <= (phase in ("head", "body"))
+            assert endpoint.connections <= 1
+
+    run(scene)
+
+
+# -- host names and sockets --------------------------------------------------------------------------
+
+
+def test_requests_that_wait_for_the_same_name_share_its_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up that hangs holds a thread: another name must still get one (rule 31)."""
+
+    async def scene() -> None:
+        monkeypatch.setattr("aiohttp.DefaultResolver", Silent)
+        monkeypatch.setattr(Silent, "look_ups", 0)
+        tasks = [asyncio.create_task(send("https://a.example.com/token", Hook())) for _ in range(40)]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert Silent.look_ups == 1
+        other = asyncio.create_task(send("https://b.example.com/token", Hook()))
+        tasks[0].cancel()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert Silent.look_ups == 2
+        late = asyncio.create_task(send("https://a.example.com/token", Hook()))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert Silent.look_ups == 3  # the first one has been given up
+        for task in (*tasks, other, late):
+            task.cancel()
+        await asyncio.wait((*tasks, other, late))
+
+    run(scene)
+
+
+def test_a_look_up_serves_all_that_wait_although_the_first_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails for all of them, too, and asyncio logs nothing."""
+    go, outcome = asyncio.Event(), ["127.0.0.1"]
+
+    class Slow(aiohttp.ThreadedResolver):
+        async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> Any:
+            await go.wait()
+            if not outcome:
+                raise OSError("no such name")
+            return await super().resolve(outcome[0], port, family)
+
+    monkeypatch.setattr("aiohttp.DefaultResolver", Slow)
+
+    async def scene() -> None:
+        logged: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: logged.append(context))
+        for found, cancelled in ((True, 1), (False, 1), (False, 3)):
+            go.clear()
+            outcome[:] = ["127.0.0.1"] if found else []
+            async with listening(with_head()) as endpoint:
+                url = endpoint.url().replace("127.0.0.1", "id.example.com")
+                tasks = [asyncio.create_task(send(url, Hook())) for _ in range(3)]
+                for _ in range(50):
+                    await asyncio.sleep(0)
+                for task in tasks[:cancelled]:
+                    task.cancel()
+                await asyncio.wait(tasks[:cancelled])
+                go.set()
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+                want = [asyncio.CancelledError] * cancelled + [TokenResponse if found else NotSent] * 3
+                assert [type(result) for result in results] == want[:3]
+                for _ in range(50):
+                    await asyncio.sleep(0)
+                del tasks, task, results
+                gc.collect()
+        assert logged == []
+
+    run(scene)
+
+
+def test_a_connection_probes_a_peer_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the wait for a host that is gone ends after 30 s (rule 9)."""
+    made: list[socket.socket] = []
+    make = transport_module._socket
+
+    def recorded(address: Any) -> socket.socket:
+        made.append(make(address))
+        return made[-1]
+
+    monkeypatch.setattr(transport_module, "_socket", recorded)
+
+    async def scene() -> None:
+        async with listening(with_head()) as endpoint:
+
+            async def on_sending() -> None:
+                (connection,) = made
+                assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                if hasattr(socket, "TCP_USER_TIMEOUT"):
+                    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                    options = (*options, socket.TCP_USER_TIMEOUT)
+                    seen = [connection.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+                    assert seen == [15, 5, 3, 30_000]
+
+            await send(endpoint.url(), on_sending)
+
+    run(scene)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_platform_without_tcp_keepalive_is_served_too(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may not know the options, or know them and refuse."""
+    if known:
+        for name in transport_module._KEEPALIVE:
+            monkeypatch.setattr(socket, name, 9_999, raising=False)
+    else:
+        monkeypatch.setattr(transport_module, "_KEEPALIVE", {"TCP_NO_SUCH_OPTION": 1})
+
+    async def scene() -> None:
+        async with listening(with_head()) as endpoint:
+            assert (await send(endpoint.url(), Hook())).status == 200
+
+    run(scene)

@@ -1,0 +1,651 @@
+"""The events: every operation starts once and ends once, and each failure is reported once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from _rig import IMPATIENT, LIFETIME, Rig, invalid_grant, let_tasks_run, run, success
+from _scripted_store import Gate, ScriptedStore, fail
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tokensession
+from tokensession import (
+    GrantRejected,
+    NotSent,
+    OutcomeUnknown,
+    Policy,
+    RateLimited,
+    SignedOut,
+    StoreUnavailable,
+    TokenSessionError,
+    errors,
+    events,
+)
+from tokensession._refresh.state import Now, TokenState, encode
+from tokensession.events import (
+    Adopted,
+    AttemptFailed,
+    Event,
+    Refreshed,
+    RefreshEnded,
+    RefreshFailed,
+    RefreshHeld,
+    RefreshStarted,
+    Restored,
+    SignedIn,
+    SignInEndsSoon,
+    SignInFailed,
+    SignInStarted,
+    SignOutStored,
+    TokenUnauthorized,
+)
+from tokensession.testing import FakeClock, Paused, token_response
+
+DAY = 86400.0
+
+
+def of(rig: Rig, *kinds: type[Event]) -> list[Any]:
+    """The events of these kinds, in order."""
+    return [event for event in rig.events if isinstance(event, kinds)]
+
+
+def assert_paired(reported: list[Event]) -> None:
+    """Every operation has one start and then one end with the same id, and what is in between has it too."""
+    open_: dict[str, Event] = {}
+    seen: set[str] = set()
+    for event in reported:
+        if isinstance(event, RefreshStarted | SignInStarted):
+            assert event.id not in seen, "an id is used once"
+            seen.add(event.id)
+            open_[event.id] = event
+        elif isinstance(event, RefreshEnded | SignedIn | SignInFailed):
+            start = open_.pop(event.id)
+            assert isinstance(start, RefreshStarted) is isinstance(event, RefreshEnded)
+            assert event.duration >= 0
+        elif isinstance(event, AttemptFailed):
+            assert isinstance(open_[event.id], RefreshStarted)
+    assert not open_, "everything that has started has ended"
+
+
+# -- one start, one end (K28) ------------------------------------------------------------------------
+
+
+def test_k28_each_way_a_refresh_can_end_has_the_id_of_its_start() -> None:
+    """A new token, an adopted one, a failure, and a token that is held on to."""
+
+    async def main() -> None:
+        clock = FakeClock(jitter=0.5)
+        script = [success(1), token_response({}, 500), OutcomeUnknown("lost"), success(2)]
+        rig = Rig(*script, clock=clock)
+        await rig.access()
+        other = Rig(store=rig.store, clock=clock)
+        await other.access()
+        clock.advance(LIFETIME - 299)
+        for _ in range(3):  # a failure, then a lost response, then the token is held on to
+            await rig.access()
+            await rig.refreshed()
+            clock.advance(100 if rig.token_requests == 2 else 1)
+        ends = [type(event) for event in of(rig, RefreshEnded)]
+        assert ends[:2] == [Refreshed, RefreshFailed]
+        assert set(ends) == {Refreshed, RefreshFailed, RefreshHeld} or set(ends) == {Refreshed, RefreshFailed}
+        assert [type(event) for event in other.events] == [RefreshStarted, Adopted]
+        assert_paired(rig.events)
+        assert_paired(other.events)
+
+    run(main)
+
+
+def test_k28_a_due_refresh_after_a_lost_response_ends() -> None:
+    """The refresh token is left alone until the token is ENDING: each look at it is one held refresh."""
+
+    async def main() -> None:
+        rig = Rig(success(1), OutcomeUnknown("lost"), OutcomeUnknown("lost"), clock=FakeClock(jitter=0.5))
+        await rig.access()
+        rig.clock.advance(LIFETIME - 299)
+        for _ in range(40):
+            assert await rig.access() == "access-1"
+            await rig.refreshed()
+            rig.clock.advance(5)
+        assert of(rig, RefreshHeld)
+        assert_paired(rig.events)
+
+    run(main)
+
+
+def test_k28_an_events_duration_is_that_of_its_refresh() -> None:
+    """From the start to the end, on the boot clock, waits included."""
+
+    async def main() -> None:
+        paused = Paused(success(1))
+        rig = Rig(paused)
+        caller = asyncio.create_task(rig.access())
+        await paused.arrived.wait()
+        rig.clock.advance(7)
+        rig.clock.step_wall(-1000)
+        paused.release()
+        await caller
+        (refreshed,) = of(rig, Refreshed)
+        assert refreshed.duration == 7
+
+    run(main)
+
+
+def test_k28_a_failures_event_has_both_pauses_and_the_time_left_by_name() -> None:
+    """When callers may ask again, when the next request is made, and how long the token is still usable."""
+
+    async def main() -> None:
+        limited = token_response({}, 429, (("retry-after", "120"),))
+        rig = Rig(success(1), limited, clock=FakeClock(jitter=0.5))
+        await rig.access()
+        rig.clock.advance(LIFETIME - 299)
+        await rig.access()
+        await rig.refreshed()
+        (failed,) = of(rig, RefreshFailed)
+        assert (failed.error, failed.still_usable, failed.next_attempt) == ("RateLimited", 239, 120)
+        assert 0.5 <= failed.ask_again <= 1
+        assert failed.message.startswith("oauth2: the token endpoint answered 429")
+        assert rig.source.snapshot().retry_after == failed.next_attempt
+
+    run(main)
+
+
+OUTCOMES: dict[str, Callable[[int], Any]] = {
+    "token": lambda number: success(number),
+    "short token": lambda number: success(number, expires_in=40),
+    "500": lambda _: token_response({}, 500),
+    "429": lambda _: token_response({}, 429, (("retry-after", "3"),)),
+    "lost": lambda _: OutcomeUnknown("lost"),
+    "not sent": lambda _: NotSent("no route"),
+    "rejected": lambda _: invalid_grant(),
+    "client": lambda _: token_response({"error": "invalid_client"}, 401),
+    "unusable type": lambda number: token_response(
+        {"access_token": f"a-{number}", "token_type": "mac", "refresh_token": f"r-{number}"}
+    ),
+    "garbage": lambda _: token_response(b"<html>"),
+    "broken transport": lambda _: ZeroDivisionError("a bug"),
+    "cancels itself": lambda _: asyncio.CancelledError(),
+    "hangs": lambda _: Paused(NotSent("never released")),
+}
+STEPS = ("load", "claim", "sending", "commit", "put", "abandon")
+ACTIONS = st.sampled_from(
+    [
+        "ask",
+        "ask",
+        "ask without waiting",
+        "401",
+        "refresh",
+        "force",
+        "sign in",
+        "sign in with a code",
+        "sign out",
+        "cancel callers",
+        "a second",
+        "a minute",
+        "an hour",
+        "delete the record",
+        "an older record",
+        "another process refreshes",
+        *(f"break {step}" for step in STEPS),
+        "repair",
+        "close",
+    ]
+)
+
+
+class Scenario:
+    """One process, whatever happens to it."""
+
+    def __init__(self, outcomes: list[str], policy: Policy) -> None:
+        self.clock = FakeClock(jitter=0.5)
+        self.store = ScriptedStore(clock=self.clock)
+        script = [OUTCOMES[name](number) for number, name in enumerate(outcomes, 1)]
+        rest = [success(1000 + number) for number in range(200)]
+        self.rig = Rig(*script, *rest, store=self.store, clock=self.clock, policy=policy)
+        self.other = Rig(
+            *[success(5000 + number) for number in range(200)], store=self.store, clock=self.clock
+        )
+        self.first: bytes | None = None
+        self.callers: list[asyncio.Task[Any]] = []
+        self.codes = 0
+
+    async def act(self, action: str) -> None:
+        """Do this, and let the tasks run."""
+        source = self.rig.source
+        match action.split():
+            case ["ask"]:
+                self._call(source.token())
+            case ["ask", "without", "waiting"]:
+                self._call(source.token())
+                self.callers[-1].cancel()
+            case ["401"]:
+                token = source._cache.token
+                if token is not None:
+                    self._call(source.refresh(token))
+            case ["refresh"]:
+                self._call(source.refresh())
+            case ["force"]:
+                self._call(source.refresh(force=True))
+            case ["sign", "in", *with_code]:
+                self.codes += 1
+                name = f"new-{self.codes}"
+                self._call(source.sign_in(**{"code" if with_code else "refresh_token": name}))
+            case ["sign", "out"]:
+                self._call(source.sign_out())
+            case ["cancel", _]:
+                for caller in self.callers:
+                    caller.cancel()
+            case ["a", unit] | ["an", unit] if unit in ("second", "minute", "hour"):
+                await self.elapse({"second": 1.0, "minute": 60.0, "hour": 3600.0}[unit])
+            case ["delete", *_]:
+                await self.store.delete("account")
+            case ["an", "older", _]:
+                older = TokenState(configured="somebody")
+                self.store.steps.pop("put", None)
+                await self.store.put("account", encode(older, Now(self.clock.wall(), self.clock.boot())))
+            case ["another", *_]:
+                self._call(self.other.source.refresh())
+            case ["break", step]:
+                self.store.steps[step] = fail
+            case ["repair"]:
+                self.store.steps.clear()
+            case ["close"]:
+                self._call(source.aclose())
+        await let_tasks_run(30)
+
+    async def end(self) -> None:
+        """Repair the store, close the processes, and let everything end."""
+        self.store.steps.clear()
+        for _ in range(2):  # whoever still asks while they close starts them again
+            for source in (self.rig.source, self.other.source):
+                self._call(source.aclose())
+            while not all(call.done() for call in self.callers):
+                self.clock.advance(1)
+                await let_tasks_run(30)
+
+    async def elapse(self, seconds: float) -> None:
+        for _ in range(4):
+            self.clock.advance(seconds / 4)
+            await let_tasks_run(30)
+
+    def _call(self, work: Any) -> None:
+        self.callers.append(asyncio.ensure_future(work))
+
+
+@pytest.mark.parametrize("policy", [IMPATIENT, Policy()], ids=["impatient", "patient"])
+@settings(max_examples=120, deadline=None)
+@given(
+    outcomes=st.lists(st.sampled_from(sorted(OUTCOMES)), max_size=6),
+    actions=st.lists(ACTIONS, min_size=1, max_size=12),
+)
+def test_k28_every_operation_that_starts_ends_exactly_once_whatever_happens(
+    policy: Policy, outcomes: list[str], actions: list[str]
+) -> None:
+    """Server and store fail, callers are cancelled, someone signs in or out or closes, in any order."""
+
+    async def main() -> None:
+        scenario = Scenario(outcomes, policy)
+        for action in actions:
+            await scenario.act(action)
+        await scenario.end()
+        assert_paired(scenario.rig.events)
+        assert not scenario.rig.source.snapshot().refreshing
+        counters = scenario.rig.source.snapshot()
+        assert counters.refreshes == len(of(scenario.rig, RefreshStarted))
+        assert counters.failures == len(of(scenario.rig, RefreshFailed))
+        assert counters.adopted == len(of(scenario.rig, Adopted))
+
+    run(main)
+
+
+def test_f43_k28_a_refresh_that_its_closing_event_loop_stops_ends_with_an_event() -> None:
+    """`asyncio.run` cancels what is still running."""
+    rig = Rig(Paused(success(1)))
+
+    async def main() -> None:
+        asyncio.create_task(rig.access()).add_done_callback(lambda task: task.cancelled() or task.exception())
+        await let_tasks_run()
+
+    asyncio.run(main())
+    assert [type(event) for event in rig.events] == [RefreshStarted, RefreshFailed]
+    assert_paired(rig.events)
+
+
+def test_f43_k28_a_sign_in_that_its_closing_event_loop_stops_ends_with_an_event() -> None:
+    """As a refresh does."""
+    rig = Rig(Paused(success(1)))
+
+    async def main() -> None:
+        signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
+        signing_in.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await let_tasks_run()
+
+    asyncio.run(main())
+    assert [type(event) for event in rig.events] == [SignInStarted, SignInFailed]
+    assert_paired(rig.events)
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, SystemExit])
+def test_f43_k28_a_refresh_that_ctrl_c_stops_ends_with_an_event(how: type[BaseException]) -> None:
+    """Even if it is raised in the middle of the refresh."""
+    rig = Rig(how())
+    with pytest.raises(how):
+        asyncio.run(rig.access())
+    assert_paired(rig.events)
+
+
+# -- their names (K30) -------------------------------------------------------------------------------
+
+
+def test_k30_no_event_has_the_name_of_an_error() -> None:
+    """`isinstance(event, tokensession.SignedOut)` would silently be false."""
+    names = {name for name in events.__all__ if name not in ("Event", "Observer")}
+    assert not names & set(errors.__all__)
+    for name in names & set(tokensession.__all__):
+        assert getattr(tokensession, name) is getattr(events, name)
+
+
+def test_k30_a_sign_out_that_is_stored_is_an_event() -> None:
+    """One, from the process that signs out; SignedOut is what the callers get."""
+
+    async def main() -> None:
+        rig = Rig(success(1))
+        await rig.access()
+        await rig.source.sign_out()
+        assert len(of(rig, SignOutStored)) == 1
+        with pytest.raises(SignedOut):
+            await rig.access()
+
+    run(main)
+
+
+# -- a failure is logged once ------------------------------------------------------------------------
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What has been logged at WARNING or above, without its details."""
+    return [
+        record.getMessage().split("(")[0] for record in caplog.records if record.levelno >= logging.WARNING
+    ]
+
+
+def test_a_signed_out_account_logs_no_warning_when_it_is_asked(caplog: pytest.LogCaptureFixture) -> None:
+    """Someone has signed out, and that is no failure, however often callers ask."""
+    caplog.set_level(logging.DEBUG, "tokensession")
+
+    async def main() -> None:
+        rig = Rig(success(1))
+        await rig.access()
+        await rig.source.sign_out()
+        other = Rig(store=rig.store, clock=rig.clock)
+        for _ in range(10):
+            for process in (rig, other):
+                with pytest.raises(SignedOut):
+                    await process.access()
+            rig.clock.advance(2)
+
+    run(main)
+    assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (invalid_grant(), GrantRejected),
+        (token_response({}, 429, (("retry-after", "600"),)), RateLimited),
+        (token_response({"error": "invalid_client"}, 401), TokenSessionError),
+    ],
+    ids=["rejected", "limited", "client"],
+)
+def test_a_failure_that_lasts_is_logged_once(
+    caplog: pytest.LogCaptureFixture, answer: Any, kind: type[TokenSessionError]
+) -> None:
+    """Callers ask every second for half a minute: one WARNING in this process, and one in another."""
+    caplog.set_level(logging.DEBUG, "tokensession")
+
+    async def main() -> None:
+        rig = Rig(answer)
+        for _ in range(30):
+            with pytest.raises(kind):
+                await rig.access()
+            rig.clock.advance(1)
+        assert rig.token_requests == 1
+        assert warnings_of(caplog) == ["RefreshFailed"]
+        if not isinstance(answer, Exception) and b"invalid_client" not in answer.body:
+            other = Rig(store=rig.store, clock=rig.clock)
+            for _ in range(30):
+                with pytest.raises(kind):
+                    await other.access()
+                rig.clock.advance(1)
+            assert warnings_of(caplog) == ["RefreshFailed"] * 2
+
+    run(main)
+
+
+def test_a_store_that_stays_down_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The first look that fails is a WARNING, and so is the first one after it has worked again."""
+    caplog.set_level(logging.DEBUG, "tokensession")
+
+    async def main() -> None:
+        clock = FakeClock(jitter=0.5)
+        store = ScriptedStore(clock=clock)
+        rig = Rig(*(success(number) for number in range(3)), store=store, clock=clock)
+        for _ in range(2):
+            store.steps |= {"load": fail, "claim": fail}
+            for _ in range(10):
+                with pytest.raises(StoreUnavailable):
+                    await rig.access()
+                clock.advance(2)
+            store.steps.clear()
+            await rig.access()
+            clock.advance(LIFETIME)
+        assert [event.repeated for event in of(rig, RefreshFailed)] == ([False] + [True] * 9) * 2
+
+    run(main)
+    assert warnings_of(caplog) == ["RefreshFailed"] * 2
+
+
+def test_a_failure_that_is_waited_through_is_logged_at_info_and_not_at_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Callers get their token, so no one has to do anything."""
+    caplog.set_level(logging.DEBUG, "tokensession")
+
+    async def main() -> None:
+        rig = Rig(token_response({}, 500), success(1), policy=Policy())
+        caller = asyncio.create_task(rig.access())
+        await let_tasks_run()
+        rig.clock.advance(1)
+        assert await caller == "access-1"
+        (attempt,) = of(rig, AttemptFailed)
+        assert (attempt.level, attempt.error) == (logging.INFO, "TokenUnavailable")
+        assert [type(event) for event in rig.events] == [RefreshStarted, AttemptFailed, Refreshed]
+
+    run(main)
+    assert warnings_of(caplog) == []
+
+
+def test_the_failure_that_ends_a_refresh_is_no_failed_attempt_too() -> None:
+    """One failure is one event: those before it are attempts, and the last one is RefreshFailed."""
+
+    async def main() -> None:
+        limited = token_response({}, 429, (("retry-after", "60"),))
+        rig = Rig(token_response({}, 500), limited, policy=Policy())
+        caller = asyncio.create_task(rig.access())
+        await let_tasks_run()
+        rig.clock.advance(1)
+        with pytest.raises(RateLimited):
+            await caller
+        kinds = Counter(type(event) for event in rig.events)
+        assert kinds == {RefreshStarted: 1, AttemptFailed: 1, RefreshFailed: 1}
+        assert of(rig, RefreshFailed)[0].error == "RateLimited"
+
+    run(main)
+
+
+# -- the other events --------------------------------------------------------------------------------
+
+
+def test_a_401_is_an_event_with_the_tokens_fingerprint() -> None:
+    """And the refresh that it starts says so."""
+
+    async def main() -> None:
+        rig = Rig(success(1), success(2))
+        token = await rig.source.token()
+        rig.clock.advance(LIFETIME / 2)
+        await rig.source.refresh(token)
+        (unauthorized,) = of(rig, TokenUnauthorized)
+        assert unauthorized.token == token.fingerprint
+        assert [event.reason for event in of(rig, RefreshStarted)] == ["expired", "unauthorized"]
+
+    run(main)
+
+
+def ending(number: int, days: float) -> Any:
+    """A token whose sign-in ends after so many days, as several servers say it."""
+    return token_response(
+        {
+            "access_token": f"access-{number}",
+            "expires_in": LIFETIME,
+            "refresh_token": f"refresh-{number}",
+            "refresh_token_expires_in": days * DAY,
+        }
+    )
+
+
+def test_a_sign_in_that_ends_soon_is_an_event_with_the_seconds_left() -> None:
+    """Once for each new token of it, from three days before its end, in every process that serves it."""
+
+    async def main() -> None:
+        rig = Rig(ending(1, 90), ending(2, 4), ending(3, 2.5))
+        await rig.access()
+        rig.clock.advance(LIFETIME)
+        await rig.access()
+        assert not of(rig, SignInEndsSoon)
+        rig.clock.advance(DAY + LIFETIME)
+        await rig.access()
+        for _ in range(5):
+            await rig.access()
+        other = Rig(store=rig.store, clock=rig.clock)
+        rig.clock.advance(60)
+        await other.access()
+        assert [event.seconds for event in of(rig, SignInEndsSoon)] == [2.5 * DAY]
+        assert [event.seconds for event in of(other, SignInEndsSoon)] == [2.5 * DAY - 60]
+        assert of(rig, SignInEndsSoon)[0].level == logging.WARNING
+
+    run(main)
+
+
+def test_a_sign_in_that_never_lasts_long_is_no_warning_at_each_refresh() -> None:
+    """A refresh token of 24 h that is renewed each time does not "end soon": a tenth of its life counts."""
+
+    async def main() -> None:
+        rig = Rig(*(ending(number, 1) for number in range(10)))
+        for _ in range(10):
+            await rig.access()
+            rig.clock.advance(LIFETIME)
+        assert not of(rig, SignInEndsSoon)
+
+    run(main)
+
+
+def test_the_snapshot_has_the_end_of_the_sign_in_if_the_provider_has_said_it() -> None:
+    """In seconds from now, in another process too, and after a refresh that does not say it again."""
+
+    async def main() -> None:
+        rig = Rig(ending(1, 30), success(2, refresh="refresh-1"), success(3))
+        assert rig.source.snapshot().sign_in_ends is None
+        await rig.access()
+        assert rig.source.snapshot().sign_in_ends == 30 * DAY
+        rig.clock.advance(LIFETIME)
+        other = Rig(store=rig.store, clock=rig.clock)
+        await other.source.check()
+        assert other.source.snapshot().sign_in_ends == 30 * DAY - LIFETIME
+        await rig.access()  # the same refresh token, and not a word about its end
+        assert rig.source.snapshot().sign_in_ends == 30 * DAY - LIFETIME
+        rig.clock.advance(LIFETIME)
+        await rig.access()  # another refresh token: its end is not known
+        assert rig.source.snapshot().sign_in_ends is None
+
+    run(main)
+
+
+@pytest.mark.parametrize("found", ["nothing", "an older record"])
+def test_f51_f52_what_is_written_back_is_an_event(found: str) -> None:
+    """One WARNING that says what was found instead."""
+
+    async def main() -> None:
+        rig = Rig(success(1), success(2), success(3))
+        await rig.access()
+        before = await rig.store.load("account")
+        assert before is not None
+        await rig.source.refresh()
+        if found == "nothing":
+            await rig.store.delete("account")
+        else:
+            await rig.store.put("account", before.data)
+        rig.clock.advance(LIFETIME - 299)
+        await rig.access()
+        await rig.refreshed()
+        assert [event.found for event in of(rig, Restored)] == [found]
+        assert of(rig, Restored)[0].level == logging.WARNING
+
+    run(main)
+
+
+def test_an_observer_that_raises_does_not_stop_a_refresh(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and the next event reaches it again."""
+
+    async def main() -> None:
+        rig = Rig(success(1))
+        seen: list[Event] = []
+
+        def observer(event: Event) -> None:
+            seen.append(event)
+            raise ZeroDivisionError
+
+        rig.source._observer = observer
+        assert await rig.access() == "access-1"
+        assert len(seen) == 2
+
+    run(main)
+    assert "observer" in caplog.text
+
+
+def test_f01_events_of_a_refresh_whose_callers_are_cancelled_go_on() -> None:
+    """The refresh ends by itself, and says so."""
+
+    async def main() -> None:
+        paused = Paused(success(1))
+        rig = Rig(paused)
+        caller = asyncio.create_task(rig.access())
+        await paused.arrived.wait()
+        caller.cancel()
+        await let_tasks_run()
+        paused.release()
+        await rig.refreshed()
+        assert [type(event) for event in rig.events] == [RefreshStarted, Refreshed]
+
+    run(main)
+
+
+def test_f04_a_refresh_that_is_joined_is_one_operation() -> None:
+    """A hundred callers, one start and one end."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = ScriptedStore(clock=clock)
+        rig = Rig(success(1), store=store, clock=clock)
+        gate = store.steps["claim"] = Gate()
+        callers = [asyncio.create_task(rig.access()) for _ in range(100)]
+        await gate.arrived.wait()
+        gate.open.set()
+        await asyncio.gather(*callers)
+        assert [type(event) for event in rig.events] == [RefreshStarted, Refreshed]
+
+    run(main)

@@ -1,0 +1,417 @@
+"""Whose tokens a record holds: no provider ever sends another one's, and a scope is part of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from _rig import LIFETIME, Rig, let_tasks_run, run, success
+
+from tokensession import ConfigurationError, SignedOut, SignInRequired
+from tokensession._refresh.state import Now, TokenState, encode
+from tokensession.providers import OAuth2, Oto, Priava, StrategyProvider
+from tokensession.providers.protocol import Identity, TokenRequest, TokenResponse
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock, Paused, token_response
+from tokensession.token import Token
+
+
+def oauth2(**changes: Any) -> OAuth2:
+    """A client of a server at https://id.example.com that rotates its refresh tokens."""
+    settings: dict[str, Any] = {
+        "token_url": "https://id.example.com/token",
+        "client_id": "client",
+        "client_secret": "client-secret",
+        "refresh_token": "configured-token",
+    }
+    return OAuth2(**(settings | changes))
+
+
+def priava(**changes: Any) -> Priava:
+    """A client of Priava's, in the EU."""
+    settings: dict[str, Any] = {
+        "client_id": "client",
+        "client_secret": "client-secret",
+        "redirect_uri": "https://app.example.com/back",
+        "region": "EU",
+        "code": "code-1",
+    }
+    return Priava(**(settings | changes))
+
+
+def scoped(scope: str | None, *, rotates: bool = False, **changes: Any) -> OAuth2:
+    """A client that requests this scope, by default with a refresh token that can be used again."""
+    return oauth2(scope=scope, rotates=rotates, **changes)
+
+
+class World:
+    """One store and one clock for several sources."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.store = MemoryStore(clock=self.clock)
+
+    def rig(self, provider: StrategyProvider, *script: Any, key: str | None = "tenant-42") -> Rig:
+        """A source of this provider, under a named key."""
+        return Rig(*script, provider=provider, store=self.store, clock=self.clock, key=key)
+
+
+# -- one named key, two identities (rule 3) ----------------------------------------------------------
+
+Made = Callable[[], StrategyProvider]
+
+PAIRS: dict[str, tuple[Made, Made]] = {
+    "provider": (priava, lambda: Oto(refresh_token="oto")),
+    "environment": (
+        lambda: Oto(refresh_token="oto", environment="production"),
+        lambda: Oto(refresh_token="other", environment="staging"),
+    ),
+    "environment of a region": (priava, lambda: priava(region="US")),
+    "client id": (oauth2, lambda: oauth2(client_id="another")),
+    "client id of a code": (lambda: oauth2(refresh_token=None, code="code-1"), lambda: oauth2(client_id="b")),
+    "origin": (oauth2, lambda: oauth2(token_url="https://id.example.org/token")),
+    "origin of a port": (oauth2, lambda: oauth2(token_url="https://id.example.com:8443/token")),
+    "scope": (lambda: oauth2(scope="read"), lambda: oauth2(scope="read write")),
+}
+
+
+@pytest.mark.parametrize("difference", PAIRS)
+@pytest.mark.parametrize("order", ["one", "other"])
+def test_f62_k13_another_identity_under_a_named_key_is_an_error_before_anything_is_sent(
+    difference: str, order: str
+) -> None:
+    """The second source sends and writes nothing, and the first one goes on with its own refresh token."""
+
+    async def main() -> None:
+        world = World()
+        one, other = PAIRS[difference] if order == "one" else PAIRS[difference][::-1]
+        ours = world.rig(one(), success(1), success(2))
+        theirs = world.rig(other(), success(9))
+        await ours.access()
+        before = await world.store.load("tenant-42")
+        for _ in range(3):
+            with pytest.raises(ConfigurationError, match=f"another {difference.split(' of ')[0]}"):
+                await theirs.source.token()
+            with pytest.raises(ConfigurationError, match="Use one key for each"):
+                await theirs.source.check()
+            world.clock.advance(2)
+        assert (theirs.token_requests, theirs.source.snapshot().token) == (0, None)
+        assert await world.store.load("tenant-42") == before
+        assert not world.store._holders
+        world.clock.advance(LIFETIME)
+        assert await ours.access() == "access-2"
+        assert "refresh-1" in ours.sent()
+
+    run(main)
+
+
+def test_f62_a_source_that_signs_in_later_does_not_serve_another_identitys_token() -> None:
+    """It has no credential of its own to compare with, and gets the same error."""
+
+    async def main() -> None:
+        world = World()
+        await world.rig(oauth2(), success(1)).access()
+        later = world.rig(oauth2(client_id="another", refresh_token=None))
+        for _ in range(3):
+            with pytest.raises(ConfigurationError, match="another client id"):
+                await later.source.token()
+            assert later.source.snapshot().token is None
+
+    run(main)
+
+
+def test_f62_an_explicit_sign_in_replaces_another_identitys_state() -> None:
+    """You say that this key is yours now, so it is; the other source gets the error from its next look on."""
+
+    async def main() -> None:
+        world = World()
+        before = world.rig(oauth2(), success(1))
+        await before.access()
+        ours = world.rig(oauth2(client_id="another"), success(2), success(3))
+        await ours.source.sign_in(refresh_token="new")
+        state = await ours.stored()
+        assert state is not None
+        assert state.identity == ours.provider.identity
+        world.clock.advance(LIFETIME)
+        assert await ours.access() == "access-3"
+        with pytest.raises(ConfigurationError, match="another client id"):
+            await before.access()
+        assert before.token_requests == 1
+        assert "refresh_token=refresh-2" in ours.sent()
+
+    run(main)
+
+
+def test_f62_a_source_whose_record_another_identity_has_replaced_never_serves_its_token() -> None:
+    """Its own token is still valid, so it is served to its end, and then comes the error."""
+
+    async def main() -> None:
+        world = World()
+        ours = world.rig(oauth2(), success(1))
+        await ours.access()
+        await world.rig(oauth2(client_id="another"), success(9)).source.sign_in(refresh_token="new")
+        for advanced in (LIFETIME - 299, 250, 30):  # due, ending, and once more
+            world.clock.advance(advanced)
+            for _ in range(3):
+                assert await ours.access() == "access-1"
+                await let_tasks_run()
+        world.clock.advance(30)
+        for _ in range(3):
+            with pytest.raises(ConfigurationError, match="another client id"):
+                await ours.access()
+        assert ours.token_requests == 1
+
+    run(main)
+
+
+def test_f62_a_refresh_that_is_overtaken_by_another_identitys_sign_in_serves_none_of_its_tokens() -> None:
+    """Its commit is superseded by a record that is not ours, and it is left as it is."""
+
+    async def main() -> None:
+        world = World()
+        paused = Paused(success(2))
+        ours = world.rig(oauth2(), success(1), paused)
+        await ours.access()
+        world.clock.advance(LIFETIME)
+        caller = asyncio.create_task(ours.access())
+        await paused.arrived.wait()
+        theirs = world.rig(oauth2(client_id="another"), success(9))
+        signing_in = asyncio.create_task(theirs.source.sign_in(code="new"))
+        await let_tasks_run()
+        world.clock.advance(5)  # sign_in_wait: it does without the claim
+        await signing_in
+        record = await world.store.load("tenant-42")
+        paused.release()
+        await asyncio.gather(caller, return_exceptions=True)
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="another client id"):
+                await ours.access()
+        assert await world.store.load("tenant-42") == record
+
+    run(main)
+
+
+def test_a_signed_out_key_is_free_for_another_identity() -> None:
+    """A tombstone holds no token, so a credential that is configured for another client starts there."""
+
+    async def main() -> None:
+        world = World()
+        before = world.rig(oauth2(), success(1))
+        await before.access()
+        await before.source.sign_out()
+        ours = world.rig(oauth2(client_id="another", refresh_token="other"), success(2))
+        assert await ours.access() == "access-2"
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"client_secret": "rotated"},
+        {"token_url": "https://id.example.com/v2/token"},
+        {"auth": "post"},
+        {"base_url": "https://api.example.com"},
+        {"refresh_token": None},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_an_operator_may_change_is_no_other_identity(changes: dict[str, Any]) -> None:
+    """A rotated secret, another path of the same server or no credential at all: the sign-in goes on."""
+
+    async def main() -> None:
+        world = World()
+        await world.rig(oauth2(), success(1)).access()
+        after = world.rig(oauth2(**changes), success(2))
+        assert await after.access() == "access-1"
+        world.clock.advance(LIFETIME)
+        assert await after.access() == "access-2"
+        assert "refresh_token=refresh-1" in after.sent()
+
+    run(main)
+
+
+def test_f75_a_record_without_an_identity_gets_one_with_the_next_write() -> None:
+    """It is from an older version. From then on, another client gets the error."""
+
+    async def main() -> None:
+        world = World()
+        ours = world.rig(oauth2(), success(2))
+        now = Now(world.clock.wall(), world.clock.boot())
+        assert ours.provider.credential is not None
+        older = TokenState(
+            configured=ours.provider.credential.fingerprint,
+            token=Token("access-1", now.wall, LIFETIME, "refresh-1"),
+            obtained=now.boot,
+        )
+        await world.store.put("tenant-42", encode(older, now))
+        assert await ours.access() == "access-1"
+        world.clock.advance(LIFETIME)
+        assert await ours.access() == "access-2"
+        state = await ours.stored()
+        assert state is not None
+        assert state.identity == Identity("oauth2", "", "client", "https://id.example.com")
+        with pytest.raises(ConfigurationError, match="another client id"):
+            await world.rig(oauth2(client_id="another")).access()
+
+    run(main)
+
+
+# -- scope (rule 4) ----------------------------------------------------------------------------------
+
+
+def by_scope(request: TokenRequest) -> TokenResponse:
+    """A token that is named for the scope that was requested."""
+    body = request.body.decode()
+    scope = "full" if "scope=full" in body else "read" if "scope=read" in body else "default"
+    return token_response({"access_token": f"access-{scope}", "expires_in": LIFETIME})
+
+
+@pytest.mark.parametrize("scopes", [("full", "read"), ("read", "full"), (None, "read"), ("read", None)])
+def test_f61_k17_two_scopes_of_one_refresh_token_never_get_each_others_token(
+    scopes: tuple[str | None, str | None],
+) -> None:
+    """Over one store with default keys: each source gets a token of its own scope, now and later."""
+
+    async def main() -> None:
+        world = World()
+        rigs = [world.rig(scoped(scope), *[by_scope] * 2, key=None) for scope in scopes]
+        for _ in range(2):
+            for rig, scope in zip(rigs, scopes, strict=True):
+                assert await rig.access() == f"access-{scope or 'default'}"
+            world.clock.advance(LIFETIME)
+        assert [rig.token_requests for rig in rigs] == [2, 2]
+        assert len(await world.store.keys()) == 2
+
+    run(main)
+
+
+@pytest.mark.parametrize("rotates", [False, True])
+@pytest.mark.parametrize("words", ["write read", "read  write", "read write read"])
+def test_f61_the_same_scope_in_other_words_shares_one_token(words: str, rotates: bool) -> None:
+    """Scopes are sets (RFC 6749, 3.3): the order, the spaces and a repetition mean nothing."""
+
+    async def main() -> None:
+        world = World()
+        one = world.rig(scoped("read write", rotates=rotates), success(1), key=None)
+        other = world.rig(scoped(words, rotates=rotates), key=None)
+        assert [await one.access(), await other.access()] == ["access-1"] * 2
+        assert other.token_requests == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("made", "key"),
+    [
+        (lambda scope: scoped(scope, rotates=True), None),
+        (lambda scope: scoped(scope, refresh_token=None, code="code-1"), None),
+        (scoped, "tenant-42"),
+    ],
+    ids=["it rotates", "a code", "a named key"],
+)
+def test_f61_where_two_scopes_would_share_a_sign_in_the_second_one_is_an_error(
+    made: Callable[[str], OAuth2], key: str | None
+) -> None:
+    """A rotating refresh token has one holder, and a code is redeemed once: sign in once for each scope."""
+
+    async def main() -> None:
+        world = World()
+        wide = world.rig(made("read write"), success(1), success(2), key=key)
+        narrow = world.rig(made("read"), success(9), key=key)
+        await wide.access()
+        with pytest.raises(ConfigurationError, match="one key for each scope, and sign in once for each"):
+            await narrow.access()
+        world.clock.advance(LIFETIME)
+        assert await wide.access() == "access-2"
+        assert narrow.token_requests == 0
+
+    run(main)
+
+
+# -- the former default key ----------------------------------------------------------------------
+
+
+async def stored_formerly(world: World, refresh_token: str, *, signed_out: bool = False) -> str:
+    """A record of the version whose default key had no scope. Returns that key."""
+    provider = scoped("read")
+    (key,) = provider.former_keys
+    now = Now(world.clock.wall(), world.clock.boot())
+    assert provider.credential is not None
+    state = TokenState(
+        configured=provider.credential.fingerprint,
+        signed_out=signed_out,
+        token=None if signed_out else Token("access-0", now.wall, LIFETIME, refresh_token),
+        obtained=now.boot,
+    )
+    await world.store.put(key, encode(state, now))
+    return key
+
+
+def test_f61_f75_the_refresh_token_under_the_former_default_key_is_used_and_its_access_token_is_not() -> None:
+    """Nothing says which scope that access token has, so each source gets one of its own."""
+
+    async def main() -> None:
+        world = World()
+        former = await stored_formerly(world, "replaced-by-the-server")
+        before = await world.store.load(former)
+        rigs = [world.rig(scoped(scope), by_scope, key=None) for scope in ("read", "full")]
+        for rig in rigs:
+            assert await rig.access() != "access-0"
+            assert "refresh_token=replaced-by-the-server" in rig.sent()
+        assert await world.store.load(former) == before, "an older version may still use it"
+
+    run(main)
+
+
+def test_f75_processes_that_find_the_former_key_at_once_make_one_request() -> None:
+    """One of them copies it, and the others find the copy."""
+
+    async def main() -> None:
+        world = World()
+        await stored_formerly(world, "refresh-0")
+        rigs = [world.rig(scoped("read"), by_scope, key=None) for _ in range(8)]
+        assert set(await asyncio.gather(*(rig.access() for rig in rigs))) == {"access-read"}
+        assert sum(rig.token_requests for rig in rigs) == 1
+
+    run(main)
+
+
+def test_f41_f75_a_sign_out_under_the_former_default_key_still_holds() -> None:
+    """An upgrade does not sign anyone in again."""
+
+    async def main() -> None:
+        world = World()
+        await stored_formerly(world, "refresh-0", signed_out=True)
+        rig = world.rig(scoped("read"), key=None)
+        with pytest.raises(SignedOut):
+            await rig.access()
+        assert rig.token_requests == 0
+
+    run(main)
+
+
+def test_a_named_key_has_no_former_key() -> None:
+    """What is stored under a default key belongs to the sources that use it."""
+
+    async def main() -> None:
+        world = World()
+        await stored_formerly(world, "refresh-0")
+        rig = world.rig(scoped("read"), by_scope)
+        assert await rig.access() == "access-read"
+        assert "refresh_token=configured-token" in rig.sent()
+
+    run(main)
+
+
+def test_a_source_without_a_credential_and_without_a_record_says_to_sign_in() -> None:
+    """It has nothing to look under but its named key."""
+
+    async def main() -> None:
+        rig = World().rig(scoped("read", refresh_token=None))
+        with pytest.raises(SignInRequired, match="Sign in again"):
+            await rig.access()
+
+    run(main)

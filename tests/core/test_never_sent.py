@@ -1,0 +1,271 @@
+"""A token request that never left has spent nothing: nothing is noted, however often it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from _rig import LIFETIME, Rig, invalid_grant, run, seconds_until_done, success, until_sleeping
+from _scripted_store import fail, scripted
+
+from tokensession import (
+    GrantLost,
+    ManagedSource,
+    NotSent,
+    OutcomeUnknown,
+    StoreUnavailable,
+    TokenUnavailable,
+)
+from tokensession.providers.protocol import TokenRequest, TokenResponse
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock, Paused
+
+
+def connecting() -> Paused:
+    """A token request that hangs while the connection is opened."""
+    return Paused(NotSent("The proxy closed the connection."))
+
+
+def never_sent(times: int) -> list[NotSent]:
+    """So many connections that could not be opened."""
+    return [NotSent("The proxy closed the connection.") for _ in range(times)]
+
+
+@pytest.mark.parametrize("times", [1, 2, 40])
+def test_f55_k01_any_number_of_connections_that_fail_note_nothing(times: int) -> None:
+    """A proxy that drops each CONNECT, a renewed certificate: the next request that leaves succeeds."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        rig = Rig(success(1), *never_sent(times), success(2), store=store, clock=clock)
+        await rig.access()
+        clock.advance(LIFETIME)
+        before = await store.load("account")
+        for _ in range(times):
+            with pytest.raises(NotSent, match="unchanged"):
+                await rig.access()
+            clock.advance(30)
+        assert await store.load("account") == before
+        assert await rig.access() == "access-2"
+
+    run(main)
+
+
+def test_f55_k01_a_first_request_that_is_never_sent_leaves_no_record() -> None:
+    """Neither a note nor a claim: another process sends its own request at once."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        rig, other = Rig(*never_sent(1), store=store, clock=clock), Rig(success(1), store=store, clock=clock)
+        with pytest.raises(NotSent):
+            await rig.access()
+        assert await store.load("account") is None
+        assert await other.access() == "access-1"
+        clock.advance(1)
+        assert await rig.access() == "access-1"
+
+    run(main)
+
+
+def test_f55_k01_one_process_without_a_network_does_not_silence_the_others() -> None:
+    """Its pause is its own. While it waits, it looks at the store, and adopts what another one gets."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        cut_off = Rig(success(1), *never_sent(30), store=store, clock=clock)
+        other = Rig(success(2), store=store, clock=clock)
+        await cut_off.access()
+        clock.advance(LIFETIME)
+        for _ in range(20):
+            with pytest.raises(NotSent):
+                await cut_off.access()
+            clock.advance(5)
+        assert await other.access() == "access-2"
+        clock.advance(1)
+        assert await cut_off.access() == "access-2"
+
+    run(main)
+
+
+@pytest.mark.parametrize("way", ["SIGKILL", "Ctrl-C"])
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_f55_k02_a_process_that_ends_while_it_connects_leaves_nothing_behind(way: str, times: int) -> None:
+    """However often: the next process waits for nothing, and knows of nothing lost."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        await Rig(success(1), store=store, clock=clock).access()
+        clock.advance(LIFETIME)
+        for _ in range(times):
+            paused = connecting()
+            dying = Rig(paused, store=store, clock=clock)
+            await asyncio.to_thread(end_during, way, dying.source, paused.arrived)
+        rig = Rig(success(2), store=store, clock=clock)
+        assert await rig.access() == "access-2"  # without the pause after a killed holder
+        assert await quiet(rig)
+
+    run(main)
+
+
+def end_during(way: str, source: ManagedSource, arrived: asyncio.Event) -> None:
+    """A process that ends when its token request has arrived there. SIGKILL cancels no task."""
+
+    async def main() -> None:
+        caller = asyncio.ensure_future(source.token())
+        await arrived.wait()
+        caller.cancel()
+
+    if way == "Ctrl-C":
+        asyncio.run(main())  # it cancels all tasks at its end
+        return
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # a task that was destroyed
+    loop.run_until_complete(main())
+    loop.close()
+
+
+async def quiet(rig: Rig) -> bool:
+    """Whether the stored state has no note of anything that went wrong."""
+    state = await rig.stored()
+    return state is not None and state.failures is None and not state.rejections
+
+
+def test_f55_k02_closing_while_the_connection_is_opened_notes_nothing() -> None:
+    """The host answers no SYN, and the session is closed: the request is stopped before anything has left."""
+
+    async def main() -> None:
+        paused = connecting()
+        rig = Rig(success(1), paused, success(2))
+        await rig.access()
+        rig.clock.advance(LIFETIME)
+        before = await rig.store.load("account")
+        caller = asyncio.create_task(rig.access())
+        await paused.arrived.wait()
+        closing = asyncio.create_task(rig.source.aclose())
+        await seconds_until_done(closing, rig.clock)
+        await closing
+        with pytest.raises(TokenUnavailable):
+            await caller
+        assert await rig.store.load("account") == before
+        again = Rig(success(2), store=rig.store, clock=rig.clock)
+        assert await again.access() == "access-2"
+
+    run(main)
+
+
+def test_f55_a_connection_that_is_never_opened_ends_with_the_request_and_notes_nothing() -> None:
+    """If the transport has no time-out of its own, the request's counts."""
+
+    async def main() -> None:
+        paused = connecting()
+        rig = Rig(success(1), paused, success(2))
+        await rig.access()
+        rig.clock.advance(LIFETIME)
+        caller = asyncio.create_task(rig.access())
+        await paused.arrived.wait()
+        rig.clock.advance(20)
+        with pytest.raises(TokenUnavailable):
+            await caller
+        rig.clock.advance(100)
+        await rig.refreshed()
+        assert await quiet(rig)
+        assert rig.source.snapshot().last_error == "NotSent"
+        rig.clock.advance(1)
+        assert await rig.access() == "access-2"
+
+    run(main)
+
+
+def test_f55_if_the_mark_cannot_be_left_nothing_is_sent() -> None:
+    """A crash after it would look as if nothing had been sent, and the store could not take the token."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(success(1), success(2))
+        await rig.access()
+        clock.advance(LIFETIME)
+        before = await store.load("account")
+        store.steps["sending"] = fail
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await rig.access()
+            clock.advance(60)
+        assert (rig.transport.sent, store.has_claims()) == (1, False)
+        assert await store.load("account") == before
+        del store.steps["sending"]
+        assert await rig.access() == "access-2"
+
+    run(main)
+
+
+class WithoutHook:
+    """A transport of your own, which does not say when a request leaves."""
+
+    def __init__(self) -> None:
+        self.arrived = asyncio.Event()
+
+    async def send(self, request: TokenRequest, *, connect: float, total: float) -> TokenResponse:
+        """Hang, perhaps after the request has left."""
+        self.arrived.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def test_f55_a_transport_without_the_hook_counts_as_sent_from_its_start() -> None:
+    """If its process is killed, the next one waits for the request's end, and tells of a lost answer."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        await killed_without_hook(store, clock)
+        rig = Rig(invalid_grant(), store=store, clock=clock)
+        caller = asyncio.create_task(rig.access())
+        await until_sleeping(clock, 2)
+        clock.advance(2)
+        with pytest.raises(GrantLost, match="Its process ended"):
+            await caller
+
+    run(main)
+
+
+async def killed_without_hook(store: MemoryStore, clock: FakeClock) -> None:
+    """A process that is killed during a token request of such a transport."""
+    transport: Any = WithoutHook()  # the type of a transport has the hook
+    source = ManagedSource(Rig().provider, transport, store=store, key="account", clock=clock)
+    await asyncio.to_thread(end_during, "SIGKILL", source, transport.arrived)
+
+
+def test_f55_a_request_that_is_never_sent_does_not_make_an_earlier_lost_one_forgotten() -> None:
+    """A killed process had sent one, the next finds no connection: the one after that still knows."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        await killed_without_hook(store, clock)
+        rig = Rig(*never_sent(2), invalid_grant(), store=store, clock=clock)
+        for expected in (NotSent, NotSent, GrantLost):
+            caller = asyncio.create_task(rig.access())
+            await until_sleeping(clock, 2)  # orphan_wait
+            clock.advance(2)
+            with pytest.raises(expected):
+                await caller
+            clock.advance(10)
+
+    run(main)
+
+
+def test_f55_a_lost_answer_stays_known_through_requests_that_are_never_sent() -> None:
+    """Its note is in the store, and a connection that cannot be opened changes nothing about it."""
+
+    async def main() -> None:
+        rig = Rig(OutcomeUnknown("got no answer"), *never_sent(3), invalid_grant())
+        for expected in (OutcomeUnknown, NotSent, NotSent, NotSent, GrantLost):
+            with pytest.raises(expected):
+                await rig.access()
+            rig.clock.advance(10)
+
+    run(main)

@@ -1,0 +1,563 @@
+"""Refusals that are remembered: which of them, for which request, for how long, and how to ask again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from _rig import LIFETIME, Rig, invalid_grant, run, success
+
+from tokensession import (
+    ClientRejected,
+    GrantLost,
+    GrantRejected,
+    NotSent,
+    OutcomeUnknown,
+    RateLimited,
+    SignedOut,
+    SignInRequired,
+    TokenSessionError,
+    TokenUnavailable,
+    UnexplainedRefusal,
+)
+from tokensession.providers import OAuth2
+from tokensession.providers.protocol import TokenRequest, TokenResponse
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock, token_response
+
+MINUTE, HOUR = 60.0, 3600.0
+
+
+def refused(code: str, status: int = 400) -> TokenResponse:
+    """The provider refuses with this error code."""
+    return token_response({"error": code}, status=status)
+
+
+def unexplained() -> TokenResponse:
+    """The provider refuses, and does not say why."""
+    return token_response(b"", status=400)
+
+
+def lost(_request: TokenRequest) -> TokenResponse:
+    """The answer to this request gets lost."""
+    raise OutcomeUnknown("The token request got no whole answer.")
+
+
+def oauth2(**changed: Any) -> OAuth2:
+    """The provider of `Rig`, with something changed in its configuration."""
+    usual: dict[str, Any] = {
+        "token_url": "https://id.example.com/token",
+        "client_id": "client",
+        "client_secret": "client-secret",
+        "refresh_token": "configured-token",
+    }
+    return OAuth2(**(usual | changed))
+
+
+class Processes:
+    """Two processes over one store: the same script for both, and the requests of both."""
+
+    def __init__(self, *script: Any, **options: Any) -> None:
+        self.clock = FakeClock()
+        self.store = MemoryStore(clock=self.clock)
+        lines = iter(script)
+
+        def next_line(request: TokenRequest) -> TokenResponse:
+            line = next(lines)
+            response: TokenResponse = line(request) if callable(line) else line
+            return response
+
+        self.rigs = [Rig(*[next_line] * 100, store=self.store, clock=self.clock, **options) for _ in range(2)]
+
+    @property
+    def requests(self) -> int:
+        """How many token requests both have made."""
+        return sum(rig.token_requests for rig in self.rigs)
+
+    async def ask(self, expected: type[TokenSessionError], *, times: int = 1, pause: float = 0) -> None:
+        """Each process asks so often, with pauses, and gets this error each time."""
+        for _ in range(times):
+            for rig in self.rigs:
+                with pytest.raises(expected):
+                    await rig.access()
+            self.clock.advance(pause)
+
+
+# -- rejected for good ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["invalid_grant", "bad_refresh_token", "invalid_refresh_token"])
+def test_f57_a_rejection_is_remembered_for_good_after_one_request(code: str) -> None:
+    """In all processes, after a restart too, and the error says to sign in again."""
+
+    async def main() -> None:
+        both = Processes(refused(code))
+        await both.ask(GrantRejected, times=48, pause=HOUR)
+        restarted = Rig(store=both.store, clock=both.clock)
+        with pytest.raises(SignInRequired, match="Sign in again"):
+            await restarted.access()
+        assert both.requests == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"client_secret": "the-new-secret"},
+        {"auth": "post"},
+        {"token_url": "https://id.example.com/oauth/token"},
+        {"refresh_token": "another-token"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_f57_a_remembered_rejection_is_bound_to_what_was_sent(changed: dict[str, str]) -> None:
+    """When the configuration changes, one more request is made: the old one may have been the mistake."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        old = Rig(invalid_grant(), store=store, clock=clock, provider=oauth2())
+        with pytest.raises(GrantRejected):
+            await old.access()
+        new = Rig(invalid_grant(), store=store, clock=clock, provider=oauth2(**changed))
+        for _ in range(3):
+            with pytest.raises(GrantRejected):
+                await new.access()
+            clock.advance(HOUR)
+        assert new.token_requests == 1
+        with pytest.raises(GrantRejected):  # and the old configuration is still remembered
+            await old.access()
+        assert old.token_requests == 1
+        corrected = Rig(success(1), store=store, clock=clock, provider=oauth2(client_secret="the-right-one"))
+        assert await corrected.access() == "access-1"
+
+    run(main)
+
+
+@pytest.mark.parametrize("rotates", [True, False], ids=["rotates", "does not rotate"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"scope": "read"},
+        {"client_id": "the-right-client"},
+        {"token_url": "https://login.example.com/token"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_f57_a_configuration_that_never_got_a_token_can_be_corrected(
+    changed: dict[str, str], rotates: bool
+) -> None:
+    """A first sign-in with a wrong scope, client or server: the corrected one is not another identity's."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        wrong = oauth2(scope="raed", rotates=rotates)
+        with pytest.raises(GrantRejected):
+            await Rig(invalid_grant(), store=store, clock=clock, provider=wrong).access()
+        right = oauth2(**({"scope": "raed", "rotates": rotates} | changed))
+        rig = Rig(success(1), store=store, clock=clock, provider=right)
+        assert await rig.access() == "access-1"
+
+    run(main)
+
+
+@pytest.mark.parametrize("changed", ["redirect_uri", "client_secret"])
+def test_f57_a_code_that_was_rejected_is_sent_once_more_with_a_corrected_configuration(changed: str) -> None:
+    """It was answered, so nothing came of it. With the same configuration it is never sent again."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        wrong = {"code": "a-code", "refresh_token": None, "redirect_uri": "https://app.example.com/wrong"}
+        old = Rig(invalid_grant(), store=store, clock=clock, provider=oauth2(**wrong))
+        for _ in range(3):
+            with pytest.raises(GrantRejected):
+                await old.access()
+            clock.advance(MINUTE)
+        assert old.token_requests == 1
+        new = Rig(success(1), store=store, clock=clock, provider=oauth2(**wrong | {changed: "https://right"}))
+        assert await new.access() == "access-1"
+
+    run(main)
+
+
+def test_f57_a_rotated_refresh_token_that_is_rejected_is_tried_once_with_a_new_client_secret() -> None:
+    """The secret was changed at the provider: after the deployment of the new one all is well."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        old = Rig(success(1), invalid_grant(), store=store, clock=clock, provider=oauth2())
+        await old.access()
+        clock.advance(LIFETIME)
+        with pytest.raises(GrantRejected):
+            await old.access()
+        new = Rig(success(2), store=store, clock=clock, provider=oauth2(client_secret="the-new-secret"))
+        assert await new.access() == "access-2"
+        assert "refresh_token=refresh-1" in new.sent()
+
+    run(main)
+
+
+# -- rejected, probably -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "code", ["invalid_token", "interaction_required", "login_required", "consent_required", "invalid_code"]
+)
+def test_f57_a_probable_rejection_is_tried_every_15_minutes_and_later_every_6_hours(code: str) -> None:
+    """Callers are told to sign in at once. All processes together make one request per pause."""
+
+    async def main() -> None:
+        both = Processes(*[refused(code)] * 100)
+        with pytest.raises(SignInRequired, match="Sign in again") as caught:
+            await both.rigs[0].access()
+        assert isinstance(caught.value, GrantRejected)
+        assert (caught.value.code, caught.value.certain) == (code, False)
+        await both.ask(GrantRejected, times=119, pause=MINUTE)
+        assert both.requests == 8  # at 0, 15, ... 105 minutes
+        await both.ask(GrantRejected, times=61, pause=MINUTE)
+        assert both.requests == 9  # at 120 minutes, and then after 6 hours
+        await both.ask(GrantRejected, times=72, pause=20 * MINUTE)
+        assert both.requests == 9 + 4
+
+    run(main)
+
+
+def test_f57_a_probable_rejection_ends_with_the_first_success() -> None:
+    """It is never final. Afterwards it counts from the beginning."""
+
+    async def main() -> None:
+        both = Processes(
+            refused("login_required"), refused("login_required"), success(1), *[refused("login_required")] * 9
+        )
+        await both.ask(GrantRejected, times=2, pause=15 * MINUTE)
+        for rig in both.rigs:
+            assert await rig.access() == "access-1"
+        assert both.requests == 3
+        state = await both.rigs[0].stored()
+        assert state is not None
+        assert (state.rejections, state.failures) == ((), None)
+        both.clock.advance(LIFETIME)
+        await both.ask(GrantRejected, times=46, pause=MINUTE)
+        assert both.requests == 3 + 4
+
+    run(main)
+
+
+def test_f57_a_probable_rejection_leaves_the_access_token_in_use() -> None:
+    """The background refresh finds it, and callers get the valid token to its end."""
+
+    async def main() -> None:
+        rig = Rig(success(1), refused("consent_required"), success(2))
+        await rig.access()
+        rig.clock.advance(LIFETIME - 299)
+        for _ in range(290):
+            assert await rig.access() == "access-1"
+            await rig.refreshed()
+            rig.clock.advance(1)
+        assert rig.token_requests == 2
+        rig.clock.advance(610)
+        assert await rig.access() == "access-2"
+
+    run(main)
+
+
+@pytest.mark.parametrize("rotates", [True, False], ids=["rotates", "does not rotate"])
+def test_f57_one_that_is_probably_rejected_can_turn_out_to_be_rejected(rotates: bool) -> None:
+    """Then it is for good."""
+
+    async def main() -> None:
+        both = Processes(refused("invalid_token"), invalid_grant(), rotates=rotates)
+        await both.ask(GrantRejected, pause=15 * MINUTE)
+        await both.ask(GrantRejected, times=100, pause=HOUR)
+        with pytest.raises(GrantRejected, match="invalid_grant") as caught:
+            await both.rigs[0].access()
+        assert caught.value.certain
+        assert both.requests == 2
+
+    run(main)
+
+
+# -- refused without a word -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        token_response(b"", status=400),
+        token_response(b"", status=401),
+        token_response(b"<html>Bad request</html>", status=400),
+        token_response({"message": "no"}, status=400),
+    ],
+    ids=["empty 400", "empty 401", "a page", "no code that we know"],
+)
+def test_f58_three_refusals_without_a_word_over_a_minute_are_probably_a_rejection(
+    answer: TokenResponse,
+) -> None:
+    """Counted in the store: each process has made some of the requests. Then one every 15 minutes."""
+
+    async def main() -> None:
+        both = Processes(*[answer] * 20)
+        with pytest.raises(UnexplainedRefusal):
+            await both.rigs[0].access()
+        await both.ask(TokenUnavailable, times=2)
+        assert both.requests == 1
+        both.clock.advance(30)
+        await both.ask(TokenUnavailable)
+        assert both.requests == 2
+        both.clock.advance(30)
+        await both.ask(GrantRejected, times=14, pause=MINUTE)
+        assert both.requests == 3
+        both.clock.advance(MINUTE)
+        with pytest.raises(GrantRejected) as caught:
+            await both.rigs[1].access()
+        assert (caught.value.code, caught.value.certain, both.requests) == ("", False, 4)
+
+    run(main)
+
+
+def test_f58_the_pause_after_a_refusal_without_a_word_is_shared() -> None:
+    """Callers who ask each second cause one request in 30 s, with two processes as with one."""
+
+    async def main() -> None:
+        both = Processes(unexplained(), unexplained(), success(1))
+        await both.ask(TokenUnavailable, times=60, pause=1)
+        assert both.requests == 2
+        assert [await rig.access() for rig in both.rigs] == ["access-1", "access-1"]
+
+    run(main)
+
+
+def test_f58_refusals_without_a_word_count_only_in_a_row() -> None:
+    """A gateway in trouble answers in many ways."""
+
+    async def main() -> None:
+        down = token_response(b"", status=503)
+        both = Processes(*[unexplained(), unexplained(), down] * 5, success(1))
+        await both.ask(TokenUnavailable, times=15, pause=40)
+        assert [await rig.access() for rig in both.rigs] == ["access-1", "access-1"]
+
+    run(main)
+
+
+def test_f58_a_refusal_without_a_word_is_never_final() -> None:
+    """However long it lasts, the next success ends it."""
+
+    async def main() -> None:
+        rig = Rig(success(1), *[unexplained()] * 30, success(2))
+        await rig.access()
+        rig.clock.advance(LIFETIME)
+        while rig.transport.left > 1:
+            with pytest.raises(TokenSessionError):
+                await rig.access()
+            rig.clock.advance(HOUR)
+        rig.clock.advance(6 * HOUR)
+        assert await rig.access() == "access-2"
+
+    run(main)
+
+
+def test_f58_a_refusal_without_a_word_after_a_lost_answer_is_probably_a_rejection() -> None:
+    """Reuse may be answered so. The error says that the answer before got lost, and it is tried on."""
+
+    async def main() -> None:
+        both = Processes(lost, unexplained(), unexplained(), success(1))
+        await both.ask(OutcomeUnknown, pause=2)
+        with pytest.raises(GrantLost, match="no whole answer") as caught:
+            await both.rigs[0].access()
+        assert not caught.value.certain
+        await both.ask(GrantLost, times=15, pause=MINUTE)
+        assert both.requests == 2
+        await both.ask(GrantLost, times=15, pause=MINUTE)  # the second one, too
+        assert both.requests == 3
+        assert [await rig.access() for rig in both.rigs] == ["access-1", "access-1"]
+
+    run(main)
+
+
+# -- faults of the client ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["invalid_client", "unauthorized_client", "access_denied"])
+def test_f57_a_fault_of_the_client_pauses_longer_each_time_and_silences_no_other_process(code: str) -> None:
+    """The pause grows up to an hour. A process with the right configuration needs no patience."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        wrong = Rig(*[refused(code, 401)] * 50, store=store, clock=clock)
+        for _ in range(6 * 60):
+            with pytest.raises(ClientRejected, match="Check the client"):
+                await wrong.access()
+            clock.advance(MINUTE)
+        assert wrong.token_requests <= 12
+        right = Rig(success(1), store=store, clock=clock)
+        assert await right.access() == "access-1"
+        clock.advance(1)
+        assert await wrong.access() == "access-1"
+
+    run(main)
+
+
+# -- waits ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["invalid_grant", "access_denied", "invalid_client", "whatever"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_f56_k05_a_wait_counts_whatever_the_body_says(status: int, code: str) -> None:
+    """The credential is only asked to wait, in all processes, and then it works."""
+
+    async def main() -> None:
+        busy = token_response({"error": code}, status=status, headers=(("retry-after", "30"),))
+        both = Processes(busy, success(1))
+        await both.ask(RateLimited, times=30, pause=1)
+        assert both.requests == 1
+        assert [await rig.access() for rig in both.rigs] == ["access-1", "access-1"]
+
+    run(main)
+
+
+# -- asking again -----------------------------------------------------------------------------------------
+
+
+def test_a_forced_refresh_makes_one_request_although_a_rejection_is_remembered() -> None:
+    """Servers do answer invalid_grant to a refresh that merely overlapped another one."""
+
+    async def main() -> None:
+        both = Processes(invalid_grant(), success(1))
+        await both.ask(GrantRejected)
+        assert (await both.rigs[1].source.refresh(force=True)).access_token == "access-1"
+        both.clock.advance(1)
+        assert await both.rigs[0].access() == "access-1"
+        assert both.requests == 2
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("transient", "expected"),
+    [
+        (token_response(b"", status=500), TokenUnavailable),
+        (token_response({}, status=429), RateLimited),
+        (lost, OutcomeUnknown),
+        (unexplained(), TokenSessionError),
+    ],
+    ids=["500", "429", "lost", "unexplained"],
+)
+def test_a_forced_refresh_that_fails_leaves_the_rejection_in_place(
+    transient: Any, expected: type[TokenSessionError]
+) -> None:
+    """Only a success, or a sign-in, ends it."""
+
+    async def main() -> None:
+        both = Processes(invalid_grant(), transient, success(1))
+        await both.ask(GrantRejected)
+        with pytest.raises(TokenSessionError) as caught:
+            await both.rigs[0].source.refresh(force=True)
+        assert isinstance(caught.value, expected | GrantRejected)
+        for _ in range(5):
+            both.clock.advance(MINUTE)
+            await both.ask(GrantRejected)
+        assert both.requests == 2
+        token = await both.rigs[0].source.sign_in(refresh_token="of-a-person")
+        assert token.access_token == "access-1"
+
+    run(main)
+
+
+def test_forced_refreshes_make_one_request_a_minute_over_all_processes() -> None:
+    """A button that people press, in every process."""
+
+    async def main() -> None:
+        both = Processes(*[invalid_grant()] * 20)
+        await both.ask(GrantRejected)
+        for _ in range(5 * 12):
+            for rig in both.rigs:
+                with pytest.raises(GrantRejected):
+                    await rig.source.refresh(force=True)
+            both.clock.advance(5)
+        assert both.requests == 1 + 5
+
+    run(main)
+
+
+def test_a_forced_refresh_ignores_a_pause_of_our_own() -> None:
+    """A person who knows that the server is back need not wait for the end of a back-off."""
+
+    async def main() -> None:
+        down = [token_response(b"", status=500)] * 6
+        both = Processes(*down, success(1))
+        for _ in range(6):
+            await both.ask(TokenUnavailable, pause=30)
+        both.clock.advance(30)
+        await both.rigs[0].source.refresh(force=True)
+        assert await both.rigs[0].access() == "access-1"
+
+    run(main)
+
+
+def test_a_forced_refresh_does_not_ignore_a_pause_that_the_server_asked_for() -> None:
+    """Retry-After counts."""
+
+    async def main() -> None:
+        limited = token_response({}, status=429, headers=(("retry-after", "600"),))
+        both = Processes(limited, success(1))
+        await both.ask(RateLimited)
+        for _ in range(9):
+            both.clock.advance(MINUTE)
+            with pytest.raises(RateLimited):
+                await both.rigs[1].source.refresh(force=True)
+        assert both.requests == 1
+        both.clock.advance(MINUTE)
+        assert (await both.rigs[1].source.refresh(force=True)).access_token == "access-1"
+
+    run(main)
+
+
+def test_f41_a_forced_refresh_does_not_undo_a_sign_out() -> None:
+    """Only a sign-in does."""
+
+    async def main() -> None:
+        rig = Rig(success(1))
+        await rig.access()
+        await rig.source.sign_out()
+        with pytest.raises(SignedOut):
+            await rig.source.refresh(force=True)
+        assert rig.token_requests == 1
+
+    run(main)
+
+
+def test_forced_refreshes_at_once_share_one_request() -> None:
+    """Ten buttons pressed at the same moment, in two processes."""
+
+    async def main() -> None:
+        both = Processes(invalid_grant(), success(1))
+        await both.ask(GrantRejected)
+        presses = [rig.source.refresh(force=True) for rig in both.rigs for _ in range(5)]
+        tokens = await asyncio.gather(*presses)
+        assert {token.access_token for token in tokens} == {"access-1"}
+        assert both.requests == 2
+
+    run(main)
+
+
+def test_a_forced_refresh_that_is_never_sent_leaves_everything_as_it_was() -> None:
+    """No connection: the rejection stays, and the next one may be made at once."""
+
+    async def main() -> None:
+        rig = Rig(invalid_grant(), NotSent("no route"), success(1))
+        with pytest.raises(GrantRejected):
+            await rig.access()
+        with pytest.raises((NotSent, GrantRejected)):
+            await rig.source.refresh(force=True)
+        rig.clock.advance(5)
+        with pytest.raises(GrantRejected):
+            await rig.access()
+        assert (await rig.source.refresh(force=True)).access_token == "access-1"
+
+    run(main)

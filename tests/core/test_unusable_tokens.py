@@ -1,0 +1,308 @@
+"""A response that brings a token which cannot be used: what it brought is stored first."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from _rig import LIFETIME, Rig, invalid_grant, run, success
+from _scripted_store import fail, scripted
+
+from tokensession import GrantRejected, InvalidTokenResponse, RateLimited, TokenSessionError
+from tokensession.events import RefreshFailed, SaveFailed
+from tokensession.providers.protocol import TokenResponse
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock, token_response
+
+
+def unusable(number: int, **wrong: Any) -> TokenResponse:
+    """A 2xx with `access-N` and `refresh-N`, and something wrong with it."""
+    document = {
+        "access_token": f"access-{number}",
+        "refresh_token": f"refresh-{number}",
+        "expires_in": LIFETIME,
+    }
+    return token_response(document | (wrong or {"token_type": "bot"}))
+
+
+WRONG = pytest.mark.parametrize(
+    "wrong",
+    [
+        {"token_type": "BearerToken"},
+        {"token_type": "bot"},
+        {"token_type": ["Bearer"]},
+        {"error": "deprecated_client"},
+        {"error": "temporarily_unavailable"},
+        {"error": {"code": 0}},
+        {"success": False},
+        {"access_token": "with a blank"},
+        {"access_token": 5},
+        {"access_token": None},
+    ],
+    ids=str,
+)
+
+
+def refresh_tokens(rig: Rig) -> list[str]:
+    """The refresh tokens that were sent, in order."""
+    return [rig.sent(index).split("refresh_token=")[1] for index in range(rig.token_requests)]
+
+
+async def ask(rig: Rig, times: int, pause: float) -> None:
+    """Ask so often, and get the error each time."""
+    for _ in range(times):
+        with pytest.raises(TokenSessionError):
+            await rig.access()
+        rig.clock.advance(pause)
+
+
+@WRONG
+def test_f59_k07_the_new_refresh_token_is_stored_and_the_spent_one_is_never_sent_again(
+    wrong: dict[str, Any],
+) -> None:
+    """The error names what is wrong, and the next request brings the new refresh token."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        rig = Rig(success(1), unusable(2, **wrong), success(3), store=store, clock=clock)
+        await rig.access()
+        clock.advance(LIFETIME)
+        with pytest.raises(InvalidTokenResponse, match="answered 200") as caught:
+            await rig.access()
+        assert caught.value.granted
+        stored = await rig.stored()
+        assert stored is not None
+        assert stored.token is not None
+        assert (stored.token.refresh_token, stored.servable) == ("refresh-2", None)
+        clock.advance(LIFETIME)
+        other = Rig(success(3), store=store, clock=clock)  # after a restart
+        assert await other.access() == "access-3"
+        assert refresh_tokens(rig) + refresh_tokens(other) == ["configured-token", "refresh-1", "refresh-2"]
+
+    run(main)
+
+
+@WRONG
+def test_f59_no_process_serves_it(wrong: dict[str, Any]) -> None:
+    """All of them get the error, and together they make at most one request a minute."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        script = [unusable(number, **wrong) for number in range(1, 20)]
+        rigs = [Rig(*script, store=store, clock=clock) for _ in range(3)]
+        for _ in range(60):
+            for rig in rigs:
+                with pytest.raises(TokenSessionError):
+                    await rig.access()
+            clock.advance(1)
+        assert sum(rig.token_requests for rig in rigs) <= 2
+
+    run(main)
+
+
+def test_f59_k07_an_unusable_token_with_a_lifetime_causes_no_request_until_it_ends() -> None:
+    """The server would answer the same again. A person has to look at it, and the error is repeated."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        rig = Rig(unusable(1), success(2), store=store, clock=clock)
+        other = Rig(store=store, clock=clock)
+        for _ in range(59):
+            for each in (rig, other):
+                with pytest.raises(InvalidTokenResponse, match="not a bearer token"):
+                    await each.access()
+            clock.advance(60)
+        assert rig.token_requests + other.token_requests == 1
+        clock.advance(60)
+        assert await rig.access() == "access-2"
+
+    run(main)
+
+
+def test_f59_a_server_that_always_answers_so_is_asked_less_and_less_often() -> None:
+    """Its complaint may be over soon, and each request spends a refresh token."""
+
+    async def main() -> None:
+        rig = Rig(*(unusable(number, error="deprecated_client") for number in range(1, 100)))
+        await ask(rig, times=6 * 60, pause=60)
+        assert 5 <= rig.token_requests <= 12
+        tokens = refresh_tokens(rig)
+        assert len(set(tokens)) == len(tokens)
+
+    run(main)
+
+
+def test_f59_a_token_that_is_still_valid_is_used_to_its_end() -> None:
+    """The new one cannot be used, and the old one still can."""
+
+    async def main() -> None:
+        rig = Rig(success(1), unusable(2), success(3))
+        await rig.access()
+        rig.clock.advance(LIFETIME - 299)
+        assert await rig.access() == "access-1"
+        await rig.refreshed()
+        rig.clock.advance(200)
+        assert await rig.access() == "access-1"
+        rig.clock.advance(99)
+        with pytest.raises(InvalidTokenResponse):
+            await rig.access()
+        assert isinstance(rig.events[-1], RefreshFailed)
+        assert rig.token_requests == 2
+
+    run(main)
+
+
+def test_f59_a_forced_refresh_asks_again_with_the_new_refresh_token() -> None:
+    """After the server, or the strategy, was corrected."""
+
+    async def main() -> None:
+        rig = Rig(unusable(1), success(2))
+        with pytest.raises(InvalidTokenResponse):
+            await rig.access()
+        assert (await rig.source.refresh(force=True)).access_token == "access-2"
+        assert refresh_tokens(rig) == ["configured-token", "refresh-1"]
+
+    run(main)
+
+
+def test_f59_a_sign_in_replaces_it() -> None:
+    """A person signs in again, and all is well."""
+
+    async def main() -> None:
+        rig = Rig(unusable(1), success(2))
+        with pytest.raises(InvalidTokenResponse):
+            await rig.access()
+        await rig.source.sign_in(refresh_token="of-a-person")
+        assert await rig.access() == "access-2"
+
+    run(main)
+
+
+def test_f59_the_refresh_token_before_it_is_kept_until_the_new_one_has_worked() -> None:
+    """A response that is wrong may have brought a wrong refresh token too: then the one before may work."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        rig = Rig(success(1), unusable(2, error="odd"), invalid_grant(), success(3), store=store, clock=clock)
+        await rig.access()
+        clock.advance(LIFETIME)
+        while rig.transport.left:
+            try:
+                assert await rig.access() == "access-3"
+            except TokenSessionError:
+                clock.advance(60)
+        assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2", "refresh-1"]
+        stored = await rig.stored()
+        assert stored is not None
+        assert stored.previous is None
+
+    run(main)
+
+
+def test_f59_if_the_refresh_token_before_it_is_rejected_too_a_person_has_to_sign_in() -> None:
+    """Each of the two was sent once since, and neither is sent again."""
+
+    async def main() -> None:
+        rig = Rig(success(1), unusable(2, error="odd"), invalid_grant(), invalid_grant())
+        await rig.access()
+        rig.clock.advance(LIFETIME)
+        await ask(rig, times=100, pause=60)
+        with pytest.raises(GrantRejected):
+            await rig.access()
+        assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2", "refresh-1"]
+
+    run(main)
+
+
+def test_f59_several_unusable_responses_keep_the_last_two_refresh_tokens() -> None:
+    """None but the newest and the one before it can be of use."""
+
+    async def main() -> None:
+        rig = Rig(unusable(1, error="odd"), unusable(2, error="odd"), success(3))
+        await ask(rig, times=3, pause=60)
+        rig.clock.advance(60)
+        assert await rig.access() == "access-3"
+        assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2"]
+
+    run(main)
+
+
+def test_f59_a_known_refusal_in_a_2xx_brings_no_token() -> None:
+    """`invalid_grant` beside a token is a rejection, and what stands beside it is not stored."""
+
+    async def main() -> None:
+        rig = Rig(unusable(1, error="invalid_grant"))
+        with pytest.raises(GrantRejected):
+            await rig.access()
+        stored = await rig.stored()
+        assert stored is not None
+        assert stored.token is None
+
+    run(main)
+
+
+def test_f59_a_rate_limit_in_a_2xx_brings_no_token() -> None:
+    """It is judged as a rate limit."""
+
+    async def main() -> None:
+        rig = Rig(unusable(1, error="slow_down"), success(2))
+        with pytest.raises(RateLimited):
+            await rig.access()
+        rig.clock.advance(60)
+        assert await rig.access() == "access-2"
+
+    run(main)
+
+
+def test_f59_what_cannot_be_stored_is_not_lost_with_the_error() -> None:
+    """The store fails as well: the new refresh token is kept in memory, and stored later."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(success(1), unusable(2, error="odd"), success(3))
+        await rig.access()
+        clock.advance(LIFETIME)
+        store.steps["commit"] = store.steps["put"] = fail
+        with pytest.raises(InvalidTokenResponse):
+            await rig.access()
+        assert rig.source.snapshot().unsaved
+        assert any(isinstance(event, SaveFailed) for event in rig.events)
+        store.steps.clear()
+        await ask(rig, times=1, pause=60)
+        assert await rig.access() == "access-3"
+        assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2"]
+
+    run(main)
+
+
+def test_f59_a_sign_in_with_a_code_stores_what_it_brought() -> None:
+    """The code is spent, and the refresh token beside the unusable token is its only result."""
+
+    async def main() -> None:
+        rig = Rig(unusable(1, error="odd"), success(2), configured=None)
+        with pytest.raises(InvalidTokenResponse):
+            await rig.source.sign_in(code="once")
+        rig.clock.advance(60)
+        assert await rig.access() == "access-2"
+        assert "refresh_token=refresh-1" in rig.sent()
+
+    run(main)
+
+
+def test_f59_callers_at_once_share_the_error_and_the_one_request() -> None:
+    """A hundred callers, three processes."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = MemoryStore(clock=clock)
+        rigs = [Rig(unusable(1), store=store, clock=clock) for _ in range(3)]
+        calls = [rig.access() for rig in rigs for _ in range(100)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in errors} == {InvalidTokenResponse}
+        assert sum(rig.token_requests for rig in rigs) == 1
+
+    run(main)

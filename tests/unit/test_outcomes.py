@@ -1,0 +1,474 @@
+"""What each outcome of a token request leads to: the table, and the notes it makes in the state."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from _states import (
+    CONFIGURED,
+    CURRENT,
+    EXPIRED,
+    NOW,
+    failures,
+    probable,
+    rejection,
+    request_of,
+    state,
+    told,
+    unknown,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokensession import errors
+from tokensession._refresh.outcomes import CONSEQUENCES, Pause, Sent, consequence, explained, noted
+from tokensession._refresh.state import Failures, Rejection, TokenState
+from tokensession.errors import (
+    ClientRejected,
+    ConfigurationError,
+    GrantLost,
+    GrantRejected,
+    InvalidTokenResponse,
+    NotSent,
+    OutcomeUnknown,
+    RateLimited,
+    StoreUnavailable,
+    TokenSessionError,
+    TokenUnavailable,
+    UnexplainedRefusal,
+)
+from tokensession.policy import Policy
+
+POLICY = Policy()
+SINGLE = Sent(CURRENT.fingerprint, request_of(CURRENT), single=True, usable_for=0.0)
+REPEATABLE = replace(SINGLE, single=False)
+UNUSABLE, USABLE = 0.0, 3000.0
+
+SERVER_ERROR = TokenUnavailable("It answered 500.")
+LOST = OutcomeUnknown("It got no answer.")
+LIMITED = RateLimited("It answered 429.")
+EMPTY = InvalidTokenResponse("There is no token in it.", granted=True)
+PAGE = InvalidTokenResponse("It is a page.")
+UNEXPLAINED = UnexplainedRefusal("It answered 400, without an error code.")
+REJECTED = GrantRejected("It answered invalid_grant.", code="invalid_grant")
+PROBABLY = GrantRejected("It answered invalid_token.", code="invalid_token", certain=False)
+NO_CONNECTION = NotSent("No connection.")
+CLIENT = ClientRejected("It answered invalid_client.", code="invalid_client")
+
+
+def note(
+    *happened: TokenSessionError,
+    before: TokenState | None = None,
+    sent: Sent = SINGLE,
+    usable_for: float = UNUSABLE,
+    jitter: float = 1.0,
+    every: float = 0.0,
+) -> TokenState:
+    """The state after these errors, one `every` so many seconds, the last of them now."""
+    current = state(EXPIRED) if before is None else before
+    for left, error in zip(reversed(range(len(happened))), happened, strict=True):
+        now = NOW.boot - left * every
+        current = noted(current, error, replace(sent, usable_for=usable_for), POLICY, now, jitter)
+    return current
+
+
+def found(after: TokenState) -> Failures:
+    assert after.failures is not None
+    return after.failures
+
+
+def pause(*happened: TokenSessionError, **options: Any) -> float:
+    """For how long nothing is sent after these."""
+    return found(note(*happened, **options)).until - NOW.boot
+
+
+def background_pause(*happened: TokenSessionError, **options: Any) -> float:
+    """For how long no refresh is sent that no caller waits for. The token is usable for a while."""
+    after = found(note(*happened, **{"usable_for": USABLE} | options))
+    return after.background_until - NOW.boot
+
+
+def rejected(after: TokenState) -> Rejection:
+    (known,) = after.rejections
+    return known
+
+
+# -- the table --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "leads_to", "shared", "spends"),
+    [
+        (REJECTED, Pause.REJECTED, True, False),
+        (PROBABLY, Pause.REJECTED, True, False),
+        (GrantLost("x"), Pause.REJECTED, True, False),
+        (LIMITED, Pause.REQUESTED, True, False),
+        (LOST, Pause.UNKNOWN, True, True),
+        (EMPTY, Pause.UNKNOWN, True, True),
+        (PAGE, Pause.BACK_OFF, True, False),
+        (UNEXPLAINED, Pause.UNEXPLAINED, True, False),
+        (SERVER_ERROR, Pause.BACK_OFF, True, False),
+        (NO_CONNECTION, Pause.BACK_OFF, False, False),
+        (CLIENT, Pause.CLIENT, False, False),
+        (ConfigurationError("x"), Pause.CLIENT, False, False),
+        (StoreUnavailable("x"), Pause.BACK_OFF, False, False),
+        (TokenSessionError("x"), Pause.BACK_OFF, False, False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_each_error_leads_to_one_pause_shared_or_not(
+    error: TokenSessionError, leads_to: Pause, shared: bool, spends: bool
+) -> None:
+    """What may be this machine's own fault is not shared: one broken host must not silence the others."""
+    line = consequence(error, SINGLE)
+    assert (line.pause, line.shared, line.spends) == (leads_to, shared, spends)
+
+
+@pytest.mark.parametrize("error", [LIMITED, UNEXPLAINED, SERVER_ERROR, NO_CONNECTION, CLIENT, REJECTED])
+def test_only_what_spends_depends_on_whether_the_credential_works_once(error: TokenSessionError) -> None:
+    assert consequence(error, REPEATABLE) == consequence(error, SINGLE)
+
+
+@pytest.mark.parametrize("error", [LOST, EMPTY])
+def test_a_credential_that_works_again_and_again_cannot_be_spent(error: TokenSessionError) -> None:
+    line = consequence(error, REPEATABLE)
+    assert (line.pause, line.shared, line.spends) == (Pause.BACK_OFF, True, False)
+    assert found(note(error, sent=REPEATABLE)).unknown == 0
+
+
+def test_every_error_has_a_line_in_the_table() -> None:
+    for _, kind in inspect.getmembers(errors, inspect.isclass):
+        if issubclass(kind, TokenSessionError):
+            assert any(base in CONSEQUENCES for base in kind.__mro__)
+    assert all(line.when for line in CONSEQUENCES.values())
+    only_single = [kind for kind, line in CONSEQUENCES.items() if line.spends]
+    assert only_single == [OutcomeUnknown, InvalidTokenResponse]
+
+
+# -- failures ---------------------------------------------------------------------------------------------
+
+
+PASSING = [SERVER_ERROR, LOST, LIMITED, EMPTY, PAGE, UNEXPLAINED, NO_CONNECTION, CLIENT]
+
+
+@pytest.mark.parametrize("error", PASSING)
+@pytest.mark.parametrize("usable_for", [UNUSABLE, USABLE])
+def test_f24_a_failure_changes_nothing_but_the_notes(error: TokenSessionError, usable_for: float) -> None:
+    """No failure changes the token, the credentials, the order, or what was noted of another credential."""
+    before = state(EXPIRED, failures=failures(CONFIGURED), rejections=(rejection(CONFIGURED),))
+    after = note(error, before=before, usable_for=usable_for)
+    assert replace(after, failures=before.failures) == before
+    assert found(after).credential == CURRENT.fingerprint
+
+
+def test_failures_with_one_credential_are_counted_since_the_first() -> None:
+    after = found(note(LOST, SERVER_ERROR, LOST, SERVER_ERROR, every=10))
+    assert (after.count, after.unknown, after.since, after.last) == (4, 2, NOW.boot - 30, NOW.boot)
+    assert after.reason == "It answered 500."
+    other = note(SERVER_ERROR, before=state(EXPIRED, failures=unknown(CONFIGURED, 7)))
+    assert (found(other).count, found(other).unknown) == (1, 0)
+
+
+def test_a_reason_is_short_enough_to_be_shown() -> None:
+    assert found(note(TokenUnavailable("x" * 500))).reason == "x" * 500
+    assert found(note(TokenUnavailable("x" * 501))).reason == "x" * 499 + "…"
+    empty = TokenUnavailable("x")
+    empty.args = ()  # an exception of your own may have none
+    assert found(note(empty)).reason == "TokenUnavailable"
+
+
+def test_fields_of_a_later_version_stay_in_the_notes() -> None:
+    before = replace(failures(), more={"later": 1})
+    assert found(note(SERVER_ERROR, before=state(EXPIRED, failures=before))).more == {"later": 1}
+    known = probable(pause=-1, more={"later": 2})
+    again = note(PROBABLY, before=state(EXPIRED, rejections=(known,)))
+    assert rejected(again).more == {"later": 2}
+
+
+# -- pauses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "waiting", "background"),
+    [
+        (SERVER_ERROR, 1, 30),
+        (NO_CONNECTION, 1, 30),
+        (PAGE, 1, 30),
+        (LOST, 1.9, 1.9),  # the jitter of 1 is 0.95 of two seconds
+        (EMPTY, 1.9, 1.9),
+        (UNEXPLAINED, 33, 33),
+        (CLIENT, 60, 60),
+        (LIMITED, 1, 60),
+        (RateLimited("x", retry_after=0), 1, 1),
+        (RateLimited("x", retry_after=-5), 1, 1),
+        (RateLimited("x", retry_after=7), 7, 7),
+        (RateLimited("x", retry_after=3600), 3600, 3600),
+        (RateLimited("x", retry_after=1e9), 3600, 3600),
+        (TokenUnavailable("x", retry_after=0.2), 1, 1),
+        (TokenUnavailable("x", retry_after=7), 7, 7),
+        (TokenUnavailable("x", retry_after=1e9), 3600, 3600),
+        (OutcomeUnknown("x", retry_after=0), 1.9, 1.9),
+        (OutcomeUnknown("x", retry_after=9), 9, 9),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_each_first_failure_has_its_pause(
+    error: TokenSessionError, waiting: float, background: float
+) -> None:
+    """While the token is usable, a caller who needs another one still waits as if it were not."""
+    assert pause(error) == background_pause(error, usable_for=UNUSABLE) == pytest.approx(waiting)
+    assert pause(error, usable_for=USABLE) == pytest.approx(waiting)
+    assert background_pause(error) == pytest.approx(background)
+
+
+@pytest.mark.parametrize(
+    ("error", "requested"),
+    [
+        (SERVER_ERROR, False),
+        (LIMITED, False),
+        (LOST, False),
+        (RateLimited("x", retry_after=7), True),
+        (TokenUnavailable("x", retry_after=0.2), True),
+    ],
+)
+def test_only_a_pause_that_the_server_asked_for_is_marked_as_such(
+    error: TokenSessionError, requested: bool
+) -> None:
+    assert found(note(error)).requested is requested
+    assert not found(note(error, SERVER_ERROR)).requested, "and the next failure is judged by itself"
+
+
+def test_a_429_with_a_number_is_exactly_that_and_for_other_failures_it_is_the_least() -> None:
+    """A 503 with "1 s" in an outage of ten minutes does not cause a request each second."""
+    assert pause(SERVER_ERROR, RateLimited("x", retry_after=7), every=1000) == 7
+    assert pause(SERVER_ERROR, TokenUnavailable("x", retry_after=7), every=1000) == 30
+    assert pause(SERVER_ERROR, TokenUnavailable("x", retry_after=70), every=1000) == 70
+
+
+def test_jitter_spreads_a_back_off_but_not_a_requested_pause() -> None:
+    assert pause(SERVER_ERROR, jitter=0.0) == 0.5
+    assert pause(SERVER_ERROR, jitter=0.5) == 0.75
+    assert pause(LOST, jitter=0.0) == 1.5
+    assert pause(UNEXPLAINED, jitter=0.0) == 30
+    assert pause(RateLimited("x", retry_after=9), jitter=0.0) == 9
+
+
+def test_without_a_usable_token_the_pause_is_a_part_of_what_the_outage_has_lasted() -> None:
+    """So callers wait little longer than the outage."""
+    for lasting, expected in ((1, 1), (10, 1.5), (60, 9), (200, 30), (10_000, 30)):
+        assert pause(SERVER_ERROR, SERVER_ERROR, every=lasting) == pytest.approx(expected)
+
+
+def test_with_a_usable_token_the_pause_doubles_up_to_five_minutes() -> None:
+    pauses = [background_pause(*[SERVER_ERROR] * (count + 1)) for count in range(6)]
+    assert pauses == [30, 60, 120, 240, 300, 300]
+    assert background_pause(SERVER_ERROR, usable_for=60) == 20
+
+
+def test_f23_a_429_without_a_number_waits_longer_each_time() -> None:
+    """A minute while the token is usable. Then as after any other failure."""
+    assert background_pause(LIMITED, LIMITED) == 60
+    assert pause(LIMITED, LIMITED, every=60) == 9
+
+
+def test_f53_after_ten_lost_answers_the_pause_grows_to_five_minutes() -> None:
+    """It is a part of what the outage has lasted, from 2 s up to 30 s and then up to 5 min."""
+    lost = [LOST] * 9
+    assert pause(LOST, *lost, every=1000) == pytest.approx(30 * 0.95)
+    assert pause(LOST, LOST, *lost, every=1000) == pytest.approx(300 * 0.95)
+    # Only answers that were lost count.
+    assert pause(*[SERVER_ERROR] * 20, LOST, every=1000) == pytest.approx(30 * 0.95)
+
+
+def test_a_client_fault_is_tried_less_and_less_up_to_once_an_hour() -> None:
+    pauses = [pause(*[CLIENT] * (count + 1)) for count in range(8)]
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
+errors_that_pass = st.sampled_from([SERVER_ERROR, NO_CONNECTION, PAGE, UNEXPLAINED])
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    errors_that_pass,
+    st.integers(0, 10**9),
+    st.floats(0, 1e9),
+    st.floats(0, 1e7),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_f64_a_shared_pause_is_short_while_callers_wait(
+    error: TokenSessionError, count: int, lasting: float, usable_for: float, jitter: float
+) -> None:
+    """At most a minute without a usable token, and never none at all."""
+    before = state(EXPIRED, failures=failures(ago=lasting, count=count))
+    after = found(note(error, before=before, jitter=jitter, usable_for=usable_for))
+    assert 0 < after.until - NOW.boot <= 60
+    assert after.until <= after.background_until <= NOW.boot + 300
+
+
+# -- refusals without a code ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "every", "counts_as_rejected"),
+    [(1, 0, False), (2, 60, False), (3, 29.9, False), (3, 30, True), (4, 20, True), (9, 1, False)],
+)
+def test_f58_refusals_without_a_code_count_as_a_rejection_after_three_over_a_minute(
+    count: int, every: float, counts_as_rejected: bool
+) -> None:
+    """A gateway's bad moment is shorter. It is never certain."""
+    after = note(*[UNEXPLAINED] * count, every=every)
+    assert bool(after.rejections) is counts_as_rejected
+    if counts_as_rejected:
+        assert (rejected(after).certain, rejected(after).code, rejected(after).lost) == (False, "", False)
+        assert rejected(after).until == NOW.boot + 900
+        assert after.failures is None
+
+
+@pytest.mark.parametrize("between", [SERVER_ERROR, LIMITED, NO_CONNECTION])
+def test_f58_another_answer_in_between_ends_the_row(between: TokenSessionError) -> None:
+    """Three in a row, and the minute counts from the first of that row."""
+    after = note(UNEXPLAINED, UNEXPLAINED, between, UNEXPLAINED, UNEXPLAINED, every=60)
+    assert after.rejections == ()
+    assert found(after).unexplained == 2
+    again = note(UNEXPLAINED, between, *[UNEXPLAINED] * 3, every=60)
+    assert not rejected(again).certain
+    quick = note(*[UNEXPLAINED] * 4, between, *[UNEXPLAINED] * 3, every=10)
+    assert quick.rejections == ()
+
+
+def test_f58_the_row_is_counted_over_processes_and_restarts() -> None:
+    """It is a note in the store, with the others."""
+    known = found(note(UNEXPLAINED, UNEXPLAINED, every=60))
+    assert (known.unexplained, known.unexplained_since) == (2, NOW.boot - 60)
+
+
+def test_f58_after_a_lost_reply_one_refusal_without_a_code_is_enough() -> None:
+    """That request has probably spent the refresh token. A server may answer reuse with an empty 400."""
+    after = note(LOST, UNEXPLAINED)
+    assert (rejected(after).certain, rejected(after).lost) == (False, True)
+    assert "spent this credential: It got no answer." in rejected(after).reason
+    assert note(LOST, UNEXPLAINED, sent=REPEATABLE).rejections == ()
+    assert note(SERVER_ERROR, UNEXPLAINED).rejections == ()
+
+
+# -- rejections -------------------------------------------------------------------------------------------
+
+
+def test_f21_a_rejection_is_noted_with_all_of_its_request_and_ends_the_pause() -> None:
+    """Bound to credential and request. What was noted of other credentials stays."""
+    other = rejection(CONFIGURED)
+    after = note(SERVER_ERROR, REJECTED, before=state(EXPIRED, rejections=(other,)))
+    assert after.failures is None
+    kept, new = after.rejections
+    assert kept == other
+    assert (new.credential, new.request, new.code) == (CURRENT.fingerprint, SINGLE.request, "invalid_grant")
+    assert (new.certain, new.lost, new.reason, new.tries) == (True, False, "It answered invalid_grant.", 1)
+    apart = failures(CONFIGURED)
+    assert note(REJECTED, before=state(EXPIRED, failures=apart)).failures == apart
+
+
+def test_f57_a_probable_rejection_is_tried_again_every_15_minutes_and_later_every_6_hours() -> None:
+    """Eight times, then less often, for as long as it takes."""
+    after, pauses = state(EXPIRED), []
+    for _ in range(10):
+        after = note(PROBABLY, before=after)
+        pauses.append(rejected(after).until - NOW.boot)
+    assert pauses == [900] * 8 + [6 * 3600] * 2
+    assert rejected(after).tries == 10
+
+
+def test_another_request_with_the_same_credential_has_a_rejection_of_its_own() -> None:
+    """Another client secret, for example: its tries are counted apart."""
+    other = replace(SINGLE, request="another secret's")
+    both = note(PROBABLY, before=note(PROBABLY, before=note(PROBABLY)), sent=other)
+    assert [(known.request, known.tries) for known in both.rejections] == [
+        (SINGLE.request, 2),
+        (other.request, 1),
+    ]
+
+
+def test_a_certain_rejection_replaces_a_probable_one() -> None:
+    after = note(PROBABLY, REJECTED)
+    assert (rejected(after).certain, rejected(after).tries) == (True, 2)
+
+
+def test_a_rejection_of_an_older_version_is_replaced_by_one_that_names_its_request() -> None:
+    old = rejection(request="")
+    assert rejected(note(REJECTED, before=state(EXPIRED, rejections=(old,)))).request == SINGLE.request
+
+
+def test_the_last_eight_rejections_are_remembered() -> None:
+    after = state(EXPIRED)
+    for number in range(10):
+        after = note(REJECTED, before=after, sent=replace(SINGLE, request=f"request {number}"))
+    assert [known.request for known in after.rejections] == [f"request {number}" for number in range(2, 10)]
+
+
+@pytest.mark.parametrize(
+    ("errors_before", "sent", "lost"),
+    [
+        ([LOST], SINGLE, True),
+        ([EMPTY], SINGLE, True),
+        ([LOST, SERVER_ERROR], SINGLE, True),
+        ([SERVER_ERROR], SINGLE, False),
+        ([NO_CONNECTION], SINGLE, False),
+        ([PAGE], SINGLE, False),
+        ([LOST], REPEATABLE, False),
+        ([], SINGLE, False),
+    ],
+)
+@pytest.mark.parametrize("refusal", [REJECTED, PROBABLY])
+def test_a_rejection_after_an_unknown_outcome_is_remembered_as_that(
+    errors_before: list[TokenSessionError], sent: Sent, lost: bool, refusal: GrantRejected
+) -> None:
+    after = note(*errors_before, refusal, sent=sent)
+    assert rejected(after).lost is lost
+    assert rejected(note(refusal, before=after, sent=sent)).lost is lost, "and stays so"
+
+
+# -- what the caller is told ------------------------------------------------------------------------------
+
+
+def test_f53_a_rejection_after_a_lost_answer_is_grantlost_and_says_why() -> None:
+    """Another process may have made that request: its reason is in the store."""
+    for refusal in (REJECTED, PROBABLY):
+        fresh = GrantRejected(told(refusal), code=refusal.code, certain=refusal.certain)
+        error = explained(fresh, state(EXPIRED, failures=unknown(reason="It was reset.")), SINGLE)
+        assert isinstance(error, GrantLost)
+        assert (error.code, error.certain) == (refusal.code, refusal.certain)
+        assert told(refusal) in str(error)
+        assert "spent this credential: It was reset." in str(error)
+        assert error.__cause__ is fresh
+
+
+def test_a_rejection_after_a_500_says_that_the_server_may_have_processed_it() -> None:
+    fresh = GrantRejected("It answered invalid_grant.", code="invalid_grant")
+    error = explained(fresh, state(EXPIRED, failures=failures(reason="It answered 500.")), SINGLE)
+    assert type(error) is GrantRejected
+    assert "may have processed it: It answered 500." in str(error)
+
+
+@pytest.mark.parametrize(
+    ("before", "sent"),
+    [
+        (state(EXPIRED), SINGLE),
+        (state(EXPIRED, failures=unknown(CONFIGURED)), SINGLE),
+        (state(EXPIRED, failures=unknown()), REPEATABLE),
+    ],
+    ids=["nothing before", "another credential", "not single-use"],
+)
+def test_a_rejection_with_nothing_before_it_is_told_as_it_is(before: TokenState, sent: Sent) -> None:
+    fresh = GrantRejected("It answered invalid_grant.")
+    assert explained(fresh, before, sent) is fresh
+    assert told(fresh) == "It answered invalid_grant."
+
+
+def test_advice_of_the_provider_stays_in_the_error() -> None:
+    fresh = GrantRejected("It answered invalid_code.", todo="Get a new code.")
+    assert explained(fresh, state(EXPIRED, failures=unknown()), SINGLE).todo == "Get a new code."
+    plain = explained(GrantRejected("x"), state(EXPIRED, failures=unknown()), SINGLE)
+    assert plain.todo == GrantRejected.todo
