@@ -209,7 +209,7 @@ class ClientRejected(ConfigurationError):
     """
 
     intact = "The stored credentials are unchanged."
-    todo = "Check the client's credentials, permissions and base_url."
+    todo = "Check the client's credentials and permissions, and the address (token_url or base_url)."
     code: str
 
     def __init__(self, happened: str, *, code: str = "", todo: str | None = None) -> None:

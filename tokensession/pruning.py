@@ -26,7 +26,10 @@ async def prune(store: Store, *, older_than: float = 30 * 86400.0) -> list[str]:
     `ConfigurationError` if it is less, and `StoreError`.
     """
     if not implements(Store, store):
-        raise ConfigurationError(f"store must be a store, not {describe(store)}.")
+        raise ConfigurationError(
+            f"store must be a store, not {describe(store)}.",
+            todo="Pass one of tokensession.stores, or open_store(url).",
+        )
     if (
         isinstance(older_than, bool)
         or not isinstance(older_than, int | float)

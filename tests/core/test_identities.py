@@ -411,7 +411,7 @@ def test_a_source_without_a_credential_and_without_a_record_says_to_sign_in() ->
 
     async def main() -> None:
         rig = World().rig(scoped("read", refresh_token=None))
-        with pytest.raises(SignInRequired, match="Sign in again"):
+        with pytest.raises(SignInRequired, match="Sign in: configure"):
             await rig.access()
 
     run(main)

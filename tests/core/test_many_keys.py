@@ -175,7 +175,7 @@ def test_f44_a_refresh_leaves_only_its_record_in_the_store() -> None:
 @pytest.mark.parametrize(
     ("serving", "few", "many"), [(False, 1000, 10_000), (True, 200, 2000)], ids=["new", "serving"]
 )
-def test_f44_a_source_costs_at_most_2_5_kib_however_many_there_are(serving: bool, few: int, many: int) -> None:
+def test_f44_each_of_many_sources_costs_at_most_2_5_kib(serving: bool, few: int, many: int) -> None:
     """Each of 1,000 or 10,000 idle sources costs at most 2.5 KiB, its token included."""
 
     async def main() -> None:

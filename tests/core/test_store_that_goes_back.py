@@ -529,7 +529,7 @@ def test_f52_a_pause_that_the_server_asked_for_is_kept_through_a_loss() -> None:
 
     async def main() -> None:
         limited = token_response({}, status=429, headers=(("retry-after", "600"),))
-        rig = Rig(success(1), limited, success(2))
+        rig = Rig(success(1), limited, success(2), rotates=False)
         await rig.access()
         with pytest.raises(RateLimited):
             await rig.source.refresh()

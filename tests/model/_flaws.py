@@ -15,7 +15,6 @@ from tokensession._refresh.cache import TokenCache
 from tokensession._refresh.decide import Restore, View
 from tokensession._refresh.record import KeyRecord
 from tokensession._refresh.state import TokenState
-from tokensession._refresh.transaction import RefreshTransaction
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -33,7 +32,7 @@ def a_killed_holder_leaves_no_mark(patch: pytest.MonkeyPatch) -> None:
 
 
 def there_is_no_wait_for_the_request_of_a_killed_process(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(RefreshTransaction, "_orphan_wait", lambda *_: 0.0)
+    patch.setattr(KeyRecord, "orphan_wait", lambda *_: 0.0)
 
 
 def no_second_look_after_that_wait(patch: pytest.MonkeyPatch) -> None:

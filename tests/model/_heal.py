@@ -118,7 +118,7 @@ class Healing:
             states = [world.state, process.state]
             assert any(state is not None and state.signed_out for state in states), str(error)
         elif isinstance(error, GrantLost):
-            lost = any(each.unknown for each in world.sent) or world.interruptions or world.losses
+            lost = any(each.unknown for each in world.sent) or world.interruptions or world.faults
             assert lost, "it says that a request was lost"
         elif isinstance(error, GrantRejected):
             assert any(each.rejected for each in world.sent), "it says that the credential was rejected"
@@ -126,7 +126,9 @@ class Healing:
 
     def _check_lost(self) -> None:
         """It was rejected after a request whose outcome was unknown, and nothing else went wrong."""
-        last = [each for each in self.world.sent if each.outcome == "rejected"][-1]
+        first, *_, last = [each for each in self.world.sent if each.outcome == "rejected"] * 2
+        if first is not last:
+            return
         for each in self.world.sent:
             if (
                 each.credential == last.credential

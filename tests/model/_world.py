@@ -467,7 +467,7 @@ class World:
         if before and before[-1].losses != self.losses and sent.process is not before[-1].process:
             return  # the store lost the note
         again = len(before) == 1 and before[0].unknown and before[0].process is sent.process
-        if before and not (again and self.now == before[0].ended):
+        if before and not (again and sent.began == before[0].ended):
             self.breaks(f"{sent.process.name} sends {sent.credential} once more")
 
     def leaves(self, sent: Sent) -> None:

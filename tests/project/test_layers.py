@@ -125,7 +125,7 @@ def test_shared_tasks_know_no_tokens_and_pure_modules_do_no_io() -> None:
         assert "async " not in modules()[pure].read_text(), pure
 
 
-def test_no_module_is_longer_than_450_lines() -> None:
+def test_no_module_is_longer_than_500_lines() -> None:
     """Most have about 250. A longer one probably has a second subject."""
-    long = {name: n for name, path in modules().items() if (n := len(path.read_text().splitlines())) > 450}
+    long = {name: n for name, path in modules().items() if (n := len(path.read_text().splitlines())) > 500}
     assert not long

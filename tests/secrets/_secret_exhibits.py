@@ -120,7 +120,7 @@ def exhibits(directory: Path) -> list[object]:
             Issued(token(), ("unexpected",)),
             request,
             issued(1),
-            own.request(own.credential),
+            own.request(Credential("refresh_token", REFRESH_TOKEN)),
         ),
         *(memory, FileStore(directory / "files"), SQLiteStore(directory / "tokens.db"), *AnyVersion),
         *(BY_NAME["record"], transport, Paused(issued(1)), FakeClock(), Gate()),

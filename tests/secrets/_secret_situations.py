@@ -130,13 +130,13 @@ class Scene:
         transport: TokenTransport = options.pop("transport", None) or ScriptedTransport(*lines)
         provider = options.pop("provider", None) or oauth2()
         store = store or MemoryStore(clock=self.clock)
-        options = {
+        known: dict[str, Any] = {
             "key": KEY,
             "clock": self.clock,
             "observer": self.sink.event,
             "policy": IMPATIENT,
-        } | options
-        made = ManagedSource(provider, transport, store=store, **options)
+        }
+        made = ManagedSource(provider, transport, store=store, **(known | options))
         self.sink.show(made)
         return made
 

@@ -549,6 +549,11 @@ def _noted() -> Exception:
     return error
 
 
+def _served(sink: Sink) -> None:
+    sink.vault.add("issued-4711")
+    sink.add("x", "Bearer ISSUED-4711")
+
+
 async def _named_task() -> None:
     await asyncio.create_task(asyncio.sleep(0), name=f"refresh {REFRESH_TOKEN}")
 
@@ -589,10 +594,7 @@ LEAKS: dict[str, Callable[[Sink], object]] = {
     ),
     "JSON": lambda sink: sink.add("x", json.dumps({"refresh_token": refresh(1)})),
     "half a secret": lambda sink: sink.add("x", REFRESH_TOKEN[: len(REFRESH_TOKEN) // 2]),
-    "a token that a server issued": lambda sink: (
-        sink.vault.add("issued-4711"),
-        sink.add("x", "Bearer ISSUED-4711"),
-    ),
+    "a token that a server issued": _served,
     "a task's name": lambda sink: sink.run(_named_task),
     "a warning": lambda sink: sink.run(_warned),
     "the exception handler": lambda sink: sink.run(_unhandled),

@@ -80,7 +80,8 @@ async def source() -> None:
                 assert_type((key, name, reason), tuple[str, str, str])
             case events.RefreshFailed():
                 assert_type(event.error, str)
-                assert_type(event.still_usable + event.ask_again + event.next_attempt, float)
+                assert_type(event.still_usable + event.ask_again, float)
+                assert_type(event.next_attempt, float | None)
                 assert_type(event.repeated, bool)
                 assert_type(event.level, int)
             case events.RefreshEnded(id=name, duration=seconds):

@@ -13,7 +13,7 @@ from ..errors import SignInRequired, StoreError, TokenSessionError, TokenUnavail
 from ..policy import ENDS_SOON, Freshness, Policy
 from ..token import Token
 from .schedule import NO_TOKEN, Deadlines, deadlines, look_interval, refresh_interval
-from .state import Failures, Now, TokenState, merged
+from .state import Failures, Now, TokenState, keeping, merged
 
 __all__ = ["Counters", "Snapshot", "TokenCache"]
 
@@ -122,12 +122,13 @@ class TokenCache:
         """
         if self.state is not None and state.order < self.state.order:
             return
-        self.state, self.version = merged(state, self.state), version
+        # What this process has sent, it has sent, although a state that replaces its own does not know it.
+        self.state, self.version = keeping(merged(state, self.state), self.state), version
         self.seen_at, self.missing_since = boot, None
 
     def note(self, state: TokenState) -> None:
         """Remember this state's notes, which could not be stored."""
-        if self.state is not None and state.order >= self.state.order:
+        if self.state is None or state.order >= self.state.order:
             self.state = state
 
     def serve(self, state: TokenState, policy: Policy, now: Now, *, jitter: float, requested: bool) -> None:

@@ -189,6 +189,7 @@ class RefreshCoordinator:
             operation.order = cache.state.order
         want = Want(cache.served, unauthorized, force, background=reason == "due")
         task = self._start(self._refresh(want, operation), "refresh", operation)
+        operation.cancel = task.cancel
         self._current = None if task.done else task  # an eager task factory has already run it
         return task
 
@@ -270,7 +271,8 @@ class RefreshCoordinator:
     def _serve_known(self) -> None:
         """Serve a token that was found but was not good enough, because it is ending: it is still valid."""
         cache, now = self.cache, self._record.access.now()
-        state = cache.state
+        known = self._record.known()
+        state = known.state if known is not None else None
         if state is None or state.servable is None or cache.serves(state) or self._starts_anew(state):
             return
         if freshness(state, self._policy, now) is not Freshness.EXPIRED:
@@ -300,12 +302,12 @@ class RefreshCoordinator:
             self._saving = self._start(self._until_stored(), "save")
 
     async def _until_stored(self) -> None:
-        result = await self._pending.until_stored()
-        if result is None or isinstance(result, Pending):
-            return
-        self._record.learn(result.seen)
-        if self.cache.state is not None:
-            self._serve(self.cache.state)
+        while self.unsaved:
+            result = await self._pending.until_stored()
+            if result is not None and not isinstance(result, Pending):
+                self._record.learn(result.seen)
+        if (known := self._record.known()) is not None:
+            self._serve(known.state)
 
     # -- signing in and out ------------------------------------------------------------------------
 
@@ -341,6 +343,7 @@ class RefreshCoordinator:
                     key, operation.id, operation.duration, type(failure).__name__, str(failure)
                 )
             )
+            self._want_again()
             raise
         finally:
             self._signing_in.pop(credential, None)
@@ -361,8 +364,15 @@ class RefreshCoordinator:
 
     async def _sign_out(self) -> None:
         self._stop_listening()
-        await self._sign_ins.sign_out()
+        try:
+            await self._sign_ins.sign_out()
+        except BaseException:
+            self._want_again()
+            raise
         self.cache.forget()
+        if self._operation is not None and self._current is not None:
+            self._operation.ended_by = SignedOut("This key was signed out.")
+            self._current.cancel()
         self._report(events.SignOutStored(self._record.key))
         self._look_now()
 
@@ -370,10 +380,17 @@ class RefreshCoordinator:
         if self._operation is not None:
             self._operation.look()
 
-    def _stop_listening(self) -> None:
-        """End a wait for a late answer: there is going to be another credential."""
-        if self._operation is not None and self._operation.is_late and self._current is not None:
-            self._current.cancel()
+    def _want_again(self) -> None:
+        """The sign-in or sign-out has failed, so a refresh that is running may go on late after all."""
+        if self._operation is not None:
+            self._operation.unwanted = False
+
+    def _stop_listening(self, *, unwanted: bool = True) -> None:
+        """End a wait for a late answer. `unwanted`: begin none either, because another credential comes."""
+        if self._operation is not None and self._current is not None:
+            self._operation.unwanted = unwanted
+            if self._operation.is_late:
+                self._current.cancel()
 
     # -- closing ------------------------------------------------------------------------------------
 
@@ -396,7 +413,7 @@ class RefreshCoordinator:
             self._operation.closing = True
             self._operation.look()
         try:
-            self._stop_listening()
+            self._stop_listening(unwanted=False)
             try:
                 await self._bounded(policy.close_timeout * (1 - _LAST_PART), self._finish())
             except TimeoutError:

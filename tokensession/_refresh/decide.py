@@ -206,6 +206,7 @@ def decide(view: View) -> Step:
     is_code = credential.grant_type == "authorization_code"
     if is_code and not starts and state.has_redeemed(credential.fingerprint):
         return _sent_before(credential, state, view)
+    starts = starts or (credential == configured and state.token is None)
     return _may_send(credential, state, fresh, view, starts=starts)
 
 
@@ -447,4 +448,8 @@ def _paused(failures: Failures, seconds: float) -> TokenUnavailable:
 def _nothing_left(state: TokenState, configured: Credential | None) -> SignInRequired:
     if configured is not None and configured.grant_type == "authorization_code" and state.token is not None:
         return SignInRequired("The code has been redeemed, and the provider gave no refresh token with it.")
-    return SignInRequired("There is no refresh token and no code to get a token with.")
+    return SignInRequired(
+        "There is no refresh token and no code to get a token with.",
+        intact="" if state.token is None else None,
+        todo="Sign in: configure a refresh token or code, or call source.sign_in(...).",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Callable
 
 from ..clock import Clock, Timer
 from ..errors import TokenSessionError, TokenUnavailable
@@ -20,6 +21,7 @@ class Operation:
     `id` identifies it in events. `is_late`: its callers have their error; its request goes on, because the
     answer has the next refresh token. `closing`: no one waits any more. `failure` is why there is no token
     yet, or None while a request is on the wire. `order` is that of the state that was known when it began.
+    `unwanted`: there is another credential, so it does not go on late. `ended_by`: why it was stopped.
     """
 
     def __init__(self, clock: Clock, policy: Policy, *, force: bool = False) -> None:
@@ -31,6 +33,9 @@ class Operation:
         self.failure: TokenSessionError | None = None
         self.force = force
         self.order = (0, 0)
+        self.unwanted = False
+        self.cancel: Callable[[], None] | None = None
+        self.ended_by: TokenSessionError | None = None
         self._clock = clock
         self._patience = min(policy.retry_within, policy.caller_timeout)
         self._look_now: asyncio.Event | None = None
@@ -59,11 +64,15 @@ class Operation:
         return self.waiters.queued()
 
     def late(self) -> None:
-        """The request goes on, and its callers have their error."""
+        """The request goes on, and its callers have their error. Not if it is no longer wanted."""
         self.is_late = True
+        if self.unwanted and self.cancel is not None:
+            self.cancel()
 
     def stopped(self) -> TokenSessionError:
         """What its callers get if it is stopped."""
+        if self.ended_by is not None:
+            return self.ended_by
         if self.failure is not None:
             return self.failure
         return TokenUnavailable("The refresh was stopped: its event loop or session is closing.")

@@ -111,15 +111,18 @@ class PendingWrites:
         state: TokenState,
         *,
         claim: Claim | None = None,
+        committed: bool = False,
         expect: str | AnyVersion | None = ANY,
         signs_in: int | None = None,
     ) -> Result:
         """Store this state, by committing the claim or instead of the version `expect`. Ends the claim.
 
+        `committed`: something has been written under the claim, so it cannot be committed any more.
+
         A cancellation may come before the write has begun (a closing event loop cancels all its tasks), so
         the write is made once more before the cancellation is raised.
         """
-        write = _Write(state, claim, claim is None, expect, signs_in)
+        write = _Write(state, claim, committed or claim is None, expect, signs_in)
         stopped: asyncio.CancelledError | None = None
         for _ in range(2):
             try:
@@ -127,6 +130,9 @@ class PendingWrites:
             except asyncio.CancelledError as error:
                 stopped = error
                 continue
+            except GeneratorExit:  # the event loop is gone; the next one goes on
+                self._keep(write)
+                raise
             except StoreError as error:
                 self._keep(write)
                 self._report(events.SaveFailed(self._access.key, type(error).__name__, str(error), 1))

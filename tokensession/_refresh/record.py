@@ -94,7 +94,8 @@ class KeyRecord:
             return seen
         if seen.version == cache.version and cache.state is not None:
             seen = Seen(seen.version, cache.state)
-        if configured is not None and not is_new(configured, seen.state, has_served=cache.has_served):
+        started = configured is not None and seen.state.token is not None
+        if started and configured is not None and not is_new(configured, seen.state, has_served=False):
             cache.has_served = True  # it has seen what became of its configured credential
         cache.learn(seen.state, seen.version, self.boot)
         return seen
@@ -130,6 +131,15 @@ class KeyRecord:
             claimed=claimed,
             interrupted=interrupted,
         )
+
+    def orphan_wait(self, claim: Claim) -> float:
+        """How long to wait for the last request of a holder that sent it and died.
+
+        It is unknown when it died. Its request is over once its time-out is.
+        """
+        policy, began = self.access.policy, claim.interrupted or 0.0
+        pause, longest = policy.orphan_wait, policy.response_timeout
+        return max(0.0, min(pause, longest + pause - began), claim.listening)
 
     async def settle(self) -> None:
         """Store what is pending, or learn what is stored instead. Raises `StoreError`."""

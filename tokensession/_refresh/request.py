@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..clock import Clock, within
-from ..errors import GrantLost, GrantRejected, NotSent, OutcomeUnknown, TokenSessionError
+from ..errors import GrantLost, GrantRejected, NotSent, OutcomeUnknown, StoreError, TokenSessionError
 from ..policy import Policy
 from ..providers.protocol import Credential, Issued, Provider, TokenRequest, TokenResponse, TokenTransport
 from ..stores.protocol import AnyVersion, Claim
@@ -33,6 +34,7 @@ class Sending:
     version: str | AnyVersion | None
     listening: float = 0.0
     sent: Now | None = None
+    noting: bool = False
     noted: bool = False
 
     async def __call__(self) -> None:
@@ -42,10 +44,21 @@ class Sending:
         if self.credential.grant_type == "authorization_code" and not self.noted:
             now = access.now().boot
             note = replace(self.state, redeemed=redeeming(self.state, self.credential.fingerprint, now))
+            self.noting = True
             record = await access.put(note, self.version)
             self.noted, self.version = True, record.version
         if self.sent is None:
             self.sent = access.now()
+
+    async def take_back(self) -> None:
+        """If nothing was sent, take the note back: a write that failed or was cancelled may have arrived."""
+        if not self.noting or self.sent is not None:
+            return
+        with contextlib.suppress(StoreError):
+            seen = await self.access.load()
+            name = self.credential.fingerprint
+            if seen is not None and seen.state.order == self.state.order and seen.state.has_redeemed(name):
+                await self.access.put(self.state, seen.version)
 
 
 @dataclass(frozen=True, slots=True)

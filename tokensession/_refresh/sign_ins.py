@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 
@@ -64,21 +65,33 @@ class SignIns:
         try:
             single = single_use(credential, self.record.provider)
             claim, seen, expect = await self._claim_for_sign_in(credential, single)
+            if single and credential.grant_type == "refresh_token":  # (a code is noted before it leaves)
+                await self._wait_for_interrupted(claim, expect)
             memory = self.record.cache.state
             if (stored := self._higher(seen)) is not None:
                 stored = keeping(stored, memory, seen.state if seen is not None else None)
+            current = stored or TokenState()
             if stored is not None and foreign(stored, self.record.provider):
-                stored = TokenState(number=stored.number)
+                stored = TokenState(number=stored.number)  # take over nothing else
             known = [each for each in (stored, memory) if each is not None]
             if single and any(each.has_redeemed(credential.fingerprint) for each in known):
                 return self._redeemed_before(stored, credential)
-            return await self._sign_in(credential, single, claim, stored, expect)
+            return await self._sign_in(credential, single, claim, stored, current, expect)
         except GeneratorExit:
             claim = None  # the event loop is gone, and the store tells the next holder
             raise
         finally:
             if claim is not None:
                 await self.record.access.abandon(claim)
+
+    async def _wait_for_interrupted(self, claim: Claim | None, version: str | AnyVersion | None) -> None:
+        """Wait for the request of a holder that was killed, and look again. Raises `Superseded`."""
+        if claim is None or claim.interrupted is None:
+            return
+        await self.record.access.clock.sleep(self.record.orphan_wait(claim))
+        seen = await self.record.look()
+        if (seen.version if seen is not None else None) != version:
+            raise Superseded("The answer to an earlier request has been stored.")
 
     async def _claim_for_sign_in(
         self, credential: Credential, single: bool
@@ -122,18 +135,24 @@ class SignIns:
         single: bool,
         claim: Claim | None,
         stored: TokenState | None,
+        current: TokenState,
         expect: str | AnyVersion | None,
     ) -> tuple[TokenState, bool]:
+        """Redeem it. The new state is made from `stored`; until then, `current` gets the note."""
         base = stored or TokenState()
         highest = max(base.number, self._highest())
-        sending = Sending(self.record.access, claim, credential, base, expect)
+        sending = Sending(self.record.access, claim, credential, current, expect)
         try:
             issued = await self.record.requests.send(credential, single, sending)
+        except asyncio.CancelledError:
+            await sending.take_back()
+            raise
         except TokenSessionError as error:
+            await sending.take_back()
             kept = isinstance(error, GrantRejected | OutcomeUnknown | InvalidTokenResponse)
             if sending.noted and not kept and not isinstance(error, StoreError):
                 with contextlib.suppress(StoreError):
-                    await self.record.access.put(base, sending.version)
+                    await self.record.access.put(current, sending.version)
             raise
         for text in issued.notes:
             self.record.report(events.UnexpectedResponse(self.record.key, text))

@@ -197,10 +197,15 @@ def merged(stored: TokenState, memory: TokenState | None) -> TokenState:
             stored = replace(stored, obtained=memory.obtained)
         if ours.obtained_at < theirs.obtained_at:
             stored = replace(stored, token=replace(theirs, obtained_at=ours.obtained_at))
-    failures = [each for each in (memory.failures, stored.failures) if each is not None]
+    failures = [each for each in (stored.failures, memory.failures) if each is not None]
+    newest = max(failures, key=lambda each: each.last, default=None)
+    if newest is not None:
+        same = [each for each in failures if each.credential == newest.credential]
+        unknown, count = max(each.unknown for each in same), max(each.count for each in same)
+        newest = replace(newest, unknown=unknown, count=count)
     both = replace(
         stored,
-        failures=max(failures, key=lambda each: each.last, default=None),
+        failures=newest,
         force_at=max(stored.force_at, memory.force_at),
         requests=max(stored.requests, memory.requests),  # perhaps a few too many, which is harmless
         requests_at=max(stored.requests_at, memory.requests_at),

@@ -191,7 +191,7 @@ class RefreshTransaction:
                 await self.record.access.abandon(claim)
                 return _Looked(former, self.record.decide(former, want))
             if claim.interrupted is not None:
-                await self._clock.sleep(self._orphan_wait(claim.interrupted, claim.listening))
+                await self._clock.sleep(self.record.orphan_wait(claim))
                 # Its answer may have come in the meantime, and may be stored: then ours is spent.
                 if (now := await self.record.look()) is not None and now.version != (seen and seen.version):
                     await self.record.access.abandon(claim)
@@ -210,14 +210,6 @@ class RefreshTransaction:
             if not self.record.pending.holds(claim):
                 await self.record.access.abandon(claim)
             raise
-
-    def _orphan_wait(self, began: float, listening: float) -> float:
-        """How long to wait for the last request of a holder that sent it `began` seconds ago and died.
-
-        It is unknown when it died. Its request is over once its time-out is.
-        """
-        pause, longest = self._policy.orphan_wait, self._policy.response_timeout
-        return max(0.0, min(pause, longest + pause - began), listening)
 
     async def _request(
         self,
@@ -247,20 +239,21 @@ class RefreshTransaction:
                 lost = OutcomeUnknown("The token request was cut short before its answer came.")
                 operation.failure = lost
                 await self.record.note(claim, self._noted(step, lost), sending)
+            else:
+                await sending.take_back()
             raise
         finally:
             late.cancel()
+            operation.is_late = operation.unwanted = False
         self.record.cache.has_served = True  # whatever comes of it: it is past its configured credential
         for text in issued.notes:
             self.record.report(events.UnexpectedResponse(self.record.key, text))
         sent = sending.sent or self.record.access.now()
         state = renewed(step, issued, self.record.view(seen, want), sent)
-        if sending.noted:
-            result = await self.record.pending.save(state, expect=sending.version)
-            await self.record.access.abandon(claim)
-        else:
-            version = seen.version if seen is not None else None
-            result = await self.record.pending.save(state, claim=claim, expect=version)
+        # With a code, its note has replaced the claim's record.
+        result = await self.record.pending.save(
+            state, claim=claim, committed=sending.noted, expect=sending.version
+        )
         if isinstance(result, pending_writes.Superseded):
             self.record.learn(result.seen)
             return _Looked(result.seen, self.record.decide(result.seen, want))
@@ -281,7 +274,8 @@ class RefreshTransaction:
             await self.record.access.abandon(claim)
             seen = await self.record.look()
             return _Looked(seen, self.record.decide(seen, want))
-        if isinstance(error, StoreError):  # from `Claim.sending`: nothing was sent
+        if isinstance(error, StoreError):  # from before the request left: nothing was sent
+            await sending.take_back()
             raise error
         if isinstance(error, GrantRejected):
             error = explained(error, step.state, step.sent)
