@@ -16,6 +16,7 @@ from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, success, unti
 from _scripted_store import Gate, ScriptedClaim, ScriptedStore, fail, scripted
 
 from tokensession import (
+    ClaimTimeout,
     GrantLost,
     GrantRejected,
     InvalidTokenResponse,
@@ -252,7 +253,7 @@ def test_f27_an_unsaved_refresh_of_the_new_sign_in_is_not_given_up() -> None:
     """It began before the sign-in returned, and its token is the only copy."""
 
     async def main() -> None:
-        rig, store, clock = scripted(success(1), success(2, expires_in=1), success(3))
+        rig, store, clock = scripted(success(1), success(2, expires_in=1), success(3), rotates=False)
         await rig.access()
         record = await store.load("account")
         assert record is not None
@@ -260,7 +261,7 @@ def test_f27_an_unsaved_refresh_of_the_new_sign_in_is_not_given_up() -> None:
         assert isinstance(others, ScriptedClaim)
         stored = store.steps["stored"] = Gate()
         signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
-        await wait_in_vain_for_the_claim(clock, 120)
+        await wait_in_vain_for_the_claim(clock, 5)
         await stored.arrived.wait()  # stored, but the sign-in does not know it yet
         await others.abandon()
         clock.advance(LIFETIME)
@@ -274,6 +275,27 @@ def test_f27_an_unsaved_refresh_of_the_new_sign_in_is_not_given_up() -> None:
         assert state is not None
         assert state.token is not None
         assert (state.token.refresh_token, store.has_claims()) == ("refresh-3", False)
+
+    run(main)
+
+
+def test_f63_a_refresh_token_that_works_once_is_not_sent_without_the_claim() -> None:
+    """Another process may wait to send the same one. After two minutes the person is told to try again."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(success(1), success(2))
+        await rig.access()
+        record = await store.load("account")
+        assert record is not None
+        others = await store.claim("account", seen=record.version, timeout=0)
+        assert isinstance(others, ScriptedClaim)
+        signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
+        await wait_in_vain_for_the_claim(clock, 120)
+        with pytest.raises(ClaimTimeout):
+            await signing_in
+        await others.abandon()
+        assert (await rig.source.sign_in(refresh_token="new")).access_token == "access-2"
+        assert rig.token_requests == 2
 
     run(main)
 

@@ -340,6 +340,8 @@ class ModelTransport:
                 self._may_arrive_later(sent)
                 early = world.now - sent.began < total - 0.1
                 stopped = any(call.what in ("close", "sign in", "sign out") for call in process.calls)
+                known = process.source._coordinator.cache.state
+                stopped = stopped or (known is not None and known.signed_out)
                 if early and not stopped and listened == process.stopped_listening:
                     world.breaks(f"{process.name} does not wait for the answer to {credential}")
             raise

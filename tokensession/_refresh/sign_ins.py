@@ -110,14 +110,20 @@ class SignIns:
                     timeout = self.record.access.policy.response_timeout
                 found = await self.record.access.claim(seen.version if seen is not None else None, timeout)
                 if not isinstance(found, Seen):
-                    current = self.record.access.seen(found.current)
+                    try:
+                        current = self.record.learn(self.record.access.seen(found.current))
+                    except StoreCorrupt:
+                        await self.record.access.abandon(found)
+                        raise
                     return found, current, current.version if current is not None else None
                 seen = found
         except StoreCorrupt:  # no obstacle: signing in is how you replace it
             return None, None, ANY
         except TokenUnavailable:  # a refresh holds the claim
+            if single and credential.grant_type == "refresh_token" and not self.record.pending.holds_claims:
+                raise  # another process may wait to send the same one
             with contextlib.suppress(StoreCorrupt):
-                seen = await self.record.access.load()
+                seen = self.record.learn(await self.record.access.load())
         return None, seen, seen.version if seen is not None else None
 
     def _redeemed_before(self, stored: TokenState | None, credential: Credential) -> tuple[TokenState, bool]:
@@ -179,6 +185,8 @@ class SignIns:
         result = await self.record.pending.save(state, expect=expect, signs_in=highest)
         if isinstance(result, pending_writes.Superseded):
             self.record.learn(result.seen)
+            if (known := self.record.cache.state) is not None:
+                self.record.cache.state = keeping(known, state)  # it has been redeemed all the same
             raise SignedOut("This key was signed out while the sign-in was running.")
         if not isinstance(result, Pending):
             state = result.seen.state
@@ -194,7 +202,7 @@ class SignIns:
             before, number = TokenState(), self._highest()
             expect: str | AnyVersion | None = None
             try:
-                if (seen := await record.access.load()) is not None:
+                if (seen := record.learn(await record.access.load())) is not None:
                     before, expect = seen.state, seen.version
             except StoreCorrupt:
                 expect, number = ANY, number + _UNKNOWN_NUMBERS
