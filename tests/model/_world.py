@@ -431,15 +431,24 @@ class World:
     def begins(self, sent: Sent) -> None:
         """A token request begins: is it one that may be made?"""
         self.tell(f"{sent.process.name} begins to send {sent.credential}")
-        provider, state = sent.process.provider, self.state
+        provider, state = sent.process.provider, self._read_by(sent.process)
         self.sent.append(sent)
         if sent.credential not in provider.sign_ins:
             self.breaks(f"{sent.process.name} sends {sent.credential}, of another provider")
             return
+        if sent.signs_in:  # a person signs in again, by intention
+            self.signed_out.discard(provider.sign_ins[sent.credential])
+            self.outdated.discard(provider.sign_ins[sent.credential])
         identity = state.identity if state is not None and state.token is not None else None
         if identity is not None and identity.client_id != provider.name and not sent.signs_in:
             self.breaks(f"{sent.process.name} sends something, and the record is another provider's")
         self._is_not_spent(sent, state)
+
+    def _read_by(self, process: Process) -> TokenState | None:
+        """What the process has read under its claim. What is written after that it cannot know."""
+        if self.holder is not None and self.holder.store.process is process:
+            return self.decoded(self.holder.current)
+        return self.state
 
     def _is_not_spent(self, sent: Sent, state: TokenState | None) -> None:
         """No process sends what it could know to be spent, from its memory or the store."""

@@ -26,6 +26,7 @@ from ..policy import (
     MEMORY_LIFE,
     REPEAT_WITHIN,
     RESTORE_WAIT,
+    UNKNOWN_PAUSE,
     Freshness,
     Policy,
 )
@@ -246,9 +247,12 @@ def _may_send(
         if fresh.usable and not repeat and not force:
             return Hold(state)
     for reason in (failures, view.local):
-        if reason is None or (force and not reason.requested):
+        if reason is None:
             continue
         until = reason.background_until if want.background else reason.until
+        if force and not reason.requested:
+            # Not before a request without an answer is certainly over.
+            until = min(until, reason.last + UNKNOWN_PAUSE) if single and reason.unknown else now.boot
         if until > now.boot:
             return Wait(until, _paused(reason, until - now.boot))
     limit = request_limit(token.lifetime if token is not None else None, policy)

@@ -229,13 +229,14 @@ def explained(error: GrantRejected, state: TokenState, sent: Sent) -> GrantRejec
     failures = state.failures_of(sent.credential)
     known = state.rejection_of(sent.credential, sent.request)
     if failures is None and known is not None and known.lost:
-        failures = Failures(sent.credential, unknown=1, reason=known.reason)
-    if failures is None or not sent.single:
+        happened = known.reason  # it says already which request may have spent it
+    elif failures is None or not sent.single:
         return error
-    happened = _because(_reason(error), failures)
-    if not failures.unknown:
-        error.args = (happened,)
-        return error
+    else:
+        happened = _because(_reason(error), failures)
+        if not failures.unknown:
+            error.args = (happened,)
+            return error
     lost = GrantLost(happened, code=error.code, certain=error.certain)
     if "todo" in error.__dict__:
         lost.todo = error.todo

@@ -132,6 +132,18 @@ class KeyRecord:
             interrupted=interrupted,
         )
 
+    async def await_interrupted(self, claim: Claim, seen: Seen | None) -> tuple[bool, Seen | None]:
+        """Wait for the request of a holder that was killed, and look again: its answer may have been stored.
+
+        Returns whether it has, and what is stored.
+        """
+        if claim.interrupted is None:
+            return False, seen
+        await self.access.clock.sleep(self.orphan_wait(claim))
+        now = await self.look()
+        before, after = (each.version if each is not None else None for each in (seen, now))
+        return before != after, now
+
     def orphan_wait(self, claim: Claim) -> float:
         """How long to wait for the last request of a holder that sent it and died.
 

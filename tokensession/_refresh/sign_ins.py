@@ -65,15 +65,17 @@ class SignIns:
         try:
             single = single_use(credential, self.record.provider)
             claim, seen, expect = await self._claim_for_sign_in(credential, single)
-            if single and credential.grant_type == "refresh_token":  # (a code is noted before it leaves)
-                await self._wait_for_interrupted(claim, expect)
+            if claim is not None and single and credential.grant_type == "refresh_token":
+                changed, _ = await self.record.await_interrupted(claim, seen)
+                if changed:  # (a code is noted before it leaves, and need not wait)
+                    raise Superseded("The answer to an earlier request has been stored.")
             memory = self.record.cache.state
             if (stored := self._higher(seen)) is not None:
                 stored = keeping(stored, memory, seen.state if seen is not None else None)
             current = stored or TokenState()
             if stored is not None and foreign(stored, self.record.provider):
                 stored = TokenState(number=stored.number)  # take over nothing else
-            known = [each for each in (stored, memory) if each is not None]
+            known = [each for each in (current, memory) if each is not None]
             if single and any(each.has_redeemed(credential.fingerprint) for each in known):
                 return self._redeemed_before(stored, credential)
             return await self._sign_in(credential, single, claim, stored, current, expect)
@@ -83,15 +85,6 @@ class SignIns:
         finally:
             if claim is not None:
                 await self.record.access.abandon(claim)
-
-    async def _wait_for_interrupted(self, claim: Claim | None, version: str | AnyVersion | None) -> None:
-        """Wait for the request of a holder that was killed, and look again. Raises `Superseded`."""
-        if claim is None or claim.interrupted is None:
-            return
-        await self.record.access.clock.sleep(self.record.orphan_wait(claim))
-        seen = await self.record.look()
-        if (seen.version if seen is not None else None) != version:
-            raise Superseded("The answer to an earlier request has been stored.")
 
     async def _claim_for_sign_in(
         self, credential: Credential, single: bool

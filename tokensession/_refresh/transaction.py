@@ -132,7 +132,10 @@ class RefreshTransaction:
                     if limit and self.record.boot >= self.record.cache.limited_until:
                         self.record.cache.limited_until = until
                         self.record.report(events.RequestLimitReached(self.record.key, limit, left))
-                    error = _until(failure or self.record.cache.repeated(self.record.boot) or error, left)
+                    known = self.record.cache.repeated(self.record.boot)
+                    if isinstance(known, SignInRequired):
+                        known = None  # of an earlier sign-in: this one only has to wait
+                    error = _until(failure or known or error, left)
                     if not operation.worth_waiting(until):
                         raise error
                     operation.failure = error
@@ -190,12 +193,10 @@ class RefreshTransaction:
                 self.record.learn(former)
                 await self.record.access.abandon(claim)
                 return _Looked(former, self.record.decide(former, want))
-            if claim.interrupted is not None:
-                await self._clock.sleep(self.record.orphan_wait(claim))
-                # Its answer may have come in the meantime, and may be stored: then ours is spent.
-                if (now := await self.record.look()) is not None and now.version != (seen and seen.version):
-                    await self.record.access.abandon(claim)
-                    return _Looked(now, self.record.decide(now, want))
+            changed, seen = await self.record.await_interrupted(claim, seen)
+            if changed:  # then our refresh token is spent
+                await self.record.access.abandon(claim)
+                return _Looked(seen, self.record.decide(seen, want))
             step = self.record.decide(seen, want, claimed=True, interrupted=claim.interrupted)
             if isinstance(step, Redeem):
                 return await self._request(claim, seen, step, want, operation, release)
