@@ -271,7 +271,7 @@ class World:
         ended = self._has_ended(spent.process.provider.sign_ins[spent.credential])
         gone_back = again.credential == again.process.configured and not again.signs_in
         # A person who brings it to two processes while the store fails, or one is killed.
-        brought = spent.signs_in and again.signs_in and spent.faults != self.faults
+        brought = spent.signs_in and again.signs_in and (spent.faults != self.faults or again.unknown)
         return lost or ended or brought or spent.lapsed or spent.problem or again.is_code or gone_back
 
     # -- what happens to processes -------------------------------------------------------------------
@@ -472,9 +472,8 @@ class World:
             and each.credential == sent.credential
             and each.left is not None
             and (each.ended is None or each.delivered or each.unknown)
+            and (each.losses == self.losses or each.process is sent.process)  # else the store lost the note
         ]
-        if before and before[-1].losses != self.losses and sent.process is not before[-1].process:
-            return  # the store lost the note
         again = len(before) == 1 and before[0].unknown and before[0].process is sent.process
         if before and not (again and sent.began == before[0].ended):
             self.breaks(f"{sent.process.name} sends {sent.credential} once more")

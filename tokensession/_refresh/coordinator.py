@@ -46,7 +46,7 @@ from ..token import Token
 from .cache import TokenCache
 from .decide import Fail, Serve, Wait, Want, freshness, is_new
 from .operation import Operation
-from .pending_writes import Pending, PendingWrites
+from .pending_writes import PendingWrites
 from .record import KeyRecord
 from .sign_ins import SignIns
 from .single_flight import SharedTask, SharedTasks
@@ -303,8 +303,7 @@ class RefreshCoordinator:
 
     async def _until_stored(self) -> None:
         while self.unsaved:
-            result = await self._pending.until_stored()
-            if result is not None and not isinstance(result, Pending):
+            if (result := await self._pending.until_stored()) is not None:
                 self._record.learn(result.seen)
         if (known := self._record.known()) is not None:
             self._serve(known.state)

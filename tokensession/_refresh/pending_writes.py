@@ -147,7 +147,7 @@ class PendingWrites:
         self._keep(write)
         raise stopped or asyncio.CancelledError
 
-    async def retry(self) -> Result | None:
+    async def retry(self) -> Stored | Superseded | None:
         """Try to store what is pending. Raises `StoreError` if that fails. None if there is nothing."""
         write = self._pending
         if write is None:
@@ -162,7 +162,7 @@ class PendingWrites:
             await self._done(result.seen.state)
         return result
 
-    async def until_stored(self) -> Result | None:
+    async def until_stored(self) -> Stored | Superseded | None:
         """Try again with back-off, and report each failure."""
         clock, policy = self._access.clock, self._access.policy
         began = clock.boot()

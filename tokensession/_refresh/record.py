@@ -16,7 +16,7 @@ from ..providers.protocol import Provider
 from ..stores.protocol import Claim
 from .cache import TokenCache
 from .decide import Step, View, Want, decide, foreign, identity_of, is_new
-from .pending_writes import Pending, PendingWrites
+from .pending_writes import PendingWrites
 from .request import Sending, TokenRequests
 from .state import TokenState
 from .store_access import Seen, StoreAccess
@@ -156,8 +156,7 @@ class KeyRecord:
     async def settle(self) -> None:
         """Store what is pending, or learn what is stored instead. Raises `StoreError`."""
         while self.pending.pending is not None:
-            result = await self.pending.retry()
-            if result is not None and not isinstance(result, Pending):
+            if (result := await self.pending.retry()) is not None:
                 self.learn(result.seen)
 
     async def restore(self, state: TokenState, seen: Seen | None) -> None:

@@ -64,10 +64,13 @@ class SignIns:
         claim: Claim | None = None
         try:
             single = single_use(credential, self.record.provider)
-            claim, seen, expect = await self._claim_for_sign_in(credential, single)
-            if claim is not None and single and credential.grant_type == "refresh_token":
+            # A refresh token that works once is sent under the claim only: another process may be sending the
+            # same one. (A code is noted before it leaves.)
+            exclusive = single and credential.grant_type == "refresh_token"
+            claim, seen, expect = await self._claim_for_sign_in(exclusive=exclusive)
+            if claim is not None and exclusive:
                 changed, _ = await self.record.await_interrupted(claim, seen)
-                if changed:  # (a code is noted before it leaves, and need not wait)
+                if changed:
                     raise Superseded("The answer to an earlier request has been stored.")
             memory = self.record.cache.state
             if (stored := self._higher(seen)) is not None:
@@ -87,20 +90,18 @@ class SignIns:
                 await self.record.access.abandon(claim)
 
     async def _claim_for_sign_in(
-        self, credential: Credential, single: bool
+        self, *, exclusive: bool
     ) -> tuple[Claim | None, Seen | None, str | AnyVersion | None]:
-        """The claim, what is stored, and the version to replace."""
+        """The claim (or none, if it need not be `exclusive`), what is stored, and the version to replace."""
         seen: Seen | None = None
         try:
             seen = await self.record.access.load()
             for _ in range(_ROUNDS):
                 self.record.learn(seen)
-                timeout = self.record.access.policy.sign_in_wait
+                policy = self.record.access.policy
+                timeout = policy.response_timeout if exclusive else policy.sign_in_wait
                 if self.record.pending.holds_claims:
                     timeout = 0.0  # no use waiting for ourselves
-                elif single and credential.grant_type == "refresh_token":
-                    # The holder may be sending this very one. (A code is noted before it leaves.)
-                    timeout = self.record.access.policy.response_timeout
                 found = await self.record.access.claim(seen.version if seen is not None else None, timeout)
                 if not isinstance(found, Seen):
                     try:
@@ -113,8 +114,8 @@ class SignIns:
         except StoreCorrupt:  # no obstacle: signing in is how you replace it
             return None, None, ANY
         except TokenUnavailable:  # a refresh holds the claim
-            if single and credential.grant_type == "refresh_token" and not self.record.pending.holds_claims:
-                raise  # another process may wait to send the same one
+            if exclusive and not self.record.pending.holds_claims:
+                raise
             with contextlib.suppress(StoreCorrupt):
                 seen = self.record.learn(await self.record.access.load())
         return None, seen, seen.version if seen is not None else None

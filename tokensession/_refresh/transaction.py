@@ -278,6 +278,9 @@ class RefreshTransaction:
         if isinstance(error, StoreError):  # from before the request left: nothing was sent
             await sending.take_back()
             raise error
+        earlier = step.state.failures_of(step.sent.credential)
+        if earlier is not None and earlier.unknown and isinstance(error, TokenUnavailable):
+            error.intact = OutcomeUnknown.intact  # whatever this one says
         if isinstance(error, GrantRejected):
             error = explained(error, step.state, step.sent)
         if isinstance(error, GrantRejected) or consequence(error, step.sent).shared:
@@ -287,16 +290,11 @@ class RefreshTransaction:
                 state = replace(state, redeemed=step.state.redeemed)
             elif sending.noted:
                 state = replace(state, redeemed=redeeming(state, step.sent.credential, self.record.boot))
-            if state.failures is not None and state.failures.unknown and isinstance(error, TokenUnavailable):
-                error.intact = OutcomeUnknown.intact  # whatever this one says: an earlier one is unknown
             await self.record.note(claim, state, sending)
         else:
             local = replace(step.state, failures=self.record.cache.local)
             note = noted(local, error, step.sent, self._policy, self.record.boot, self._clock.jitter())
             self.record.cache.local = note.failures
-            before = step.state.failures_of(step.sent.credential)
-            if before is not None and before.unknown and isinstance(error, TokenUnavailable):
-                error.intact = OutcomeUnknown.intact
             if sending.noted:
                 await self.record.note(claim, step.state, sending)
             else:
