@@ -277,10 +277,14 @@ class Unsaved(Entry):
 
 @dataclass(frozen=True, slots=True)
 class SignInRequired(Entry):
-    """Its callers got this error, which says to sign in again."""
+    """One of its callers got this error, which says to sign in again.
+
+    `repeated`: its last request failed like this as well.
+    """
 
     worker: str
     error: str
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ class History:
                         history.knowing.add((worker, credential))
                     if older.get(worker):
                         history.followed.add(worker)
-                case event_log.SignInRequired(worker) if older.get(worker):
+                case event_log.SignInRequired(worker, repeated=False) if older.get(worker):
                     history.followed.add(worker)
                 case event_log.Reused(credential=credential) if credential in undone:
                     history.stranded[credential] = history.is_gone(history.later(credential))

@@ -157,9 +157,8 @@ class Fleet:
                 add(event_log.Unsaved(name))
             case {"restored": found}:
                 add(event_log.Restored(name, found))
-            case {"sign_in_required": error, "first": first}:
-                if first:
-                    add(event_log.SignInRequired(name, error))
+            case {"sign_in_required": error, "repeated": repeated}:
+                add(event_log.SignInRequired(name, error, repeated))
                 self._sign_in_required()
             case {"unauthorized": _}:
                 self._unauthorized(worker, message)

@@ -182,7 +182,7 @@ def _sign_ins(entries: Sequence[event_log.Entry], history: History, found: Findi
                 dead.setdefault(sign_in, entry)
             case event_log.Seen(worker, credential):
                 known[worker] = max(known.get(worker, -1), sign_ins.get(credential, -1))
-            case event_log.SignInRequired(worker):
+            case event_log.SignInRequired(worker, repeated=False):
                 false += known.get(worker) == number and number not in dead
             case event_log.SignedIn(number, lost, credential):
                 reuse = dead.get(lost)

@@ -46,7 +46,7 @@ class Load:
         self._numbers = 0
         self._requests = 0
         self._failures: Counter[str] = Counter()
-        self._sign_in_required: str | None = None
+        self._sign_in_required = False
         self._stopping = False
 
     async def run(self) -> None:
@@ -97,16 +97,15 @@ class Load:
                 failure = f"status {response.status}"
         except SignInRequired as error:
             failure = type(error).__name__
-            if self._sign_in_required is None:
-                say(sign_in_required=failure, first=True)
-            self._sign_in_required = failure
+            say(sign_in_required=failure, repeated=self._sign_in_required)
+            self._sign_in_required = True
         except Exception as error:  # noqa: BLE001 - every kind is counted
             failure = type(error).__name__
             if not hasattr(error, "todo"):  # not one of the library's own
                 traceback.print_exc()
         else:
             if failure is None:
-                self._sign_in_required = None
+                self._sign_in_required = False
         self._requests += 1
         if failure is not None:
             self._failures[failure] += 1
@@ -117,8 +116,6 @@ class Load:
             await anyio.sleep(_REPORT_EVERY)
 
     def _report(self) -> None:
-        if self._sign_in_required is not None:  # repeated, in case the supervisor was just signing in
-            say(sign_in_required=self._sign_in_required, first=False)
         say(requests=self._requests, failures=self._failures)
 
 

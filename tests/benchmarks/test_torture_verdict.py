@@ -180,6 +180,13 @@ def test_a_reuse_without_a_clear_sign_in_error_is_found(errors: list[Entry]) -> 
     assert broken(*story) == "reuse detections without a sign-in error: 1"
 
 
+def test_a_sign_in_error_that_repeats_an_earlier_one_tells_of_the_reuse() -> None:
+    """A process that has had no token since an earlier loss. It is not told so anew for what it knows."""
+    repeated = event_log.SignInRequired("2.1", "GrantRejected", repeated=True)
+    assert broken(*KILLED_IN_THE_WINDOW, *REPLAYED, repeated, event_log.SignedIn(1, 0, "r2")) == ""
+    assert broken(*REFRESH, event_log.Seen("2.1", "r2"), repeated) == ""
+
+
 # -- lost sign-ins ----------------------------------------------------------------------------------------
 
 

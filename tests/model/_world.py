@@ -269,10 +269,9 @@ class World:
         """Whether no one could know, or a rule says so."""
         lost = spent.losses != self.losses
         ended = self._has_ended(spent.process.provider.sign_ins[spent.credential])
-        gone_back = again.credential == again.process.configured and not again.signs_in
         # A person who brings it to two processes while the store fails, or one is killed.
         brought = spent.signs_in and again.signs_in and (spent.faults != self.faults or again.unknown)
-        return lost or ended or brought or spent.lapsed or spent.problem or again.is_code or gone_back
+        return lost or ended or brought or spent.lapsed or spent.problem or again.is_code
 
     # -- what happens to processes -------------------------------------------------------------------
 
@@ -458,9 +457,8 @@ class World:
         stored = self.serial_of(state)
         if self.sign_in_of(state) == sign_in and stored not in self.problems:
             newest = max(newest, stored)
-        gone_back = sent.credential == process.configured and state is not None and is_rejected(state)
         ended = sent.signs_in and self._has_ended(sign_in)  # brought again after a sign-out: it costs nothing
-        if newest > provider.serials[sent.credential] and not gone_back and not ended:
+        if newest > provider.serials[sent.credential] and not ended:
             self.breaks(f"{process.name} sends {sent.credential}, and could know its successor {newest}")
 
     def _is_sent_once(self, sent: Sent) -> None:

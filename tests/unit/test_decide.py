@@ -525,6 +525,8 @@ def test_f63_a_configuration_that_was_rolled_back_is_used_again_if_the_current_o
     assert sends(step(replace(stored, rejections=()))).credential == CURRENT
     by_code = replace(stored, superseded=(CODE.fingerprint,))
     assert isinstance(failure(step(by_code, BY_CODE)), GrantRejected), "a code works once"
+    spent = replace(stored, redeemed=((CONFIGURED.fingerprint, NOW.boot - 5),))
+    assert isinstance(failure(step(spent)), GrantRejected), "it would be a reuse"
 
 
 SENT_CODE = TokenState(redeemed=((CODE.fingerprint, NOW.boot - 5),))

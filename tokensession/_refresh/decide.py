@@ -371,10 +371,16 @@ def is_new(configured: Credential, state: TokenState, *, has_served: bool) -> bo
 
 
 def _rolled_back(configured: Credential, state: TokenState, view: View) -> bool:
-    """Whether to use a superseded configuration again, because the one after it is rejected."""
-    if configured.grant_type != "refresh_token" or configured.fingerprint not in state.superseded:
+    """Whether to use a superseded configuration again, because the one after it is rejected.
+
+    Not if it works once and has been redeemed: it would only be a reuse.
+    """
+    name = configured.fingerprint
+    if configured.grant_type != "refresh_token" or name not in state.superseded:
         return False
-    if state.rejection_of(configured.fingerprint, view.fingerprint(configured)) is not None:
+    if view.provider.rotates and state.has_redeemed(name):
+        return False
+    if state.rejection_of(name, view.fingerprint(configured)) is not None:
         return False
     current = _credential(state, None, view)
     return current is not None and (
