@@ -81,12 +81,13 @@ class TokenSessionError(Exception):
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
     def again(self) -> Self:
-        """A copy for another caller, with this error as its cause.
+        """A copy for another caller, with the same cause.
 
-        One exception object raised in many tasks would collect all their tracebacks.
+        One exception object raised in many tasks would collect all their tracebacks. This error is not the
+        copy's cause, because a traceback would then print the same sentences twice.
         """
         copy = _rebuild(type(self), self.args, dict(self.__dict__))
-        copy.__cause__ = self
+        copy.__cause__ = self.__cause__
         return copy
 
 

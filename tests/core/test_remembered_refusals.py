@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,11 +23,17 @@ from tokensession import (
     UnexplainedRefusal,
 )
 from tokensession.providers import OAuth2
-from tokensession.providers.protocol import TokenRequest, TokenResponse
+from tokensession.providers.protocol import Credential, TokenRequest, TokenResponse
 from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, token_response
 
 MINUTE, HOUR = 60.0, 3600.0
+USUAL: dict[str, Any] = {
+    "token_url": "https://id.example.com/token",
+    "client_id": "client",
+    "client_secret": "client-secret",
+    "refresh_token": "configured-token",
+}
 
 
 def refused(code: str, status: int = 400) -> TokenResponse:
@@ -46,13 +53,7 @@ def lost(_request: TokenRequest) -> TokenResponse:
 
 def oauth2(**changed: Any) -> OAuth2:
     """The provider of `Rig`, with something changed in its configuration."""
-    usual: dict[str, Any] = {
-        "token_url": "https://id.example.com/token",
-        "client_id": "client",
-        "client_secret": "client-secret",
-        "refresh_token": "configured-token",
-    }
-    return OAuth2(**(usual | changed))
+    return OAuth2(**(USUAL | changed))
 
 
 class Processes:
@@ -132,6 +133,35 @@ def test_f57_a_remembered_rejection_is_bound_to_what_was_sent(changed: dict[str,
         assert old.token_requests == 1
         corrected = Rig(success(1), store=store, clock=clock, provider=oauth2(client_secret="the-right-one"))
         assert await corrected.access() == "access-1"
+
+    run(main)
+
+
+class Signing(OAuth2):
+    """A provider whose requests differ each time, as those with a signed assertion do."""
+
+    signed = 0
+
+    def request(self, credential: Credential) -> TokenRequest:
+        self.signed += 1
+        request = super().request(credential)
+        return replace(request, body=request.body + f"&client_assertion={self.signed}".encode())
+
+    def request_fingerprint(self, credential: Credential) -> str:
+        return f"client {credential.fingerprint}"
+
+
+def test_a_rejection_is_remembered_though_each_request_is_signed_anew() -> None:
+    """The provider says what stays the same until its configuration changes."""
+
+    async def main() -> None:
+        signing = Signing(**USUAL)
+        rig = Rig(invalid_grant(), provider=signing)
+        for _ in range(3):
+            with pytest.raises(GrantRejected):
+                await rig.access()
+            rig.clock.advance(HOUR)
+        assert rig.token_requests == 1
 
     run(main)
 

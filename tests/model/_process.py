@@ -184,6 +184,7 @@ class Process:
             token = await self.source.sign_in(code=credential)
         else:
             token = await self.source.sign_in(refresh_token=credential)
+        self.stopped_listening += 1  # a request that began during the sign-in is still unwanted
         world.signed_in.add(sign_in)
         return token
 

@@ -110,17 +110,22 @@ def test_the_pause_is_shown_in_seconds() -> None:
 
 
 @every_class
-def test_again_returns_a_copy_with_the_original_as_its_cause(kind: type[TokenSessionError]) -> None:
-    original = made(kind)
+def test_again_returns_a_copy_whose_traceback_says_it_once(kind: type[TokenSessionError]) -> None:
+    original, cause = made(kind), ConnectionResetError()
     try:
-        raise original
+        raise original from cause
     except TokenSessionError:
         pass
     copy = original.again()
     assert type(copy) is kind
     assert copy is not original
-    assert copy.__cause__ is original
+    assert copy.__cause__ is cause
     assert copy.__traceback__ is None
+    try:
+        raise copy
+    except TokenSessionError as raised:
+        printed = "".join(traceback.format_exception(raised))
+    assert printed.count(copy.args[0]) == 1
     assert (str(copy), copy.args, copy.__dict__) == (str(original), original.args, original.__dict__)
 
 

@@ -51,6 +51,8 @@ def test_a_refresh_raises_the_generation_and_clears_what_was_noted_of_its_creden
     assert new.order == (1, 5)
     assert new.obtained == NOW.boot + 2
     assert (new.failures, new.rejections, new.previous) == (None, (other,), None)
+    unanswered = after(sends(step(replace(before, failures=unknown(NEWLY_CONFIGURED)))))
+    assert unanswered.failures == unknown(NEWLY_CONFIGURED), "it is another credential's"
     assert (new.configured, new.superseded, new.start, new.redeemed) == (
         before.configured,
         before.superseded,

@@ -189,8 +189,7 @@ class TokenCache:
         before, self.reported = self.reported, (type(error).__name__, str(error.args[0]))
         still_true = isinstance(self.error, SignInRequired) or boot < self.next_attempt
         if not (isinstance(error, StoreError) and self.error is not None and still_true):
-            # Not a copy of it: each copy would have the one before it as its cause.
-            self.error = self.error if self.error is not None and error.__cause__ is self.error else error
+            self.error = error
             self.next_attempt = self.not_before = max(until, self.look_after)
         return self.reported != before
 

@@ -29,6 +29,8 @@ def renewed(step: Redeem, issued: Issued, view: View, sent: Now) -> TokenState:
     starts, name = step.starts is not None, credential.fingerprint
     configured = name if starts else before.configured
     limit = request_limit(token.lifetime, view.policy)
+    # A request with another credential, such as a newly configured one, may still have no answer.
+    others = None if before.failures_of(name) else before.failures
     return replace(
         before,
         number=before.number if step.starts is None else step.starts,
@@ -45,7 +47,7 @@ def renewed(step: Redeem, issued: Issued, view: View, sent: Now) -> TokenState:
         previous=credential.secret
         if issued.problem is not None and credential.grant_type == "refresh_token"
         else None,
-        failures=_after_problem(before, token, now) if issued.problem is not None else None,
+        failures=_after_problem(before, token, now) if issued.problem is not None else others,
         rejections=tuple(each for each in before.rejections if each.credential != name),
         sign_in_life=_sign_in_life(before if step.starts is None else TokenState(), token, sent),
         forced=_forced(step, view),

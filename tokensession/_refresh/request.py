@@ -13,6 +13,7 @@ from ..errors import GrantLost, GrantRejected, NotSent, OutcomeUnknown, StoreErr
 from ..policy import Policy
 from ..providers.protocol import Credential, Issued, Provider, TokenRequest, TokenResponse, TokenTransport
 from ..stores.protocol import AnyVersion, Claim
+from ..token import fingerprint
 from .state import Now, TokenState, redeeming
 from .store_access import StoreAccess
 
@@ -71,7 +72,12 @@ class TokenRequests:
     clock: Clock
 
     def fingerprint(self, credential: Credential) -> str:
-        """What identifies the token request with this credential, every header and field included."""
+        """What identifies the token request with this credential: every header and field, if the provider
+        does not say what else.
+        """
+        own = getattr(self.provider, "request_fingerprint", None)
+        if own is not None:
+            return fingerprint(own(credential))
         request = self.provider.request(credential)
         digest = hashlib.blake2b(digest_size=8, person=b"tokensession")
         for part in (request.url, *(text for header in request.headers for text in header)):

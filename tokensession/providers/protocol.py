@@ -142,6 +142,9 @@ class Provider(Protocol):
 
     A provider may also have `identity`, an `Identity` that is stored with its tokens, and `former_keys`, the
     default keys of its earlier versions. Without them, the identity is unknown and there are no former keys.
+    A provider whose requests differ each time, because they are signed with a time, also needs
+    `request_fingerprint(credential)`: text that stays the same until its configuration changes. A rejection
+    is remembered for that text. Without it, it is remembered for the whole request.
     """
 
     @property
