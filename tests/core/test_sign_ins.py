@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, success, until_sleeping
+from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, seconds_until_done, success, until_sleeping
 from _scripted_store import Gate, ScriptedClaim, ScriptedStore, fail, scripted
 
 from tokensession import (
@@ -582,6 +582,29 @@ def test_f63_a_code_whose_answer_was_lost_is_never_sent_a_third_time(second: str
             assert all(isinstance(error, GrantLost) for error in errors[1:])
         if second == "rejected":
             assert isinstance(errors[0], GrantLost)
+
+    run(main)
+
+
+@pytest.mark.parametrize("before", [[], [OutcomeUnknown("lost")]], ids=["first", "repetition"])
+def test_f63_a_code_whose_request_was_cut_short_is_not_sent_again(before: list[Any]) -> None:
+    """Its process closed while it was on the way, and it may have been redeemed."""
+
+    async def main() -> None:
+        paused = Paused(success(1))
+        processes = Processes(*before, paused, success(2))
+        rig = processes.start()
+        caller = asyncio.create_task(rig.access())
+        await paused.arrived.wait()
+        closing = asyncio.create_task(rig.source.aclose())
+        await seconds_until_done(closing, processes.clock)
+        with pytest.raises(TokenSessionError):
+            await caller
+        for process in (rig, processes.start()):
+            processes.clock.advance(60)
+            with pytest.raises(GrantLost):
+                await process.access()
+        assert processes.sent == ["code-1"] * (len(before) + 1)
 
     run(main)
 

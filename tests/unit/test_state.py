@@ -13,6 +13,7 @@ import pytest
 from _records import FORMAT_1, FORMAT_2, TOMBSTONE_2
 from _states import (
     CONFIGURED,
+    CURRENT,
     DUE,
     EXPIRED,
     FRESH,
@@ -718,6 +719,18 @@ def test_what_was_sent_outlives_the_states_that_are_replaced() -> None:
     )
     assert len(keeping(one, many).redeemed) == 64
     assert len(keeping(one, many).superseded) == 16
+
+
+def test_a_rejection_outlives_the_state_that_it_was_noted_in() -> None:
+    """A store that went back is overwritten by what a process remembers. What was rejected since stays so."""
+    newest = state(refresh="the newest", rejections=(rejection(CONFIGURED),))
+    older = state(rejections=(rejection(CURRENT), rejection(CONFIGURED, code="bad_refresh_token")))
+    kept = keeping(newest, older)
+    assert kept.rejections == (rejection(CURRENT), rejection(CONFIGURED)), "its own note counts"
+    own = Credential("refresh_token", "the newest")
+    assert keeping(newest, state(rejections=(rejection(own),))) == newest, "it has worked since"
+    many = state(rejections=tuple(rejection(CURRENT, request=str(number)) for number in range(99)))
+    assert keeping(newest, many).rejections[-1] == rejection(CONFIGURED), "there is a bound"
 
 
 def test_only_a_token_without_a_problem_and_a_sign_out_is_servable() -> None:

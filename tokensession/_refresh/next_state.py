@@ -30,7 +30,7 @@ def renewed(step: Redeem, issued: Issued, view: View, sent: Now) -> TokenState:
     configured = name if starts else before.configured
     limit = request_limit(token.lifetime, view.policy)
     # A request with another credential, such as a newly configured one, may still have no answer.
-    others = None if before.failures_of(name) else before.failures
+    others = None if starts or before.failures_of(name) else before.failures
     return replace(
         before,
         number=before.number if step.starts is None else step.starts,

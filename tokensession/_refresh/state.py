@@ -20,7 +20,7 @@ import msgpack
 
 from ..errors import StoreCorrupt
 from ..policy import CODE_LIFE, SUPERSEDED_LIMIT
-from ..providers.protocol import Identity
+from ..providers.protocol import Credential, Identity
 from ..token import Token
 from .fields import Fields
 
@@ -218,12 +218,25 @@ def merged(stored: TokenState, memory: TokenState | None) -> TokenState:
 
 
 def keeping(state: TokenState, *others: TokenState | None) -> TokenState:
-    """This state, with what must outlive the others that it replaces: which credentials have been sent."""
+    """This state, with what must outlive the others that it replaces: which credentials have been sent, and
+    which were rejected. (Not its own refresh token: this state knows more of it.)
+    """
     known = [state, *(other for other in others if other is not None)]
+    current = state.token.refresh_token if state.token is not None else None
+    own = Credential("refresh_token", current).fingerprint if current else ""
+    rejections: dict[tuple[str, str], Rejection] = {}
+    for rejection in (each for other in reversed(known) for each in other.rejections):
+        rejections[rejection.credential, rejection.request] = rejection
+    older = [
+        each
+        for each in rejections.values()
+        if each.credential != own and state.rejection_of(each.credential, each.request) is None
+    ]
     redeemed = dict(pair for each in reversed(known) for pair in each.redeemed)
     superseded = dict.fromkeys(name for each in reversed(known) for name in each.superseded)
     return replace(
         state,
+        rejections=(*older, *state.rejections)[-_MAX_REJECTIONS:],
         redeemed=tuple(redeemed.items())[-_MAX_REDEEMED:],
         superseded=tuple(superseded)[-SUPERSEDED_LIMIT:],
     )

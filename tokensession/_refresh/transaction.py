@@ -239,7 +239,7 @@ class RefreshTransaction:
             if sending.sent is not None:
                 lost = OutcomeUnknown("The token request was cut short before its answer came.")
                 operation.failure = lost
-                await self.record.note(claim, self._noted(step, lost), sending)
+                await self.record.note(claim, self._noted(step, lost, sending), sending)
             else:
                 await sending.take_back()
             raise
@@ -284,13 +284,7 @@ class RefreshTransaction:
         if isinstance(error, GrantRejected):
             error = explained(error, step.state, step.sent)
         if isinstance(error, GrantRejected) or consequence(error, step.sent).shared:
-            state = self._noted(step, error)
-            if sending.noted and not isinstance(error, GrantRejected | OutcomeUnknown | InvalidTokenResponse):
-                # The server has answered, and has not redeemed the code: it may be sent again.
-                state = replace(state, redeemed=step.state.redeemed)
-            elif sending.noted:
-                state = replace(state, redeemed=redeeming(state, step.sent.credential, self.record.boot))
-            await self.record.note(claim, state, sending)
+            await self.record.note(claim, self._noted(step, error, sending), sending)
         else:
             local = replace(step.state, failures=self.record.cache.local)
             note = noted(local, error, step.sent, self._policy, self.record.boot, self._clock.jitter())
@@ -311,10 +305,13 @@ class RefreshTransaction:
             events.AttemptFailed(self.record.key, operation.id, type(error).__name__, str(error), left)
         )
 
-    def _noted(self, step: Redeem, error: TokenSessionError) -> TokenState:
+    def _noted(self, step: Redeem, error: TokenSessionError, sending: Sending) -> TokenState:
         """The state with a note of this failure, and one more request counted."""
         clock = self._clock
         state = noted(step.state, error, step.sent, self._policy, clock.boot(), clock.jitter())
+        if sending.noted and isinstance(error, GrantRejected | OutcomeUnknown | InvalidTokenResponse):
+            # Any other answer says that the server has not redeemed the code: it may be sent again.
+            state = replace(state, redeemed=redeeming(state, step.sent.credential, clock.boot()))
         return counted(state, self.record.view(None, Want()), forced=step.forced)
 
 
