@@ -321,6 +321,30 @@ def test_f41_a_sign_in_that_was_stored_before_a_sign_out_is_not_served_after_it(
     run(main)
 
 
+@pytest.mark.parametrize("credential", [{"refresh_token": "new"}, {"code": "new"}], ids=["token", "code"])
+def test_f41_f63_a_credential_that_a_sign_out_overtook_is_not_sent_again(credential: dict[str, str]) -> None:
+    """It has been redeemed, and the sign-out wins. In another process it would be a reuse."""
+
+    async def main() -> None:
+        paused = Paused(success(1))
+        processes = Processes(paused, success(2))
+        ours, other = processes.start(code=None), processes.start(code=None)
+        signing_in = asyncio.create_task(ours.source.sign_in(**credential))
+        await paused.arrived.wait()
+        await other.source.sign_out()
+        paused.release()
+        with pytest.raises(SignedOut):
+            await signing_in
+        for process in (other, ours, processes.start(code=None)):
+            with pytest.raises(SignInRequired, match="redeemed already"):
+                await process.source.sign_in(**credential)
+            with pytest.raises(SignedOut):
+                await process.access()
+        assert processes.sent == ["new"]
+
+    run(main)
+
+
 @pytest.mark.parametrize("again", ["A", "B"])
 def test_f63_a_code_is_redeemed_once_even_with_another_code_in_between(again: str) -> None:
     """A server may revoke a code's token if the code arrives a second time (RFC 6749, 4.1.2)."""
