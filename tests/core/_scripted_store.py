@@ -58,8 +58,8 @@ class Hanging:
 class ScriptedStore(MemoryStore):
     """`steps["commit"] = fail` is awaited before a commit.
 
-    So are "load", "put", "claim", "sending" and "abandon" before these calls, "committed" after a commit, and
-    "stored" after a put. `listening` has what each claim's `sending` was told.
+    So are "load", "put", "claim", "sending" and "abandon" before these calls, and "committed", "stored" and
+    "abandoned" after a commit, a put and an abandon. `listening` has what each claim's `sending` was told.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -112,6 +112,7 @@ class ScriptedClaim:
     async def abandon(self) -> None:
         await self._store.step("abandon")
         await self._claim.abandon()
+        await self._store.step("abandoned")
 
 
 def scripted(*script: Any, **options: Any) -> tuple[Rig, ScriptedStore, FakeClock]:

@@ -467,6 +467,25 @@ def test_f63_k14_a_code_that_is_brought_again_gets_the_token_and_is_not_sent_aga
     run(main)
 
 
+def test_f41_a_sign_in_never_returns_an_older_token_than_a_caller_has_got() -> None:
+    """The code is brought again, and while its claim ends, another caller finds that there was a refresh."""
+
+    async def main() -> None:
+        processes = Processes(success(1), success(2))
+        other, ours = processes.start(code=None), processes.start(code=None)
+        await other.source.sign_in(code="once")
+        gate = processes.store.steps["abandoned"] = Gate()
+        again = asyncio.create_task(ours.source.sign_in(code="once"))
+        await gate.arrived.wait()
+        processes.store.steps.clear()
+        await other.source.refresh()
+        assert await ours.access() == "access-2"
+        gate.open.set()
+        assert (await again).access_token == "access-2"
+
+    run(main)
+
+
 @pytest.mark.parametrize("credential", ["code", "refresh_token"])
 @pytest.mark.parametrize("then", ["another sign-in", "a sign-out"])
 def test_f63_what_works_once_is_an_error_after_another_sign_in(credential: str, then: str) -> None:

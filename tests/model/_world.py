@@ -271,7 +271,8 @@ class World:
         ended = self._has_ended(spent.process.provider.sign_ins[spent.credential])
         # A person who brings it to two processes while the store fails, or one is killed.
         brought = spent.signs_in and again.signs_in and (spent.faults != self.faults or again.unknown)
-        return lost or ended or brought or spent.lapsed or spent.problem or again.is_code
+        lapsed = spent.lapsed or again.lapsed  # its sender was stopped for longer than its lease
+        return lost or ended or brought or lapsed or spent.problem or again.is_code
 
     # -- what happens to processes -------------------------------------------------------------------
 

@@ -353,6 +353,8 @@ class RefreshCoordinator:
         newest = self._pending.pending or self.cache.state
         if newest is not None and newest.order == state.order:  # else there has been another, or a sign-out
             self._serve(state, requested=requested)
+        elif newest is not None and newest.number == state.number:
+            token = newest.servable or token  # it has been refreshed meanwhile
         self._report(events.SignedIn(key, operation.id, operation.duration, token.fingerprint))
         self._look_now()
         return token
