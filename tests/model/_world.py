@@ -331,7 +331,8 @@ class World:
         for sent in self.sent[::-1]:
             if sent.process is self.holder.store.process:
                 sent.lapsed = True
-                break
+                if not sent.signs_in:  # a sign-in may have come after the claim's request
+                    break
         self.holder = None  # the mark stays
 
     # -- the store ---------------------------------------------------------------------------------------

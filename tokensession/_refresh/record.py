@@ -18,7 +18,7 @@ from .cache import TokenCache
 from .decide import Step, View, Want, decide, foreign, identity_of, is_new
 from .pending_writes import PendingWrites
 from .request import Sending, TokenRequests
-from .state import TokenState
+from .state import TokenState, merged
 from .store_access import Seen, StoreAccess
 
 __all__ = ["KeyRecord"]
@@ -178,8 +178,10 @@ class KeyRecord:
             else:
                 record = await self.access.commit(claim, state)
         except Superseded as newer:
-            with contextlib.suppress(StoreCorrupt):
-                self.learn(self.access.newer(newer))
+            with contextlib.suppress(StoreCorrupt, StoreError):
+                seen = self.learn(self.access.newer(newer))
+                if seen is not None and seen.state.order == state.order:  # others have restored or noted it
+                    await self.access.put(merged(seen.state, state), seen.version)
             await self.access.abandon(claim)
         except StoreError:
             await self.access.abandon(claim)
