@@ -467,6 +467,30 @@ def test_f63_k14_a_code_that_is_brought_again_gets_the_token_and_is_not_sent_aga
     run(main)
 
 
+@pytest.mark.parametrize("later", [False, True], ids=["unsaved", "another sign-in since"])
+def test_f41_f63_a_credential_whose_token_is_not_stored_yet_is_not_sent_again(later: bool) -> None:
+    """The store fails, and the person brings the refresh token again: it has been redeemed."""
+
+    async def main() -> None:
+        processes = Processes(success(1), success(2))
+        ours, other = processes.start(code=None), processes.start(code=None)
+        processes.store.steps["put"] = fail
+        await ours.source.sign_in(refresh_token="new")
+        if later:
+            processes.store.steps.clear()
+            await other.source.sign_in(refresh_token="newer")
+            processes.store.steps["put"] = fail
+            with pytest.raises(SignInRequired, match="redeemed already"):
+                await ours.source.sign_in(refresh_token="new")
+        else:
+            assert (await ours.source.sign_in(refresh_token="new")).access_token == "access-1"
+        assert processes.sent == ["new", "newer"][: 1 + later]
+        processes.store.steps.clear()
+        await ours.source.aclose()
+
+    run(main)
+
+
 def test_f41_a_sign_in_never_returns_an_older_token_than_a_caller_has_got() -> None:
     """The code is brought again, and while its claim ends, another caller finds that there was a refresh."""
 

@@ -78,9 +78,10 @@ class SignIns:
             current = stored or TokenState()
             if stored is not None and foreign(stored, self.record.provider):
                 stored = TokenState(number=stored.number)  # take over nothing else
-            known = [each for each in (current, memory) if each is not None]
+            pending = self.record.pending.pending
+            known = [each for each in (current, memory, pending) if each is not None]
             if single and any(each.has_redeemed(credential.fingerprint) for each in known):
-                return self._redeemed_before(stored, credential)
+                return self._redeemed_before(stored, pending, credential)
             return await self._sign_in(credential, single, claim, stored, current, expect)
         except GeneratorExit:
             claim = None  # the event loop is gone, and the store tells the next holder
@@ -120,8 +121,12 @@ class SignIns:
                 seen = self.record.learn(await self.record.access.load())
         return None, seen, seen.version if seen is not None else None
 
-    def _redeemed_before(self, stored: TokenState | None, credential: Credential) -> tuple[TokenState, bool]:
+    def _redeemed_before(
+        self, stored: TokenState | None, pending: TokenState | None, credential: Credential
+    ) -> tuple[TokenState, bool]:
         """It was brought before: the token that came of it, or an error."""
+        if pending is not None and (stored is None or stored.order < pending.order):
+            stored = pending
         if stored is not None and stored.start == credential.fingerprint and stored.servable is not None:
             return stored, False
         raise SignInRequired(
