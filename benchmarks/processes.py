@@ -6,10 +6,10 @@ returns in each waiter: for the median waiter and for the last one. Real process
 that rotates refresh tokens and detects reuse. All read CLOCK_MONOTONIC, which the processes of a machine
 share.
 
-A round: the server holds token requests. Each process moves its source's clock ahead, so that its token has
-expired (the store's clock is not moved), and asks for a token. When one has reached the server and all others
-wait, they are left waiting for a while, as for a real provider; then the server answers. No process sends a
-message until the round is over: with two processors to share, every message would disturb the measurement.
+A round: the server holds token requests. Each process moves its clock ahead, so that its token has expired,
+and asks for a token. When one has reached the server and all others wait, they are left waiting for a while,
+as for a real provider; then the server answers. No process sends a message until the round is over: with two
+processors to share, every message would disturb the measurement.
 
 The floor next to it is the time in which this machine wakes so many event loops at all: this process writes
 a line into a socket of each.
@@ -112,7 +112,7 @@ async def _work(fd: int, setup: dict[str, Any]) -> None:
     """One worker process with one source per store. It reads one order per line."""
     lines, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
     clock, transport = _AdvancedClock(), _Transport()
-    stores = {name: open_store(url) for name, url in setup["stores"].items()}
+    stores = {name: open_store(url, clock=clock) for name, url in setup["stores"].items()}
     sources = {
         name: ManagedSource(
             OAuth2(**setup["credentials"][name]),

@@ -39,7 +39,9 @@ from tokensession._refresh.state import Now, TokenState, encode
 from tokensession.clock import SystemClock
 from tokensession.providers import OAuth2
 from tokensession.stores import SQLiteStore
-from tokensession.stores.protocol import new_version
+from tokensession.stores._local.moment import Moment
+from tokensession.stores.protocol import Record, new_version
+from tokensession.stores.sqlite import INSERT, row
 
 from .harness import command
 from .harness.results import Goal, Result, say
@@ -74,16 +76,15 @@ async def _filled(path: Path, keys: int) -> SQLiteStore:
     await store.put(_key(0), encode(_state(0, now), now))  # creates the table
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
-    connection.executemany(
-        "INSERT INTO tokens (key, version, data, written_wall, written_boot) VALUES (?, ?, ?, ?, ?)",
-        (
-            (_key(number), new_version(), encode(_state(number, now), now), now.wall, now.boot)
-            for number in range(1, keys)
-        ),
-    )
+    connection.executemany(INSERT, (_stored(number, now) for number in range(1, keys)))
     connection.execute("COMMIT")
     connection.close()
     return store
+
+
+def _stored(number: int, now: Now) -> tuple[object, ...]:
+    record = Record(new_version(), encode(_state(number, now), now))
+    return row(_key(number), record, Moment(now.wall, now.boot))
 
 
 def _maker(store: SQLiteStore) -> Callable[[str], ManagedSource]:

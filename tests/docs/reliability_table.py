@@ -101,17 +101,11 @@ FAILURES = {
 NOT_COVERED = {
     7: "it needs a store that hosts share, and none ships yet. The model below runs the refresh with claims "
     "that have leases.",
-    69: "the store does not look for this yet.",
-    71: "the middleware looks only at whether a body has been read to its end.",
-    72: "only a 401 counts yet.",
-    74: "each hop is judged by itself yet.",
 }
 
 PARTS = {
     10: "Leases are not covered, because no store with leases ships yet. In the model below they run out at "
     "any time.",
-    70: "Inodes that change from look to look, and full copy-on-write disks, are not covered.",
-    73: "Threads are not covered.",
 }
 
 
@@ -193,6 +187,11 @@ CASES = {
         "the newer configuration wins; if it is rejected, the older one is used again",
         (63,),
     ),
+    16: Case(
+        "Another user creates a `-wal`, `-shm` or `-journal` file beside the database",
+        "`StoreInsecure`, and so is a directory that others can write to",
+        (69,),
+    ),
     17: Case(
         "Two sources with one refresh token and different scopes share a store",
         "neither gets the other's token",
@@ -220,9 +219,13 @@ CASES = {
     ),
     22: Case(
         "The server ends the old access token at each refresh, and four processes use it",
-        "after a 401 each takes the newer token from the store. (An API that says 403 instead is not "
-        "covered yet.)",
-        (32,),
+        "after a 401, or a status that you declare, each takes the newer token from the store",
+        (32, 72),
+    ),
+    23: Case(
+        "A file that is still being read, or a body of a class of your own, when the 401 comes",
+        "you get the 401: a body is never sent short",
+        (71,),
     ),
     24: Case(
         "A response without a scope, or with a list of scopes",
@@ -253,10 +256,71 @@ CASES = {
         "A thousand keys are due at once, and the token server takes ten seconds",
         "waiting for a connection is not waiting for a claim, and callers' time stands still",
     ),
+    32: Case(
+        "A 307 from the API to another host, and from there back to the API",
+        "the token does not go to a path that the other host chose",
+        (74,),
+    ),
     33: Case("A refusal made to cost processor time", "its work has a bound"),
+    34: Case(
+        "A backup opens and closes the database inside the service; side files are removed",
+        "no commit is lost: there is no log, and our processes exclude each other by a lock file",
+        (69,),
+    ),
+    35: Case(
+        "One database under two names: a hard link, a single-file mount",
+        "`StoreUnavailable`, with the way out",
+        (69,),
+    ),
+    36: Case(
+        "A full disk of a copy-on-write file system",
+        "nothing is mapped into memory, so nothing can kill the process",
+        (70,),
+    ),
+    37: Case(
+        "Another database is moved over this one, beside the log of the old one",
+        "the log is refused, and a record that is not whole is not read",
+        (69,),
+    ),
     38: Case("A task factory that takes no `context`", "the refresh runs", (73,)),
+    39: Case(
+        "A program forks with an open session; a second thread closes a session",
+        "the child goes on by itself, and the parent too; the thread gets an error, and closes nothing",
+        (73,),
+    ),
+    40: Case("Headers as a `zip`, a `map` or a generator", "they are sent"),
+    41: Case(
+        "Two accounts use one client that caches answers", "one warning for each client; a page says why"
+    ),
+    42: Case(
+        "A file system that cannot sync a directory, reserve space, or lock",
+        "the first two are not needed; without locks, an error before anything is sent",
+        (70,),
+    ),
+    43: Case(
+        "Inodes that change at every look; no inodes left",
+        "an error after some tries, or at the claim",
+        (70,),
+    ),
+    44: Case(
+        "The database of another program: a table or view `tokens`, WAL mode; a path that is too long",
+        "an error that says so, and nothing is changed",
+    ),
+    45: Case(
+        "Kubernetes' `fsGroup`, WSL and other file systems that keep no modes",
+        "the error says what helps there",
+    ),
+    46: Case(
+        "A hung disk under a waiting claim; a store or provider for a spawned process; "
+        "`create_task(session.ws_connect(...))`",
+        "the event loop never looks at a file; they pickle as configuration; it works as in aiohttp",
+    ),
+    47: Case(
+        "Cookies of a 401, a password in a URL, an IPv6 host that is foreign",
+        "kept and sent along; an error before anything is sent; advice that can be followed",
+    ),
 }
-"""In the order of their numbers. Some numbers belong to inputs of other parts, and are not used here."""
+"""In the order of their numbers."""
 
 ALSO = {
     "K12": (

@@ -115,7 +115,10 @@ class StagedStore:
         await self._stages.at("claim")
         trying = asyncio.ensure_future(self._store.claim(key, seen=seen, timeout=timeout))
         await asyncio.sleep(0)  # let it begin
+        worker = self._store._worker  # type: ignore[attr-defined]
         await self._store.load(key)  # behind its first try of the lock, in the store's thread
+        while not trying.done() and not worker._waiting:
+            await self._store.load(key)  # the database was busy for a moment
         if not trying.done():
             await self._stages.at("waiting")
         found = await trying

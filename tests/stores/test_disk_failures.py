@@ -9,8 +9,10 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import _backends
 import pytest
@@ -139,6 +141,174 @@ def test_a_file_system_that_can_neither_sync_a_directory_nor_allocate_space_will
 
     run(main())
     assert synced == ["file"] * (kind == "file")
+
+
+NO_SYNC = [
+    *(("fsync", number) for number in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)),
+    *(("open", number) for number in (errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EISDIR)),
+]
+NO_DISK = [(call, number) for call in ("fsync", "open") for number in (errno.EIO, errno.ENOSPC, errno.EDQUOT)]
+
+
+@contextlib.contextmanager
+def directory_sync_fails(call: str, number: int) -> Iterator[None]:
+    """A directory cannot be synced, or not be opened for that."""
+    fsync, open_ = os.fsync, os.open
+
+    def failing_sync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(fd)
+
+    def failing_open(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if flags & os.O_DIRECTORY:
+            raise OSError(number, os.strerror(number))
+        return open_(path, flags, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if call == "fsync":
+            patch.setattr(os, "fsync", failing_sync)
+        else:
+            patch.setattr(os, "open", failing_open)
+        yield
+
+
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+@pytest.mark.parametrize(("call", "number"), NO_SYNC)
+def test_k42_a_token_is_stored_although_no_directory_can_be_synced(
+    kind: str, call: str, number: int, tmp_path: Path
+) -> None:
+    """As on cifs and some FUSE file systems. Nothing counts as unsaved, and another process finds it."""
+    backend = getattr(_backends, kind)(tmp_path)
+
+    async def main() -> None:
+        transport = ScriptedTransport(success(1), success(2))
+        async with opened(backend) as store:
+            work = source(store, transport)
+            assert (await work.token()).access_token == "access-1"
+            assert (await work.refresh()).access_token == "access-2"
+            assert not work.snapshot().unsaved
+            async with opened(backend) as other:
+                assert (await source(other, transport).token()).access_token == "access-2"
+            assert len(transport.requests) == 2
+            await store.delete("k")
+
+    with directory_sync_fails(call, number):
+        run(main())
+
+
+@pytest.mark.parametrize(("call", "number"), NO_DISK)
+def test_k42_a_directory_whose_disk_fails_is_an_error(call: str, number: int, tmp_path: Path) -> None:
+    """That the record is durable is not known then."""
+
+    async def main() -> None:
+        async with opened(_backends.file(tmp_path)) as store:
+            await store.put("k", b"old")
+            with directory_sync_fails(call, number), pytest.raises(StoreUnavailable):
+                await store.put("k", b"new")
+
+    run(main())
+
+
+def test_k42_a_file_that_cannot_be_synced_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reason. The old record stays."""
+    fsync = os.fsync
+
+    async def main() -> None:
+        async with opened(_backends.file(tmp_path)) as store:
+            old = await store.put("k", b"old")
+            for number in (errno.EINVAL, errno.ENOTSUP, errno.EIO):
+
+                def fail(fd: int, number: int = number) -> None:
+                    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                        raise OSError(number, os.strerror(number))
+                    fsync(fd)
+
+                with monkeypatch.context() as patch:
+                    patch.setattr(os, "fsync", fail)
+                    with pytest.raises(StoreUnavailable):
+                        await store.put("k", b"new")
+                assert await store.load("k") == old
+
+    run(main())
+
+
+def test_k42_space_that_must_be_written_to_be_reserved_is_reserved_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If only a part of it fits on the disk, a write of all of it succeeds halfway. The claim fails."""
+
+    def unsupported(*_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    with small_disk(tmp_path) as disk:
+        backend = _backends.file(disk)
+
+        async def main() -> None:
+            async with opened(backend) as store:
+                record = await store.put("k", b"data")
+                killed = await claimed(store, "k", record.version)
+                await killed.sending()  # so that the file has a first block already
+                killed._lock.free_reserve()  # type: ignore[attr-defined]
+                killed._lock.unlock()  # type: ignore[attr-defined] - as the kernel does
+                with filled(disk):
+                    os.truncate(disk / "filler", (disk / "filler").stat().st_size - 32 * 1024)
+                    with pytest.raises(StoreUnavailable, match=r"No space left.*df -i"):
+                        await store.claim("k", seen=record.version, timeout=0)
+                await (await claimed(store, "k", record.version)).abandon()
+
+        run(main())
+
+
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+@pytest.mark.parametrize("call", ["posix_fallocate", "open"])
+@pytest.mark.parametrize(
+    ("number", "helps"),
+    [(errno.EDQUOT, "quota -s"), (errno.ENOSPC, "df -i"), (errno.EROFS, "read-write"), (errno.EIO, "dmesg")],
+)
+def test_k43_a_claim_notices_what_would_stop_its_commit(
+    kind: str, call: str, number: int, helps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No space, no inodes, no quota left, or read-only: the error says what helps, and nothing is sent."""
+    real = getattr(os, call)
+
+    def fail(*args: Any, **options: Any) -> Any:
+        if call == "posix_fallocate" or args[1] & os.O_CREAT:
+            raise OSError(number, os.strerror(number))
+        return real(*args, **options)
+
+    async def main() -> None:
+        transport = ScriptedTransport(success(1))
+        async with opened(getattr(_backends, kind)(tmp_path)) as store:
+            await store.put("other", b"data")
+            with monkeypatch.context() as patch:
+                patch.setattr(os, call, fail)
+                with pytest.raises(StoreUnavailable, match=rf"{os.strerror(number)}.*{helps}"):
+                    await source(store, transport).token()
+            assert transport.requests == []
+            assert (await source(store, transport).token()).access_token == "access-1"
+
+    run(main())
+
+
+def test_k43_a_read_only_mount_is_named(tmp_path: Path) -> None:
+    """Not only that the directory is not writable."""
+    with small_disk(tmp_path) as disk:
+        backend = _backends.file(disk)
+
+        async def main() -> None:
+            async with opened(backend) as store:
+                record = await store.put("k", b"data")
+                with read_only(disk, backend.root or disk):
+                    with pytest.raises(StoreUnavailable, match=r"Read-only file system.*read-write"):
+                        await store.claim("k", seen=record.version, timeout=0)
+                    assert await store.load("k") == record
+
+        if os.geteuid() == 0:  # another user cannot mount
+            run(main())
 
 
 def test_any_other_failure_to_sync_or_to_allocate_is_an_error(

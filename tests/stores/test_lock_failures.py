@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 from _store_helpers import descriptors, files, opened, run, source, success
 
 from tokensession.clock import SystemClock
+from tokensession.errors import ClaimTimeout, StoreUnavailable
 from tokensession.stores import Record
 from tokensession.stores._local.claims import Claims, Records
 from tokensession.stores._local.lock import Mark
@@ -199,27 +204,54 @@ class CountedRecords:
         return getattr(self._records, name)
 
 
+class Waiting:
+    """Waiters for the claim on "k", in a worker of their own, with a clock that stands still.
+
+    So no pause between two looks ever ends, and only a change of the lock file is noticed.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self.clock, self.worker = FakeClock(), Worker("test")
+        self.records = CountedRecords(store._claims._records)
+        self.claims = Claims(self.records, self.worker, self.clock)
+
+    async def start(self, count: int = 1, timeout: float = 30) -> list[asyncio.Task[Any]]:
+        """Return when so many wait, after their first look."""
+        tries = self.records.tries
+        tasks = [
+            asyncio.ensure_future(self.claims.claim("k", seen=None, timeout=timeout)) for _ in range(count)
+        ]
+        while self.records.tries < tries + count:
+            await asyncio.sleep(0)
+        await self.worker.run(lambda: None)  # the last of these looks is over
+        self.records.looks = self.records.tries = 0
+        return tasks
+
+    async def rounds(self, count: int = 3) -> None:
+        """Return after so many rounds of the worker."""
+        while count:
+            before = self.worker._next_round
+            while self.worker._next_round == before:
+                await asyncio.sleep(0)
+            count -= 1
+
+    async def close(self) -> None:
+        await self.worker.aclose(lambda: None)
+
+
 @pytest.mark.parametrize("count", [1, 10, 200])
 def test_f31_each_waiter_needs_one_look_however_many_there_are(backend: Backend, count: int) -> None:
-    """After a commit, each of up to 200 waiters looks once and tries no lock, all within one pause."""
+    """After a commit, each of up to 200 waiters looks once and tries no lock."""
 
     async def main() -> None:
         async with opened(backend) as store:
-            clock, worker = FakeClock(), Worker("test")
-            records = CountedRecords(store._claims._records)
-            claims = Claims(records, worker, clock)
+            waiting = Waiting(store)
             holder = await claimed(store, "k")
-            waiters = [asyncio.ensure_future(claims.claim("k", seen=None, timeout=30)) for _ in range(count)]
-            for _ in range(10):  # then their pauses have reached the maximum
-                await clock.slept(count)
-                clock.advance(0.025)
-            await clock.slept(count)
+            waiters = await waiting.start(count)
             record = await holder.commit(b"data")
-            records.looks = records.tries = 0
-            clock.advance(0.025)
             assert await asyncio.gather(*waiters) == [record] * count
-            assert (records.looks, records.tries) == (count, 0)
-            await worker.aclose(lambda: None)
+            assert (waiting.records.looks, waiting.records.tries) == (count, 0)
+            await waiting.close()
 
     run(main())
 
@@ -229,55 +261,234 @@ def test_f31_an_abandoned_claim_goes_to_one_waiter_and_the_others_keep_watching(
 
     async def main() -> None:
         async with opened(backend) as store:
-            clock, worker = FakeClock(), Worker("test")
-            claims = Claims(store._claims._records, worker, clock)
+            waiting = Waiting(store)
             holder = await claimed(store, "k")
-            waiters: set[asyncio.Task[Any]] = {
-                asyncio.ensure_future(claims.claim("k", seen=None, timeout=30)) for _ in range(50)
-            }
-            await clock.slept(50)
+            waiters = set(await waiting.start(50))
             await holder.abandon()
-            clock.advance(0.025)
             done, waiters = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
             claim: Claim = done.pop().result()
             assert (len(done), isinstance(claim, Record)) == (0, False)
-            await clock.slept(49)
+            await waiting.rounds()
+            assert not any(waiter.done() for waiter in waiters)
             record = await claim.commit(b"data")
-            clock.advance(0.025)
             assert await asyncio.gather(*waiters) == [record] * 49
-            await worker.aclose(lambda: None)
+            await waiting.close()
 
     run(main())
 
 
 @pytest.mark.parametrize("end", ["commit", "abandon"])
 def test_a_waiter_notices_a_release_long_before_its_next_look(backend: Backend, end: str) -> None:
-    """After a long wait it looks ten times a second, but checks the stat signature more often."""
+    """It checks the size of the lock file much more often than it looks at the record."""
 
     async def main() -> None:
         async with opened(backend) as store:
-            clock, worker = FakeClock(), Worker("test")
-            records = CountedRecords(store._claims._records)
+            waiting = Waiting(store)
             holder = await claimed(store, "k")
-            waiter = asyncio.ensure_future(Claims(records, worker, clock).claim("k", seen=None, timeout=30))
-            for _ in range(60):  # then its pauses have reached the maximum
-                await clock.slept()
-                clock.advance(0.01)
-            await clock.slept()
-            records.looks = 0
-            while not records.looks:
-                clock.advance(0.01)
-                await clock.slept()
+            [waiter] = await waiting.start()
+            await waiting.rounds()
+            assert (waiting.records.looks, waiter.done()) == (0, False)
             await (holder.commit(b"data") if end == "commit" else holder.abandon())
-            clock.advance(0.01)  # its next look is ten times as far away
-            asleep = asyncio.ensure_future(clock.slept())
-            await asyncio.wait((waiter, asleep), return_when=asyncio.FIRST_COMPLETED)
-            assert waiter.done()
-            found = waiter.result()
+            found = await waiter
             assert isinstance(found, Record) == (end == "commit")
             if not isinstance(found, Record):
                 await found.abandon()
-            await worker.aclose(lambda: None)
-            asleep.cancel()
+            await waiting.close()
+
+    run(main())
+
+
+def test_a_sign_in_during_a_claim_is_found_by_the_next_look(backend: Backend) -> None:
+    """It does not change the lock file. Looks are at most a tenth of a second apart, by the given clock."""
+
+    async def main() -> None:
+        async with opened(backend) as store:
+            waiting = Waiting(store)
+            holder = await claimed(store, "k")
+            [waiter] = await waiting.start()
+            record = await store.put("k", b"signed in")
+            await waiting.rounds()
+            assert (waiting.records.looks, waiter.done()) == (0, False)
+            waiting.clock.advance(0.1)
+            assert await waiter == record
+            await holder.abandon()
+            await waiting.close()
+
+    run(main())
+
+
+def test_a_wait_ends_by_the_given_clock(backend: Backend) -> None:
+    """And not before. The lock has been tried once more then."""
+
+    async def main() -> None:
+        async with opened(backend) as store:
+            waiting = Waiting(store)
+            holder = await claimed(store, "k")
+            [waiter] = await waiting.start(timeout=30)
+            waiting.clock.advance(29.9)
+            await waiting.rounds()
+            assert not waiter.done()
+            waiting.records.tries = 0
+            waiting.clock.advance(0.1)
+            with pytest.raises(ClaimTimeout, match="After 30 s the claim was still held by process"):
+                await waiter
+            assert waiting.records.tries == 1
+            await holder.abandon()
+            await waiting.close()
+
+    run(main())
+
+
+def test_k46_the_event_loop_makes_no_file_system_call(backend: Backend) -> None:
+    """On a hung mount, even an `lstat` does not return, and would stop the whole program."""
+    made = list[str]()
+
+    def watch(_frame: Any, event: str, function: Any) -> None:
+        name = f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', '')}"
+        own = name.startswith(("posix.", "fcntl.", "_io.", "sqlite3.")) and name not in OF_THE_LOOP
+        if event == "c_call" and (own or type(getattr(function, "__self__", None)).__name__ in OF_A_DRIVER):
+            made.append(name)
+
+    async def main() -> None:
+        async with opened(backend) as store:
+            holder = await claimed(store, "k")
+            async with opened(backend) as other:
+                waiters = [asyncio.ensure_future(newer(other, "k")) for _ in range(3)]
+                while not all(job.busy_since is None for job in other._worker._waiting) or (
+                    len(other._worker._waiting) < 3
+                ):
+                    await asyncio.sleep(0)
+                cancelled = asyncio.ensure_future(other.claim("k", seen=None, timeout=30))
+                await ticks()
+                cancelled.cancel()
+                with pytest.raises(ClaimTimeout):
+                    await other.claim("k", seen=None, timeout=0.03)
+                await holder.sending()
+                record = await holder.commit(b"data")
+                assert await asyncio.gather(*waiters) == [record] * 3
+                await other.put("k", b"more")
+                assert await other.keys() == ["k"]
+                await (await claimed(other, "j")).abandon()
+                assert await other.delete("k")
+
+    sys.setprofile(watch)
+    try:
+        run(main())
+    finally:
+        sys.setprofile(None)
+    assert made == []
+
+
+OF_THE_LOOP = {"posix.getpid", "posix.fspath", "posix.urandom", "posix.register_at_fork"}
+OF_A_DRIVER = {"Connection", "Cursor", "FileIO"}
+
+
+@pytest.mark.parametrize("hung", ["lstat", "open"])
+def test_k46_a_hung_mount_stops_no_event_loop(
+    hung: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its waiter can be cancelled at once. What it had asked for is not taken later."""
+    real, gate, reached = getattr(os, hung), threading.Event(), threading.Event()
+
+    def hang(*args: Any, **options: Any) -> Any:
+        if str(args[0]).endswith(".lock"):
+            reached.set()
+            assert gate.wait(30)
+        return real(*args, **options)
+
+    async def main() -> None:
+        async with opened(backend) as store, opened(backend) as other:
+            holder = await claimed(store, "k")
+            waiter = asyncio.ensure_future(other.claim("k", seen=None, timeout=30))
+            await ticks()
+            monkeypatch.setattr(os, hung, hang)
+            while not reached.is_set():
+                await asyncio.sleep(0)
+            waiter.cancel()
+            await asyncio.wait([waiter])
+            assert waiter.cancelled()
+            gate.set()
+            await holder.abandon()
+            assert await is_free(store, "k")
+
+    run(main())
+
+
+def test_a_hundred_keys_are_waited_for_in_one_round_and_delay_no_other_key(backend: Backend) -> None:
+    """Jobs of other keys do not begin a round, however many there are."""
+    keys = [f"key-{number}" for number in range(100)]
+    with backend.peers() as [holder]:
+        assert holder.ask("claim_all", keys=keys) == 100
+
+        async def main() -> None:
+            async with opened(backend) as store:
+                waiters = [asyncio.ensure_future(newer(store, key)) for key in keys]
+                while len(store._worker._waiting) < 100:
+                    await asyncio.sleep(0)
+                began, rounds = SystemClock.boot(), set[float]()
+                for _ in range(100):
+                    await store.load("other")
+                    rounds.add(store._worker._next_round)
+                # A round of a hundred begins 25 ms after the one before it.
+                assert len(rounds) <= 2 + (SystemClock.boot() - began) / 0.025
+                versions = holder.ask("commit_all")
+                found = await asyncio.gather(*waiters)
+                assert [record.version for record in found] == [versions[key] for key in keys]
+
+        run(main())
+
+
+def test_k42_a_file_system_without_locks_fails_the_claim_and_spends_nothing(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS without its lock service answers ENOLCK, some FUSE ones ENOSYS. The error says what helps."""
+    for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+
+        def refuse(*_: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        async def main() -> None:
+            transport = ScriptedTransport(success(1))
+            async with opened(backend) as store:
+                with pytest.raises(StoreUnavailable, match=r"a file system that cannot lock it.*local file"):
+                    await source(store, transport).token()
+                with pytest.raises(StoreUnavailable, match="a file system that cannot lock it"):
+                    await store.put("k", b"data")
+            assert transport.requests == []
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl, "flock", refuse)
+            run(main())
+
+
+def test_k43_inode_numbers_that_change_end_in_a_clear_error(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some FUSE file systems make them up. Nothing spins, and no request is sent under such a claim."""
+    lstat, looks = Path.lstat, list[Path]()
+
+    def changing(path: Path) -> os.stat_result:
+        status = lstat(path)
+        if path.suffix != ".lock":
+            return status
+        looks.append(path)
+        return os.stat_result((status.st_mode, len(looks) + 1_000_000, *status[2:]))
+
+    async def main() -> None:
+        transport = ScriptedTransport(success(1))
+        async with opened(backend) as store:
+            await store.put("other", b"data")
+            granted = await claimed(store, "granted")
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "lstat", changing)
+                with pytest.raises(StoreUnavailable, match="inode number"):
+                    await source(store, transport).token()
+                assert len(looks) == 100
+                with pytest.raises(StoreUnavailable, match="inode number"):
+                    await granted.sending()
+            assert transport.requests == []
+            assert await is_free(store, "k")
+            await granted.sending()
+            await granted.abandon()
 
     run(main())

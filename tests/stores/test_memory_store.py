@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -118,5 +120,78 @@ def test_the_caller_may_change_its_buffer_afterwards() -> None:
         record = await store.put("k", buffer)
         buffer[:] = b"xxxx"
         assert record.data == b"data"
+
+    asyncio.run(main())
+
+
+FORKS = """
+import asyncio, os, sys
+from tokensession import ManagedSource
+from tokensession.providers import OAuth2
+from tokensession.stores import MemoryStore
+from tokensession.testing import ScriptedTransport, token_response
+
+provider = OAuth2(token_url="https://id.example.com/token", client_id="c", client_secret="s",
+                  refresh_token="r", rotates=sys.argv[1] == "rotating")
+store = MemoryStore()
+
+async def refresh(who):
+    answers = [token_response({"access_token": f"{who}-{n}", "refresh_token": "r2", "expires_in": 3600})
+               for n in range(2)]
+    transport = ScriptedTransport(*answers)
+    source = ManagedSource(provider, transport, store=store)
+    try:
+        print(who, "served", (await source.token()).access_token, flush=True)
+        token = await source.refresh()
+        print(who, token.access_token, "inherited" if store.inherited else "own", flush=True)
+    except Exception as error:
+        print(who, type(error).__name__, "PARENT" if "fork" in str(error) else error, flush=True)
+    print(who, len(transport.requests), flush=True)
+
+asyncio.run(refresh("first"))
+pid = os.fork()
+if pid == 0:
+    asyncio.run(refresh("child"))
+    os._exit(0)
+os.waitpid(pid, 0)
+asyncio.run(refresh("parent"))
+"""
+
+
+def forked(kind: str) -> list[str]:
+    """What parent and child of a fork say: each reads the token, and refreshes it."""
+    done = subprocess.run([sys.executable, "-c", FORKS, kind], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+FIRST = ["first served first-0", "first first-1 own", "first 2"]
+PARENT = ["parent served first-1", "parent parent-0 own", "parent 1"]
+
+
+def test_f73_a_forked_child_goes_on_with_a_refresh_token_that_works_again() -> None:
+    """As behind a server that forks its workers. It starts with what was stored before the fork."""
+    child = ["child served first-1", "child child-0 inherited", "child 1"]
+    assert forked("permanent") == [*FIRST, *child, *PARENT]
+
+
+def test_f73_a_forked_child_does_not_send_the_parents_single_use_refresh_token() -> None:
+    """Both would send it, and the provider may end the sign-in. The access token is served all the same."""
+    child = ["child served first-1", "child StoreUnavailable PARENT", "child 0"]
+    assert forked("rotating") == [*FIRST, *child, *PARENT]
+
+
+def test_f73_a_store_knows_that_its_process_was_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the child writes: its records come from the parent's credentials."""
+
+    async def main() -> None:
+        store = MemoryStore()
+        await store.put("k", b"data")
+        assert not store.inherited
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        assert store.inherited
+        await store.put("k", b"more")
+        assert store.inherited
+        assert not MemoryStore().inherited
 
     asyncio.run(main())

@@ -7,7 +7,9 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tokensession.errors import StoreUnavailable
-from tokensession.stores._local.worker import Busy, Worker
+from tokensession.stores._local import fork
+from tokensession.stores._local.worker import Busy, TryLater, Worker
 from tokensession.testing import FakeClock
 
 LOCKED = Path("/var/lib/tokens.db")
@@ -402,8 +405,167 @@ def test_the_interpreter_ends_after_the_last_job() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("written\n", "", 0)
 
 
+class WaitingJob(BusyJob):
+    """A job that waits until it is released."""
+
+    def __call__(self) -> str:
+        self.tries += 1
+        if not self.released.is_set():
+            raise TryLater
+        return "done"
+
+
+def test_a_job_that_waits_is_tried_as_long_as_it_takes() -> None:
+    """It gives up neither by the clock nor by the number of tries: that is its own decision."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        worker, job = Worker("test", clock=clock), WaitingJob()
+        waiting = asyncio.ensure_future(worker.run(job, droppable=True))
+        for _ in range(3):
+            await job.tried()
+            clock.advance(3600)
+        assert not waiting.done()
+        job.released.set()
+        assert await waiting == "done"
+        await worker.aclose(nothing)
+        assert repr(worker) == "<Worker test closed, 0 pending>"
+
+    asyncio.run(main())
+
+
+def test_a_job_that_waits_may_be_busy_in_between() -> None:
+    """The time that it waited does not count as busy."""
+
+    async def main() -> None:
+        clock, found = FakeClock(), list[type[Exception]]()
+        worker, done = Worker("test", clock=clock), threading.Event()
+
+        def job() -> str:
+            if done.is_set():
+                return "done"
+            clock.advance(1.5)
+            found.append(Busy if len(found) % 2 else TryLater)
+            raise Busy(LOCKED) if found[-1] is Busy else TryLater
+
+        waiting = asyncio.ensure_future(worker.run(job, droppable=True))
+        while len(found) < 8:
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        done.set()
+        assert await waiting == "done"
+        await worker.aclose(nothing)
+
+    asyncio.run(main())
+
+
+def test_a_job_that_waits_is_dropped_with_its_caller() -> None:
+    """A cancelled one, and one of a closed event loop. Closing need not wait for the next try."""
+    worker, first, second = Worker("test"), WaitingJob(), WaitingJob()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(worker.run(first, droppable=True))
+    loop.run_until_complete(first.tried())
+    loop.close()  # with its task, which is not cancelled
+    tries = first.tries
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(worker.run(second, droppable=True))
+        await second.tried()
+        assert first.tries <= tries + 1  # perhaps it was in the middle of one
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await worker.aclose(nothing)
+        assert not task.done()
+        assert repr(worker) == "<Worker test closed, 0 pending>"
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+def test_closing_leaves_a_job_alone_whose_caller_waits() -> None:
+    """Another user of the store waits for it. The thread stays with it."""
+
+    async def main() -> None:
+        worker, job, closed = Worker("test"), WaitingJob(), list[str]()
+        waiting = asyncio.ensure_future(worker.run(job, droppable=True))
+        await job.tried()
+        await worker.aclose(partial(closed.append, "closed"))
+        assert closed[-1] == "closed"
+        await job.tried()
+        assert not waiting.done()
+        job.released.set()
+        assert await waiting == "done"
+        await worker.aclose(nothing)
+        assert not worker.open
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_job_cannot_wait_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would block the event loop, in which it runs then."""
+
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        worker = Worker("test")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            with pytest.raises(StoreUnavailable, match="no thread to wait in"):
+                await worker.run(WaitingJob(), droppable=True)
+        await worker.aclose(nothing)
+        assert repr(worker) == "<Worker test closed, 0 pending>"
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+PROGRAM_ENDS_WHILE_A_JOB_WAITS = """
+import asyncio
+from tokensession.stores._local.worker import TryLater, Worker
+worker, tries = Worker("test"), []
+def wait():
+    tries.append(1)
+    raise TryLater
+async def main():
+    asyncio.ensure_future(worker.run(wait, droppable=True))
+    while len(tries) < 3:
+        await asyncio.sleep(0)
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+print("ends", flush=True)  # and does not close its event loop
+"""
+
+
+def test_the_interpreter_ends_although_a_job_waits() -> None:
+    command = [sys.executable, "-c", PROGRAM_ENDS_WHILE_A_JOB_WAITS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.returncode) == ("ends\n", 0), done.stderr
+
+
+def test_k46_closing_joins_no_thread_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A join would stop the event loop until the thread has ended."""
+    loop_thread, join = threading.get_ident(), threading.Thread.join
+
+    def forbidden(thread: threading.Thread, timeout: float | None = None) -> None:
+        assert threading.get_ident() != loop_thread, "a join in the event loop"
+        join(thread, timeout)
+
+    async def main() -> None:
+        for _ in range(20):
+            before = set(threading.enumerate())
+            worker = Worker("test")
+            await worker.run(nothing)
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "join", forbidden)
+                await asyncio.gather(worker.aclose(nothing), worker.aclose(nothing))
+            assert not worker.open
+            assert set(threading.enumerate()) <= before
+
+    asyncio.run(main())
+
+
 PROGRAM_FORKS = """
-import os, signal, threading
+import os, threading
 from tokensession.stores._local.worker import Worker
 order = []
 worker = Worker("test", before_fork=lambda: order.append("closed"))
@@ -429,6 +591,112 @@ print(order, os.waitstatus_to_exitcode(status))
 def test_a_fork_waits_for_the_running_job_and_closes_what_a_child_must_not_inherit() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM_FORKS], capture_output=True, text=True, timeout=60)
     assert done.stdout == "['job', 'closed'] 0\n", done.stderr
+
+
+FORKS_WITH_A_HUNG_JOB = """
+import os, threading
+from tokensession.stores._local import fork
+from tokensession.stores._local.worker import Worker
+fork._LONGEST_WAIT = 0.05
+closed, forgotten, gate = [], [], threading.Event()
+def worker(name):
+    return Worker(
+        name, before_fork=lambda: closed.append(name), after_fork_in_child=lambda: forgotten.append(name)
+    )
+hung, also_hung, idle = worker("hung"), worker("also hung"), worker("idle")
+for one in (hung, also_hung):
+    begun = threading.Event()
+    one.post(lambda begun=begun: (begun.set(), gate.wait(30)))
+    begun.wait(30)
+child = os.fork()
+if child == 0:
+    ok = [closed, sorted(forgotten)] == [["idle"], ["also hung", "hung", "idle"]]
+    ok = ok and [one.post(lambda: 7).result(30) for one in (hung, also_hung, idle)] == [7, 7, 7]
+    os._exit(0 if ok else 1)
+_, status = os.waitpid(child, 0)
+gate.set()
+print([one.post(lambda: 8).result(30) for one in (hung, also_hung, idle)], os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_f73_a_fork_goes_on_although_jobs_hang() -> None:
+    """On a hung mount. Child and parent can use the store, as far as the mount lets them."""
+    command = [sys.executable, "-c", FORKS_WITH_A_HUNG_JOB]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[8, 8, 8] 0\n", done.stderr
+
+
+class Forked(fork.AtFork):
+    """Does something before each fork. Knows how long it may take."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self.seconds: list[float] = []
+        fork.register(self)
+
+    def before_fork(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        self._work()
+
+
+def test_f73_a_fork_waits_15_s_at_most_however_many_jobs_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(fork, "SystemClock", clock)
+    hung = [Forked(partial(clock.advance, 10)) for _ in range(3)]
+    fork._before()
+    fork._after_in_parent()
+    assert [seconds for one in hung for seconds in one.seconds] == [15, 5, 0]
+
+
+def test_f73_two_threads_fork_one_after_the_other() -> None:
+    """Otherwise the end of the first fork would let the jobs run during the second."""
+    order, threads = list[str](), list[threading.Thread]()
+
+    def second() -> None:
+        fork._before()
+        fork._after_in_parent()
+
+    def begin() -> None:
+        order.append("begins")
+        if not threads:
+            threads.append(threading.Thread(target=second))
+            threads[0].start()
+            for _ in range(1000):  # time for the other thread
+                time.sleep(0)
+            order.append("ends")
+
+    forked = Forked(begin)
+    fork._before()
+    fork._after_in_parent()
+    threads[0].join(30)
+    assert order == ["begins", "ends", "begins"]
+    del forked
+
+
+FORKS_IN_THREADS = """
+import os, threading
+from tokensession.stores._local.worker import Worker
+workers = [Worker(str(number)) for number in range(3)]
+statuses = []
+def forks():
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if all(worker.post(lambda: 7).result(30) == 7 for worker in workers) else 1)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+threads = [threading.Thread(target=forks) for _ in range(3)]
+for thread in threads: thread.start()
+while any(thread.is_alive() for thread in threads):
+    assert [worker.post(lambda: 8).result(30) for worker in workers] == [8, 8, 8]
+print(statuses == [0] * 15)
+"""
+
+
+def test_f73_threads_may_fork_at_the_same_time_and_while_jobs_run() -> None:
+    """Each fork has all workers stopped until it is over, and lets go of its own."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKS_IN_THREADS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_its_repr_shows_its_state() -> None:

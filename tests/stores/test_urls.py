@@ -107,6 +107,49 @@ def test_an_invalid_path_is_an_error_when_a_store_is_made(kind: Any) -> None:
         kind("")
 
 
+@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("a\0b", "contains a NUL character"),
+        ("n" * 256, "contains a name of 256 bytes, and 255 are possible"),
+        ("é" * 128, "contains a name of 256 bytes, and 255 are possible"),
+        ("d/" * 2000 + "t", "bytes, and 3967 are possible"),
+        ("a\ud800b", "contains a character that no file name can have"),
+    ],
+)
+def test_k44_a_path_that_no_file_can_have_is_an_error_when_a_store_is_made(
+    kind: Any, name: str, problem: str, tmp_path: Path
+) -> None:
+    """By every way to make one. The error does not show the path, which may be a part of a URL."""
+    ways = [lambda: kind(name), lambda: kind(tmp_path / name)]
+    if kind is SQLiteStore:
+        ways.append(lambda: open_store(tmp_path / name))
+    for make in ways:
+        with pytest.raises(ConfigurationError, match=problem) as caught:
+            make()
+        assert name not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
+def test_k44_a_relative_path_in_a_deleted_working_directory_is_a_clear_error(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An absolute path works."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(
+        ConfigurationError, match=r"working directory does not exist any more.*an absolute path"
+    ):
+        kind("tokens")
+    store = kind(tmp_path / "tokens")
+    asyncio.run(store.put("k", b"data"))
+    asyncio.run(store.aclose())
+
+
 def test_a_missing_parent_directory_is_an_error_that_explains_the_slashes(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/no/tokens.db")
 

@@ -22,7 +22,6 @@ flock is not reliable on NFS.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import struct
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from anyio import CancelScope
 
 from ..clock import Clock, SystemClock
 from ..errors import StoreCorrupt, StoreError, Superseded
+from ._local.checksum import checksum
 from ._local.claims import Claims, LocalClaim, log_failed_write
 from ._local.files import (
     absolute,
@@ -50,6 +50,7 @@ from ._local.files import (
 )
 from ._local.lock import exclusive, lock_name
 from ._local.moment import Moment
+from ._local.pickling import as_configuration
 from ._local.place import Note, Place
 from ._local.worker import Busy, Worker
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
@@ -66,12 +67,14 @@ class FileStore:
     The store creates the directory with mode 0700; its parent must exist. If other users have access to the
     directory or its files, nothing is read and you get `StoreInsecure`. `clock` dates records and claims,
     and times waiting. Use `async with`, or call `aclose` at the end. Raises `ConfigurationError` if the
-    platform has no POSIX file locks or the path is empty.
+    platform has no POSIX file locks, or if the path cannot name a directory.
+
+    A pickle or a copy of a store is a new, closed store over the same directory.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, clock: Clock | None = None) -> None:
         require_posix("FileStore")
-        clock = clock or SystemClock()
+        self._clock = clock = clock or SystemClock()
         self._files = _Files(absolute("FileStore", directory), clock)
         self._worker = Worker("tokensession-file", clock=clock)
         self._claims = Claims(self._files, self._worker, clock)
@@ -118,6 +121,9 @@ class FileStore:
     ) -> None:
         """Close it: see `aclose`."""
         await self.aclose()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return as_configuration(self, self._files.directory, self._clock)
 
     def __repr__(self) -> str:
         return f"<FileStore {self._files.directory} {'open' if self._worker.open else 'closed'}>"
@@ -274,13 +280,6 @@ def _open_temporary(path: Path) -> int:
     return open_private(temporary, create)
 
 
-def _checksum(*parts: bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=16, person=b"tokensession")
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.digest()
-
-
 def _encode(key: str, record: Record, written: Moment) -> bytes:
     name, data = key.encode(), bytes(record.data)
     content: bytes = msgpack.packb(
@@ -291,14 +290,10 @@ def _encode(key: str, record: Record, written: Moment) -> bytes:
             "data": data,
             "wall": written.wall,
             "boot": written.boot,
-            "check": _checksum(name, record.version.encode(), data, _packed(written)),
+            "check": checksum(name, record.version.encode(), data, written.packed()),
         }
     )
     return content
-
-
-def _packed(written: Moment) -> bytes:
-    return struct.pack(">dd", *written)
 
 
 def _decode(path: Path, content: bytes, clock: Clock) -> tuple[str, Record] | StoreCorrupt:
@@ -321,9 +316,9 @@ def _decode(path: Path, content: bytes, clock: Clock) -> tuple[str, Record] | St
             covered, age = [key, version.encode(), data], 0.0
             if number == _FORMAT:
                 written = Moment(document["wall"], document["boot"])
-                covered.append(_packed(written))
+                covered.append(written.packed())
                 age = written.age(clock)
-            if check != _checksum(*covered):
+            if check != checksum(*covered):
                 return StoreCorrupt(f"{path} is damaged: its checksum is wrong.")
             return key.decode(), Record(version, data, age)
     # msgpack's exceptions have no common base class. The other types mean a wrong shape or type.

@@ -7,6 +7,9 @@ waiter takes nothing with it.
 Only waiters and holders belong to an event loop. A holder whose loop is closed can never end its claim, so
 the next waiter takes over, and learns whether a request has left. The same goes for a holder in the parent of
 a fork.
+
+After a fork, parent and child have the same records and no way to exclude each other. `inherited` says so,
+because a refresh token that works once must not be sent by both.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from ..clock import Clock, SystemClock, Timer
 from ..errors import ClaimTimeout, StoreUnavailable, Superseded
@@ -49,13 +52,18 @@ class MemoryStore:
     """Keeps records in memory until the process ends.
 
     `clock` dates records and claims, and times waiting. You may use one store in several event loops, one
-    after another, but not from several threads. `async with` works, but closing releases nothing.
+    after another, but not from several threads. `async with` works, but closing releases nothing. It can be
+    neither pickled nor copied: the copy would not know who holds a claim.
+
+    It belongs to the process that makes it. After a fork, the child has a copy of all records, and
+    `inherited` is true there: it sends no refresh token that works once, because the parent sends it too.
     """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock: Clock = clock or SystemClock()
         self._records: dict[str, Record] = {}
         self._written: dict[str, Moment] = {}
+        self._pid = os.getpid()
         self._holders: dict[str, _Holder] = {}
         self._interrupted: dict[str, float] = {}  # key -> when the holder that never ended called `sending`
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
@@ -102,6 +110,14 @@ class MemoryStore:
     async def keys(self) -> list[str]:
         """The keys of all records, sorted."""
         return sorted(self._records)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this process is a fork of the one that made the store.
+
+        Then both have the same credentials, and each grants claims of its own.
+        """
+        return self._pid != os.getpid()
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close. The records stay as long as the store object does."""
@@ -176,6 +192,12 @@ class MemoryStore:
     def _wake(self, key: str) -> None:
         for waiter in self._waiters.get(key, ()):
             _notify(waiter)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "A MemoryStore can be neither pickled nor copied, because its records and claims belong to one "
+            "process. Use SQLiteStore or FileStore to share tokens, or make a MemoryStore in each process."
+        )
 
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._records)} records, {len(self._holders)} claims>"

@@ -1,24 +1,22 @@
-"""One table in an SQLite database: `tokens(key, version, data, written_wall, written_boot)`.
+"""One table in an SQLite database: `tokens(key, version, data, written_wall, written_boot, checksum)`.
 
 `key` is the primary key. `written_wall` and `written_boot` say when the record was written, by two clocks:
-see `_local/moment.py`. They are NULL in a record of an older version. A second table has one row about the
+see `_local/moment.py`. `checksum` binds the other columns to each other. A second table has one row about the
 database itself: see `_local/place.py`.
 
 sqlite-utils' migrations create the schema, and bring an older one up to date. A start that finds
 nothing to do never imports it. (Its command line is a good way to look into the file.) Records go through a
-plain `sqlite3` connection in the store's own thread: WAL, so that readers never wait, and `synchronous=FULL`
-(0.24 ms a write; NORMAL saves 0.23 of it, and can lose a rotated refresh token in a power failure).
+plain `sqlite3` connection in the store's own thread, with a rollback journal: `_local/database.py` opens it
+and says why. `journal_mode=TRUNCATE`, so that a commit needs no inode, and `synchronous=EXTRA`, so that it is
+durable.
 
 The claim is the file store's lock file, in `<path>.locks/`. We do not hold a transaction during a refresh:
 that takes 138 ms to hand over among 32 processes, and blocks every key.
 
 Facts about SQLite behind this code:
 
-* Deleted data stays readable in the `-wal` file until a checkpoint truncates it.
 * A transaction that begins by reading cannot always go on to write: hence BEGIN IMMEDIATE.
-* A statement that is not run to its end keeps its snapshot open: hence fetchall.
-
-`_local/database.py` opens the database.
+* A statement that is not run to its end keeps its lock, even if it has failed: hence `fetch`.
 """
 
 from __future__ import annotations
@@ -26,43 +24,44 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from anyio import CancelScope
 
 from ..clock import Clock, SystemClock
 from ..errors import StoreCorrupt, Superseded
+from ._local.checksum import checksum
 from ._local.claims import Claims, LocalClaim, log_failed_write
-from ._local.database import MIGRATIONS, Database
+from ._local.database import MIGRATIONS, Database, fetch
 from ._local.files import absolute, require_posix
 from ._local.lock import lock_name
 from ._local.moment import Moment
+from ._local.pickling import as_configuration
 from ._local.worker import Worker
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
-__all__ = ["SQLiteStore"]
+__all__ = ["INSERT", "SQLiteStore", "row"]
 
-_MIGRATIONS = ("m001_tokens", "m002_written")  # the functions in `_migrate`, in order
-_CHECKPOINT_TIMEOUT = 20  # milliseconds that a checkpoint waits for readers
+_MIGRATIONS = ("m001_tokens", "m002_written", "m003_checksum")  # the functions in `_migrate`, in order
 
 
 class SQLiteStore:
     """Keeps all records in the SQLite database at `path`.
 
-    The store creates the database with mode 0600. Its directory must exist and be writable, even for
-    reading (WAL needs that). If other users have access to the file, nothing is read and you get
-    `StoreInsecure`. `clock` dates records and claims, and times waiting. Use `async with`, or call `aclose`
-    at the end. Raises `ConfigurationError` if the platform has no POSIX file locks or the path cannot name a
-    file.
+    The store creates the database with mode 0600. Its directory must exist. If other users have access to
+    the file, or may create files beside it, nothing is read and you get `StoreInsecure`. `clock` dates
+    records and claims, and times waiting. Use `async with`, or call `aclose` at the end. Raises
+    `ConfigurationError` if the platform has no POSIX file locks or the path cannot name a file.
+
+    A pickle or a copy of a store is a new, closed store over the same database.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock | None = None) -> None:
         require_posix("SQLiteStore")
-        clock = clock or SystemClock()
+        self._clock = clock = clock or SystemClock()
         self._database = Database(absolute("SQLiteStore", path), migrations=_MIGRATIONS, migrate=_migrate)
         self._records = _Records(self._database, clock)
         self._worker = Worker(
@@ -88,7 +87,7 @@ class SQLiteStore:
         check_key(key).encode()
         record = Record(new_version(), bytes(data))
         del data  # if a reporter prints this frame's locals, a Record shows nothing
-        write = partial(self._records.put, key, record, expect)
+        write = partial(self._records.write, key, record, expect)
         return await self._worker.run(write, on_abandoned=log_failed_write)
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
@@ -120,113 +119,95 @@ class SQLiteStore:
         """Close it: see `aclose`."""
         await self.aclose()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return as_configuration(self, self._database.path, self._clock)
+
     def __repr__(self) -> str:
         return f"<SQLiteStore {self._database.path} {'open' if self._worker.open else 'closed'}>"
 
 
 class _Records:
-    """What runs in the worker thread. Implements `claims.Records`.
-
-    `_wal_dirty`: the `-wal` file may still hold replaced or deleted data.
-    """
+    """What runs in the worker thread. Implements `claims.Records`."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._wal_dirty = False
 
     def prepare(self, key: str) -> Path:
         return self._database.prepare() / lock_name(key, ".lock")
 
     def reserve(self, key: str) -> None:
-        # Another program may keep the database locked. That must be known before a refresh token is spent.
-        with self._database.opened(create=True) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
+        self._database.reserve()
 
     def unreserve(self, key: str) -> None:
         pass
 
     def read(self, key: str) -> Record | None:
-        with self._database.opened() as connection:
+        with self._database.reading() as connection:
             return self._read(connection, key) if connection else None
 
     def _read(self, connection: sqlite3.Connection, key: str) -> Record | None:
         # All columns, because an older database that we may only read has less.
-        found = connection.execute("SELECT * FROM tokens WHERE key = ?", (key,))
-        names = [column[0] for column in found.description]
-        rows = found.fetchall()
+        with contextlib.closing(connection.execute("SELECT * FROM tokens WHERE key = ?", (key,))) as found:
+            rows = [dict(zip((name for name, *_ in found.description), row, strict=True)) for row in found]
         if not rows:
             return None
-        row = dict(zip(names, rows[0], strict=True))
+        row = rows[0]
         version, data, wall, boot = map(row.get, ("version", "data", "written_wall", "written_boot"))
         if type(version) is not str or type(data) is not bytes:
             raise StoreCorrupt("A stored record has a version or data of the wrong type.")
-        if type(wall) is not float or type(boot) is not float:  # of an older version, which did not say
-            return Record(version, data)
-        return Record(version, data, Moment(wall, boot).age(self._clock))
+        # A record of an older version does not say when it was written.
+        written = Moment(wall, boot) if type(wall) is float and type(boot) is float else None
+        if "checksum" in row and row["checksum"] != _checksum(key, version, data, written):
+            raise StoreCorrupt(
+                f"A record in {self._database.path} has the wrong checksum: it is damaged, or another key's.",
+            )
+        return Record(version, data, written.age(self._clock) if written is not None else 0.0)
 
     def keys(self) -> list[str]:
-        with self._database.opened() as connection:
-            rows = connection.execute("SELECT key FROM tokens").fetchall() if connection else []
+        with self._database.reading() as connection:
+            rows = fetch(connection, "SELECT key FROM tokens") if connection else []
         if not all(type(key) is str for (key,) in rows):
             raise StoreCorrupt(f"A key in {self._database.path} is not text.")
         return sorted(key for (key,) in rows)
 
     def write(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
-        with self._writing(key) as connection:
+        with self._database.writing() as connection:
             if expect is not ANY:
                 stored = self._read(connection, key)
                 if stored == record:  # the same write, repeated because its result got lost
                     return record
                 if (stored.version if stored else None) != expect:
                     raise Superseded("A newer record is stored.", record=stored)
-            connection.execute(
-                "INSERT INTO tokens (key, version, data, written_wall, written_boot) VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (key) DO UPDATE SET version = excluded.version, data = excluded.data,"
-                " written_wall = excluded.written_wall, written_boot = excluded.written_boot",
-                (key, record.version, record.data, *Moment.now(self._clock)),
-            )
+            connection.execute(INSERT + _REPLACE, row(key, record, Moment.now(self._clock)))
         return record
 
-    def put(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
-        """Like `write`, and leaves no trace of the replaced data: this may be a sign-out."""
-        self._wal_dirty = True
-        return self.write(key, record, expect)
-
     def delete(self, key: str, expect: str | AnyVersion) -> bool:
-        self._wal_dirty = True
-        with self._writing(key) as connection:
+        with self._database.writing() as connection:
             if expect is not ANY:
                 stored = self._read(connection, key)
                 if stored is not None and stored.version != expect:
                     raise Superseded("A newer record is stored.", record=stored)
             return connection.execute("DELETE FROM tokens WHERE key = ?", (key,)).rowcount > 0
 
-    @contextlib.contextmanager
-    def _writing(self, key: str) -> Iterator[sqlite3.Connection]:
-        """A transaction that excludes other writers from its first statement on."""
-        self.prepare(key)
-        with self._database.opened(create=True) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            if self._wal_dirty:
-                self._truncate(connection)
 
-    def _truncate(self, connection: sqlite3.Connection) -> None:
-        # The write is stored. If a reader prevents this checkpoint, the next write tries again.
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_TIMEOUT}").fetchall()
-            try:
-                ((busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                self._wal_dirty = bool(busy)
-            finally:
-                connection.execute("PRAGMA busy_timeout = 0").fetchall()
+INSERT = (
+    "INSERT INTO tokens (key, version, data, written_wall, written_boot, checksum) VALUES (?, ?, ?, ?, ?, ?)"
+)
+_REPLACE = (
+    " ON CONFLICT (key) DO UPDATE SET version = excluded.version, data = excluded.data,"
+    " written_wall = excluded.written_wall, written_boot = excluded.written_boot,"
+    " checksum = excluded.checksum"
+)
+
+
+def row(key: str, record: Record, written: Moment) -> tuple[object, ...]:
+    """The values for `INSERT`."""
+    return (key, record.version, record.data, *written, _checksum(key, record.version, record.data, written))
+
+
+def _checksum(key: str, version: str, data: bytes, written: Moment | None) -> bytes:
+    return checksum(key.encode(), version.encode(), data, written.packed() if written is not None else b"")
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
@@ -262,4 +243,14 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
     # It gets our connection, because one of its own could not leave the thread that made it. It gets no
     # plugins, because they are third-party code and would see the tokens.
+    @migrations()
+    def m003_checksum(schema: Schema) -> None:
+        schema.table("tokens").add_column("checksum", bytes)
+        rows = "SELECT key, version, data, written_wall, written_boot FROM tokens"
+        for key, version, data, wall, boot in fetch(connection, rows):
+            with contextlib.suppress(AttributeError, TypeError):  # damaged before: it stays so
+                written = Moment(wall, boot) if wall is not None else None
+                change = "UPDATE tokens SET checksum = ? WHERE key = ?"
+                connection.execute(change, (_checksum(key, version, data, written), key))
+
     migrations.apply(Schema(connection, recursive_triggers=False, execute_plugins=False))

@@ -4,12 +4,12 @@ A waiter looks at the record and tries the lock, again and again. It never waits
 record reaches all waiters at once and none of them queues. (A blocking lock call would also leak the lock
 when its waiter is cancelled.)
 
-A look costs half a millisecond of processor time, mostly for waking the worker thread. So between two looks
-a waiter only watches the size of the lock file, which every release changes. That is one `lstat` in the
-event loop: a microsecond, and no I/O, because the file was opened a moment ago on a local disk. What does
-not change the file (a killed holder, a sign-in during the claim) is found by the next look. We do not use
-inotify: each user has few descriptors for it, and waking all waiters in the same moment is not faster for
-the last of them.
+All of it is one job of the worker thread, which tries it again about every eight milliseconds (`TryLater`).
+The event loop only waits for its result: no file is looked at there, because on a hung mount even an `lstat`
+does not return. A look at the record costs a hundred microseconds. So between two looks a waiter only
+watches the size of the lock file, which every release changes: that is one `lstat`. What does not change the
+file (a killed holder, a sign-in during the claim) is found by the next look. We do not use inotify: each user
+has few descriptors for it, and waking all waiters in the same moment is not faster for the last of them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from ...errors import ClaimTimeout, Superseded
 from ..protocol import Record, new_version
 from .files import map_os_errors
 from .lock import HeldElsewhere, Holder, Mark, SidecarLock, try_lock
-from .worker import Worker
+from .worker import TryLater, Worker
 
 __all__ = ["Claims", "LocalClaim", "Records", "log_failed_write"]
 
@@ -36,8 +37,6 @@ _log = logging.getLogger("tokensession.stores")
 # All in seconds.
 _FIRST_PAUSE = 0.005  # between two looks, at first
 _LONGEST_PAUSE = 0.1
-_STAT_INTERVAL = 0.01  # between two stats of the lock file by one waiter; longer if there are many
-_STAT_SPACING = 0.00025  # between two stats by all waiters together, on average
 
 
 class Records(Protocol):
@@ -71,45 +70,18 @@ _Found: TypeAlias = "LocalClaim | Record | HeldElsewhere"
 
 
 class Claims:
-    """Grants the claims of one store.
-
-    Mutable state, touched in the event loop: `_waiting`, the number of waiters for a holder.
-    """
+    """Grants the claims of one store."""
 
     def __init__(self, records: Records, worker: Worker, clock: Clock) -> None:
         self._records = records
         self._worker = worker
         self._clock = clock
-        self._waiting = 0
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         """See `Store.claim`."""
-        deadline = self._clock.boot() + timeout
-        job = partial(self._try_claim, key, seen, asyncio.get_running_loop())
-        pause = _FIRST_PAUSE
-        while True:
-            found = await self._worker.run(job, droppable=True, on_abandoned=self._on_abandoned)
-            if not isinstance(found, HeldElsewhere):
-                return found
-            now = self._clock.boot()
-            if now >= deadline:
-                holder = "another holder" if found.holder is None else found.holder.describe(now)
-                raise ClaimTimeout(f"After {timeout:g} s the claim was still held by {holder}.")
-            changed = await self._wait_for_change(found, min(pause, deadline - now))
-            pause = _FIRST_PAUSE if changed else min(pause * 1.5, _LONGEST_PAUSE)
-
-    async def _wait_for_change(self, held: HeldElsewhere, seconds: float) -> bool:
-        """Return when the lock file has changed or the time is over. Returns whether it has changed."""
-        until = self._clock.boot() + seconds
-        self._waiting += 1
-        try:
-            while (left := until - self._clock.boot()) > 0:
-                await self._clock.sleep(min(max(_STAT_INTERVAL, _STAT_SPACING * self._waiting), left))
-                if held.changed:
-                    return True
-            return False
-        finally:
-            self._waiting -= 1
+        attempt = partial(self._try_claim, key, seen, asyncio.get_running_loop())
+        wait = _Wait(attempt, self._clock, timeout)
+        return await self._worker.run(wait, droppable=True, on_abandoned=self._on_abandoned)
 
     def _look(self, key: str, seen: str | None) -> Record | None:
         record = self._records.read(key)
@@ -149,11 +121,46 @@ class Claims:
             self._records, self._worker, self._clock, lock, key, record, version, predecessor, interrupted
         )
 
-    def _on_abandoned(self, outcome: Future[_Found]) -> None:
+    def _on_abandoned(self, outcome: Future[LocalClaim | Record]) -> None:
         """The caller was cancelled: release the claim that it would have got."""
         found = None if outcome.exception() is not None else outcome.result()
         if isinstance(found, LocalClaim):
             self._worker.post(found.end)
+
+
+class _Wait:
+    """Waits for a claim or a newer record, as a job that the worker tries again and again.
+
+    `attempt` looks at the record and tries the lock. `timeout`: in seconds of the clock.
+
+    Mutable state, touched in the worker thread: who held the lock at the last look, the pause after it, and
+    when that is over.
+    """
+
+    def __init__(self, attempt: Callable[[], _Found], clock: Clock, timeout: float) -> None:
+        self._attempt = attempt
+        self._clock = clock
+        self._timeout = timeout
+        self._deadline = clock.boot() + timeout
+        self._held: HeldElsewhere | None = None
+        self._pause = 0.0
+        self._next_look = 0.0
+
+    def __call__(self) -> LocalClaim | Record:
+        held, now = self._held, self._clock.boot()
+        changed = held is None or held.changed
+        if not changed and now < self._next_look:
+            raise TryLater
+        found = self._attempt()
+        if not isinstance(found, HeldElsewhere):
+            return found
+        if now >= self._deadline:
+            holder = "another holder" if found.holder is None else found.holder.describe(now)
+            raise ClaimTimeout(f"After {self._timeout:g} s the claim was still held by {holder}.")
+        self._held = found
+        self._pause = _FIRST_PAUSE if changed else min(self._pause * 1.5, _LONGEST_PAUSE)
+        self._next_look = min(now + self._pause, self._deadline)
+        raise TryLater
 
 
 class LocalClaim:

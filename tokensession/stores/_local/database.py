@@ -1,45 +1,66 @@
-"""A private SQLite database in WAL mode, opened once.
+"""A private SQLite database with a rollback journal, opened once.
 
 Facts about SQLite behind this code:
 
-* Closing *any* descriptor of a database drops all locks that the process has on it. So its owner and mode
-  are checked by name, without opening it.
+* Closing *any* descriptor of a database drops all locks that the process has on it. A backup that copies the
+  file inside the service does that. So the database is never opened to look at it, and our own processes
+  exclude each other with a lock file beside it: the locks of SQLite only keep other programs out.
+* A write-ahead log would not survive that: whoever closes such a database last deletes its `-wal`, with the
+  commits in it, and its shared memory kills the process if the disk of a copy-on-write file system is full.
+  Hence the rollback journal. Its file stays, empty, so that a commit needs no inode.
 * A connection must not be used or closed in the child of a fork, so it is closed before the fork. It must not
   even be inherited: SQLite remembers in memory what it has locked, so a new connection in the child would
   take the parent's locks for its own, and hold none.
-* `-wal` and `-shm` get the mode of the database, so the database must have the right mode first.
-* Two processes that turn WAL on or create a table at the same time find the database locked. So that happens
-  under a lock file.
-* SQLite's own wait for a lock would stop the other jobs of the store, so there is none once the database is
-  open: the worker tries a busy job again.
+* SQLite finds the journal by the name of the database. With two names for one file, a process would not see
+  the journal of another that was killed, and our lock files would be two.
+* SQLite's own wait for a lock would stop the other jobs of the store, so there is none: the worker tries a
+  busy job again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
 from ...errors import ConfigurationError, StoreCorrupt, StoreUnavailable
-from .files import check_file, check_writable, make_directory, map_os_errors, open_private, sync_directory
-from .lock import exclusive
+from .files import (
+    check_directory,
+    check_file,
+    check_writable,
+    make_directory,
+    map_os_errors,
+    open_private,
+    sync_directory,
+)
+from .lock import exclusive, shared
 from .place import Note, Place
+from .surroundings import check_not_mounted, check_one_name, check_parent
 from .worker import LONGEST_PATIENCE, Busy
 
-__all__ = ["MIGRATIONS", "Database"]
+__all__ = ["MIGRATIONS", "Database", "fetch"]
+
+_log = logging.getLogger("tokensession.stores")
 
 MIGRATIONS = "tokensession"
 """The name of our set of migrations."""
-
-_INITIALISING_TIMEOUT = 0.5  # seconds; without a wait, others that look whether it is ready would prevent it
+_TABLES = frozenset({"tokens", "tokensession_store", "_sqlite_migrations"})  # ours
+_COLUMNS = frozenset({"key", "version", "data"})  # of the table `tokens`, from the first version on
+_SIDE_FILES = ("-journal", "-wal", "-shm")  # SQLite's own, named after the database
+_MAX_PATH = 503  # bytes; SQLite takes 511, and appends "-journal"
+_HEADER = 100  # bytes
+_CONVERSION_TIMEOUT = 500  # milliseconds that other connections have to end
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _FILE = "Name a file in it, such as tokens.db."
+_OWN_DATABASE = "Give the tokens a database of their own, such as tokens.db."
+_UNCHANGED = "The database is unchanged."
 _NOT_TEXT = "Could not decode to UTF-8"  # the driver's message; this error has no code
 
 
@@ -50,8 +71,8 @@ class Database:
     database, by the name of their set. (Not in `user_version`: that may be another program's, whose tables
     are in the same file.) A start that finds them all needs no migration and no import.
 
-    Mutable state: the connection, and the file that it was opened on. It is touched only by jobs of the
-    store's worker, and by the hooks of a fork, which run while no job does.
+    Mutable state: the connection, the file that it was opened on, and what was said once. It is touched only
+    by jobs of the store's worker, and by the hooks of a fork, which run while no job does.
     """
 
     def __init__(
@@ -59,52 +80,86 @@ class Database:
     ) -> None:
         if not path.name:
             raise ConfigurationError(f"{path} is a directory, not a database file.", todo=_FILE)
+        if (length := len(os.fsencode(path))) > _MAX_PATH:
+            raise ConfigurationError(
+                f"The path of the database has {length} bytes, and SQLite takes {_MAX_PATH}.",
+                todo="Use a shorter path, for example in a directory with a shorter name.",
+            )
         self.path = path
         self._migrations = set(migrations)
         self._migrate = migrate
         self._locks = path.with_name(path.name + ".locks")
+        self._lock = self._locks / "database.lock"
+        self._side_files = tuple(Path(f"{path}{suffix}") for suffix in _SIDE_FILES)
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._up_to_date = False
         self._place = Place(path)
+        self._said_wal = False
+
+    # -- what jobs do -----------------------------------------------------------------------------------
 
     def prepare(self) -> Path:
         """The directory of the lock files. Raises unless a write could begin now."""
-        if not self.path.parent.is_dir():
-            raise StoreUnavailable(
-                f"The directory {self.path.parent} of the token database does not exist.",
-                todo="Create it. (In a URL, three slashes begin a relative path, sqlite:///tokens.db, "
-                "and four an absolute one, sqlite:////var/lib/tokens.db.)",
-            )
-        with map_os_errors("prepared", self.path):
-            self._status()
-            check_writable(self.path.parent)
-            make_directory(self._locks)
-            if self.path.exists() and not os.access(self.path, os.W_OK):
-                raise PermissionError(errno.EACCES, "it is read-only")
-        with self.opened(create=True):
-            return self._locks
+        with self._errors():
+            self._make_writable()
+        return self._locks
 
-    @overload
-    def opened(self) -> contextlib.AbstractContextManager[sqlite3.Connection | None]: ...
-    @overload
-    def opened(self, *, create: Literal[True]) -> contextlib.AbstractContextManager[sqlite3.Connection]: ...
-    @contextlib.contextmanager
-    def opened(self, *, create: bool = False) -> Iterator[Any]:
-        """The connection, or None if there is no table and `create` is false.
+    def reserve(self) -> None:
+        """Raise unless a write can be committed now.
 
-        The one place that turns SQLite's errors into store errors. After any error except `Busy` the
-        connection is closed, and the next job opens a new one.
+        Another program may keep the database locked, or read it for a long time. And a commit opens the
+        journal, and perhaps its directory. All that must be known before a refresh token is spent.
         """
-        patience = LONGEST_PATIENCE  # on a busy machine, the first start of many processes takes seconds
+        with self._errors(), exclusive(self._lock), contextlib.ExitStack() as spare:
+            connection = self._open_up_to_date()
+            for path in (self._side_files[0], self.path.parent):
+                spare.callback(os.close, os.open(path, os.O_RDONLY))
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection | None]:
+        """The connection, or None if there is no table. It changes nothing, if nothing is outdated."""
+        with self._errors():
+            with self._together():
+                connection = self._open_as_it_is(self._status())
+                if connection is None or self._up_to_date or not self._is_writable():
+                    yield connection
+                    return
+            with self._alone():
+                self._open_up_to_date()
+            with self._together():
+                yield self._open_as_it_is(self._status())
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that excludes other writers from its first statement on. It is durable afterwards."""
+        with self._errors():
+            self._make_writable()
+            with exclusive(self._lock, patience=LONGEST_PATIENCE):
+                connection = self._open_up_to_date()
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turns SQLite's errors into store errors, here and nowhere else.
+
+        After any error except `Busy` the connection is closed, and the next job opens a new one.
+        """
         try:
             with map_os_errors("opened", self.path):
-                connection = self._connect(create=create)
-            patience = 0.0
-            yield connection
+                yield
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code in _BUSY:
-                raise Busy(self.path, patience=patience, progress=self._commits()) from None
+                raise Busy(self.path, progress=self._commits()) from None
             self.close()
             if str(error).startswith(_NOT_TEXT):
                 error.args = (_NOT_TEXT,)  # the rest of the message is the text itself, perhaps a token
@@ -118,42 +173,13 @@ class Database:
                 todo="Check that it and its directory are writable, and that there is disk space left.",
             ) from error
 
-    def _connect(self, *, create: bool) -> sqlite3.Connection | None:
-        status = self._status()
-        if self._connection is not None:
-            if status is not None and (status.st_dev, status.st_ino) == self._file:
-                return self._connection
-            self.close()  # the file was removed or replaced, so a write to the old one would be lost
-        connection = self._open() if status is not None and status.st_size else None
-        # A read does without the migrations if it may not write: then it leaves the database as it is.
-        if connection is not None and self._is_outdated(connection) and (create or self._is_writable()):
-            connection.close()
-            connection, create = None, True
-        if connection is None and create:
-            make_directory(self._locks)
-            with exclusive(self._locks / "schema.lock", patience=LONGEST_PATIENCE):
-                self._create_file()
-                connection = self._open(initialise=True)
-            if connection is None:
-                raise StoreUnavailable(f"{self.path} is on a file system that does not support WAL.")
-        if connection is not None:
-            status = self.path.lstat()
-            self._connection, self._file = connection, (status.st_dev, status.st_ino)
-            self._compare_place(connection)
-        return connection
-
-    def _compare_place(self, connection: sqlite3.Connection) -> None:
-        """Warn if the database is a copy."""
-        if not _has(connection, "tokensession_store"):  # an older database, which we may only read
-            return
-        rows = connection.execute("SELECT id, inode FROM tokensession_store").fetchall()
-        note = self._place.compare(Note(*rows[0]) if rows else None)
-        if note is not None:
-            # It may be locked now, or read-only. Then the next process that opens it does this.
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("INSERT OR REPLACE INTO tokensession_store VALUES (1, ?, ?)", note)
+    # -- files ------------------------------------------------------------------------------------------
 
     def _status(self) -> os.stat_result | None:
+        """The status of the database, if there is one. Raises if it or a side file is not private to us."""
+        for side in self._side_files:  # SQLite believes what it finds there
+            with contextlib.suppress(FileNotFoundError):
+                check_file(side, side.lstat())
         try:
             status = self.path.lstat()
         except FileNotFoundError:
@@ -161,62 +187,24 @@ class Database:
         if stat.S_ISDIR(status.st_mode):
             raise StoreUnavailable(f"{self.path} is a directory, not a database file.", todo=_FILE)
         check_file(self.path, status)
+        check_one_name(self.path, status)
         return status
 
-    def _create_file(self) -> None:
-        """Create an empty private file, because SQLite gives `-wal` and `-shm` the mode of the database.
+    def _check_log(self) -> None:
+        """Raise if there is a write-ahead log of another database. SQLite would read it all the same."""
+        log = self._side_files[1]
+        if not log.exists() or not log.stat().st_size:
+            return
+        with self.path.open("rb") as file:  # closing it drops the locks of others in this process: see above
+            header = file.read(_HEADER)
+        if header[18:19] == b"\1":  # a rollback journal: SQLite's "file format write version"
+            raise StoreUnavailable(
+                f"There is a write-ahead log beside {self.path}, and it belongs to another database.",
+                todo=f"If you have moved this database here, move {log.name} and {self.path.name}-shm away.",
+            )
 
-        There are no connections to an empty file, so closing this descriptor drops no locks.
-        """
-        with contextlib.suppress(FileExistsError):
-            os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-        sync_directory(self.path.parent)  # also if another process has made it, and was killed before this
-
-    def _open(self, *, initialise: bool = False) -> sqlite3.Connection | None:
-        """A connection, or None if the database is not ready for one."""
-        connection = sqlite3.connect(
-            self.path.as_uri() + "?mode=rw",  # does not create the file: `_create_file` does
-            uri=True,
-            timeout=_INITIALISING_TIMEOUT if initialise else 0.0,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            if initialise:
-                self._initialise(connection)
-            if _is_ready(connection):
-                connection.execute("PRAGMA synchronous = FULL").fetchall()
-                connection.execute("PRAGMA secure_delete = ON").fetchall()
-                connection.execute("PRAGMA busy_timeout = 0").fetchall()
-                return connection
-        except BaseException:
-            connection.close()
-            raise
-        connection.close()
-        return None
-
-    def _initialise(self, connection: sqlite3.Connection) -> None:
-        if self._is_outdated(connection) or not _is_ready(connection):  # else another process was faster
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
-            if _applied(connection) and not _has(connection, "tokens"):  # someone dropped it
-                forget = "DELETE FROM _sqlite_migrations WHERE migration_set = ?"
-                connection.execute(forget, (MIGRATIONS,)).fetchall()
-            self._migrate(connection)
-
-    def _is_outdated(self, connection: sqlite3.Connection) -> bool:
-        """Whether a migration is missing. Raises `StoreCorrupt` if there is one that we do not know."""
-        try:
-            applied = _applied(connection)
-            if applied - self._migrations:
-                raise StoreCorrupt(
-                    f"{self.path} was written by a newer version of tokensession.",
-                    intact="The database is unchanged.",
-                    todo="Use that version, or another database.",
-                )
-        except BaseException:
-            connection.close()
-            raise
-        return applied != self._migrations
+    def _is_open(self, status: os.stat_result) -> bool:
+        return self._connection is not None and (status.st_dev, status.st_ino) == self._file
 
     def _is_writable(self) -> bool:
         effective = os.access in os.supports_effective_ids
@@ -224,11 +212,182 @@ class Database:
             os.access(path, os.W_OK, effective_ids=effective) for path in (self.path, self.path.parent)
         )
 
+    def _make_writable(self) -> None:
+        """Make what a write needs, and raise if it could not begin now."""
+        if not self.path.parent.is_dir():
+            raise StoreUnavailable(
+                f"The directory {self.path.parent} of the token database does not exist.",
+                todo="Create it. (In a URL, three slashes begin a relative path, sqlite:///tokens.db, "
+                "and four an absolute one, sqlite:////var/lib/tokens.db.)",
+            )
+        status = self._status()
+        check_writable(self.path.parent)
+        make_directory(self._locks)
+        check_writable(self._locks)
+        if status is not None and not os.access(self.path, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is read-only")
+        if status is None or not self._is_open(status):
+            with self._alone():
+                self._create_file()
+                self._open_up_to_date()
+        journal = self._side_files[0]
+        if not journal.exists():  # another program's commit removes it
+            with contextlib.suppress(FileExistsError):
+                os.close(open_private(journal, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process of ours uses the database."""
+        make_directory(self._locks)
+        with exclusive(self._lock, patience=LONGEST_PATIENCE):
+            yield
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """No process of ours writes."""
+        with contextlib.ExitStack() as stack:
+            if check_directory(self._locks):
+                with contextlib.suppress(FileNotFoundError, PermissionError):  # then no one of ours writes
+                    stack.enter_context(shared(self._lock))
+            yield
+
+    def _create_file(self) -> None:
+        """Create an empty private file, because SQLite gives its side files the mode of the database.
+
+        There are no connections to an empty file, so closing this descriptor drops no locks.
+        """
+        with contextlib.suppress(FileExistsError):
+            os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        sync_directory(self.path.parent)  # also if another process has made it, and was killed before this
+
+    # -- the connection ---------------------------------------------------------------------------------
+
+    def _open_as_it_is(self, status: os.stat_result | None) -> sqlite3.Connection | None:
+        """The connection, or None if there is no table. `status` is the file's."""
+        if status is None or not status.st_size:
+            self.close()
+            return None
+        if self._is_open(status):
+            return self._connection
+        connection = self._connect()
+        if connection is not None:
+            self._use(connection, initialised=False)
+        return connection
+
+    def _open_up_to_date(self) -> sqlite3.Connection:
+        """The connection. All migrations have been made, and the journal is a rollback journal."""
+        status = self._status()
+        if status is not None and self._is_open(status) and self._connection is not None and self._up_to_date:
+            return self._connection
+        self.close()  # a second connection would keep the database in WAL mode
+        connection = self._connect(initialise=True)
+        if connection is None:
+            raise StoreUnavailable(f"{self.path} has no table 'tokens', although it was just created.")
+        self._use(connection, initialised=True)
+        return connection
+
+    def _use(self, connection: sqlite3.Connection, *, initialised: bool) -> None:
+        self.close()  # the file was removed or replaced, so a write to the old one would be lost
+        status = self.path.lstat()
+        self._connection, self._file = connection, (status.st_dev, status.st_ino)
+        note = self._compare_place(connection)
+        if note is not None and initialised:
+            # It may be locked now, or read-only. Then the next process that opens it does this.
+            with contextlib.suppress(sqlite3.Error):
+                fetch(connection, "INSERT OR REPLACE INTO tokensession_store VALUES (1, ?, ?)", *note)
+        current = _applied(connection) == self._migrations and not _is_wal(connection)
+        self._up_to_date = initialised or (current and note is None)
+
+    def _connect(self, *, initialise: bool = False) -> sqlite3.Connection | None:
+        """A connection, or None if there is no table."""
+        check_parent(self.path.parent)
+        check_not_mounted(self.path)
+        self._check_log()
+        connection = sqlite3.connect(
+            self.path.as_uri() + "?mode=rw",  # does not create the file: `_create_file` does
+            uri=True,
+            timeout=0.0,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        with contextlib.ExitStack() as unless_returned:
+            unless_returned.callback(connection.close)
+            self._check_tables(connection)
+            if initialise:
+                self._initialise(connection)
+            if not _has(connection, "tokens"):
+                return None
+            if not _is_wal(connection):
+                fetch(connection, "PRAGMA journal_mode = TRUNCATE")
+            fetch(connection, "PRAGMA synchronous = EXTRA")
+            fetch(connection, "PRAGMA secure_delete = ON")
+            unless_returned.pop_all()
+        return connection
+
+    def _initialise(self, connection: sqlite3.Connection) -> None:
+        if _is_wal(connection):  # of a version before 0.2
+            self._leave_wal(connection)
+        if _applied(connection) == self._migrations and _has(connection, "tokens"):
+            return
+        fetch(connection, "PRAGMA secure_delete = ON")
+        if _applied(connection) and not _has(connection, "tokens"):  # someone dropped it
+            forget = "DELETE FROM _sqlite_migrations WHERE migration_set = ?"
+            fetch(connection, forget, MIGRATIONS)
+        self._migrate(connection)
+
+    def _check_tables(self, connection: sqlite3.Connection) -> None:
+        """Raise unless this database is ours, or could be: before anything is changed."""
+        if _applied(connection) - self._migrations:
+            raise StoreCorrupt(
+                f"{self.path} was written by a newer version of tokensession.",
+                intact=_UNCHANGED,
+                todo="Use that version, or another database.",
+            )
+        objects = _objects(connection)
+        kind = objects.get("tokens")
+        if kind == "view" or (kind and not _can_hold_records(connection)):
+            raise StoreUnavailable(
+                f"{self.path} has a {kind} 'tokens' that is not one of tokensession's.",
+                intact=_UNCHANGED,
+                todo=_OWN_DATABASE,
+            )
+        others = [name for name in objects if name not in _TABLES and not name.startswith("sqlite_")]
+        if others and _is_wal(connection):
+            raise StoreUnavailable(
+                f"{self.path} is in WAL mode, which is not safe for tokens, and not ours alone.",
+                intact=_UNCHANGED,
+                todo=f"{_OWN_DATABASE} Or run PRAGMA journal_mode = TRUNCATE on this one, if its program "
+                "allows that.",
+            )
+
+    def _leave_wal(self, connection: sqlite3.Connection) -> None:
+        """Convert the database. If another connection is open, go on as it is: the next one who opens it
+        tries again.
+        """
+        fetch(connection, f"PRAGMA busy_timeout = {_CONVERSION_TIMEOUT}")
+        with contextlib.suppress(sqlite3.OperationalError):
+            fetch(connection, "PRAGMA journal_mode = TRUNCATE")
+        fetch(connection, "PRAGMA busy_timeout = 0")
+        if _is_wal(connection) and not self._said_wal:
+            self._said_wal = True
+            _log.warning(
+                "%s is still in WAL mode, because another program has it open. It works, but a program that "
+                "copies it can damage it. Close the other program, and restart this one.",
+                self.path,
+            )
+
+    def _compare_place(self, connection: sqlite3.Connection) -> Note | None:
+        """Warn if the database is a copy. Returns what must be noted."""
+        if not _has(connection, "tokensession_store"):  # an older database, which we may only read
+            return None
+        rows = fetch(connection, "SELECT id, inode FROM tokensession_store")
+        return self._place.compare(Note(*rows[0]) if rows else None)
+
     def _commits(self) -> int | None:
         """A number that changes when another connection commits, if it is known."""
         with contextlib.suppress(sqlite3.Error):
             if self._connection is not None:
-                ((number,),) = self._connection.execute("PRAGMA data_version").fetchall()
+                ((number,),) = fetch(self._connection, "PRAGMA data_version")
                 return int(number)
         return None
 
@@ -258,19 +417,38 @@ class Database:
 _abandoned: list[sqlite3.Connection] = []  # referenced, because collecting a connection closes it
 
 
-def _is_ready(connection: sqlite3.Connection) -> bool:
-    mode = connection.execute("PRAGMA journal_mode").fetchall()
-    return _has(connection, "tokens") and mode == [("wal",)]
+def fetch(connection: sqlite3.Connection, statement: str, *values: Any) -> list[Any]:
+    """All rows. The statement has ended, even if it failed: one that has not keeps its lock."""
+    with contextlib.closing(connection.execute(statement, values)) as rows:
+        return rows.fetchall()
+
+
+def _is_wal(connection: sqlite3.Connection) -> bool:
+    return fetch(connection, "PRAGMA journal_mode") == [("wal",)]
 
 
 def _applied(connection: sqlite3.Connection) -> set[str]:
     """The names of the migrations that this database has had."""
     if not _has(connection, "_sqlite_migrations"):
         return set()
-    names = connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = ?", (MIGRATIONS,))
-    return {name for (name,) in names.fetchall()}
+    made = "SELECT name FROM _sqlite_migrations WHERE migration_set = ?"
+    return {name for (name,) in fetch(connection, made, MIGRATIONS)}
+
+
+def _objects(connection: sqlite3.Connection) -> dict[str, str]:
+    """The tables and views, with "table" or "view". Lower case, because SQLite ignores case."""
+    found = fetch(connection, "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')")
+    return {str(name).lower(): str(kind) for name, kind in found}
 
 
 def _has(connection: sqlite3.Connection, table: str) -> bool:
-    found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
-    return bool(found.fetchall())
+    return _objects(connection).get(table) == "table"
+
+
+def _can_hold_records(connection: sqlite3.Connection) -> bool:
+    """Whether the table `tokens` has our columns, and no others that must be given."""
+    columns = fetch(connection, "PRAGMA table_info(tokens)")
+    names = {name for _, name, *_ in columns}
+    keys = [name for _, name, _, _, _, primary in columns if primary]
+    required = {name for _, name, _, not_null, default, _ in columns if not_null and default is None}
+    return keys == ["key"] and names >= _COLUMNS and required <= _COLUMNS

@@ -5,8 +5,9 @@
   the lock file, which only a clean end removes.
 * flock, not lockf: POSIX record locks are lost when any descriptor of the file is closed.
 * Never a blocking flock: in an abandoned thread it gets the lock later, and leaks it.
-* Lock files are never unlinked. If someone else unlinks one, its inode differs after locking, and we try
-  again.
+* Lock files are never unlinked: another process may have opened one and be about to lock it. So they stay
+  when their record is deleted, empty, two per key that was ever claimed. When no process uses the store, you
+  may remove them. If someone else unlinks one, its inode differs after locking, and we try again.
 * Parent and child share an flock after a fork, so the child closes its copy. (It must not unlock: LOCK_UN
   would free the parent's lock.) For the same reason a release unlocks before it closes: a subprocess that
   has not called exec yet may have a copy.
@@ -30,6 +31,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -39,6 +41,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import StoreUnavailable
+from . import fork
 from .files import UNSUPPORTED, open_private
 from .worker import Busy
 
@@ -47,7 +50,7 @@ try:
 except ImportError:  # not POSIX: making a store raises an error
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["HeldElsewhere", "Holder", "Mark", "SidecarLock", "exclusive", "lock_name", "try_lock"]
+__all__ = ["HeldElsewhere", "Holder", "Mark", "SidecarLock", "exclusive", "lock_name", "shared", "try_lock"]
 
 _MARK_BYTES = 128
 _HOLDER_BYTES = 384
@@ -56,6 +59,10 @@ _RESERVE = 64 * 1024  # bytes; a record is a few KiB, and SQLite writes it in wh
 _BLOCK = 4096
 _LONG_AGO = 86_400.0  # seconds; no token request takes a day
 _ATTEMPTS = 100  # a lock file is replaced by accident, if at all
+_REPLACED = (
+    "Use a directory on a local file system (others may change a file's inode number at any time), and let "
+    "no other program replace or remove files in it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +153,7 @@ class HeldElsewhere:
         return size not in (self.size, _HEADER_BYTES)
 
 
-class SidecarLock:
+class SidecarLock(fork.AtFork):
     """A lock, `locked` until `release` or the end of this process. `loop` is that of its claim, if any."""
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -154,6 +161,7 @@ class SidecarLock:
         self._fd = fd
         self.loop: asyncio.AbstractEventLoop | None = None
         self._mutex = threading.RLock()
+        fork.register(self)
 
     @property
     def locked(self) -> bool:
@@ -191,10 +199,16 @@ class SidecarLock:
         `StoreUnavailable` if the lock was released, or its file removed: then another holder may be sending.
         """
         with self._mutex:
-            if not self._is_ours():
+            if not self.locked:
                 raise StoreUnavailable(
                     "This claim has ended, so no token request may be sent under it.",
                     todo="Claim the key again.",
+                )
+            if not self._is_ours():
+                raise StoreUnavailable(
+                    f"{self.path} is not the file any more that this claim has locked, so no token request "
+                    "may be sent under it.",
+                    todo=_REPLACED,
                 )
             os.pwrite(self._fd, mark.encode(), 0)
 
@@ -236,7 +250,7 @@ class SidecarLock:
                 finally:
                     os.close(fd)
 
-    def drop_after_fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Close the child's copy. The parent stays locked."""
         self._mutex = threading.RLock()  # a thread of the parent may have the old one
         fd, self._fd = self._fd, -1
@@ -257,16 +271,19 @@ def lock_name(key: str, suffix: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest() + suffix
 
 
-def try_lock(path: Path) -> SidecarLock | HeldElsewhere:
-    """The lock, or who has it. Never waits. Raises `OSError`."""
+def try_lock(path: Path, *, shared: bool = False) -> SidecarLock | HeldElsewhere:
+    """The lock, or who has it. Never waits. Raises `OSError`.
+
+    `shared`: with others that share it. The file must exist, and may be read-only.
+    """
     for _ in range(_ATTEMPTS):
-        fd = open_private(path, os.O_RDWR | os.O_CREAT)
+        fd = open_private(path, os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT)
         with contextlib.ExitStack() as unless_locked:
             unless_locked.callback(os.close, fd)
             status = os.fstat(fd)  # before locking, so that any later release is noticed
             inode = status.st_dev, status.st_ino
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
                 ours = _locks.get(inode)
                 if ours is None or not ours.orphaned:
@@ -274,6 +291,13 @@ def try_lock(path: Path) -> SidecarLock | HeldElsewhere:
                     return HeldElsewhere(path, status.st_size, holder)
                 ours.unlock()
                 continue
+            except OSError as error:
+                if error.errno not in (*UNSUPPORTED, errno.ENOLCK):
+                    raise
+                raise StoreUnavailable(
+                    f"{path} is on a file system that cannot lock it: {error.strerror}.",
+                    todo="Use a directory on a local file system. Or use a store on a server.",
+                ) from error
             # If the file was removed or replaced since, locking it excludes no one.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(status, path.lstat()):
@@ -282,14 +306,26 @@ def try_lock(path: Path) -> SidecarLock | HeldElsewhere:
                     return lock
     raise StoreUnavailable(
         f"{path} was never the file that had just been opened, so it cannot be locked.",
-        todo="Use a directory on a local file system, and let no other program replace files in it.",
+        todo=_REPLACED,
     )
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock for a moment. Raises `Busy` if another holder has it."""
-    lock = try_lock(path)
+    with _held(try_lock(path), path, patience):
+        yield
+
+
+@contextlib.contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Share the lock for a moment. Raises `Busy` if another holder has it alone."""
+    with _held(try_lock(path, shared=True), path, 0.0):
+        yield
+
+
+@contextlib.contextmanager
+def _held(lock: SidecarLock | HeldElsewhere, path: Path, patience: float) -> Iterator[None]:
     if isinstance(lock, HeldElsewhere):
         raise Busy(path, patience=patience)
     try:
@@ -304,23 +340,14 @@ def _allocate(fd: int, size: int) -> None:
     try:
         os.posix_fallocate(fd, _BLOCK, size)
     except (AttributeError, OSError) as error:
-        # macOS has no such function, and not every file system can do it (ZFS, or NFS with musl).
+        # macOS has no such function, and not every file system can do it (ZFS, or NFS with musl). One that
+        # compresses or copies on write then reserves nothing, and a full disk is found out by the commit.
         if isinstance(error, OSError) and error.errno not in UNSUPPORTED:
             raise
-        os.pwrite(fd, bytes(size), _BLOCK)
+        end = _BLOCK + size
+        while (start := end - size) < end:  # on a disk that is almost full, less is written than was asked
+            size -= os.pwrite(fd, bytes(size), start)
 
 
-# The hook of a fork cannot be removed, and concerns every lock of the process. No job runs while the
-# process forks (see `worker`), so no lock is half taken.
+# Finds the orphaned lock that keeps others from this file.
 _locks: weakref.WeakValueDictionary[tuple[int, int], SidecarLock] = weakref.WeakValueDictionary()
-
-
-def _after_fork_in_child() -> None:
-    # The references are copied in one step, because other threads take locks at the same time.
-    for reference in _locks.valuerefs():
-        if (lock := reference()) is not None:
-            lock.drop_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple, Self
 
 from ...clock import Clock
@@ -19,6 +20,10 @@ class Moment(NamedTuple):
     def now(cls, clock: Clock) -> Self:
         """This moment."""
         return cls(clock.wall(), clock.boot())
+
+    def packed(self) -> bytes:
+        """For a checksum."""
+        return struct.pack(">dd", *self)
 
     def age(self, clock: Clock) -> float:
         """Seconds since then, never negative.

@@ -11,23 +11,24 @@ Theory of operation
   their turn, so one contended key does not delay the others. After a few seconds it gives up. (We do not use
   a blocking flock: in an abandoned thread it gets the lock later, and leaks it. Nor anyio's shared limiter:
   forty blocked jobs would stop everyone else's.)
+* A job that waits for something that may take long, and that only a look can notice, raises `TryLater`. Such
+  jobs are tried again in rounds, about every eight milliseconds, for as long as their callers wait. So no
+  file is looked at in an event loop (on a hung mount that would stop the whole program), and a loop is woken
+  only when there is something to report.
 * The thread starts with the first job. It ends with `aclose` or with the interpreter, and always after its
-  last job, because that may be writing a rotated refresh token.
-* A fork waits for the running job. So no file is half open in the child, and `before_fork` can close what a
-  child must not inherit (an SQLite connection). The child starts a thread of its own.
+  last job, because that may be writing a rotated refresh token. A job that waits does not delay that end.
+* A fork waits for the running job, see `fork.py`. The child starts a thread of its own.
 
-Mutable state, guarded by `_state`: the queues, `_pending`, `_pause`, `_draining` and `_executor`. And
-`_closed`, whether the job that ran last was one that closes, written under `_running`, which is held while a
-job runs.
+Mutable state, guarded by `_state`: the queues, `_pending`, `_pause`, `_next_round`, `_draining` and
+`_executor`. And `_closed`, whether the job that ran last was one that closes, written under `_running`, which
+is held while a job runs; and `_stopped`, whether a fork holds `_running`, which only the forking thread uses.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,8 +37,9 @@ from typing import Any, Generic, TypeVar
 
 from ...clock import Clock, SystemClock
 from ...errors import StoreUnavailable
+from . import fork
 
-__all__ = ["LONGEST_PATIENCE", "Busy", "Worker"]
+__all__ = ["LONGEST_PATIENCE", "Busy", "TryLater", "Worker"]
 
 T = TypeVar("T")
 
@@ -47,7 +49,8 @@ _LONGEST_PAUSE = 0.008  # each pause is twice as long as the one before
 _READ_PATIENCE = 2.0  # a droppable job is tried for so long: callers wait for it, and nothing is lost
 _WRITE_PATIENCE = 5.0  # any other job
 LONGEST_PATIENCE = 8.0  # many writers; shorter than `Policy.store_timeout`, so that callers learn the reason
-_FORK_WAIT = 15.0  # longer than any job that is not stuck in the kernel
+_ROUND = 0.008  # between two rounds of the jobs that wait; longer if there are many
+_ROUND_SPACING = 0.00025  # for each of them, so that they leave time to the others
 
 
 class Busy(Exception):
@@ -64,10 +67,26 @@ class Busy(Exception):
         self.progress = progress
 
 
-class _Job(Generic[T]):
-    """A callable, and who waits for it."""
+class TryLater(Exception):
+    """There is nothing to report yet: try this job in the next round, and the one after that, without end."""
 
-    __slots__ = ("busy_since", "closing", "droppable", "future", "progress", "stuck_since", "wanted", "work")
+
+class _Job(Generic[T]):
+    """A callable, and who waits for it: `loop` is that of its caller, if it has one."""
+
+    __slots__ = (
+        *(
+            "busy_since",
+            "closing",
+            "droppable",
+            "future",
+            "loop",
+            "progress",
+            "stuck_since",
+            "wanted",
+            "work",
+        ),
+    )
 
     def __init__(self, work: Callable[[], T], *, droppable: bool = False, closing: bool = False) -> None:
         self.work = work
@@ -78,13 +97,19 @@ class _Job(Generic[T]):
         self.busy_since: float | None = None  # by the boot clock, and so is `stuck_since`
         self.stuck_since = 0.0
         self.progress: int | None = None  # that of the last `Busy`
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def dropped(self) -> bool:
+        """Whether it must not run, because its caller is gone."""
+        return self.droppable and (not self.wanted or (self.loop is not None and self.loop.is_closed()))
 
 
 def _nothing() -> None:
     pass
 
 
-class Worker:
+class Worker(fork.AtFork):
     """Runs jobs one after another in a thread of its own. `name` is the thread's name.
 
     `clock` decides when a busy job gives up. `before_fork` closes what a child process must not inherit. It
@@ -105,17 +130,21 @@ class Worker:
         self._before_fork = before_fork
         self._after_fork_in_child = after_fork_in_child
         self._reset()
-        _workers[id(self)] = self
+        fork.register(self)
 
     def _reset(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
+        self._thread: threading.Thread | None = None  # that of the executor
         self._draining = False  # whether some thread runs the jobs
         self._ready: deque[_Job[Any]] = deque()
         self._busy: deque[_Job[Any]] = deque()  # to be tried again
-        self._closing: deque[_Job[Any]] = deque()  # to be run when there are no others
-        self._pending = 0
+        self._waiting: deque[_Job[Any]] = deque()  # to be tried in the next round
+        self._closing: deque[_Job[Any]] = deque()  # to be run when no others are ready or busy
+        self._pending = 0  # jobs that are not done, whichever queue they are in
+        self._next_round = 0.0  # boot clock of the machine, because the pause before it is a real one
         self._pause = _FIRST_PAUSE
         self._closed = True
+        self._stopped = False
         # With a lock that its owner may take again: a claim that is collected meanwhile posts its end.
         self._state = threading.Condition(threading.RLock())
         self._running = threading.Lock()
@@ -148,6 +177,7 @@ class Worker:
     async def _run(self, job: _Job[T], on_abandoned: Callable[[Future[T]], None] | None = None) -> T:
         loop = asyncio.get_running_loop()
         wake = loop.create_future()
+        job.loop = loop
         job.future.add_done_callback(lambda _: _notify(loop, wake))
         self._queue(job)
         try:
@@ -165,17 +195,27 @@ class Worker:
     async def aclose(self, last: Callable[[], None] = _nothing) -> None:
         """Run what is queued, then `last`, then end the thread. A later job starts another.
 
-        A busy job gives up after a few seconds, so this does not take longer, unless a job hangs.
+        A busy job gives up after a few seconds, so this does not take longer, unless a job hangs. A job that
+        waits, and whose caller still waits for it, goes on, and the thread with it.
         """
         # A job may also have run without a thread, if none could be started.
         while self.open or not self._closed:
             await self._run(_Job(last, closing=True))
             with self._state:
-                if self._pending or not self._closed:  # a job has come meanwhile
+                self._drop_waiting()
+                if self._pending > len(self._waiting) or not self._closed:  # a job has come meanwhile
                     continue
+                if self._waiting:
+                    return
                 executor, self._executor = self._executor, None
-            if executor is not None:
-                executor.shutdown()  # its queue is empty, so this joins an idle thread
+                thread = self._thread
+            if executor is not None and thread is not None:
+                executor.shutdown(wait=False)
+                pause = 0.0
+                # It has nothing left to do. A join would block the event loop, and its end sets no event.
+                while thread.is_alive():
+                    await SystemClock.sleep(pause)
+                    pause = _FIRST_PAUSE
 
     def _queue(self, job: _Job[Any]) -> None:
         with self._state:
@@ -187,7 +227,7 @@ class Worker:
             self._draining = True
             executor = self._executor or ThreadPoolExecutor(1, thread_name_prefix=self._name)
             try:
-                executor.submit(self._drain)
+                executor.submit(self._drain_in_thread)
             except RuntimeError:
                 pass  # the interpreter is ending, or no thread can be started
             else:
@@ -195,13 +235,17 @@ class Worker:
                 return
         self._drain()
 
+    def _drain_in_thread(self) -> None:
+        self._thread = threading.current_thread()
+        self._drain()
+
     def _drain(self) -> None:
-        """Run jobs until there are none."""
+        """Run jobs until there are none, or until the next round."""
         while self._run_next():
             pass
 
     def _run_next(self) -> bool:
-        """Run a job. Returns whether there was one."""
+        """Run a job. Returns whether to go on."""
         # In a call of its own, so that no job is referenced here once it is done: a claim that is collected
         # releases its lock.
         with self._state:
@@ -210,16 +254,45 @@ class Worker:
                 self._pause = min(2 * self._pause, _LONGEST_PAUSE)
                 self._ready.extend(self._busy)
                 self._busy.clear()
+            if self._waiting and not (self._ready or self._closing):
+                self._state.wait(max(0.0, self._next_round - SystemClock.boot()))
+            if self._waiting and SystemClock.boot() >= self._next_round and self._begin_round():
+                return False
             queue = self._ready or self._closing
             if not queue:
-                self._draining = False
-                return False
+                self._draining = bool(self._waiting)
+                return self._draining
             job = queue.popleft()
-        if job.wanted or not job.droppable:
-            self._attempt(job)
-        else:
+        if job.dropped:
             self._forget()
+        else:
+            self._attempt(job)
         return True
+
+    def _begin_round(self) -> bool:
+        """Make the waiting jobs ready. Returns whether the thread drains them anew."""
+        self._next_round = SystemClock.boot() + max(_ROUND, _ROUND_SPACING * len(self._waiting))
+        waiting, self._waiting = self._waiting, deque()
+        try:
+            if self._executor is not None:
+                self._executor.submit(self._drain_in_thread)
+                self._ready.extend(waiting)
+                return True
+        except RuntimeError:
+            pass  # the interpreter is ending, and must not wait for these jobs
+        for job in waiting:
+            self._forget()
+            job.future.set_exception(
+                StoreUnavailable("There is no thread to wait in.", todo="Try again, or end some threads.")
+            )
+        return False
+
+    def _drop_waiting(self) -> None:
+        """Forget the waiting jobs whose callers are gone, before the next round does."""
+        wanted = deque(job for job in self._waiting if not job.dropped)
+        self._pending -= len(self._waiting) - len(wanted)
+        self._waiting = wanted
+        self._state.notify()
 
     def _attempt(self, job: _Job[Any]) -> None:
         try:
@@ -238,6 +311,10 @@ class Worker:
             )
             self._forget()
             job.future.set_exception(error)
+        except TryLater:
+            with self._state:
+                job.busy_since = None
+                self._waiting.append(job)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller, not to this thread
             self._forget()
             job.future.set_exception(error)
@@ -262,6 +339,23 @@ class Worker:
             self._pending -= 1
             self._pause = _FIRST_PAUSE
 
+    def before_fork(self, seconds: float) -> None:
+        """Wait until no job runs, and close what a child must not inherit."""
+        self._stopped = self._running.acquire(timeout=seconds)
+        if self._stopped:
+            self._before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Let jobs run again."""
+        if self._stopped:
+            self._stopped = False
+            self._running.release()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the thread and its callers, which are in the parent."""
+        self._reset()
+        self._after_fork_in_child()
+
     def __repr__(self) -> str:
         return f"<Worker {self._name} {'open' if self.open else 'closed'}, {self._pending} pending>"
 
@@ -275,40 +369,3 @@ def _notify(loop: asyncio.AbstractEventLoop, wake: asyncio.Future[None]) -> None
 def _wake(wake: asyncio.Future[None]) -> None:
     if not wake.done():
         wake.set_result(None)
-
-
-# A fork concerns the whole process, and its hooks cannot be removed: the only module globals here.
-_workers: weakref.WeakValueDictionary[int, Worker] = weakref.WeakValueDictionary()
-_stopped: list[Worker] = []
-
-
-def _live_workers() -> list[Worker]:
-    # The references are copied in one step, because other threads make stores at the same time.
-    return [worker for reference in _workers.valuerefs() if (worker := reference()) is not None]
-
-
-def _before_fork() -> None:
-    for worker in _live_workers():
-        if worker._running.acquire(timeout=_FORK_WAIT):
-            _stopped.append(worker)
-            worker._before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    while _stopped:
-        _stopped.pop()._running.release()
-
-
-def _after_fork_in_child() -> None:
-    _stopped.clear()
-    for worker in _live_workers():
-        worker._reset()  # the thread and its callers are in the parent
-        worker._after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )

@@ -1,0 +1,126 @@
+"""Stores pickle as configuration: what a spawned process gets is a new store over the same files."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import multiprocessing
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokensession.clock import SystemClock
+from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store, open_store
+from tokensession.testing import FakeClock
+from tokensession.testing.conformance.backend import claimed, is_free
+
+LOCAL = pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
+
+
+def pickled(store: Any) -> Any:
+    return pickle.loads(pickle.dumps(store))
+
+
+@LOCAL
+@pytest.mark.parametrize("copied", [pickled, copy.copy, copy.deepcopy])
+def test_k46_a_pickled_or_copied_store_is_a_new_closed_one_over_the_same_files(
+    kind: Any, copied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has neither the thread nor the claims of the original, and works beside it."""
+    monkeypatch.chdir(tmp_path)
+
+    async def main() -> None:
+        async with kind("tokens") as store:
+            record = await store.put("k", b"data")
+            claim = await claimed(store, "k", record.version)
+            threads = threading.active_count()
+            monkeypatch.chdir("/")
+            other = copied(store)
+            assert (type(other), repr(other)) == (kind, f"<{kind.__name__} {tmp_path / 'tokens'} closed>")
+            assert threading.active_count() == threads
+            async with other:
+                assert await other.load("k") == record
+                assert not await is_free(other, "k", record.version)
+                await claim.abandon()
+                assert await is_free(other, "k", record.version)
+
+    asyncio.run(main())
+    assert list(Path("/").glob("tokens*")) == []
+
+
+@LOCAL
+def test_k46_a_store_that_is_closed_or_in_use_pickles_to_the_same_bytes(kind: Any, tmp_path: Path) -> None:
+    """They hold the path and the clock, and nothing of what is stored."""
+
+    async def main() -> None:
+        store = kind(tmp_path / "tokens")
+        before = pickle.dumps(store)
+        await store.put("k", b"a secret")
+        assert pickle.dumps(store) == before
+        await store.aclose()
+        assert pickle.dumps(store) == before
+        assert b"secret" not in before
+
+    asyncio.run(main())
+
+
+@LOCAL
+def test_k46_a_clock_that_cannot_be_pickled_is_a_clear_error(kind: Any, tmp_path: Path) -> None:
+    """One that can be is kept."""
+
+    class LocalClock(SystemClock):
+        pass
+
+    assert pickled(kind(tmp_path / "t", clock=FakeClock(boot=5.0)))._clock.boot() == 5.0
+    for copied in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=rf"{kind.__name__} can be neither .* its clock \(LocalClock\)"):
+            copied(kind(tmp_path / "t", clock=LocalClock()))
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_k46_a_memory_store_can_be_neither_pickled_nor_copied(copied: Any) -> None:
+    """The error says why, and what to use."""
+    with pytest.raises(TypeError, match=r"belong to one process\. Use SQLiteStore or FileStore"):
+        copied(MemoryStore())
+
+
+def work(store: Store, url: str, number: int, answers: Any) -> None:
+    """In a spawned process: commit under the inherited store's claim, and read through the URL."""
+
+    async def main() -> None:
+        claim = await claimed(store, f"k{number}")
+        await claim.sending()
+        record = await claim.commit(b"by a spawned process")
+        await store.aclose()
+        other = open_store(url)
+        assert await other.load(f"k{number}") == record
+        await other.aclose()
+        answers.put(record.version)
+
+    asyncio.run(main())
+
+
+@LOCAL
+def test_k46_spawned_processes_use_the_store_that_they_are_given(kind: Any, tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    url = path.as_uri() if kind is FileStore else f"sqlite:///{path}"
+    context = multiprocessing.get_context("spawn")
+    store, answers = kind(path), context.Queue()
+    asyncio.run(store.put("other", b"data"))
+    workers = [context.Process(target=work, args=(store, url, number, answers)) for number in range(2)]
+    for worker in workers:
+        worker.start()
+    versions = {answers.get(timeout=60) for _ in workers}
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+    async def main() -> None:
+        records = [await store.load(f"k{number}") for number in range(2)]
+        assert {record.version for record in records} == versions
+        await store.aclose()
+
+    asyncio.run(main())

@@ -1,0 +1,537 @@
+"""What happens around a database: backups, other programs, other names, other users, older versions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _store_helpers import run
+
+from tokensession.errors import ConfigurationError, StoreCorrupt, StoreInsecure, StoreUnavailable
+from tokensession.stores import Record, SQLiteStore, sqlite
+from tokensession.stores._local import database
+from tokensession.stores._local.surroundings import mount_points
+from tokensession.testing import FakeClock
+from tokensession.testing.conformance.backend import claimed
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
+
+
+class Hurried(FakeClock):
+    """A clock that is ten seconds ahead at each look: whatever is busy gives up after its second try."""
+
+    def boot(self) -> float:
+        self.advance(10)
+        return super().boot()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tokens.db"
+
+
+def private(path: Path, script: str) -> bytes:
+    """Make a private database of another program. Returns its bytes."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+    path.chmod(0o600)
+    return path.read_bytes()
+
+
+async def use(store: SQLiteStore) -> None:
+    """Read, write, claim and list."""
+    await store.load("k")
+    record = await store.put("k", b"data")
+    await (await claimed(store, "k", record.version)).commit(b"more")
+    assert await store.keys() == ["k"]
+
+
+ACTIONS: dict[str, Callable[[SQLiteStore], Any]] = {
+    "load": lambda store: store.load("k"),
+    "put": lambda store: store.put("k", b"new"),
+    "claim": lambda store: store.claim("k", seen=None, timeout=0),
+    "delete": lambda store: store.delete("k"),
+    "keys": lambda store: store.keys(),
+}
+
+
+async def refuses(path: Path, error: type[Exception], words: str) -> None:
+    """Each call raises this, and names the file."""
+    for action in ACTIONS.values():
+        async with SQLiteStore(path, clock=Hurried()) as store:
+            with pytest.raises(error, match=words) as caught:
+                await action(store)
+            assert str(path.parent) in str(caught.value)
+
+
+def in_another_process(path: Path, action: str) -> str:
+    """What this call of a store prints in another process."""
+    program = f"""
+        import asyncio, sys
+        sys.path[:0] = {sys.path!r}
+        from test_sqlite_surroundings import ACTIONS, Hurried
+        from tokensession.stores import SQLiteStore
+        async def main():
+            async with SQLiteStore({str(path)!r}, clock=Hurried()) as store:
+                try:
+                    print(await ACTIONS[{action!r}](store))
+                except Exception as error:
+                    print(type(error).__name__)
+        asyncio.run(main())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# -- backups and other programs in the same process ---------------------------------------------------------
+
+
+def test_k34_a_backup_in_the_services_own_process_loses_no_commit(path: Path) -> None:
+    """It opens and closes the file, and SQLite's locks are gone. Then another process comes and goes."""
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            first = await store.put("k", b"first")
+            shutil.copy(path, path.with_name("backup.db"))
+            assert in_another_process(path, "keys") == "['k']"
+            claim = await claimed(store, "k", first.version)
+            shutil.copy(path, path.with_name("backup.db"))
+            second = await claim.commit(b"second")
+        async with SQLiteStore(path) as store:
+            assert await store.load("k") == second
+
+    run(main())
+
+
+@pytest.mark.parametrize("action", ["load", "put", "claim", "delete", "keys"])
+def test_k34_a_backup_during_a_commit_lets_no_other_process_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """SQLite's locks are gone in the middle of a transaction. Others would roll its journal back."""
+    seen = list[str]()
+
+    def read(records: Any, connection: sqlite3.Connection, key: str) -> Record | None:
+        if connection.in_transaction and not seen:
+            connection.execute("CREATE TABLE half_done (a)")
+            shutil.copy(path, path.with_name("backup.db"))
+            seen.append(in_another_process(path, action))
+        return original(records, connection, key)
+
+    original = sqlite._Records._read
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            record = await store.put("k", b"before")
+            monkeypatch.setattr(sqlite._Records, "_read", read)
+            record = await store.put("k", b"after", expect=record.version)
+            monkeypatch.undo()
+            assert seen == ["StoreUnavailable"]
+            assert await store.load("k") == record
+
+    run(main())
+
+
+def test_k34_k36_there_is_no_log_and_no_shared_memory(path: Path) -> None:
+    """One file that a program can copy, and none that is mapped into memory."""
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            await use(store)
+            names = {each.name for each in path.parent.iterdir()}
+            assert names == {"tokens.db", "tokens.db-journal", "tokens.db.locks"}
+            assert path.with_name("tokens.db-journal").read_bytes() == b""
+
+    run(main())
+
+
+def test_a_long_reader_is_found_out_before_a_refresh_token_is_spent(path: Path) -> None:
+    """Another program reads and does not end: a commit would have to wait for it."""
+
+    async def main() -> None:
+        async with SQLiteStore(path, clock=Hurried()) as store:
+            record = await store.put("k", b"data")
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+                reader.execute("BEGIN")
+                reader.execute("SELECT * FROM tokens").fetchall()
+                assert await store.load("k") == record
+                with pytest.raises(StoreUnavailable, match="locked"):
+                    await store.claim("k", seen=record.version, timeout=0)
+            await (await claimed(store, "k", record.version)).commit(b"more")
+
+    run(main())
+
+
+def test_a_journal_that_another_program_has_removed_is_there_again_at_the_claim(path: Path) -> None:
+    """So that a commit needs no inode."""
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            record = await store.put("k", b"data")
+            journal = path.with_name("tokens.db-journal")
+            journal.unlink()
+            claim = await claimed(store, "k", record.version)
+            assert (journal.stat().st_size, journal.stat().st_mode & 0o777) == (0, 0o600)
+            await claim.commit(b"more")
+
+    run(main())
+
+
+# -- other users --------------------------------------------------------------------------------------------
+
+
+def a_public_file(path: Path) -> None:
+    path.touch()
+    path.chmod(0o666)
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def a_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path, 0o600)
+
+
+def another_users(path: Path) -> None:
+    path.touch(0o600)
+    os.chown(path, 65534, 65534)
+
+
+PLANTED = [a_public_file, a_link, a_directory, a_pipe, pytest.param(another_users, marks=needs_root)]
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("plant", PLANTED)
+@pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
+def test_k16_a_planted_side_file_is_not_used(
+    path: Path, suffix: str, plant: Callable[[Path], None], when: str
+) -> None:
+    """SQLite would read it, or write tokens into it."""
+
+    async def main() -> None:
+        side = path.with_name(path.name + suffix)
+        async with SQLiteStore(path) as store:
+            await store.put("k", b"s3cr3t")
+            if when == "before it is opened":
+                await store.aclose()
+            side.unlink(missing_ok=True)
+            plant(side)
+            before = path.read_bytes()
+            for action in ACTIONS.values():
+                with pytest.raises(StoreInsecure, match=suffix):
+                    await action(store)
+            assert path.read_bytes() == before
+
+    run(main())
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o733])
+def test_k16_a_directory_that_others_can_write_to_is_refused(path: Path, mode: int) -> None:
+    """The sticky bit does not help: it keeps no one from creating a file."""
+    path.parent.chmod(mode)
+    private(path, "CREATE TABLE other (a)")
+    run(refuses(path, StoreInsecure, f"mode {mode:o}"))
+    assert not path.with_name("tokens.db-journal").exists()
+
+
+@needs_root
+@pytest.mark.parametrize(("group", "refused"), [(33, True), (54321, False), (0, False)])
+def test_k16_k45_a_directory_of_a_group_is_refused_if_the_group_has_other_users(
+    path: Path, group: int, refused: bool
+) -> None:
+    """www-data has one. The group of a Kubernetes volume has no name, and that of root no other user."""
+    os.chown(path.parent, 0, group)
+    path.parent.chmod(0o2775)
+    private(path, "CREATE TABLE other (a)")
+    run(refuses(path, StoreInsecure, "mode 2775") if refused else use(SQLiteStore(path)))
+
+
+# -- other names --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
+def test_k35_a_database_with_two_names_is_refused(path: Path, when: str) -> None:
+    """Each name has its own lock files and journal, so two processes would refresh at once."""
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            await store.put("k", b"data")
+            if when == "before it is opened":
+                await store.aclose()
+            other = path.with_name("other.db")
+            os.link(path, other)
+            for action in ACTIONS.values():
+                with pytest.raises(StoreUnavailable, match="2 names"):
+                    await action(store)
+            other.unlink()
+            assert await store.load("k") is not None
+
+    run(main())
+
+
+def test_k35_a_database_that_is_mounted_by_itself_is_refused(path: Path) -> None:
+    """As a container's single-file volume. With its directory, it works."""
+    run(use(SQLiteStore(path)))
+    program = [sys.executable, "-c", "from test_sqlite_surroundings import mounted; mounted()", str(path)]
+    done = subprocess.run(
+        ["unshare", "--mount", *program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("this process may not mount")
+    assert done.stdout.splitlines() == ["mount point", "b'more'"], done.stderr
+
+
+def mounted() -> None:
+    """In a process with mounts of its own: try both ways."""
+    path = Path(sys.argv[1])
+    there, here = path.with_name("a name with spaces"), path.with_name("directory")
+    there.touch(0o600)
+    here.mkdir()
+    subprocess.run(["mount", "--bind", path, there], check=True)
+    subprocess.run(["mount", "--bind", path.parent, here], check=True)
+
+    async def main() -> None:
+        for name in (there, here / path.name):
+            async with SQLiteStore(name) as store:
+                try:
+                    record = await store.load("k")
+                    print(record and record.data)
+                except StoreUnavailable as error:
+                    print("mount point" if "mount point" in str(error) else error)
+
+    asyncio.run(main())
+
+
+def test_mount_points_are_read_from_any_text() -> None:
+    line = rb"36 35 98:0 /mnt1 /a\040b\134c rw,noatime master:1 - ext3 /dev/root rw" + b"\n"
+    assert mount_points(line + b"\n" + b"36 35 98:0 /x\n" + line.replace(b"/a", b"/d")) == {
+        b"/a b\\c",
+        b"/d b\\c",
+    }
+    assert mount_points(b"") == mount_points(b"nonsense\xff") == set()
+
+
+# -- other databases ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE tokens SET data = (SELECT data FROM tokens WHERE key = 'bob') WHERE key = 'alice'",
+        "UPDATE tokens SET version = 'another'",
+        "UPDATE tokens SET written_wall = written_wall + 1",
+        "UPDATE tokens SET written_boot = NULL",
+        "UPDATE tokens SET checksum = NULL",
+        "UPDATE tokens SET checksum = CAST(checksum AS TEXT)",
+        "DELETE FROM tokens WHERE key = 'alice'; UPDATE tokens SET key = 'alice'",
+    ],
+)
+def test_k37_a_record_that_is_not_whole_is_not_read(path: Path, damage: str) -> None:
+    """Pages of two databases may have come together. Only a new sign-in replaces such a record."""
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            for name in ("alice", "bob"):
+                await store.put(name, name.encode())
+            with contextlib.closing(sqlite3.connect(path)) as connection:
+                connection.executescript(damage)
+            with pytest.raises(StoreCorrupt, match="damaged"):
+                await store.load("alice")
+            with pytest.raises(StoreCorrupt):
+                await store.claim("alice", seen=None, timeout=0)
+            with pytest.raises(StoreCorrupt):
+                await store.put("alice", b"new", expect="v")
+            record = await store.put("alice", b"signed in")
+            assert await store.load("alice") == record
+
+    run(main())
+
+
+def test_k37_a_database_that_is_moved_over_another_does_not_get_its_log(path: Path) -> None:
+    """SQLite reads a write-ahead log that lies beside a database, whoever wrote it."""
+    theirs = path.with_name("theirs.db")
+    private(theirs, "PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
+    with contextlib.closing(sqlite3.connect(theirs, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO t VALUES (1)")
+        log = Path(f"{theirs}-wal").read_bytes()
+    Path(f"{path}-wal").touch(0o600)
+    Path(f"{path}-wal").write_bytes(log)
+    ours = path.with_name("ours.db")
+    run(use(SQLiteStore(ours)))
+    ours.rename(path)
+    run(refuses(path, StoreUnavailable, "log .* another database"))
+    assert Path(f"{path}-wal").read_bytes() == log
+    Path(f"{path}-wal").unlink()
+    run(use(SQLiteStore(path)))
+
+
+KEY = "key TEXT PRIMARY KEY, version TEXT NOT NULL, data BLOB NOT NULL"
+FOREIGN = {
+    "other columns": "CREATE TABLE tokens (id INTEGER PRIMARY KEY, token TEXT)",
+    "upper case": "CREATE TABLE TOKENS (id INTEGER PRIMARY KEY, token TEXT)",
+    "no version": "CREATE TABLE tokens (key TEXT PRIMARY KEY, data TEXT)",
+    "no primary key": "CREATE TABLE tokens (key TEXT, version TEXT, data BLOB)",
+    "two primary keys": "CREATE TABLE tokens (key TEXT, version TEXT, data BLOB, PRIMARY KEY (key, version))",
+    "one more that must be given": f"CREATE TABLE tokens ({KEY}, note TEXT NOT NULL)",
+    "a view": f"CREATE TABLE t ({KEY}); CREATE VIEW tokens AS SELECT * FROM t",
+    "wal": "PRAGMA journal_mode = WAL; CREATE TABLE users (id INTEGER PRIMARY KEY)",
+    "wal, beside ours": f"PRAGMA journal_mode = WAL; CREATE TABLE users (id); CREATE TABLE tokens ({KEY})",
+}
+
+
+@pytest.mark.parametrize("script", FOREIGN.values(), ids=FOREIGN)
+def test_k44_another_programs_database_is_refused_and_not_changed(path: Path, script: str) -> None:
+    content = private(path, script)
+    run(refuses(path, StoreUnavailable, "database of their own"))
+    assert path.read_bytes() == content
+    assert {each.name for each in path.parent.iterdir()} <= {
+        "tokens.db",
+        "tokens.db.locks",
+        "tokens.db-journal",
+    }
+
+
+SHARED = {
+    "other tables": "CREATE TABLE users (id INTEGER PRIMARY KEY)",
+    "large pages and UTF-16": "PRAGMA encoding = 'UTF-16'; PRAGMA page_size = 65536; CREATE TABLE x (a)",
+    "auto_vacuum": "PRAGMA auto_vacuum = INCREMENTAL; CREATE TABLE x (a)",
+    "upper case": f"CREATE TABLE Tokens ({KEY})",
+    "one more column": f"CREATE TABLE tokens ({KEY}, note TEXT, more TEXT NOT NULL DEFAULT '')",
+    "strict": f"CREATE TABLE tokens ({KEY}) STRICT, WITHOUT ROWID",
+}
+
+
+@pytest.mark.parametrize("script", SHARED.values(), ids=SHARED)
+def test_k44_a_database_that_can_be_shared_works(path: Path, script: str) -> None:
+    private(path, script)
+    run(use(SQLiteStore(path)))
+
+
+@pytest.mark.parametrize("length", [503, 504, 513, 4000])
+def test_k44_a_path_that_sqlite_cannot_use_is_an_error_at_once(tmp_path: Path, length: int) -> None:
+    directory = tmp_path
+    while len(str(directory)) + 210 < length:
+        directory /= "d" * 200
+    directory /= "d" * (length - len(str(directory)) - 11)
+    path = directory / "tokens.db"
+    assert len(str(path)) == length
+    if length > 503:
+        with pytest.raises(ConfigurationError, match=f"{length} bytes"):
+            SQLiteStore(path)
+    else:
+        directory.mkdir(parents=True)
+        run(use(SQLiteStore(path)))
+
+
+# -- databases of older versions ----------------------------------------------------------------------------
+
+
+def of_an_older_version(path: Path) -> Record:
+    """A database in WAL mode, as versions before this one made it."""
+    private(
+        path,
+        f"PRAGMA journal_mode = WAL; CREATE TABLE tokens ({KEY}, written_wall FLOAT, written_boot FLOAT);"
+        "INSERT INTO tokens VALUES ('k', 'v', x'64617461', 1.0, 1.0);"
+        "CREATE TABLE tokensession_store (one INTEGER PRIMARY KEY, id TEXT NOT NULL, inode INTEGER NOT NULL);"
+        "CREATE TABLE _sqlite_migrations"
+        " (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT);"
+        "INSERT INTO _sqlite_migrations VALUES (1, 'tokensession', 'm001_tokens', '');"
+        "INSERT INTO _sqlite_migrations VALUES (2, 'tokensession', 'm002_written', '');",
+    )
+    return Record("v", b"data")
+
+
+def journal_mode(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        ((mode,),) = connection.execute("PRAGMA journal_mode").fetchall()
+    return str(mode)
+
+
+@pytest.mark.parametrize("first", ["load", "put", "claim"])
+def test_k34_a_database_of_an_older_version_leaves_wal_mode(path: Path, first: str) -> None:
+    """Its records stay, and get a checksum."""
+    record = of_an_older_version(path)
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            if first == "claim":
+                await (await claimed(store, "k", "v")).abandon()
+            elif first == "put":
+                await store.put("another", b"data")
+            assert await store.load("k") == record
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("UPDATE tokens SET data = x'00' WHERE key = 'k'")
+            connection.commit()
+        async with SQLiteStore(path) as store:
+            with pytest.raises(StoreCorrupt):
+                await store.load("k")
+
+    run(main())
+    assert journal_mode(path) == "delete"
+    assert not Path(f"{path}-wal").exists()
+
+
+def test_k34_a_database_that_is_open_elsewhere_stays_in_wal_mode_until_the_next_start(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It works meanwhile, and you are told once."""
+    record = of_an_older_version(path)
+
+    async def main() -> None:
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute("SELECT * FROM tokens").fetchall()
+            async with SQLiteStore(path) as store:
+                assert await store.load("k") == record
+                await store.put("k", b"new")
+                await store.aclose()
+                await use(store)
+            assert journal_mode(path) == "wal"
+            assert [each.levelno for each in caplog.records] == [logging.WARNING]
+            assert "still in WAL mode" in caplog.text
+        async with SQLiteStore(path) as store:
+            await store.load("k")
+
+    run(main())
+    assert journal_mode(path) == "delete"
+
+
+def test_k34_a_read_only_database_of_an_older_version_can_be_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not converted, because that would be a write."""
+    record = of_an_older_version(path)
+    monkeypatch.setattr(database.Database, "_is_writable", lambda _: False)
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            assert await store.load("k") == record
+
+    run(main())
+    assert journal_mode(path) == "wal"
