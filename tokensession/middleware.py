@@ -1,15 +1,33 @@
 """`BearerAuth`: aiohttp middleware that puts a bearer token on requests.
 
 aiohttp runs middleware again for every hop of a redirect, so the origin is checked at each hop. A redirect
-to another origin is followed without the token.
+to another origin is followed without the token, and so is every hop after it: a host that may not have the
+token does not choose what is requested with it. The mark that remembers this is in the request's list of
+traces. That is the one thing that all hops of a request share, and no two requests do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import cast
+import asyncio
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
-from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
+from aiohttp import (
+    ClientHandlerType,
+    ClientRequest,
+    ClientResponse,
+    ClientSession,
+    MultipartWriter,
+    TraceConfig,
+    hdrs,
+    payload,
+)
+from aiohttp.multipart import BodyPartReaderPayload
+from aiohttp.tracing import Trace
+from multidict import CIMultiDict
 
 from ._validate import describe, implements
 from .errors import ConfigurationError
@@ -17,9 +35,27 @@ from .origins import Origin, origin_of, parse_origins
 from .source import RefreshableSource, TokenSource
 from .token import Token
 
-__all__ = ["BearerAuth"]
+__all__ = ["BearerAuth", "bearer_errors", "warn_of_cache"]
+
+_log = logging.getLogger("tokensession")
+_WARNED = "_tokensession_warned_of_its_cache"
 
 _REDACTED = "Bearer [redacted]"
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})  # those that aiohttp follows
+
+# RFC 6750, 3.1: the other two are about the request and the token's scope, which another token has too.
+_DEFAULT = frozenset({401})  # one for all sessions
+_INVALID_TOKEN = "invalid_token"  # noqa: S105 - a code
+_NOT_THE_TOKEN = frozenset({"insufficient_scope", "invalid_request"})
+
+_IN_MEMORY = frozenset(
+    {payload.BytesPayload, payload.StringPayload, payload.StringIOPayload}
+    | {payload.JsonPayload, payload.JsonBytesPayload}
+)
+_FILES = frozenset({payload.IOBasePayload, payload.BufferedReaderPayload, payload.TextIOPayload})
+_STREAMS = frozenset(
+    {payload.AsyncIterablePayload, payload.StreamReaderPayload, BodyPartReaderPayload}
+)  # read once, and `consumed` from the first byte on
 
 
 class BearerAuth:
@@ -30,8 +66,12 @@ class BearerAuth:
 
     - `source`: anything with a `token()` method, such as a `ManagedSource`.
     - `origins`: where the token may go, as `scheme://host[:port]`. The default is the source's own origins.
-      Requests to other origins pass through unchanged.
+      Requests to other origins pass through unchanged. A redirect that leaves these origins is followed
+      without the token, also if it comes back.
     - `headers`: more headers for these requests, unless a request sets them itself.
+    - `unauthorized_statuses`: the statuses (400 to 499) that mean "this token is not valid". Whatever you
+      pass, a 4xx with `WWW-Authenticate: Bearer error="invalid_token"` means that too, and one with
+      `insufficient_scope` or `invalid_request` never does.
 
     After a 401, all requests that sent the same token share one refresh. Each is then replayed once, if its
     body can be sent again. Otherwise, and after a second 401, you get the 401.
@@ -40,14 +80,23 @@ class BearerAuth:
     `ConfigurationError` for arguments that cannot work.
     """
 
-    __slots__ = ("__weakref__", "_headers", "_refreshable", "_source", "origins")
+    __slots__ = (
+        "__weakref__",
+        "_headers",
+        "_refreshable",
+        "_source",
+        "_unauthorized",
+        "_used",
+        "origins",
+    )
 
     def __init__(
         self,
         source: TokenSource,
         *,
         origins: Iterable[str] | None = None,
-        headers: Iterable[tuple[str, str]] = (),
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        unauthorized_statuses: Iterable[int] = (401,),
     ) -> None:
         if isinstance(source, type) or not callable(getattr(source, "token", None)):
             raise ConfigurationError(
@@ -65,12 +114,17 @@ class BearerAuth:
         """Where the token may go."""
         self._source = source
         self._refreshable = cast(RefreshableSource, source) if implements(RefreshableSource, source) else None
-        self._headers = tuple(headers)
+        self._headers = _pairs(headers)
+        self._unauthorized = _statuses(unauthorized_statuses)
+        self._used = False
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """aiohttp's middleware protocol: one hop of one request."""
-        if origin_of(request.url) not in self.origins:
-            return await handler(request)
+        if origin_of(request.url) not in self.origins or (request._traces and self._left_by(request)):
+            return await self._without_token(request, handler)
+        if not self._used:
+            self._used = True
+            warn_of_cache(request.session)
         for name, value in self._headers:
             request.headers.setdefault(name, value)
         token = await self._source.token()
@@ -79,9 +133,39 @@ class BearerAuth:
             response = await handler(request)
         finally:  # as in _send, without the cost of another coroutine for every request
             request.headers[hdrs.AUTHORIZATION] = _REDACTED
-        if response.status != 401 or self._refreshable is None:
+        if response.status < 400 or self._refreshable is None or not self._rejects_token(response):
             return response
         return await self._replay(request, handler, token, response, self._refreshable)
+
+    def __reduce__(self) -> NoReturn:
+        """Neither pickled nor copied: its source has a token in memory."""
+        raise TypeError(
+            "A BearerAuth cannot be pickled or copied, because its source has a token in memory. Pass the "
+            "provider and the store, and make a source and a BearerAuth from them where they are used."
+        )
+
+    # -- redirects --------------------------------------------------------------------------------
+
+    async def _without_token(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        response = await handler(request)
+        if response.status in _REDIRECTS and not self._left_by(request):
+            request._traces.append(_Departure(request.session, self))
+        return response
+
+    def _left_by(self, request: ClientRequest) -> bool:
+        """Whether this request's redirects have left the origins."""
+        return any(type(trace) is _Departure and trace.bearer is self for trace in request._traces)
+
+    # -- a token that is not valid ----------------------------------------------------------------
+
+    def _rejects_token(self, response: ClientResponse) -> bool:
+        """Whether another token may help."""
+        if response.status >= 500:
+            return False
+        errors = bearer_errors(response.headers.getall(hdrs.WWW_AUTHENTICATE, ()))
+        if errors & _NOT_THE_TOKEN:
+            return False
+        return response.status in self._unauthorized or _INVALID_TOKEN in errors
 
     async def _replay(
         self,
@@ -92,23 +176,23 @@ class BearerAuth:
         source: RefreshableSource,
     ) -> ClientResponse:
         """After a 401: refresh, and replay if there is another token and the body can be sent again."""
+        writer = request._writer  # now: it is cancelled and forgotten when the response ends
         try:
+            stale = _keep_cookies(request, response)
             token = await source.refresh(unauthorized)
+            again = token.access_token != unauthorized.access_token and await _is_whole(request, writer)
         except BaseException:
             response.close()
             raise
-        if token.access_token == unauthorized.access_token or _spent(request):
+        if not again:
             return response
         # Release it before the replay: otherwise a pool of one connection would wait for itself.
         response.release()
         await request.close()  # release() has cancelled the body's writer, which must end before the next
         request.update_expect_continue()  # wait for "100 Continue" again, if the first request did
+        if stale is not None:
+            _renew_cookies(request, stale)
         return await _send(request, handler, token)
-
-
-def _spent(request: ClientRequest) -> bool:
-    """Whether the body was a stream that has been read. Sent again, it would be empty."""
-    return bool(getattr(request.body, "consumed", False))
 
 
 async def _send(request: ClientRequest, handler: ClientHandlerType, token: Token) -> ClientResponse:
@@ -121,3 +205,183 @@ async def _send(request: ClientRequest, handler: ClientHandlerType, token: Token
         return await handler(request)
     finally:
         request.headers[hdrs.AUTHORIZATION] = _REDACTED
+
+
+class _Departure(Trace):
+    """Marks a request whose redirects have left a middleware's origins."""
+
+    def __init__(self, session: ClientSession, bearer: BearerAuth) -> None:
+        super().__init__(session, _SILENT, SimpleNamespace())
+        self.bearer = bearer
+
+
+_SILENT = TraceConfig()  # traces nothing
+_SILENT.freeze()
+
+
+# -- arguments ------------------------------------------------------------------------------------
+
+
+def _pairs(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    try:
+        pairs = tuple(CIMultiDict(headers).items())
+    except (TypeError, ValueError):
+        pairs = None
+    if pairs is None or not all(isinstance(value, str) for _, value in pairs):
+        raise ConfigurationError(f"headers must be a mapping or pairs of strings, not {describe(headers)}.")
+    return pairs
+
+
+def _statuses(values: Iterable[int]) -> frozenset[int]:
+    """Statuses that mean "unauthorized". Raises `ConfigurationError`."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ConfigurationError(
+            f"unauthorized_statuses must be numbers, not {describe(values)}.",
+            todo="Pass several, such as (401, 403).",
+        )
+    statuses = list(values)
+    for status in statuses:
+        if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 499:
+            shown = status if type(status) is int else describe(status)
+            raise ConfigurationError(
+                f"unauthorized_statuses must be whole numbers from 400 to 499, not {shown}."
+            )
+    if not statuses:
+        raise ConfigurationError("unauthorized_statuses must name at least one status, such as 401.")
+    return _DEFAULT if statuses == [401] else frozenset(statuses)
+
+
+def warn_of_cache(client: ClientSession) -> None:
+    """Warn, once for each client, if it answers requests from a cache of its own."""
+    if type(client) is ClientSession or getattr(client, "cache", None) is None:
+        return
+    if vars(client).get(_WARNED):
+        return
+    vars(client)[_WARNED] = True
+    _log.warning(
+        "This %s has a cache, which does not know whose token is sent: another account that uses this client "
+        "may get this account's cached answers. Make a client with a cache of its own for each account, or "
+        "pass one without a cache.",
+        type(client).__name__,
+    )
+
+
+# -- WWW-Authenticate -----------------------------------------------------------------------------
+
+# RFC 9110, 11.6.1. A quoted string that does not end goes to the end of the header. The quantifiers are
+# possessive, so the time is proportional to the length, whatever a server sends.
+_TOKEN = r"[\w!#$%&'*+.^`|~-]++"  # noqa: S105 - a name for RFC 9110's grammar
+_QUOTED = r'"(?:[^"\\]|\\.)*+"'
+_ELEMENT = re.compile(r'(?:"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[^",])++', re.ASCII | re.DOTALL)
+_PARAMETER = re.compile(
+    rf"(?:(?P<scheme>{_TOKEN})(?:[ \t]+|\Z))?"
+    rf"(?:(?P<name>{_TOKEN})[ \t]*=[ \t]*(?P<value>{_TOKEN}|{_QUOTED}))?",
+    re.ASCII | re.DOTALL,
+)
+_SCHEME = re.compile(rf"({_TOKEN})[ \t]", re.ASCII)
+
+
+def bearer_errors(headers: Iterable[str]) -> set[str]:
+    """The `error` codes of all Bearer challenges in these `WWW-Authenticate` headers.
+
+    What does not follow the grammar is skipped.
+    """
+    errors: set[str] = set()
+    for header in headers:
+        scheme = ""
+        for element in _ELEMENT.findall(header):
+            text = element.strip(" \t")
+            found = _PARAMETER.fullmatch(text)
+            if found is None:  # a token68, or not the grammar
+                named = _SCHEME.match(text)
+                scheme = named[1].lower() if named is not None else scheme
+                continue
+            scheme = (found["scheme"] or scheme).lower()
+            if scheme == "bearer" and (found["name"] or "").lower() == "error":
+                errors.add(_unquoted(found["value"]))
+    return errors
+
+
+def _unquoted(value: str) -> str:
+    return re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL) if value[0] == '"' else value
+
+
+# -- bodies ---------------------------------------------------------------------------------------
+
+
+async def _is_whole(request: ClientRequest, writer: asyncio.Task[None] | None) -> bool:
+    """Whether the body can certainly be sent again, from its first to its last byte.
+
+    `writer`: the task that was writing the body when the response came.
+    """
+    body = request.body
+    if not body:
+        return True
+    parts = list(_parts(body))
+    kinds = {type(part) for part in parts}
+    if body.consumed or not kinds <= _IN_MEMORY | _FILES | _STREAMS | {payload.BytesIOPayload}:
+        return False  # a class of your own may say that it is not consumed, and be
+    if not kinds & _FILES:
+        return _rewound(request, parts)
+    if writer is not None and (not writer.done() or writer.cancelled()) and not _waits_to_begin(request):
+        return False  # a thread may still be reading, and cancelling the writer does not stop it
+    return await asyncio.get_running_loop().run_in_executor(None, _rewound, request, parts)
+
+
+def _parts(body: payload.Payload) -> Iterator[payload.Payload]:
+    """The payloads that a body consists of."""
+    if type(body) is MultipartWriter:
+        for part, _, _ in body:
+            yield from _parts(part)
+    else:
+        yield body
+
+
+def _waits_to_begin(request: ClientRequest) -> bool:
+    """Whether the body was to follow "100 Continue", which has not come."""
+    waiting = request._continue
+    return waiting is not None and (waiting.cancelled() or not waiting.done())
+
+
+def _rewound(request: ClientRequest, parts: list[payload.Payload]) -> bool:
+    """Whether all files among the parts are back at their beginning, and none has become shorter."""
+    try:
+        for part in parts:
+            if isinstance(part, payload.IOBasePayload):
+                part._set_or_restore_start_position()
+                if part.consumed or part._value.tell() != part._start_position:
+                    return False  # some can tell where they are, and cannot go back
+        size = request.body.size if request.body else None
+    except Exception:  # noqa: BLE001 - a file of yours may raise anything, and a closed one raises ValueError
+        return False
+    length = request.headers.get(hdrs.CONTENT_LENGTH, "")
+    return size is None or not length.isdecimal() or size >= int(length)
+
+
+# -- cookies --------------------------------------------------------------------------------------
+
+
+def _keep_cookies(request: ClientRequest, response: ClientResponse) -> set[str] | None:
+    """Put the cookies that a 401 sets into the client's jar: aiohttp sees the last response only.
+
+    Returns those that the jar had for this request before, or None if the 401 sets none.
+    """
+    headers = response.headers.getall(hdrs.SET_COOKIE, ())
+    if not headers:
+        return None
+    jar = request.session.cookie_jar
+    stale = {f"{name}={cookie.coded_value}" for name, cookie in jar.filter_cookies(request.url).items()}
+    jar.update_cookies_from_headers(headers, response.url)
+    return stale
+
+
+def _renew_cookies(request: ClientRequest, stale: set[str]) -> None:
+    """Send what is in the jar now instead of `stale`. The request's own cookies stay."""
+    pairs = [pair.strip() for pair in request.headers.get(hdrs.COOKIE, "").split(";")]
+    own = [pair for pair in pairs if pair and pair not in stale]
+    names = {pair.partition("=")[0] for pair in own}
+    jar = request.session.cookie_jar.filter_cookies(request.url)
+    own += [f"{name}={cookie.coded_value}" for name, cookie in jar.items() if name not in names]
+    request.headers.popall(hdrs.COOKIE, None)
+    if own:
+        request.headers[hdrs.COOKIE] = "; ".join(own)

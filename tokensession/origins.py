@@ -74,6 +74,8 @@ def _parsed(url: str | URL, *, encoded: bool = False) -> URL:
     try:
         return URL(url, encoded=encoded)
     except (ValueError, TypeError, IndexError) as error:  # yarl raises all of these
+        if isinstance(url, str) and "@" in url:  # a password may be in both
+            raise InvalidURL(_validate.describe(url)) from None
         raise InvalidURL(url) from error
 
 
@@ -83,15 +85,27 @@ def _is_plain_path(url: str | URL) -> bool:
 
 
 def _checked(url: URL, origins: frozenset[Origin]) -> URL:
-    if origin_of(url) in origins:
-        return url
-    port = f":{url.explicit_port}" if url.explicit_port else ""
-    named = f"{url.scheme or 'https'}://{url.host}{port}"
-    if url.scheme == "http" and any(scheme == "https" for scheme, _, _ in origins):
-        todo = "Use https, or session.client for a request without the token."
-    else:
-        todo = (
-            f'Allow it with AuthedSession(..., origins=["{named}"]), or use session.client for a request '
-            "without the token."
+    if origin_of(url) not in origins:
+        port = f":{url.explicit_port}" if url.explicit_port else ""
+        named = f"{url.scheme or 'https'}://{url.host_subcomponent or ''}{port}"
+        raise ForeignOrigin(f"This session's token may not go to {named}.", todo=_advice(url, named, origins))
+    if url.raw_user is not None or url.raw_password is not None:
+        raise ConfigurationError(
+            "The URL of a request must not contain a user name or password: this session sends its token.",
+            intact="Nothing was sent.",
+            todo="Leave them out, or use session.client for a request with other credentials.",
         )
-    raise ForeignOrigin(f"This session's token may not go to {named}.", todo=todo)
+    return url
+
+
+def _advice(url: URL, named: str, origins: frozenset[Origin]) -> str:
+    """What to do about a foreign origin. What it says to pass as `origins` is accepted there."""
+    plainly = "session.client for a request without the token."
+    if url.scheme in ("http", "ws") and any(scheme == "https" for scheme, _, _ in origins):
+        return f"Use {'https' if url.scheme == 'http' else 'wss'}, or {plainly}"
+    allowed = f"http{named.removeprefix('ws')}" if named.startswith("ws") else named
+    try:
+        parse_origins([allowed])
+    except ConfigurationError:
+        return f"Use {plainly}"
+    return f'Allow it with AuthedSession(..., origins=["{allowed}"]), or use {plainly}'

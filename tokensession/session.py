@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
 from collections.abc import Coroutine, Generator, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import aiohttp
 from aiohttp import hdrs
@@ -25,11 +26,11 @@ from ._validate import describe
 from .clock import Clock
 from .errors import ConfigurationError
 from .events import Observer
-from .middleware import BearerAuth
+from .middleware import BearerAuth, warn_of_cache
 from .origins import resolve
 from .policy import Policy
 from .providers.protocol import Provider, TokenTransport
-from .source import ManagedSource
+from .source import Home, ManagedSource, check_provider, parents
 from .stores.protocol import Store
 
 if TYPE_CHECKING:
@@ -51,13 +52,17 @@ class AuthedSession:
     - `store`: a store, a URL for `open_store` such as `"sqlite:///tokens.db"`, or the `pathlib.Path` of an
       SQLite database. Without one, tokens live in memory.
     - `client`: a ClientSession of your own. Its middlewares run before ours.
+    - `unauthorized_statuses`: the statuses of the API that mean "this token is not valid", as in
+      `BearerAuth`.
     - `transport` sends the token requests. Pass `AiohttpTransport(ssl=..., proxy=...)` for a private
       certificate authority or a proxy.
     - `key`, `policy`, `clock` and `observer` go to the `ManagedSource`.
 
     What you pass in stays open; what is opened here is closed here. Making a session does no I/O and needs no
     event loop. You may open it in one task and close it in another, and enter it again after it was closed,
-    also in another event loop. Raises `ConfigurationError` for arguments that cannot work.
+    also in another event loop. While one event loop uses it, using or closing it in another one raises
+    RuntimeError. A forked child may use it in an event loop of its own, with a client of its own.
+    Raises `ConfigurationError` for arguments that cannot work.
     """
 
     __slots__ = (
@@ -66,8 +71,9 @@ class AuthedSession:
         "_bearer",
         "_client",
         "_closed",
-        "_loop",
+        "_home",
         "_only_bearer",
+        "_owned_client",
         "_owned_source",
         "_source",
     )
@@ -84,7 +90,10 @@ class AuthedSession:
         clock: Clock | None = None,
         observer: Observer | None = None,
         transport: TokenTransport | None = None,
+        unauthorized_statuses: Iterable[int] = (401,),
     ) -> None:
+        if not isinstance(auth, ManagedSource):
+            check_provider("auth", auth)
         if client is not None and not isinstance(client, aiohttp.ClientSession):
             raise ConfigurationError(f"client must be an aiohttp.ClientSession, not {describe(client)}.")
         self._owned_source = not isinstance(auth, ManagedSource)
@@ -111,13 +120,19 @@ class AuthedSession:
         if isinstance(origins, str):
             origins = (origins,)
         self._bearer = BearerAuth(
-            self._source, origins=(*provider.origins, *origins), headers=provider.api_headers
+            self._source,
+            origins=(*provider.origins, *origins),
+            headers=provider.api_headers,
+            unauthorized_statuses=unauthorized_statuses,
         )
         self._only_bearer = (self._bearer,)  # the middlewares of most requests, built once
         self._base = provider.base_url
         self._client = client
-        self._loop: asyncio.AbstractEventLoop | None = None  # the loop of a client that we opened
+        self._owned_client = client is None
+        self._home = Home("session")
         self._closed = False
+        if client is not None:
+            warn_of_cache(client)
 
     # -- state ------------------------------------------------------------------------------------
 
@@ -131,21 +146,61 @@ class AuthedSession:
         """The plain ClientSession, for requests without the token. Opened on first use."""
         if self._closed:
             raise RuntimeError("Session is closed")
-        loop = asyncio.get_running_loop()
-        if self._loop is not None and self._loop is not loop:
-            if not self._loop.is_closed():
+        home = self._home
+        try:
+            here = home.loop is asyncio.get_running_loop() and home.pid == os.getpid()
+        except RuntimeError:
+            here = False
+        if not here:
+            self._move()
+        if self._client is None:
+            self._client = aiohttp.ClientSession()
+        return self._client
+
+    def _move(self) -> None:
+        """Be used in the running event loop from now on. Raises RuntimeError if that cannot be."""
+        home, client = self._home, self._client
+        loop = home.check()
+        self._leave_parent()
+        if client is not None and not self._owned_client and client._loop is not loop:
+            raise RuntimeError(
+                "The client that you passed to this session belongs to another event loop, perhaps in the "
+                "parent of this process. Make a ClientSession in this event loop, and a session that uses it."
+            )
+        if (
+            self._owned_client
+            and home.loop is not loop
+            and home.loop is not None
+            and self._client is not None
+        ):
+            if not home.loop.is_closed():
                 raise RuntimeError(
-                    "This session is open in another running event loop. Make one session per loop."
+                    "This session is open in another event loop. Close it there, or make a session for each "
+                    "loop."
                 )
             self._client = None  # left unclosed by a loop that is gone; aiohttp warns about it
-        if self._client is None:
-            self._client, self._loop = aiohttp.ClientSession(), loop
-        return self._client
+        home.move(loop)
+
+    def _leave_parent(self) -> None:
+        """In a forked child, forget the client of the parent, without closing it."""
+        home = self._home
+        if home.forked:
+            parents.append((self._client, home.loop))
+            if self._owned_client:
+                self._client = None
+            home.loop, home.pid = None, os.getpid()
 
     @property
     def closed(self) -> bool:
         """Whether this session has been closed."""
-        return self._closed or (self._loop is None and self._client is not None and self._client.closed)
+        return self._closed or (not self._owned_client and self._client is not None and self._client.closed)
+
+    def __reduce__(self) -> NoReturn:
+        """Neither pickled nor copied: it has an open client, and a source with a token in memory."""
+        raise TypeError(
+            "An AuthedSession cannot be pickled or copied, because it has open connections and a token in "
+            "memory. Pass the provider and the store, or the store's URL, and make a session from them."
+        )
 
     def __repr__(self) -> str:
         return f"<AuthedSession {self._base} {'closed' if self.closed else 'open'} {self._source!r}>"
@@ -162,7 +217,7 @@ class AuthedSession:
         """
         target, client = resolve(self._base, self._bearer.origins, url), self.client
         if kwargs:
-            _refuse_other_credentials(kwargs)
+            _check_headers(kwargs)
         kwargs["middlewares"] = self._middlewares(client, kwargs.get("middlewares"))
         return client.request(method, target, **kwargs)
 
@@ -201,7 +256,7 @@ class AuthedSession:
         Parameters, result and errors are those of aiohttp's `ws_connect`, and of `request`.
         """
         target, client = resolve(self._base, self._bearer.origins, url), self.client
-        _refuse_other_credentials(kwargs)
+        _check_headers(kwargs)
         return _WebSocketOpening(self._handshake(client, target, kwargs))
 
     async def _handshake(
@@ -236,8 +291,13 @@ class AuthedSession:
 
         A cancelled anyio scope does not cut this short. If `task.cancel()` does, call it again: it
         continues. Raises `StoreUnavailable` if a new token could not be stored in time; everything is closed
-        all the same. Safe to call twice.
+        all the same. Safe to call twice. Raises RuntimeError, and closes nothing, if the session is in use in
+        another running event loop.
         """
+        self._home.check()
+        if self._owned_source:
+            self._source._home.check()
+        self._leave_parent()
         self._closed = True
         with CancelScope(shield=True):
             async with AsyncExitStack() as stack:  # runs in reverse: the source with its store, the client
@@ -246,12 +306,14 @@ class AuthedSession:
                     stack.push_async_callback(self._source.aclose)
 
     async def _close_client(self) -> None:
-        if self._loop is not None and self._client is not None:  # we opened it
-            client, self._client, self._loop = self._client, None, None
+        self._home.loop = None
+        if self._owned_client and self._client is not None:
+            client, self._client = self._client, None
             await client.close()
 
     async def __aenter__(self) -> Self:
         """Open it, or open it again."""
+        self._move()
         self._closed = False
         return self
 
@@ -262,8 +324,8 @@ class AuthedSession:
         await self.close()
 
 
-class _WebSocketOpening:
-    """A websocket that is being opened: awaitable, and an async context manager that closes it."""
+class _WebSocketOpening(Coroutine[Any, Any, aiohttp.ClientWebSocketResponse]):
+    """A websocket that is being opened: a coroutine, and an async context manager that closes it."""
 
     __slots__ = ("_opening", "_socket")
 
@@ -272,6 +334,18 @@ class _WebSocketOpening:
 
     def __await__(self) -> Generator[Any, None, aiohttp.ClientWebSocketResponse]:
         return self._opening.__await__()
+
+    def send(self, value: Any) -> Any:
+        """Go on, as a coroutine does."""
+        return self._opening.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error where it waits."""
+        return self._opening.throw(*error)
+
+    def close(self) -> None:
+        """Give up."""
+        self._opening.close()
 
     async def __aenter__(self) -> aiohttp.ClientWebSocketResponse:
         self._socket = await self._opening
@@ -283,10 +357,12 @@ class _WebSocketOpening:
         await self._socket.close()
 
 
-def _refuse_other_credentials(options: _RequestOptions | _WSConnectOptions) -> None:
-    """One request has one Authorization header: ours."""
+def _check_headers(options: _RequestOptions | _WSConnectOptions) -> None:
+    """One request has one Authorization header: ours. Reads the headers once: they may be an iterator."""
     headers = options.get("headers")
-    if options.get("auth") is not None or (headers and hdrs.AUTHORIZATION in CIMultiDict(headers)):
+    if headers is not None:
+        headers = options["headers"] = CIMultiDict(headers)
+    if options.get("auth") is not None or (headers and hdrs.AUTHORIZATION in headers):
         raise ConfigurationError(
             "This session sets the Authorization header itself.",
             intact="Nothing was sent.",

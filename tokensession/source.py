@@ -5,17 +5,20 @@
 the token is DUE, callers get it and a refresh starts in the background. When it is ENDING or EXPIRED, they
 wait for the refresh.
 
-State: what is remembered and what is running. `_refresh/cache.py` and `_refresh/coordinator.py` own it.
+State: what is remembered and what is running. `_refresh/cache.py` and `_refresh/coordinator.py` own it. It
+belongs to one event loop and one process (`Home`), so a forked child begins with nothing, like a new process.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import os
 import sys
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import NoReturn, Protocol, Self, runtime_checkable
 
 from anyio import CancelScope
 
@@ -69,6 +72,59 @@ class EphemeralStoreWarning(UserWarning):
     """The provider rotates its refresh tokens, and without a store the new ones are lost at exit."""
 
 
+class Home:
+    """The event loop and the process that a source or session is used in.
+
+    Its loop may change while that does not run: a closed one is followed by the next.
+    """
+
+    __slots__ = ("_what", "loop", "pid")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """None before it is first used, and after closing."""
+        self.pid = os.getpid()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child of the process that it was used in."""
+        return self.pid != os.getpid()
+
+    def check(self) -> asyncio.AbstractEventLoop:
+        """The running event loop, if it may be used there. Raises RuntimeError otherwise."""
+        try:
+            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            if self.loop is None or not self.forked:
+                raise
+            running = None
+        if running is None or (running is self.loop and self.forked):
+            raise RuntimeError(
+                f"This process was forked, and uses this {self._what} in the event loop of its parent: the "
+                "two would disturb each other. Nothing was done. Start an event loop in the child, for "
+                "example with asyncio.run."
+            )
+        if running is not self.loop and self.loop is not None and not self.forked and self.loop.is_running():
+            raise RuntimeError(
+                f"This {self._what} is in use in another running event loop. Nothing was done. Make one for "
+                "each event loop, and so for each thread, over a store that they can share, such as "
+                "SQLiteStore."
+            )
+        return running
+
+    def move(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Be used in this loop and process from now on."""
+        self.loop, self.pid = loop, os.getpid()
+
+
+parents: list[object] = []
+"""What a fork has copied from the parent and must never be closed or collected here.
+
+Both would change the epoll descriptor that parent and child share, and the parent would wait forever.
+"""
+
+
 class ManagedSource:
     """One key's token: stored, refreshed in time, with one token request for any number of callers.
 
@@ -82,8 +138,9 @@ class ManagedSource:
     - `policy`: the numbers of a token's life. `clock`: for tests. `observer` receives every event.
 
     A store that you pass in stays open. One that is opened here is closed by `aclose`, or by leaving
-    `async with`. Making a source does no I/O and needs no event loop. It serves one event loop at a time.
-    Raises `ConfigurationError` for arguments that cannot work.
+    `async with`. Making a source does no I/O and needs no event loop. It serves one event loop at a time:
+    while that runs, refreshing or closing in another one raises RuntimeError. In a forked child it begins
+    with what is stored. Raises `ConfigurationError` for arguments that cannot work.
     """
 
     __slots__ = (
@@ -92,6 +149,7 @@ class ManagedSource:
         "_cache",
         "_clock",
         "_coordinator",
+        "_home",
         "_observer",
         "_owned_store",
         "_record",
@@ -108,11 +166,7 @@ class ManagedSource:
         clock: Clock | None = None,
         observer: events.Observer | None = None,
     ) -> None:
-        if not implements(Provider, provider):
-            raise ConfigurationError(  # not its repr: it may be the refresh token itself
-                f"provider must be a provider, not {describe(provider)}.",
-                todo="Pass an instance of one of tokensession.providers.",
-            )
+        check_provider("provider", provider)
         if transport is not None and not callable(getattr(transport, "send", None)):
             raise ConfigurationError(
                 f"transport must have a send method, and {describe(transport)} has none.",
@@ -129,13 +183,10 @@ class ManagedSource:
         opened, self._owned_store = _choose_store(store, provider, self._clock)
         self._boot = self._clock.boot
         self._observer = observer
-        rules, report = policy or _POLICY, self._report
-        counts_sleep = getattr(self._clock, "boot_counts_sleep", False)
-        self._cache = TokenCache(wall_check=WALL_CLOCK_CHECK if counts_sleep else 0.0)
-        access = StoreAccess(name, opened, rules, self._clock)
+        self._home = Home("source")
+        rules = policy or _POLICY
         requests = TokenRequests(provider, transport or _TRANSPORT, rules, self._clock)
-        self._record = KeyRecord(access, requests, self._cache, PendingWrites(access, report), report)
-        self._coordinator = RefreshCoordinator(self._record)
+        self._begin(StoreAccess(name, opened, rules, self._clock), requests)
 
     # -- what callers use -------------------------------------------------------------------------
 
@@ -164,6 +215,7 @@ class ManagedSource:
         cache = self._cache
         if self._boot() < cache.fresh_until:
             return cache.token  # type: ignore[return-value]  # `fresh_until` is long ago without a token
+        self._enter()
         return await self._slow_token()
 
     async def refresh(self, unauthorized: Token | None = None, *, force: bool = False) -> Token:
@@ -179,6 +231,7 @@ class ManagedSource:
         minute over all processes: a server's rejection can be a mistake. It does not undo a sign-out, and
         does not ignore a pause that the server has asked for.
         """
+        self._enter()
         if unauthorized is None:
             return await self._force_refresh(force=force)
         for _ in range(2):  # a refresh that is running may still end with the same token
@@ -205,6 +258,7 @@ class ManagedSource:
         request: `SignInRequired`, `ConfigurationError`, `StoreError`, or `TokenUnavailable` while token
         requests are paused and there is no valid token.
         """
+        self._enter()
         await self._coordinator.check()
         return self.snapshot()
 
@@ -219,6 +273,7 @@ class ManagedSource:
         credential = configured_credential(code=code, refresh_token=refresh_token)
         if credential is None:
             raise ConfigurationError("sign_in needs a code or a refresh_token.", todo="Pass one of them.")
+        self._enter()
         token = await self._coordinator.sign_in(credential).wait()
         if self._cache.deadlines.freshness(*self._now()) is Freshness.EXPIRED and token.lifetime != 0:
             return await self.token()  # it was brought before, and its token has expired since
@@ -233,10 +288,12 @@ class ManagedSource:
         due.
         Raises `StoreError` if the sign-out could not be stored: then the token is served as before.
         """
+        self._enter()
         await self._coordinator.sign_out().wait()
 
     def snapshot(self) -> Snapshot:
         """The state of this source, for people. Contains no secret."""
+        self._leave_parent()
         running = self._coordinator
         return self._cache.snapshot(
             self.key, *self._now(), refreshing=running.refreshing, unsaved=running.unsaved
@@ -250,14 +307,18 @@ class ManagedSource:
 
         A cancelled anyio scope does not cut this short. If `task.cancel()` does, call it again: it
         continues. Raises `StoreUnavailable` if a token could not be stored in time. It is kept in memory
-        then: if you use the source again, it goes on from there.
+        then: if you use the source again, it goes on from there. Raises RuntimeError, and closes nothing, if
+        the source is in use in another running event loop.
         """
+        self._enter()
         with CancelScope(shield=True):
             store = self._owned_store
             await self._coordinator.close(store.aclose if store is not None else None)
+        self._home.loop = None
 
     async def __aenter__(self) -> Self:
         """The source itself."""
+        self._enter()
         return self
 
     async def __aexit__(
@@ -272,7 +333,40 @@ class ManagedSource:
             f"<ManagedSource {state.key} {state.freshness.value}{' refreshing' if state.refreshing else ''}>"
         )
 
+    def __reduce__(self) -> NoReturn:
+        """Neither pickled nor copied: two of them would each refresh the token that is in memory."""
+        raise TypeError(
+            "A ManagedSource cannot be pickled or copied, because it has a token in memory and may be "
+            "refreshing it. Pass the provider and the store, or the store's URL, and make a source from them."
+        )
+
     # -- behind it --------------------------------------------------------------------------------
+
+    def _begin(self, access: StoreAccess, requests: TokenRequests) -> None:
+        """Begin with nothing in memory."""
+        counts_sleep = getattr(self._clock, "boot_counts_sleep", False)
+        self._cache = TokenCache(wall_check=WALL_CLOCK_CHECK if counts_sleep else 0.0)
+        pending = PendingWrites(access, self._report)
+        self._record = KeyRecord(access, requests, self._cache, pending, self._report)
+        self._coordinator = RefreshCoordinator(self._record)
+
+    def _enter(self) -> None:
+        """Be used in the running event loop. Raises RuntimeError if that cannot be."""
+        home = self._home
+        loop = home.check()
+        if home.loop is not loop:
+            self._leave_parent()
+            home.move(loop)
+
+    def _leave_parent(self) -> None:
+        """In a forked child, forget what is the parent's: tokens in memory, refreshes, claims."""
+        home, access = self._home, self._record.access
+        if home.forked:
+            parents.append((self._coordinator, home.loop))
+            self._begin(
+                StoreAccess(access.key, access.store, access.policy, access.clock), self._record.requests
+            )
+            home.pid, home.loop = os.getpid(), None
 
     def _now(self) -> tuple[float, float]:
         return self._clock.wall(), self._clock.boot()
@@ -311,6 +405,18 @@ class ManagedSource:
 
     def _report(self, event: events.Event) -> None:
         events.emit(self._observer, event)
+
+
+def check_provider(name: str, provider: object) -> None:
+    """Raise `ConfigurationError` if this is no provider."""
+    if implements(Provider, provider):
+        return
+    raise ConfigurationError(  # not its repr: it may be the refresh token itself
+        f"{name} must be a provider, not {describe(provider)}.",
+        todo=f"Pass an instance: {provider.__name__}(...)."
+        if isinstance(provider, type)
+        else "Pass an instance of one of tokensession.providers.",
+    )
 
 
 def _check_settings(

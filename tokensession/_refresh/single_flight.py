@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context
@@ -130,7 +129,6 @@ class SharedTask(Generic[T]):
         "_name",
         "_on_done",
         "_on_stopped",
-        "_pid",
         "_result",
         "_task",
         "waiters",
@@ -149,15 +147,16 @@ class SharedTask(Generic[T]):
         self._on_stopped = on_stopped or _stopped
         self.waiters = waiters
         self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
         self._event = asyncio.Event()
         self._result: T | None = None
         self._error: BaseException | None = None
         self._name = name
         self._task: asyncio.Task[None] | None = None
         # An empty context: otherwise the work sees the first caller's variables and keeps them alive.
-        # (Not by `create_task(context=...)`: some task factories do not know that.)
-        task = Context().run(self._loop.create_task, self._run(work), name=name)
+        # (Not by `create_task(context=..., name=...)`: some task factories know neither.)
+        task = Context().run(self._loop.create_task, self._run(work))
+        if hasattr(task, "set_name"):  # it may be any future that a factory has made
+            task.set_name(name)
         if not self.done:
             self._task = task
             # A task that is cancelled before its first step never enters `_run`.
@@ -200,8 +199,8 @@ class SharedTask(Generic[T]):
 
     @property
     def orphaned(self) -> bool:
-        """Whether it can never finish: its event loop is closed, or stayed in the parent of a fork."""
-        return self._loop.is_closed() or self._pid != os.getpid()
+        """Whether it can never finish: its event loop is closed. (A forked child has forgotten it.)"""
+        return self._loop.is_closed()
 
     @property
     def in_other_loop(self) -> bool:

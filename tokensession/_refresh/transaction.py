@@ -41,6 +41,7 @@ from ..errors import (
     OutcomeUnknown,
     SignInRequired,
     StoreError,
+    StoreUnavailable,
     Superseded,
     TokenSessionError,
     TokenUnavailable,
@@ -232,6 +233,13 @@ class RefreshTransaction:
 
         late = Timer(self._clock, self._policy.caller_timeout, go_on_late)
         try:
+            if step.sent.single and getattr(self.record.access.store, "inherited", False):
+                raise StoreUnavailable(
+                    "This process is a fork of the one that made the memory store. Both have the same "
+                    "refresh token, and it works once.",
+                    intact="It was not sent.",
+                    todo="Use SQLiteStore or FileStore, or make the store after the fork.",
+                )
             issued = await self.record.requests.send(step.credential, step.sent.single, sending)
         except TokenSessionError as error:
             return await self._failed(claim, step, want, sending, error)

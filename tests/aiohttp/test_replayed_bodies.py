@@ -1,0 +1,386 @@
+"""A body is sent again after a 401 only if it is certainly whole."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from _api import Numbered, api, has_token, run
+from aiohttp import payload, web
+from aiohttp.abc import AbstractStreamWriter
+
+from tokensession import BearerAuth
+
+CONTENT = bytes(number % 251 for number in range(200_000))
+
+
+class Api:
+    """Answers 401 to the first token: after it has read the body (`reads`), or before. Keeps the bodies."""
+
+    def __init__(self, *, reads: bool) -> None:
+        self.reads = reads
+        self.requests = 0
+        self.bodies: list[bytes] = []
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        self.requests += 1
+        if has_token(request, 0):
+            if self.reads:
+                self.bodies.append(await request.read())
+            return web.Response(status=401)
+        self.bodies.append(await request.read())
+        return web.Response()
+
+    async def expect(self, request: web.Request) -> web.Response | None:
+        """Answers 401 instead of "100 Continue"."""
+        if has_token(request, 0):
+            self.requests += 1
+            return web.Response(status=401)
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+
+
+def client_of(base: str, source: Numbered | None = None) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(middlewares=(BearerAuth(source or Numbered(), origins=[base]),))
+
+
+def form(*parts: tuple[str, Any, str | None]) -> aiohttp.FormData:
+    data = aiohttp.FormData()
+    for name, value, filename in parts:
+        data.add_field(name, value, filename=filename)
+    return data
+
+
+def nested(part: Any) -> aiohttp.MultipartWriter:
+    outer, inner = (
+        aiohttp.MultipartWriter("mixed", boundary="o"),
+        aiohttp.MultipartWriter("mixed", boundary="i"),
+    )
+    inner.append(part)
+    outer.append(inner)
+    outer.append("text")
+    return outer
+
+
+def at(position: int, file: Any) -> Any:
+    file.seek(position)
+    return file
+
+
+Open = Callable[..., Any]
+IN_MEMORY: dict[str, Callable[[Open], dict[str, Any]]] = {
+    "nothing": lambda _: {},
+    "bytes": lambda _: {"data": CONTENT},
+    "bytearray": lambda _: {"data": bytearray(CONTENT)},
+    "text": lambda _: {"data": "a text" * 1000},
+    "json": lambda _: {"json": {"a": [1] * 10_000}},
+    "form": lambda _: {"data": {"field": "value" * 1000}},
+    "BytesIO": lambda _: {"data": io.BytesIO(CONTENT)},
+    "rest of a BytesIO": lambda _: {"data": at(1000, io.BytesIO(CONTENT))},
+    "StringIO": lambda _: {"data": io.StringIO("text" * 1000)},
+    "multipart": lambda _: {"data": form(("a", "text", None), ("b", io.BytesIO(CONTENT), "b.bin"))},
+    "nested multipart": lambda _: {"data": nested(CONTENT)},
+    "compressed": lambda _: {"data": CONTENT, "compress": "gzip"},
+    "chunked": lambda _: {"data": CONTENT, "chunked": True},
+}
+FILES: dict[str, Callable[[Open], dict[str, Any]]] = {
+    "file": lambda opened: {"data": opened("rb")},
+    "rest of a file": lambda opened: {"data": at(1000, opened("rb"))},
+    "raw file": lambda opened: {"data": opened("rb", buffering=0)},
+    "text file": lambda opened: {"data": opened("r", encoding="latin-1", newline="")},
+    "file in a form": lambda opened: {"data": {"field": "x", "file": opened("rb")}},
+    "file in a nested multipart": lambda opened: {"data": nested(opened("rb"))},
+}
+
+
+@pytest.mark.parametrize("timing", ["read whole", "before it is read", "instead of 100-continue"])
+@pytest.mark.parametrize("kind", [*IN_MEMORY, *FILES])
+def test_f71_a_body_that_is_whole_is_replayed_to_the_byte(tmp_path: Path, kind: str, timing: str) -> None:
+    """Whatever is in memory, at any time; a file if it has been read whole, or not begun."""
+    if kind in FILES and timing == "before it is read":
+        pytest.skip("of a file that is being read, nothing can be said")
+    path = tmp_path / "upload"
+    path.write_bytes(CONTENT)
+    make = (IN_MEMORY | FILES)[kind]
+
+    async def sent_by(base: str, server: Api, number: int, **options: Any) -> tuple[int, bytes]:
+        source = Numbered()
+        source.number = number
+        with contextlib.ExitStack() as files:
+            body = make(lambda *how, **more: files.enter_context(path.open(*how, **more)))
+            async with client_of(base, source) as client, client.post(base, **body, **options) as response:
+                return response.status, server.bodies[-1]
+
+    async def scene() -> None:
+        server = Api(reads=timing == "read whole")
+        options = {"expect100": True} if timing == "instead of 100-continue" else {}
+        async with api(server, expect=server.expect) as base:
+            status, expected = await sent_by(base, server, 1)
+            assert (status, server.requests) == (200, 1)
+            status, replayed = await sent_by(base, server, 0, **options)
+            assert status == 200
+            if "multipart" in kind or "form" in kind:  # the boundary differs
+                assert len(replayed) == len(expected)
+            else:
+                assert replayed == expected
+
+    run(scene)
+
+
+class Gated(io.RawIOBase):
+    """A seekable file whose second read waits for the test."""
+
+    def __init__(self) -> None:
+        self.inner = io.BytesIO(CONTENT)
+        self.reads = 0
+        self.opened = threading.Event()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return self.inner.seek(position, whence)
+
+    def tell(self) -> int:
+        return self.inner.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        self.reads += 1
+        if self.reads == 2:
+            self.opened.wait(30)
+        return self.inner.read(size)
+
+
+@pytest.mark.parametrize("ends", ["at once", "when the test says so"])
+@pytest.mark.parametrize("inside", ["alone", "in a form", "in a nested multipart"])
+def test_k23_a_file_that_is_being_read_when_the_401_comes_is_not_replayed(inside: str, ends: str) -> None:
+    """A thread still reads it. A replay would begin somewhere in the middle, and be answered 200."""
+    file = Gated()
+    data: Any = {"alone": file, "in a form": {"x": "1", "f": file}, "in a nested multipart": nested(file)}[
+        inside
+    ]
+
+    async def scene() -> None:
+        source, done = Numbered(), asyncio.Event()
+        bodies: list[bytes] = []
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if not has_token(request, 0):
+                bodies.append(await request.read())
+                return web.Response()
+            while not file.reads:
+                await request.content.readany()
+            response = web.StreamResponse(status=401)
+            await response.prepare(request)
+            await response.write(b"no")
+            if ends == "at once":
+                await response.write_eof()
+            else:
+                await done.wait()
+            return response
+
+        async with api(handle) as base, client_of(base, source) as client:
+            try:
+                async with client.post(base, data=data) as response:
+                    assert response.status == 401
+                    file.opened.set()
+                    done.set()
+                assert source.refreshes == 1  # the next request has the new token
+                async with client.post(base, data=io.BytesIO(CONTENT)) as response:
+                    assert response.status == 200
+            finally:
+                file.opened.set()
+                done.set()
+        assert bodies == [CONTENT]
+
+    run(scene)
+
+
+class Own(payload.BytesPayload):
+    """A payload class of a user's own."""
+
+
+class OwnFile(payload.BufferedReaderPayload):
+    """A payload class of a user's own."""
+
+
+class OwnMultipart(aiohttp.MultipartWriter):
+    """A payload class of a user's own."""
+
+
+class OneShot(payload.Payload):
+    """Says that it is not consumed, and sends nothing the second time."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        super().__init__(chunks)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for chunk in self._value:
+            await writer.write(chunk)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: OneShot(iter([CONTENT])),
+        lambda: Own(CONTENT),
+        lambda: OwnFile(io.BufferedReader(io.BytesIO(CONTENT))),  # type: ignore[arg-type]
+        lambda: OwnMultipart("mixed"),
+        lambda: nested(OneShot(iter([CONTENT]))),
+    ],
+    ids=["one shot", "bytes", "file", "multipart", "inside a multipart"],
+)
+def test_k23_a_payload_of_your_own_class_is_not_replayed(make: Callable[[], payload.Payload]) -> None:
+    """Only its author knows whether it can be sent twice."""
+
+    async def scene() -> None:
+        server = Api(reads=True)
+        body = make()
+        if isinstance(body, OwnMultipart):
+            body.append(CONTENT)
+        async with api(server) as base, client_of(base) as client:
+            async with client.post(base, data=body) as response:
+                assert response.status == 401
+            assert server.requests == 1
+            assert CONTENT in server.bodies[0]
+
+    run(scene)
+
+
+class Forward(io.RawIOBase):
+    """Knows where it is, and cannot go back: as the bodies of botocore and urllib3."""
+
+    def __init__(self, error: type[Exception] | None) -> None:
+        self.inner, self.error = io.BytesIO(CONTENT), error
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.inner.tell()
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        if self.error is not None:
+            raise self.error
+        return position
+
+    def read(self, size: int = -1) -> bytes:
+        return self.inner.read(size)
+
+
+@pytest.mark.parametrize("error", [io.UnsupportedOperation, OSError, None])
+def test_f71_a_file_that_cannot_go_back_is_not_replayed(error: type[Exception] | None) -> None:
+    async def scene() -> None:
+        server = Api(reads=True)
+        async with api(server) as base, client_of(base) as client:
+            async with client.post(base, data=Forward(error)) as response:
+                assert response.status == 401
+        assert server.bodies == [CONTENT]
+
+    run(scene)
+
+
+def test_f71_a_pipe_is_not_replayed() -> None:
+    async def scene() -> None:
+        server = Api(reads=True)
+        reading, writing = os.pipe()
+        os.write(writing, b"from a pipe")
+        os.close(writing)
+        async with api(server) as base, client_of(base) as client:
+            with os.fdopen(reading, "rb") as pipe:
+                async with client.post(base, data=pipe) as response:
+                    assert response.status == 401
+        assert server.bodies == [b"from a pipe"]
+
+    run(scene)
+
+
+@pytest.mark.parametrize("change", ["shorter", "closed"])
+def test_f71_a_file_that_changes_before_the_replay_is_not_sent_short(tmp_path: Path, change: str) -> None:
+    async def scene() -> None:
+        path = tmp_path / "upload"
+        path.write_bytes(CONTENT)
+        server = Api(reads=True)
+        with path.open("rb") as file:
+
+            class Changing(Numbered):
+                async def refresh(self, unauthorized: Any = None) -> Any:
+                    if change == "closed":
+                        file.close()
+                    else:
+                        path.write_bytes(CONTENT[:1000])
+                    return await super().refresh(unauthorized)
+
+            async with api(server) as base, client_of(base, Changing()) as client:
+                async with client.post(base, data=file) as response:
+                    assert response.status == 401
+        assert server.bodies == [CONTENT]
+
+    run(scene)
+
+
+def test_f71_a_stream_that_has_not_been_begun_is_replayed() -> None:
+    """The server answered instead of "100 Continue"."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield CONTENT
+
+    async def scene() -> None:
+        server = Api(reads=True)
+        async with api(server, expect=server.expect) as base, client_of(base) as client:
+            async with client.post(base, data=stream(), expect100=True) as response:
+                assert response.status == 200
+        assert server.bodies == [CONTENT]
+
+    run(scene)
+
+
+def test_f71_mutant_14_a_replay_begins_after_the_first_writer_has_ended() -> None:
+    """Both read the same body, so the first one's next chunk would be missing from the second."""
+    seen: list[bool] = []
+
+    async def scene() -> None:
+        writers: list[asyncio.Task[None]] = []
+
+        async def watch(
+            request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+        ) -> aiohttp.ClientResponse:
+            seen.extend(writer.done() for writer in writers)
+            response = await handler(request)
+            if request._writer is not None:
+                writers.append(request._writer)
+            return response
+
+        done = asyncio.Event()
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if has_token(request, 0):
+                response = web.StreamResponse(status=401)  # it does not end, so that the writer does not
+                await response.prepare(request)
+                await done.wait()
+                return response
+            done.set()
+            return web.Response(text=str(len(await request.read())))
+
+        async with api(handle) as base:
+            bearer = BearerAuth(Numbered(), origins=[base])
+            async with aiohttp.ClientSession(middlewares=(bearer, watch)) as client:
+                async with client.post(base, data=io.BytesIO(bytes(30_000_000))) as response:
+                    assert await response.text() == "30000000"
+
+    run(scene)
+    assert seen == [True]

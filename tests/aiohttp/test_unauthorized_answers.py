@@ -1,0 +1,235 @@
+"""Which answers of an API mean that the token is not valid: statuses, and RFC 6750's header."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+import pytest
+from _api import Numbered, api, has_token, run
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokensession import AuthedSession, BearerAuth, ConfigurationError
+from tokensession.middleware import bearer_errors
+from tokensession.providers import OAuth2
+from tokensession.stores import MemoryStore
+from tokensession.testing import OAuth2Server, ScriptedTransport, token_response
+
+INVALID = 'Bearer realm="api", error="invalid_token", error_description="The token expired"'
+
+
+async def answer_to(
+    status: int, *challenges: str, statuses: tuple[int, ...] | None = None
+) -> tuple[int, int]:
+    """The status that a caller gets if the API gives this answer to the first token; and the refreshes."""
+    source = Numbered()
+
+    async def handle(request: web.Request) -> web.Response:
+        if has_token(request, 1):
+            return web.Response()
+        return web.Response(status=status, headers=[("WWW-Authenticate", each) for each in challenges])
+
+    options: dict[str, Any] = {} if statuses is None else {"unauthorized_statuses": statuses}
+    async with api(handle) as base:
+        bearer = BearerAuth(source, origins=[base], **options)
+        async with aiohttp.ClientSession(middlewares=(bearer,)) as client:
+            async with client.get(base) as response:
+                return response.status, source.refreshes
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 419, 440, 498, 499])
+def test_f72_any_4xx_whose_bearer_challenge_says_invalid_token_is_refreshed_and_replayed(status: int) -> None:
+    """RFC 6750, 3.1. Some APIs answer 400 or 403 with it."""
+
+    async def scene() -> None:
+        assert await answer_to(status, INVALID) == (200, 1)
+        assert await answer_to(status, INVALID, statuses=(400,)) == (200, 1)
+
+    run(scene)
+
+
+@pytest.mark.parametrize("status", [200, 301, 304, 500, 503])
+def test_f72_invalid_token_in_an_answer_that_is_no_4xx_changes_nothing(status: int) -> None:
+    async def scene() -> None:
+        assert await answer_to(status, INVALID) == (status, 0)
+
+    run(scene)
+
+
+@pytest.mark.parametrize("code", ["insufficient_scope", "invalid_request"])
+@pytest.mark.parametrize("status", [400, 401, 403, 498])
+def test_f72_insufficient_scope_and_invalid_request_never_refresh(code: str, status: int) -> None:
+    """Another token would have the same scope, and the same request would be wrong again."""
+
+    async def scene() -> None:
+        challenge = f'Bearer error="{code}", scope="read"'
+        assert await answer_to(status, challenge) == (status, 0)
+        assert await answer_to(status, challenge, statuses=(401, status)) == (status, 0)
+        assert await answer_to(status, f'Basic realm="x", {challenge}') == (status, 0)
+
+    run(scene)
+
+
+@pytest.mark.parametrize("status", [403, 498, 419])
+def test_k22_a_status_that_is_declared_as_unauthorized_is_refreshed_and_replayed(status: int) -> None:
+    """One popular API answers 403 to an expired token, another 498."""
+
+    async def scene() -> None:
+        assert await answer_to(status) == (status, 0)
+        assert await answer_to(status, statuses=(401, status)) == (200, 1)
+        assert await answer_to(401, statuses=(status,)) == (401, 0)  # exactly what is declared
+        assert await answer_to(401, 'Bearer realm="x"', statuses=(status,)) == (401, 0)
+
+    run(scene)
+
+
+def test_k22_a_session_takes_the_statuses_and_a_bare_403_costs_no_call() -> None:
+    """The server ends the old access token at each refresh, and the API answers 403 to it."""
+
+    async def scene() -> None:
+        valid = "a1"
+
+        async def handle(request: web.Request) -> web.Response:
+            return web.Response(status=200 if request.headers["Authorization"] == f"Bearer {valid}" else 403)
+
+        async with api(handle) as base:
+            transport = ScriptedTransport(
+                *(token_response({"access_token": f"a{n}", "expires_in": 3600}) for n in (1, 2))
+            )
+            provider = OAuth2(
+                token_url=f"{base}/token", client_id="c", refresh_token="r", base_url=base, auth="post"
+            )
+            async with AuthedSession(
+                provider, store=MemoryStore(), transport=transport, unauthorized_statuses=(401, 403)
+            ) as session:
+                async with session.get("/x") as response:
+                    assert response.status == 200
+                valid = "a2"
+                async with session.get("/x") as response:
+                    assert response.status == 200
+            assert len(transport.requests) == 2
+
+    run(scene)
+
+
+def test_f72_a_handshake_that_says_invalid_token_with_another_status_is_made_again() -> None:
+    async def scene() -> None:
+        source = Numbered()
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if not has_token(request, 1):
+                return web.Response(status=403, headers={"WWW-Authenticate": INVALID})
+            socket = web.WebSocketResponse()
+            await socket.prepare(request)
+            await socket.close()
+            return socket
+
+        async with api(handle) as base:
+            bearer = BearerAuth(source, origins=[base])
+            async with aiohttp.ClientSession(middlewares=(bearer,)) as client:
+                async with client.ws_connect(base):
+                    assert source.refreshes == 1
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "says"),
+    [
+        (401, "must be numbers, not an int"),
+        ("401", "must be numbers, not a string"),
+        (None, "must be numbers, not None"),
+        ((), "at least one"),
+        ([True], "whole numbers from 400 to 499, not a bool"),
+        ([401.0], "whole numbers from 400 to 499, not a float"),
+        (["401"], "whole numbers from 400 to 499, not a string of 3"),
+        ([200], "whole numbers from 400 to 499, not 200"),
+        ([399, 401], "not 399"),
+        ([401, 500], "not 500"),
+        ([[401]], "whole numbers from 400 to 499, not a list"),
+    ],
+)
+def test_k22_statuses_that_cannot_mean_unauthorized_are_an_error_at_once(statuses: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        BearerAuth(Numbered(), origins=["https://a.example"], unauthorized_statuses=statuses)
+    with pytest.raises(ConfigurationError, match=says):
+        AuthedSession(
+            OAuth2(token_url="https://a.example/t", client_id="c", client_secret="s", refresh_token="r"),
+            store="memory:",
+            unauthorized_statuses=statuses,
+        )
+
+
+def test_f72_the_servers_for_tests_challenge_as_rfc_6750_does() -> None:
+    """So a test of yours sees what an API would send."""
+
+    async def scene() -> None:
+        async with OAuth2Server() as server, aiohttp.ClientSession() as client:
+            async with client.get(server.base_url + "/echo") as response:
+                assert response.status == 401
+                assert "Bearer" in response.headers["WWW-Authenticate"]
+
+    run(scene)
+
+
+# -- the header -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "errors"),
+    [
+        ([], set()),
+        ([""], set()),
+        (["Bearer"], set()),
+        ([INVALID], {"invalid_token"}),
+        (["bearer ERROR=invalid_token"], {"invalid_token"}),
+        (["BEARER\terror = \t invalid_token"], {"invalid_token"}),
+        (['Bearer realm="a, error=\\"insufficient_scope\\"", error="invalid_token"'], {"invalid_token"}),
+        (['Bearer error="inval\\id_token"'], {"invalid_token"}),
+        (['Basic realm="x", Bearer realm="y", error="invalid_token"'], {"invalid_token"}),
+        (['Bearer realm="y", error="invalid_token", Basic realm="x"'], {"invalid_token"}),
+        (["Basic realm=x", "Negotiate", 'Bearer error="invalid_token"'], {"invalid_token"}),
+        (["Negotiate YWJjZA==, Bearer error=invalid_token"], {"invalid_token"}),
+        (["Bearer, Basic error=invalid_token"], set()),
+        (["Bearer YWJjZA==, error=invalid_token"], {"invalid_token"}),
+        ([", ,Bearer ,,error=invalid_token, ,"], {"invalid_token"}),
+        (["Bearer error=invalid_token", "Bearer error=a"], {"invalid_token", "a"}),
+        (['DPoP error="invalid_token"'], set()),
+        (['Digest realm="Bearer error=invalid_token"'], set()),
+        (['Digest realm="x", error="invalid_token"'], set()),
+        (['Digest realm="Bearer, error=invalid_token"'], set()),
+        (['Bearer realm="error=invalid_token"'], set()),
+        (['Bearer error_description="invalid_token"'], set()),
+        (['Bearer x-error="invalid_token"'], set()),
+        (['error="invalid_token"'], set()),
+        (['Bearer error="invalid_token'], set()),
+        (['Bearer realm="never ends, error="invalid_token"'], set()),
+        (['Bearer error="invalid_token" junk'], set()),
+        (["Bearer error=invalid token"], set()),
+        (["Bearer error="], set()),
+        (["Bearer =invalid_token"], set()),
+        (["Bearer error='invalid_token'"], {"'invalid_token'"}),
+        (['Bearer error=""'], {""}),
+        (["Bearér error=invalid_token"], set()),
+    ],
+)  # fmt: skip
+def test_f72_challenges_are_read_as_rfc_9110_writes_them(headers: list[str], errors: set[str]) -> None:
+    """11.6.1: several challenges in one header, several headers, quoted strings, blanks, upper case."""
+    assert bearer_errors(headers) == errors
+
+
+@given(st.lists(st.text(alphabet='Bearer error=invalid_token,"\\ \t\r\né;', max_size=60), max_size=3))
+def test_f72_no_header_makes_the_parser_raise(headers: list[str]) -> None:
+    assert isinstance(bearer_errors(headers), set)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [part * 50_000 for part in ('"\\', '"\\"', "a", "a ", "a=", "a \t", '"', ",", "\\", "a,")]
+    + ['Bearer error="' + '\\"' * 50_000, "a" + " " * 100_000 + "="],
+)
+def test_f72_a_hostile_header_takes_no_time_out(header: str) -> None:
+    """The time is proportional to the length: with its square, one of these would take minutes."""
+    assert "invalid_token" not in bearer_errors([header] * 3)
