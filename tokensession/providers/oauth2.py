@@ -9,12 +9,21 @@ from .. import _validate
 from ..errors import ConfigurationError
 from . import _wire
 from .protocol import configured_credential
-from .strategy import Strategy
+from .strategy import Strategy, Values
 from .strategy_provider import StrategyProvider
 
 __all__ = ["OAUTH2_BASIC", "OAUTH2_POST", "OAuth2"]
 
 _ACCEPT = ("Accept", "application/json")  # without it, some servers send a form-encoded response
+
+
+def _accept(_values: Values) -> tuple[tuple[str, str], ...]:
+    return (_ACCEPT,)
+
+
+def _accept_and_basic(values: Values) -> tuple[tuple[str, str], ...]:
+    return _ACCEPT, ("Authorization", _wire.basic_auth(values["client_id"], values["client_secret"]))
+
 
 OAUTH2_POST = Strategy(
     name="oauth2",
@@ -23,7 +32,7 @@ OAUTH2_POST = Strategy(
         "authorization_code": ("grant_type", "code", "redirect_uri", "client_id", "client_secret"),
         "refresh_token": ("grant_type", "refresh_token", "scope", "client_id", "client_secret"),
     },
-    headers=lambda _values: (_ACCEPT,),
+    headers=_accept,
 )
 
 OAUTH2_BASIC = replace(
@@ -32,10 +41,7 @@ OAUTH2_BASIC = replace(
         "authorization_code": ("grant_type", "code", "redirect_uri"),
         "refresh_token": ("grant_type", "refresh_token", "scope"),
     },
-    headers=lambda values: (
-        _ACCEPT,
-        ("Authorization", _wire.basic_auth(values["client_id"], values["client_secret"])),
-    ),
+    headers=_accept_and_basic,
 )
 
 
@@ -50,7 +56,7 @@ class OAuth2(StrategyProvider):
     - `base_url`: the API's address. The default is the origin of `token_url`.
     - `rotates`: pass False only if the server documents that a refresh token stays valid after use.
 
-    Raises `ConfigurationError` for arguments that cannot work.
+    A pickle of it contains its secrets. Raises `ConfigurationError` for arguments that cannot work.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ class Oto(StrategyProvider):
     - `environment`: tokens of production and staging are not interchangeable.
     - `base_url`: an address other than the environment's, for a gateway or a test server.
 
-    Raises `ConfigurationError` for arguments that cannot work.
+    A pickle of it contains its secrets. Raises `ConfigurationError` for arguments that cannot work.
     """
 
     def __init__(

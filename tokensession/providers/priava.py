@@ -13,13 +13,18 @@ from typing import Any, Literal, Self
 
 from .. import _validate
 from .protocol import configured_credential
-from .strategy import Fields, Strategy
+from .strategy import Fields, Strategy, Values
 from .strategy_provider import StrategyProvider
 
 __all__ = ["PRIAVA", "Priava"]
 
 _BASE = "https://api.priava.com/api"
 _REGIONS = ("APAC", "EU", "US")
+
+
+def _region(values: Values) -> tuple[tuple[str, str], ...]:
+    return (("TenantRegion", values["region"]),)
+
 
 PRIAVA = Strategy(
     name="priava",
@@ -28,7 +33,7 @@ PRIAVA = Strategy(
         "refresh_token": ("grant_type", "client_id", "client_secret", "refresh_token", "redirect_uri"),
     },
     content_type="application/x-www-form-urlencoded;charset=utf-8",  # no space, as documented
-    headers=lambda values: (("TenantRegion", values["region"]),),
+    headers=_region,
     fields=Fields(retry_after=("retry-after",)),
     default_lifetime=21600,
     rotates=True,
@@ -44,7 +49,7 @@ class Priava(StrategyProvider):
     - `base_url`: "https://api-sandbox.priava.com/api" for the sandbox. The default is production.
     - `region_on_requests`: send TenantRegion with API requests too. The documentation does not ask for it.
 
-    Raises `ConfigurationError` for arguments that cannot work.
+    A pickle of it contains its secrets. Raises `ConfigurationError` for arguments that cannot work.
     """
 
     def __init__(

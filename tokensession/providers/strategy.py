@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from math import inf
 from typing import Any, TypeAlias
 
@@ -90,15 +91,15 @@ note if something was unexpected, or None.
 
 def expires_in(name: str) -> Lifetime:
     """A lifetime in seconds in this field (a dotted path), as a number or a decimal string."""
+    return partial(_expires_in, name)  # not a function of its own, because that could not be pickled
 
-    def lifetime(document: Mapping[str, Any], _now: float) -> tuple[float | None, str | None]:
-        value = _wire.find(document, name)
-        seconds = _wire.lifetime_seconds(value)
-        if value is None or seconds is not None:
-            return seconds, None
-        return None, f"{name} is not a number of seconds; the default lifetime is used"
 
-    return lifetime
+def _expires_in(name: str, document: Mapping[str, Any], _now: float) -> tuple[float | None, str | None]:
+    value = _wire.find(document, name)
+    seconds = _wire.lifetime_seconds(value)
+    if value is None or seconds is not None:
+        return seconds, None
+    return None, f"{name} is not a number of seconds; the default lifetime is used"
 
 
 def expires_at(name: str) -> Lifetime:
@@ -109,16 +110,16 @@ def expires_at(name: str) -> Lifetime:
 
     It is compared with the server's own clock (its Date header), so a wrong clock here does not matter.
     """
+    return partial(_expires_at, name)
 
-    def lifetime(document: Mapping[str, Any], now: float) -> tuple[float | None, str | None]:
-        value = _wire.find(document, name)
-        moment = _moment(value)
-        seconds = None if moment is None else _wire.lifetime_seconds(moment - now)
-        if value is None or seconds is not None:
-            return seconds, None
-        return None, f"{name} is not a point in time; the default lifetime is used"
 
-    return lifetime
+def _expires_at(name: str, document: Mapping[str, Any], now: float) -> tuple[float | None, str | None]:
+    value = _wire.find(document, name)
+    moment = _moment(value)
+    seconds = None if moment is None else _wire.lifetime_seconds(moment - now)
+    if value is None or seconds is not None:
+        return seconds, None
+    return None, f"{name} is not a point in time; the default lifetime is used"
 
 
 _EPOCH = re.compile(r"[0-9]{10,13}(?:\.[0-9]{0,40})?")

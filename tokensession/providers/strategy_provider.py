@@ -29,6 +29,9 @@ class StrategyProvider:
     - `api_headers`: (name, value) pairs for every API request.
 
     Both URLs must be https, or http on the loopback interface. Raises `ConfigurationError` otherwise.
+
+    It can be pickled if its strategy can, which means that the strategy's functions have names in a module. A
+    pickle contains the secrets.
     """
 
     def __init__(
