@@ -345,6 +345,30 @@ def test_f41_f63_a_credential_that_a_sign_out_overtook_is_not_sent_again(credent
     run(main)
 
 
+def test_f41_f63_a_configured_credential_that_a_sign_out_overtook_is_not_sent_again() -> None:
+    """Not even when the sign-in after it dies, and the configured credential is all that is left."""
+
+    async def main() -> None:
+        paused = Paused(success(1))
+        processes = Processes(paused, success(2), invalid_grant(), success(3))
+        ours, other = processes.start(code=None, refresh_token="configured"), processes.start(code=None)
+        caller = asyncio.create_task(ours.access())
+        await paused.arrived.wait()
+        await other.source.sign_out()
+        paused.release()
+        with pytest.raises(SignedOut):
+            await caller
+        await other.source.sign_in(refresh_token="newer")
+        processes.clock.advance(LIFETIME)
+        restarted = processes.start(code=None, refresh_token="configured")
+        for process in (ours, other, restarted):
+            with pytest.raises(GrantRejected):
+                await process.access()
+        assert processes.sent == ["configured", "newer", "refresh-2"]
+
+    run(main)
+
+
 @pytest.mark.parametrize("again", ["A", "B"])
 def test_f63_a_code_is_redeemed_once_even_with_another_code_in_between(again: str) -> None:
     """A server may revoke a code's token if the code arrives a second time (RFC 6749, 4.1.2)."""

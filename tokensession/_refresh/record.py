@@ -18,7 +18,7 @@ from .cache import TokenCache
 from .decide import Step, View, Want, decide, foreign, identity_of, is_new
 from .pending_writes import PendingWrites
 from .request import Sending, TokenRequests
-from .state import TokenState, merged
+from .state import TokenState, keeping, merged
 from .store_access import Seen, StoreAccess
 
 __all__ = ["KeyRecord"]
@@ -168,6 +168,17 @@ class KeyRecord:
             return
         self.cache.learn(state, record.version, self.boot)
         self.report(events.Restored(self.key, "nothing" if seen is None else "an older record"))
+
+    async def note_redeemed(self, lost: TokenState) -> None:
+        """This state lost against a newer one. Its credential has been redeemed all the same: note that."""
+        cache = self.cache
+        kept = keeping(cache.state, lost) if cache.state is not None else None
+        if kept is None or kept == cache.state:
+            return
+        cache.state = kept
+        if cache.version is not None:
+            with contextlib.suppress(StoreError):
+                cache.version = (await self.access.put(kept, cache.version)).version
 
     async def note(self, claim: Claim, state: TokenState, sending: Sending | None = None) -> None:
         """Store a note, if that is possible. If it is lost, one more token request is made."""

@@ -184,7 +184,7 @@ class SignIns:
         result = await self.record.pending.save(state, expect=expect, signs_in=highest)
         if isinstance(result, pending_writes.Superseded):
             self.record.learn(result.seen)
-            await self._note_redeemed(state)
+            await self.record.note_redeemed(state)
             raise SignedOut("This key was signed out while the sign-in was running.")
         if not isinstance(result, Pending):
             state = result.seen.state
@@ -192,16 +192,6 @@ class SignIns:
         if issued.problem is not None:
             raise issued.problem
         return state, True
-
-    async def _note_redeemed(self, state: TokenState) -> None:
-        """Note that this state's credential has been redeemed all the same, and must not be sent again."""
-        cache = self.record.cache
-        if cache.state is None:
-            return
-        cache.state = keeping(cache.state, state)
-        if cache.version is not None:
-            with contextlib.suppress(StoreError):
-                cache.version = (await self.record.access.put(cache.state, cache.version)).version
 
     async def sign_out(self) -> None:
         """Store a tombstone, so that a late commit cannot undo the sign-out."""

@@ -265,6 +265,7 @@ class RefreshTransaction:
         )
         if isinstance(result, pending_writes.Superseded):
             self.record.learn(result.seen)
+            await self.record.note_redeemed(state)
             return _Looked(result.seen, self.record.decide(result.seen, want))
         stored = None if isinstance(result, Pending) else result.seen.version
         self.record.cache.learn(state, stored, self.record.boot)
