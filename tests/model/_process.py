@@ -76,7 +76,7 @@ class Process:
         self.configured = configured
         self.alive = True
         self.clock = ProcessClock(self, wall, boot)
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their start
         self.calls: list[Call] = []
         self.answers: list[Token | TokenSessionError] = []
         self.signing_in: set[str] = set()
@@ -180,11 +180,13 @@ class Process:
         world, sign_in = self.world, self.provider.sign_ins[credential]
         self.signing_in.add(credential)
         world.earlier.setdefault(sign_in, frozenset(world.signed_in))
-        if "-code-" in credential:
-            token = await self.source.sign_in(code=credential)
-        else:
-            token = await self.source.sign_in(refresh_token=credential)
-        self.stopped_listening += 1  # a request that began during the sign-in is still unwanted
+        try:
+            if "-code-" in credential:
+                token = await self.source.sign_in(code=credential)
+            else:
+                token = await self.source.sign_in(refresh_token=credential)
+        finally:
+            self.stopped_listening += 1  # a request that began during the sign-in may be unwanted until now
         world.signed_in.add(sign_in)
         return token
 
@@ -216,8 +218,8 @@ class Process:
                 self.calls.remove(call)
 
         task = asyncio.get_running_loop().create_task(caller())
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks[task] = None
+        task.add_done_callback(self.tasks.pop)
 
     def late(self, call: Call) -> None:
         """Nothing waits for longer than its bound."""
@@ -254,7 +256,7 @@ class ProcessClock:
     def __init__(self, process: Process, wall: float, boot: float) -> None:
         self._process = process
         self._clock: FakeClock = process.world.clock
-        self._timers: set[asyncio.Future[None]] = set()
+        self._timers: dict[asyncio.Future[None], None] = {}
         self.offset = wall
         self._boot = boot
 
@@ -279,8 +281,8 @@ class ProcessClock:
         timer = self._clock.call_later(seconds, callback)
         if not self._process.alive:
             timer.cancel()
-        self._timers.add(timer)
-        timer.add_done_callback(self._timers.discard)
+        self._timers[timer] = None
+        timer.add_done_callback(self._timers.pop)
         return timer
 
     def stop(self) -> None:

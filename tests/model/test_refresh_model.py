@@ -22,8 +22,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test as play
 
 EXAMPLES = os.environ.get("MODEL_EXAMPLES")
-FOUND_WITHIN = 400
-"""Most flaws are found in the first 20 histories, the rarest in a few hundred."""
+FOUND_WITHIN = 2000
+"""Most flaws are found in the first 20 histories, the rarest after some hundred."""
 SHRINKS = [Phase.shrink] if os.environ.get("MODEL_SHRINKS") else []
 
 HISTORIES = settings(

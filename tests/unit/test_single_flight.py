@@ -473,7 +473,7 @@ def test_tasks_are_running_until_they_are_done() -> None:
         for gate in gates:
             gate.opened.set()
         await tasks.drain()
-        assert tasks.running == frozenset()
+        assert tasks.running == ()
         assert repr(tasks) == "<SharedTasks 0 running>"
 
     run(main())
@@ -529,7 +529,7 @@ def test_cancelling_all_tasks_waits_until_they_are_done() -> None:
         await iterations()
         await tasks.cancel()
         assert all(gate.cancelled for gate in gates)
-        assert tasks.running == frozenset()
+        assert tasks.running == ()
         await tasks.cancel()
         await tasks.drain()
 
@@ -545,7 +545,7 @@ def test_f42_tasks_of_a_closed_loop_are_not_running() -> None:
         await iterations()
 
     asyncio.run(main())
-    assert tasks.running == frozenset()
+    assert tasks.running == ()
 
     async def another() -> None:
         gate = Gate()

@@ -409,7 +409,7 @@ class RefreshCoordinator:
                 policy.close_timeout,
             ),
         )
-        left: frozenset[SharedTask[Any]] = frozenset()
+        left: tuple[SharedTask[Any], ...] = ()
         if self._operation is not None:
             self._operation.closing = True
             self._operation.look()
@@ -436,7 +436,7 @@ class RefreshCoordinator:
         if last is not None:  # not after a cancellation: the next call to close goes on
             with contextlib.suppress(TimeoutError):
                 await self._bounded(max(0.1, end - clock.boot()), last())
-        if unsaved or left & self._tasks.running:
+        if unsaved or any(task in left for task in self._tasks.running):
             raise StoreUnavailable(
                 "The outcome of the last token request could not be saved before the session closed.",
                 intact="It is kept in memory: if you use this session again, it goes on from there. The "
@@ -453,7 +453,7 @@ class RefreshCoordinator:
         with contextlib.suppress(StoreError):
             await self._record.settle()
         saving = self._saving
-        while tasks := self._tasks.running - ({saving} if saving is not None else set()):
+        while tasks := [task for task in self._tasks.running if task is not saving]:
             for task in tasks:
                 await task.drain()
         with contextlib.suppress(StoreError):

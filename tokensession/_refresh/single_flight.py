@@ -262,16 +262,13 @@ def _stopped() -> TokenUnavailable:
     return TokenUnavailable("The refresh was stopped: its event loop or session is closing.")
 
 
-_NONE: frozenset[SharedTask[Any]] = frozenset()  # one for all sources at rest
-
-
 class SharedTasks:
-    """Keeps shared tasks alive until they are done. At rest it holds nothing."""
+    """Keeps shared tasks alive until they are done, in the order of their start. At rest it holds nothing."""
 
     __slots__ = ("_tasks",)
 
     def __init__(self) -> None:
-        self._tasks: frozenset[SharedTask[Any]] = _NONE
+        self._tasks: tuple[SharedTask[Any], ...] = ()
 
     def start(
         self,
@@ -285,16 +282,16 @@ class SharedTasks:
         task = SharedTask(work, name=name, on_done=self._discard, on_stopped=on_stopped, waiters=waiters)
         # `running` drops the tasks of a closed event loop. A task that an eager task factory has already
         # run to its end is never added.
-        self._tasks = self.running if task.done else self.running | {task}
+        self._tasks = self.running if task.done else (*self.running, task)
         return task
 
     def _discard(self, task: SharedTask[Any]) -> None:
-        self._tasks = (self._tasks - {task}) or _NONE
+        self._tasks = tuple(each for each in self._tasks if each is not task)
 
     @property
-    def running(self) -> frozenset[SharedTask[Any]]:
+    def running(self) -> tuple[SharedTask[Any], ...]:
         """The tasks that can still finish."""
-        return frozenset(task for task in self._tasks if not (task.done or task.orphaned))
+        return tuple(task for task in self._tasks if not (task.done or task.orphaned))
 
     async def drain(self) -> None:
         """Wait until all of them are over, those that they start included."""
