@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from tokensession.clock import Clock
-from tokensession.stores import FileStore, MemoryStore, SQLiteStore
+from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store
 from tokensession.testing.conformance.backend import Backend
 
 
@@ -27,7 +28,7 @@ def memory(directory: Path) -> Backend:
     return Backend(open=open_with, takes_clock=True)
 
 
-def file(directory: Path) -> Backend:
+def file(directory: Path, kind: Callable[..., Store] = FileStore) -> Backend:
     root = directory / "tokens"
 
     def path_of(suffix: str, key: str) -> Path:
@@ -39,17 +40,32 @@ def file(directory: Path) -> Backend:
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
 
+    def move(source: str, target: str) -> None:
+        path_of(".token", source).rename(path_of(".token", target))
+
+    def second_names() -> list[Store]:
+        return [kind(linked_directory(root))]
+
     return Backend(
-        open=partial(FileStore, root),
+        open=partial(kind, root),
         takes_clock=True,
         url=root.as_uri(),
         root=root,
         record_file=partial(path_of, ".token"),
         lock_file=partial(path_of, ".lock"),
         damage=damage,
+        move=move,
+        second_names=second_names,
         blocked=lambda key: flocked(path_of(".write", key)),
         names_holder=True,
     )
+
+
+def linked_directory(path: Path) -> Path:
+    """A link to this directory."""
+    link = path.with_name("link")
+    link.symlink_to(path)
+    return link
 
 
 @contextlib.contextmanager
@@ -81,25 +97,35 @@ def locked_database(path: Path) -> Iterator[None]:
         holder.communicate()
 
 
-def sqlite(directory: Path) -> Backend:
+def sqlite(directory: Path, kind: Callable[..., Store] = SQLiteStore) -> Backend:
     root = directory / "database"
     root.mkdir(mode=0o700)
     path = root / "tokens.db"
 
-    def damage(key: str) -> None:
+    def change(statement: str, *values: str) -> None:
         connection = sqlite3.connect(path)
-        connection.execute("UPDATE tokens SET data = 42 WHERE key = ?", (key,))
+        connection.execute(statement, values)
         connection.commit()
         connection.close()
 
+    def second_names() -> list[Store]:
+        hard = directory / "hard"
+        hard.mkdir(mode=0o700)
+        os.link(path, hard / path.name)
+        return [kind(hard / path.name), kind(linked_directory(root) / path.name)]
+
     return Backend(
-        open=partial(SQLiteStore, path),
+        open=partial(kind, path),
         takes_clock=True,
         url=f"sqlite:///{path}",
         root=root,
         record_file=lambda key: path,
         lock_file=lambda key: root / "tokens.db.locks" / (hashlib.sha256(key.encode()).hexdigest() + ".lock"),
-        damage=damage,
+        damage=partial(change, "UPDATE tokens SET data = 42 WHERE key = ?"),
+        move=lambda source, target: change(
+            "UPDATE OR REPLACE tokens SET key = ? WHERE key = ?", target, source
+        ),
+        second_names=second_names,
         blocked=lambda key: locked_database(path),
         names_holder=True,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from broken import BROKEN_RECORDS, Broken
 from broken.claims import BROKEN_CLAIMS
+from broken.databases import BROKEN_DATABASES
 from broken.files import BROKEN_IN_FILES
 from broken.processes import BROKEN_BETWEEN_PROCESSES
 
@@ -15,7 +16,13 @@ from tokensession.errors import TokenSessionError
 from tokensession.testing.conformance import StoreConformance
 from tokensession.testing.conformance.backend import Backend
 
-BROKEN = [*BROKEN_RECORDS, *BROKEN_CLAIMS, *BROKEN_IN_FILES, *BROKEN_BETWEEN_PROCESSES]
+BROKEN = [
+    *BROKEN_RECORDS,
+    *BROKEN_CLAIMS,
+    *BROKEN_IN_FILES,
+    *BROKEN_DATABASES,
+    *BROKEN_BETWEEN_PROCESSES,
+]
 
 # How a broken promise shows. Another error, such as AttributeError, would be a mistake in the broken store.
 REJECTIONS = (AssertionError, pytest.fail.Exception, TimeoutError, TokenSessionError, RuntimeError)

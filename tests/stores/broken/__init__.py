@@ -2,7 +2,8 @@
 
 Each table says which promises a store breaks, and `test_conformance_rejects_broken_stores.py` checks that the
 suite notices. The stores here are about records, and are made from `MemoryStore`. Those in `claims` are
-about claims; those in `files` need files, and those in `processes` need several processes.
+about claims; those in `files` need files, those in `databases` an SQLite database, and those in `processes`
+several processes.
 
 Each docstring names a mistake that a token store could make.
 """
@@ -10,9 +11,11 @@ Each docstring names a mistake that a token store could make.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokensession.clock import Clock
 from tokensession.errors import StoreUnavailable
@@ -187,6 +190,20 @@ class AgeFollowsTheBootClock(MemoryStore):
         )
 
 
+class APickleHasTheRecords(MemoryStore):
+    """A copy of the tokens goes wherever the pickle does, and a copied store grants claims of its own."""
+
+    def __reduce__(self) -> Any:
+        return type(self), (), {"_records": self._records, "_written": self._written}
+
+
+class NoReasonForNoPickle(MemoryStore):
+    """You learn that a lock cannot be pickled, and not what to do."""
+
+    def __reduce__(self) -> Any:
+        return type(self), (), {"_lock": threading.Lock()}
+
+
 def in_memory(kind: type[MemoryStore], *promises: str) -> Broken:
     """A broken store of this class, and the promises that it breaks."""
 
@@ -220,6 +237,8 @@ _TABLE: list[tuple[type[MemoryStore], tuple[str, ...]]] = [
     (AgeIsUnknown, ("test_a_record_says_how_old_it_is",)),
     (AgeFollowsTheWallClock, ("test_no_clock_makes_a_record_younger",)),
     (AgeFollowsTheBootClock, ("test_no_clock_makes_a_record_younger",)),
+    (NoReasonForNoPickle, ("test_a_pickled_store_is_a_new_one_over_the_same_records",)),
+    (APickleHasTheRecords, ("test_a_pickled_store_is_a_new_one_over_the_same_records",)),
 ]
 
 BROKEN_RECORDS = [in_memory(kind, *promises) for kind, promises in _TABLE]

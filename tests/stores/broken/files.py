@@ -6,7 +6,8 @@ Each is a `FileStore` with one mistake. A peer opens one with `open_broken`.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import _backends
 import msgpack
-from _backends import flocked
 
 from broken import Broken
 from tokensession.clock import SystemClock
@@ -123,6 +124,27 @@ class NothingIsChecked(BrokenFileStore):
             return document["key"].decode(), Record(document["version"], document["data"])
 
 
+class ModesAreRepaired(BrokenFileStore):
+    """It takes rights from others and goes on, although they may have written to the file."""
+
+    class files(_Files):  # noqa: N801
+        def prepare(self, key: str) -> Path:
+            path = super().prepare(key)
+            for side in (path, path.with_suffix(".write")):
+                with contextlib.suppress(FileNotFoundError):
+                    side.chmod(0o600)
+            return path
+
+
+class KeysAreNotBound(BrokenFileStore):
+    """A record that was moved to another key is that account's token."""
+
+    class files(_Files):  # noqa: N801
+        def read(self, key: str) -> Record | None:
+            stored = self._read(self._path(key, ".token"))
+            return None if stored is None else stored[1]
+
+
 class NothingIsReserved(BrokenFileStore):
     """Whether the record fits on the disk is only known after the refresh token was spent."""
 
@@ -222,9 +244,9 @@ class HoldersAreAnonymous(BrokenFileStore):
 
 
 def open_broken(url: str) -> Store:
-    """The store that "module:ClassName:/directory" names."""
+    """The store that "module:ClassName:/path" names."""
     module, name, directory = url.split(":", 2)
-    kind: type[BrokenFileStore] = getattr(import_module(module), name)
+    kind: Callable[[Path], Store] = getattr(import_module(module), name)
     return kind(Path(directory))
 
 
@@ -232,28 +254,11 @@ def backend_of(kind: type[BrokenFileStore]) -> Callable[[Path], Backend]:
     """A function that makes the backend of such a store."""
 
     def make(directory: Path) -> Backend:
-        root = directory / "tokens"
-
-        def path_of(suffix: str, key: str) -> Path:
-            return root / (hashlib.sha256(key.encode()).hexdigest() + suffix)
-
-        def damage(key: str) -> None:
-            path = path_of(".token", key)
-            content = bytearray(path.read_bytes())
-            content[content.index(b"data" * 10)] ^= 1
-            path.write_bytes(content)
-
-        return Backend(
-            open=partial(kind, root),
-            takes_clock=True,
-            url=f"{kind.__module__}:{kind.__name__}:{root}",
+        backend = _backends.file(directory, kind)
+        return dataclasses.replace(
+            backend,
+            url=f"{kind.__module__}:{kind.__name__}:{backend.root}",
             opener="broken.files:open_broken",
-            root=root,
-            record_file=partial(path_of, ".token"),
-            lock_file=partial(path_of, ".lock"),
-            damage=damage,
-            blocked=lambda key: flocked(path_of(".write", key)),
-            names_holder=True,
             patience=kind.patience,
         )
 
@@ -287,6 +292,7 @@ _TABLE: list[tuple[type[BrokenFileStore], tuple[str, ...]]] = [
             "test_damaged_data_is_an_error_until_the_next_put",
             "test_a_file_that_others_may_open_is_not_used",
             "test_a_directory_that_others_may_enter_is_not_used",
+            "test_a_directory_that_others_may_write_to_is_not_used",
             "test_a_file_of_another_user_is_not_used",
             "test_a_symbolic_link_is_not_followed",
         ),
@@ -299,6 +305,8 @@ _TABLE: list[tuple[type[BrokenFileStore], tuple[str, ...]]] = [
             "test_a_disk_without_inodes_fails_the_claim_and_no_commit",
         ),
     ),
+    (ModesAreRepaired, ("test_a_file_that_others_may_open_is_not_used",)),
+    (KeysAreNotBound, ("test_a_record_that_was_moved_to_another_key_is_not_read",)),
     (LostClaimsMaySend, ("test_removing_a_lock_file_loses_nothing",)),
     (ReservedFilesStay, ("test_an_abandoned_claim_leaves_no_file_behind",)),
     (LockedStoresAreClaimed, ("test_a_locked_store_fails_the_claim",)),

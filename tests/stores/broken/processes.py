@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from broken import Broken
 from broken.files import BrokenFileStore, backend_of
 from tokensession.errors import ClaimTimeout, StoreUnavailable
 from tokensession.stores._local.claims import LocalClaim
+from tokensession.stores._local.lock import lock_name
 from tokensession.stores.file import _Files
 from tokensession.stores.protocol import ANY, AnyVersion, Record
 
@@ -217,6 +219,51 @@ class WaitingBlocksTheEventLoop(BrokenFileStore):
         raise ClaimTimeout("Another holder has the claim.")
 
 
+class LocksEndWithAnyDescriptor(BrokenFileStore):
+    """A POSIX lock: it is gone when the process closes another descriptor of the file."""
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
+        found = await super().claim(key, seen=seen, timeout=timeout)
+        if isinstance(found, LocalClaim):
+            try:
+                fcntl.lockf(found._lock._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ClaimTimeout("Another holder has the claim.") from None
+            fcntl.flock(found._lock._fd, fcntl.LOCK_UN)
+        return found
+
+
+class WaitersLookInTheEventLoop(BrokenFileStore):
+    """If the file system hangs, each service that waits stops, with all its other tasks."""
+
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
+        path = self._files.directory / lock_name(key, ".lock")
+        while True:
+            try:
+                return await super().claim(key, seen=seen, timeout=0)
+            except ClaimTimeout:
+                if timeout == 0:
+                    raise
+                path.lstat()
+                await asyncio.sleep(0)
+
+
+class ClosingJoinsTheThread(BrokenFileStore):
+    """If its thread is stuck in a file system that hangs, the service never stops."""
+
+    async def aclose(self) -> None:
+        if self._worker._executor is not None:
+            self._worker._executor.shutdown(wait=True)
+        await super().aclose()
+
+
+class CannotBePickled(BrokenFileStore):
+    """A spawned process cannot get the store."""
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._files.directory,), {"_worker": self._worker}
+
+
 class AForkedChildKeepsTheLock(BrokenFileStore):
     """A forked child keeps the lock of its dead parent."""
 
@@ -248,6 +295,10 @@ _TABLE: list[tuple[type[BrokenFileStore], tuple[str, ...]]] = [
     ),
     (KilledWaitersCountAsHolders, ("test_a_killed_waiter_leaves_nothing_behind",)),
     (WaitingBlocksTheEventLoop, ("test_waiting_for_another_process_does_not_block_the_event_loop",)),
+    (LocksEndWithAnyDescriptor, ("test_a_backup_by_the_process_itself_breaks_nothing",)),
+    (WaitersLookInTheEventLoop, ("test_no_file_is_touched_in_the_event_loops_thread",)),
+    (ClosingJoinsTheThread, ("test_no_file_is_touched_in_the_event_loops_thread",)),
+    (CannotBePickled, ("test_a_pickled_store_is_a_new_one_over_the_same_records",)),
     (AForkedChildKeepsTheLock, ("test_a_forked_child_keeps_no_claim_alive",)),
 ]
 

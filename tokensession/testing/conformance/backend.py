@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,9 @@ class Backend:
     - `record_file(key)` is the file that holds the key's record; `lock_file(key)`, the one that its claim
       locks.
     - `damage(key)` makes the stored record unreadable.
+    - `move(source, target)` puts the stored bytes of one key under another, in place of what is there.
+    - `second_names()` gives the records other names, such as a hard link of their file or a link to their
+      directory, and returns a store object for each.
     - `blocked(key)`: while this context is open, another program keeps the key's record locked against
       writing.
     - `names_holder`: a `ClaimTimeout` says which process holds the claim.
@@ -48,6 +51,8 @@ class Backend:
     record_file: Callable[[str], Path] | None = None
     lock_file: Callable[[str], Path] | None = None
     damage: Callable[[str], None] | None = None
+    move: Callable[[str, str], None] | None = None
+    second_names: Callable[[], Sequence[Store]] | None = None
     blocked: Callable[[str], AbstractContextManager[None]] | None = None
     names_holder: bool = False
     patience: float = 60.0

@@ -8,14 +8,15 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from ...errors import StoreInsecure, StoreUnavailable, Superseded
+from ...errors import StoreError, StoreInsecure, StoreUnavailable, Superseded
 from ...stores.protocol import Store
-from .backend import Backend, claimed, needs, newer
+from .backend import Backend, claimed, is_free, needs
 
 __all__ = ["FilePromises"]
 
@@ -44,20 +45,15 @@ class FilePromises:
 
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
     def test_a_file_that_others_may_open_is_not_used(self, backend: Backend, mode: int) -> None:
-        """It is neither read nor written until its mode is private again."""
-        path = needs(backend.record_file, "kept in files")("k")
+        """Whichever of its files it is: it is neither read nor written until its mode is private again."""
 
-        async def promise(store: Store) -> None:
-            record = await store.put("k", b"data")
+        @contextlib.contextmanager
+        def exposed(path: Path) -> Iterator[None]:
             path.chmod(mode)
-            with pytest.raises(StoreInsecure):
-                await store.load("k")
-            with pytest.raises(StoreInsecure):
-                await store.claim("k", seen=record.version, timeout=0)
+            yield
             path.chmod(0o600)
-            assert await store.load("k") == record
 
-        backend.run(promise)
+        uses_no_file(backend, exposed)
 
     def test_a_directory_that_others_may_enter_is_not_used(self, backend: Backend) -> None:
         """This is about the directory that the store creates."""
@@ -74,42 +70,58 @@ class FilePromises:
 
         backend.run(promise)
 
-    def test_a_file_of_another_user_is_not_used(self, backend: Backend) -> None:
-        """That user may have forged it."""
-        path = needs(backend.record_file, "kept in files")("k")
-        needs(os.geteuid() == 0 or None, "tested by root, which can change the owner of a file")
+    def test_a_directory_that_others_may_write_to_is_not_used(self, backend: Backend) -> None:
+        """Nor one around it, as long as it is the store's: others could replace its files, or add some."""
+        root = needs(backend.root, "kept in files")
 
         async def promise(store: Store) -> None:
-            await store.put("k", b"data")
-            os.chown(path, 65534, 65534)
-            with pytest.raises(StoreInsecure):
-                await store.load("k")
-            os.chown(path, 0, 0)
-            await newer(store, "k")
+            record = await (await claimed(store, "k")).commit(b"data")
+            for directory in (root, *(path for path in root.rglob("*") if path.is_dir())):
+                directory.chmod(0o777)
+                async with backend.opened() as other:
+                    with pytest.raises(StoreInsecure):
+                        await other.claim("k", seen=record.version, timeout=0)
+                    directory.chmod(0o700)
+                    await (await claimed(other, "k", record.version)).abandon()
 
         backend.run(promise)
 
+    def test_a_file_of_another_user_is_not_used(self, backend: Backend) -> None:
+        """Whichever of its files it is: that user may have forged it."""
+        needs(os.geteuid() == 0 or None, "tested by root, which can change the owner of a file")
+
+        @contextlib.contextmanager
+        def given_away(path: Path) -> Iterator[None]:
+            os.chown(path, 65534, 65534)
+            yield
+            os.chown(path, 0, 0)
+
+        uses_no_file(backend, given_away)
+
     def test_a_symbolic_link_is_not_followed(self, backend: Backend, tmp_path: Path) -> None:
-        """True for records and for lock files."""
-        record_file = needs(backend.record_file, "kept in files")
-        lock_file = needs(backend.lock_file, "locked by files")
+        """Whichever of its files it replaces."""
+
+        @contextlib.contextmanager
+        def linked(path: Path) -> Iterator[None]:
+            path.rename(tmp_path / "elsewhere")
+            path.symlink_to(tmp_path / "elsewhere")
+            yield
+            (tmp_path / "elsewhere").rename(path)
+
+        uses_no_file(backend, linked)
+
+    def test_a_second_name_leads_to_no_second_claim(self, backend: Backend) -> None:
+        """Under another name of the same records, the claim is exclusive, or the store is not used."""
+        second_names = needs(backend.second_names, "one whose records can have a second name")
 
         async def promise(store: Store) -> None:
-            await (await claimed(store, "k")).commit(b"data")
-            await store.put("j", b"data")
-            await store.aclose()
-            elsewhere = tmp_path / "elsewhere"
-            elsewhere.write_bytes(b"")
-            elsewhere.chmod(0o600)
-            lock_file("j").unlink(missing_ok=True)
-            lock_file("j").symlink_to(elsewhere)
-            with pytest.raises(StoreInsecure):
-                await store.claim("j", seen=(await newer(store, "j")).version, timeout=0)
-            await store.aclose()
-            record_file("k").rename(tmp_path / "moved")
-            record_file("k").symlink_to(tmp_path / "moved")
-            with pytest.raises(StoreInsecure):
-                await store.load("k")
+            record = await store.put("k", b"data")
+            claim = await claimed(store, "k", record.version)
+            for other in second_names():
+                async with backend.opened(other):
+                    with contextlib.suppress(StoreError):
+                        assert not await is_free(other, "k", record.version)
+            await claim.abandon()
 
         backend.run(promise)
 
@@ -272,6 +284,46 @@ class FilePromises:
                 await third.abandon()
 
         backend.run(promise)
+
+
+def uses_no_file(backend: Backend, spoiled: Callable[[Path], AbstractContextManager[None]]) -> None:
+    """Each file that the store has made is refused while it is spoiled, or else it is left alone.
+
+    Another user has locked it, too: a store that uses it all the same would wait.
+    """
+    import fcntl  # POSIX only
+
+    root = needs(backend.root, "kept in files")
+
+    async def promise(store: Store) -> None:
+        record = await (await claimed(store, "k")).commit(b"data")
+        paths = [path for path in root.rglob("*") if path.is_file()]
+        assert paths
+        for path in paths:
+            async with backend.opened() as fresh:
+                for each in (store, fresh):
+                    with spoiled(path), path.open("rb") as file:
+                        fcntl.flock(file, fcntl.LOCK_EX)
+                        before = signature(path)
+                        try:
+                            claim = await claimed(each, "k", record.version, timeout=0)
+                        except StoreInsecure:
+                            pass
+                        else:
+                            record = await claim.commit(b"data")
+                        assert signature(path) == before, f"{path.name} was used"
+                        if backend.record_file is not None and path == backend.record_file("k"):
+                            with pytest.raises(StoreInsecure):
+                                await each.load("k")
+                    assert await each.load("k") == record
+
+    backend.run(promise)
+
+
+def signature(path: Path) -> tuple[int, int, int]:
+    """It changes when the file is written or replaced. That of a link's target, if it is a link."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager

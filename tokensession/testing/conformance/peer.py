@@ -19,6 +19,7 @@ import functools
 import importlib
 import json
 import os
+import pickle
 import select
 import signal
 import socket
@@ -32,9 +33,21 @@ from typing import Any, NoReturn, Self
 from ...errors import Superseded, TokenSessionError
 from ...stores.protocol import ANY, Claim, Record, Store
 
-__all__ = ["OPENER", "ForkServer", "Peer", "fork_server", "is_whole", "peers", "serve_forks", "whole"]
+__all__ = [
+    "OPENER",
+    "UNPICKLE",
+    "ForkServer",
+    "Peer",
+    "fork_server",
+    "is_whole",
+    "peers",
+    "serve_forks",
+    "unpickle",
+    "whole",
+]
 
 OPENER = "tokensession.stores:open_store"
+UNPICKLE = "tokensession.testing.conformance.peer:unpickle"
 _PATIENCE = 60.0  # seconds without an answer that count as a hang
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "resume": signal.SIGCONT}
 
@@ -42,6 +55,12 @@ _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "resume": signal.SIG
 def whole(number: int) -> bytes:
     """Data for `is_whole`. Its length depends on its number."""
     return number.to_bytes(8, "big") * (1 + number % 4096)
+
+
+def unpickle(content: str) -> Store:
+    """The store whose pickle this is, in hexadecimal."""
+    store: Store = pickle.loads(bytes.fromhex(content))  # noqa: S301 - a test has made it
+    return store
 
 
 def is_whole(data: bytes) -> int:

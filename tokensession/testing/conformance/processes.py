@@ -6,9 +6,16 @@ The processes are real, and so are the signals that kill and stop them: see `pee
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import signal
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from ...clock import SystemClock
 from ...stores.protocol import Store
@@ -360,3 +367,107 @@ class ProcessPromises:
                 assert (await waiter).version == committed["version"]
 
             backend.run(promise)
+
+    def test_a_backup_by_the_process_itself_breaks_nothing(self, backend: Backend) -> None:
+        """It opens, reads and closes every file, which drops the POSIX locks of the whole process."""
+        root = needs(backend.root, "kept in files")
+
+        def back_up() -> None:
+            for path in root.rglob("*"):
+                if path.is_file():
+                    path.read_bytes()
+
+        with backend.peers() as [passing]:
+
+            async def promise(store: Store) -> None:
+                before = await store.put("k", b"1")
+                async with backend.opened() as other:
+                    assert await other.load("k") == before
+                    claim = await claimed(store, "k", before.version)
+                    back_up()
+                    refused = passing.ask("claim", key="k", seen=before.version, timeout=0)
+                    assert refused.get("error") == "ClaimTimeout", "two holders at once"
+                    assert passing.ask("load", key="k")["version"] == before.version
+                    passing.ask("aclose")
+                    await claim.sending()
+                    back_up()
+                    record = await claim.commit(b"2")
+                    assert passing.ask("load", key="k") == {"version": record.version, "data": "2"}
+                    assert await other.load("k") == await store.load("k") == record
+                    passing.ask("aclose")
+                    back_up()
+                    late = passing.ask("put", key="k", data="3", expect=record.version)
+                    passing.ask("aclose")
+                    for each in (store, other):
+                        assert (await newer(each, "k", record.version)).version == late["version"]
+                async with backend.opened() as restarted:
+                    assert (await newer(restarted, "k")).version == late["version"]
+
+            backend.run(promise)
+
+    def test_no_file_is_touched_in_the_event_loops_thread(self, backend: Backend) -> None:
+        """Not for a wait, nor to close, nor for any other call: on a mount that hangs, the loop would stop.
+
+        Nor does closing join a thread, which may be in such a call.
+        """
+        with backend.peers() as [holder]:
+
+            async def use_and_close(store: Store) -> None:
+                record = await store.put("k", b"data")
+                holder.ask("claim", key="k", seen=record.version)
+                waiter = asyncio.ensure_future(newer(store, "k", record.version))
+                cancelled = asyncio.ensure_future(newer(store, "k", record.version))
+                assert not await is_free(store, "k", record.version)
+                for number in range(20):  # the waiters look again and again during this
+                    await store.put("other", b"%d" % number)
+                cancelled.cancel()
+                await asyncio.wait([cancelled])
+                assert not waiter.done()
+                holder.ask("commit", data="data")
+                claim = await claimed(store, "k", (await waiter).version)
+                await claim.sending()
+                record = await claim.commit(b"data")
+                assert await is_free(store, "k", record.version)
+                assert await store.load("k") == record
+                assert await store.keys() == ["k", "other"]
+                await store.delete("k")
+                await store.aclose()
+
+            async def promise(store: Store) -> None:
+                await use_and_close(store)  # the first use imports modules
+                with blocking_calls() as calls:
+                    await use_and_close(store)
+                assert calls == []
+
+            backend.run(promise)
+
+
+_HARMLESS = frozenset({"fspath", "getegid", "geteuid", "getpid", "getppid", "getrandom", "uname", "urandom"})
+
+
+@contextlib.contextmanager
+def blocking_calls() -> Iterator[list[str]]:
+    """Collects the calls of this thread that a file system can block, and those that wait for a thread.
+
+    It sees the functions of the system (`posix` and `fcntl`), of SQLite, and `open`, whatever calls them.
+    """
+    found: list[str] = []
+
+    def look(frame: FrameType, event: str, function: Any) -> None:
+        if event == "c_call":
+            name = function.__name__
+            module = function.__module__ or type(function.__self__).__module__
+            if (
+                module in ("posix", "fcntl", "sqlite3", "_sqlite3") and name not in _HARMLESS
+            ) or name == "open":
+                found.append(f"{module}.{name}")
+        elif event == "call" and frame.f_code is threading.Thread.join.__code__:
+            found.append("threading.Thread.join")
+
+    gc.collect()  # what earlier tests have left may close files
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        yield found
+    finally:
+        sys.setprofile(before)

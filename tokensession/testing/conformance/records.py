@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import threading
 import unicodedata
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from ...errors import ClaimTimeout, StoreCorrupt, StoreError, Superseded
 from ...stores.protocol import Record, Store
 from ..clock import FakeClock
-from .backend import Backend, claimed, needs, newer, ticks
+from .backend import Backend, claimed, is_free, needs, newer, ticks
+from .peer import UNPICKLE, peers
 
 __all__ = ["RecordPromises"]
 
@@ -266,6 +268,62 @@ class RecordPromises:
 
         backend.run(promise)
 
+    @pytest.mark.parametrize("stored", [True, False])
+    def test_a_record_that_was_moved_to_another_key_is_not_read(self, backend: Backend, stored: bool) -> None:
+        """`StoreCorrupt`, and never the data of another account. The next put replaces it."""
+        move = needs(backend.move, "one whose records can be moved")
+
+        async def promise(store: Store) -> None:
+            seen = (await store.put("bob", b"bob's")).version if stored else None
+            alices = await store.put("alice", b"alice's")
+            move("alice", "bob")
+            async with backend.opened() as other:
+                for each in (store, other):
+                    for version in (seen, alices.version, None):
+                        with pytest.raises(StoreCorrupt):
+                            await each.claim("bob", seen=version, timeout=0)
+                    with pytest.raises(StoreCorrupt):
+                        await each.load("bob")
+            signed_in = await store.put("bob", b"bob's again")
+            assert await store.load("bob") == signed_in
+            await (await claimed(store, "bob", signed_in.version)).abandon()
+            assert await store.load("alice") in (alices, None)
+
+        backend.run(promise)
+
+    def test_a_pickled_store_is_a_new_one_over_the_same_records(self, backend: Backend) -> None:
+        """A pickle holds the configuration only. A store of one process raises TypeError, which says why."""
+
+        async def promise(store: Store) -> None:
+            record = await store.put("k", SECRET)
+            claim = await claimed(store, "k", record.version)
+            content = pickled(store)
+            if isinstance(content, TypeError):
+                assert backend.url is None, f"a spawned process cannot have this store: {content}"
+                assert not str(content).startswith("cannot pickle"), (
+                    "Python's own words, which do not say why"
+                )
+                await claim.abandon()
+                return
+            assert SECRET not in content
+            assert record.version.encode() not in content
+            before = threading.active_count(), _descriptors()
+            copied: Store = pickle.loads(content)  # noqa: S301 - our own
+            assert (threading.active_count(), _descriptors()) == before, "the copy is open"
+            async with backend.opened(copied):
+                assert await copied.load("k") == record
+                assert not await is_free(copied, "k", record.version)
+            if backend.url is not None:
+                with peers(1, content.hex(), opener=UNPICKLE, patience=backend.patience) as [spawned]:
+                    refused = spawned.ask("claim", key="k", seen=record.version, timeout=0)
+                    assert refused.get("error") == "ClaimTimeout"
+                    await claim.abandon()
+                    spawned.ask("claim", key="k", seen=record.version)
+                    committed = spawned.ask("commit", data="data")
+                    assert (await newer(store, "k", record.version)).version == committed["version"]
+
+        backend.run(promise)
+
     def test_one_store_object_works_in_several_event_loops_in_turn(self, backend: Backend) -> None:
         """It is not bound to the loop of its first use, whether or not it was closed in between."""
         store = backend.open()
@@ -379,6 +437,14 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._lines.append(record.getMessage())
+
+
+def pickled(store: Store) -> bytes | TypeError:
+    """The pickle of this store, or why there is none."""
+    try:
+        return pickle.dumps(store)
+    except TypeError as error:
+        return error
 
 
 def _descriptors() -> int:
