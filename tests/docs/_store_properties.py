@@ -144,6 +144,7 @@ PROPERTIES: dict[int, tuple[str, tuple[str, ...] | str]] = {
             "test_files_are_private_under_any_umask",
             "test_a_file_that_others_may_open_is_not_used",
             "test_a_directory_that_others_may_enter_is_not_used",
+            "test_a_directory_that_others_may_write_to_is_not_used",
             "test_a_file_of_another_user_is_not_used",
             "test_a_symbolic_link_is_not_followed",
         ),
@@ -287,6 +288,38 @@ PROPERTIES: dict[int, tuple[str, tuple[str, ...] | str]] = {
             "test_closing_twice_is_safe_and_a_later_call_reopens",
             "test_closing_leaves_no_task_thread_or_descriptor",
         ),
+    ),
+    42: (
+        "A record that was moved to another key is not read",
+        (
+            "test_a_record_that_was_moved_to_another_key_is_not_read",
+            "test_k37_a_database_that_is_moved_over_another_does_not_get_its_log",
+        ),
+    ),
+    43: (
+        "A backup that opens, reads and closes the files within the service breaks nothing",
+        (
+            "test_a_backup_by_the_process_itself_breaks_nothing",
+            "test_k34_a_backup_during_a_commit_lets_no_other_process_in",
+        ),
+    ),
+    44: (
+        "A second name of the records never leads to a second claim",
+        (
+            "test_a_second_name_leads_to_no_second_claim",
+            "test_k35_a_database_that_is_mounted_by_itself_is_refused",
+        ),
+    ),
+    45: (
+        "A store that processes share pickles as its configuration; another one says why it does not",
+        (
+            "test_a_pickled_store_is_a_new_one_over_the_same_records",
+            "test_k46_spawned_processes_use_the_store_that_they_are_given",
+        ),
+    ),
+    46: (
+        "No file is touched in the event loop's thread: not to wait, not to close, not for any other call",
+        ("test_no_file_is_touched_in_the_event_loops_thread",),
     ),
 }
 """Number -> (the property, the names of the tests that show it, or why there is no test)."""

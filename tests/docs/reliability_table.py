@@ -323,6 +323,14 @@ CASES = {
 """In the order of their numbers."""
 
 ALSO = {
+    "K16": ("test_a_directory_that_others_may_write_to_is_not_used",),
+    "K34": ("test_a_backup_by_the_process_itself_breaks_nothing",),
+    "K35": ("test_a_second_name_leads_to_no_second_claim",),
+    "K37": ("test_a_record_that_was_moved_to_another_key_is_not_read",),
+    "K46": (
+        "test_a_pickled_store_is_a_new_one_over_the_same_records",
+        "test_no_file_is_touched_in_the_event_loops_thread",
+    ),
     "K12": (
         "test_f18_closing_that_was_cut_short_continues_when_it_is_called_again",
         "test_f18_closing_may_be_cancelled_at_any_of_its_steps_and_called_again",

@@ -291,6 +291,20 @@ def test_k35_a_database_with_two_names_is_refused(path: Path, when: str) -> None
     run(main())
 
 
+def test_k35_a_claim_that_is_held_can_be_committed_all_the_same(path: Path) -> None:
+    """A snapshot by hard links during a refresh: the new token has no other copy."""
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            claim = await claimed(store, "k")
+            os.link(path, path.with_name("snapshot.db"))
+            record = await claim.commit(b"data")
+            path.with_name("snapshot.db").unlink()
+            assert await store.load("k") == record
+
+    run(main())
+
+
 def test_k35_a_database_that_is_mounted_by_itself_is_refused(path: Path) -> None:
     """As a container's single-file volume. With its directory, it works."""
     run(use(SQLiteStore(path)))

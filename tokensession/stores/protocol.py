@@ -112,12 +112,19 @@ class Claim(Protocol):
 
 @runtime_checkable
 class Store(Protocol):
-    """Versioned bytes by key, and claims. Making a store binds it to no event loop."""
+    """Versioned bytes by key, and claims. Making a store binds it to no event loop.
+
+    No call touches a file in the event loop's thread, not even to wait or to close: on a disk that hangs,
+    that would stop the whole program. A store that processes share pickles as its configuration. Another one
+    raises TypeError and says why. If parent and child have the same records after a fork, and cannot exclude
+    each other, the store has an attribute `inherited` that is true in the child.
+    """
 
     async def load(self, key: str) -> Record | None:
         """The whole record, or None. Never waits for a claim.
 
-        Raises `StoreCorrupt`, `StoreInsecure` or `StoreUnavailable`.
+        A record that was moved to another key is corrupt. Raises `StoreCorrupt`, `StoreInsecure` or
+        `StoreUnavailable`.
         """
         ...
 

@@ -87,7 +87,7 @@ class SQLiteStore:
         check_key(key).encode()
         record = Record(new_version(), bytes(data))
         del data  # if a reporter prints this frame's locals, a Record shows nothing
-        write = partial(self._records.write, key, record, expect)
+        write = partial(self._records.put, key, record, expect)
         return await self._worker.run(write, on_abandoned=log_failed_write)
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
@@ -182,7 +182,13 @@ class _Records:
             connection.execute(INSERT + _REPLACE, row(key, record, Moment.now(self._clock)))
         return record
 
+    def put(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
+        """Like `write`, without a claim."""
+        self._database.prepare()
+        return self.write(key, record, expect)
+
     def delete(self, key: str, expect: str | AnyVersion) -> bool:
+        self._database.prepare()
         with self._database.writing() as connection:
             if expect is not ANY:
                 stored = self._read(connection, key)

@@ -103,6 +103,7 @@ class Database:
         """The directory of the lock files. Raises unless a write could begin now."""
         with self._errors():
             self._make_writable()
+            check_one_name(self.path, self.path.lstat())
         return self._locks
 
     def reserve(self) -> None:
@@ -123,7 +124,10 @@ class Database:
         """The connection, or None if there is no table. It changes nothing, if nothing is outdated."""
         with self._errors():
             with self._together():
-                connection = self._open_as_it_is(self._status())
+                status = self._status()
+                if status is not None:
+                    check_one_name(self.path, status)
+                connection = self._open_as_it_is(status)
                 if connection is None or self._up_to_date or not self._is_writable():
                     yield connection
                     return
@@ -134,7 +138,10 @@ class Database:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that excludes other writers from its first statement on. It is durable afterwards."""
+        """A transaction that excludes other writers from its first statement on. It is durable afterwards.
+
+        Works although the database has got a second name since `prepare`: a commit must not be lost.
+        """
         with self._errors():
             self._make_writable()
             with exclusive(self._lock, patience=LONGEST_PATIENCE):
@@ -187,7 +194,6 @@ class Database:
         if stat.S_ISDIR(status.st_mode):
             raise StoreUnavailable(f"{self.path} is a directory, not a database file.", todo=_FILE)
         check_file(self.path, status)
-        check_one_name(self.path, status)
         return status
 
     def _check_log(self) -> None:
