@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from _rig import LIFETIME, Rig, let_tasks_run, run, success
 
-from tokensession import ConfigurationError, SignedOut, SignInRequired
+from tokensession import ConfigurationError, SignedOut, SignInRequired, TokenUnavailable
 from tokensession._refresh.state import Now, TokenState, encode
 from tokensession.providers import OAuth2, Oto, Priava, StrategyProvider
 from tokensession.providers.protocol import Identity, TokenRequest, TokenResponse
@@ -162,6 +162,27 @@ def test_f62_a_source_whose_record_another_identity_has_replaced_never_serves_it
             with pytest.raises(ConfigurationError, match="another client id"):
                 await ours.access()
         assert ours.token_requests == 1
+
+    run(main)
+
+
+def test_f52_f62_a_source_goes_on_when_another_identitys_record_is_gone() -> None:
+    """It says what it waits for, and not what was there before."""
+
+    async def main() -> None:
+        world = World()
+        ours = world.rig(oauth2(), success(1), success(2))
+        await ours.access()
+        await world.rig(Oto(refresh_token="oto"), success(9)).source.sign_in(refresh_token="theirs")
+        world.clock.advance(LIFETIME)
+        with pytest.raises(ConfigurationError):
+            await ours.access()
+        world.clock.advance(1)
+        await world.store.delete("tenant-42")
+        with pytest.raises(TokenUnavailable, match="record is gone"):
+            await ours.access()
+        world.clock.advance(61)
+        assert await ours.access() == "access-2"
 
     run(main)
 

@@ -491,6 +491,24 @@ def test_f63_k14_a_code_that_is_brought_again_gets_the_token_and_is_not_sent_aga
     run(main)
 
 
+def test_f41_f63_a_credential_of_an_unsaved_sign_in_is_not_sent_again_after_the_next_one() -> None:
+    """The sign-in that replaces it remembers what it has redeemed."""
+
+    async def main() -> None:
+        processes = Processes(success(1), success(2))
+        ours = processes.start(code=None)
+        processes.store.steps["put"] = fail
+        await ours.source.sign_in(refresh_token="new")
+        processes.store.steps.clear()
+        await ours.source.sign_in(refresh_token="newer")
+        for process in (ours, processes.start(code=None)):
+            with pytest.raises(SignInRequired, match="redeemed already"):
+                await process.source.sign_in(refresh_token="new")
+        assert processes.sent == ["new", "newer"]
+
+    run(main)
+
+
 @pytest.mark.parametrize("later", [False, True], ids=["unsaved", "another sign-in since"])
 def test_f41_f63_a_credential_whose_token_is_not_stored_yet_is_not_sent_again(later: bool) -> None:
     """The store fails, and the person brings the refresh token again: it has been redeemed."""

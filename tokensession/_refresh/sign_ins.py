@@ -144,7 +144,7 @@ class SignIns:
         expect: str | AnyVersion | None,
     ) -> tuple[TokenState, bool]:
         """Redeem it. The new state is made from `stored`; until then, `current` gets the note."""
-        base = stored or TokenState()
+        base = keeping(stored or TokenState(), self.record.pending.pending)
         highest = max(base.number, self._highest())
         sending = Sending(self.record.access, claim, credential, current, expect)
         try:

@@ -36,6 +36,7 @@ from dataclasses import dataclass, replace
 from .. import events
 from ..clock import Clock, Timer
 from ..errors import (
+    ConfigurationError,
     GrantRejected,
     InvalidTokenResponse,
     OutcomeUnknown,
@@ -134,8 +135,8 @@ class RefreshTransaction:
                         self.record.cache.limited_until = until
                         self.record.report(events.RequestLimitReached(self.record.key, limit, left))
                     known = self.record.cache.repeated(self.record.boot)
-                    if isinstance(known, SignInRequired):
-                        known = None  # of an earlier sign-in: this one only has to wait
+                    if isinstance(known, SignInRequired | ConfigurationError):
+                        known = None  # of what was stored before: this only has to wait
                     error = _until(failure or known or error, left)
                     if not operation.worth_waiting(until):
                         raise error
