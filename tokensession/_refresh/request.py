@@ -42,7 +42,7 @@ class Sending:
         access = self.access
         if self.claim is not None:
             await access.sending(self.claim, self.listening)
-        if self.credential.grant_type == "authorization_code" and not self.noted:
+        if self.credential.grant_type == "authorization_code":  # each time: the note may have been lost
             now = access.now().boot
             note = replace(self.state, redeemed=redeeming(self.state, self.credential.fingerprint, now))
             self.noting = True

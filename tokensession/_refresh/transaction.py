@@ -135,7 +135,7 @@ class RefreshTransaction:
                         self.record.cache.limited_until = until
                         self.record.report(events.RequestLimitReached(self.record.key, limit, left))
                     known = self.record.cache.repeated(self.record.boot)
-                    if isinstance(known, SignInRequired | ConfigurationError):
+                    if isinstance(known, SignInRequired) or type(known) is ConfigurationError:
                         known = None  # of what was stored before: this only has to wait
                     error = _until(failure or known or error, left)
                     if not operation.worth_waiting(until):
