@@ -25,7 +25,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-import sqlite3
 import sys
 import tempfile
 import time
@@ -39,9 +38,7 @@ from tokensession._refresh.state import Now, TokenState, encode
 from tokensession.clock import SystemClock
 from tokensession.providers import OAuth2
 from tokensession.stores import SQLiteStore
-from tokensession.stores._local.moment import Moment
 from tokensession.stores.protocol import Record, new_version
-from tokensession.stores.sqlite import INSERT, row
 
 from .harness import command
 from .harness.results import Goal, Result, say
@@ -74,17 +71,15 @@ async def _filled(path: Path, keys: int) -> SQLiteStore:
     store = SQLiteStore(path)
     now = Now(SystemClock.wall(), SystemClock.boot())
     await store.put(_key(0), encode(_state(0, now), now))  # creates the table
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
-    connection.executemany(INSERT, (_stored(number, now) for number in range(1, keys)))
-    connection.execute("COMMIT")
-    connection.close()
+
+    def fill() -> None:
+        with store._database.writing() as connection:
+            for number in range(1, keys):
+                record = Record(new_version(), encode(_state(number, now), now))
+                store._records.insert(connection, _key(number), record)
+
+    await store._worker.run(fill)
     return store
-
-
-def _stored(number: int, now: Now) -> tuple[object, ...]:
-    record = Record(new_version(), encode(_state(number, now), now))
-    return row(_key(number), record, Moment(now.wall, now.boot))
 
 
 def _maker(store: SQLiteStore) -> Callable[[str], ManagedSource]:

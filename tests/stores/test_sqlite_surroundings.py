@@ -406,6 +406,55 @@ def test_k37_a_database_that_is_moved_over_another_does_not_get_its_log(path: Pa
     run(use(SQLiteStore(path)))
 
 
+KILLED_IN_A_COMMIT = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("UPDATE tokens SET version = 'half'")
+for number in range(50):
+    connection.execute("INSERT INTO tokens (key, version, data) VALUES (?, '', zeroblob(4000))", (number,))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed_in_a_commit(path: Path) -> None:
+    """Another process is killed while it writes, and leaves a journal that must be rolled back."""
+    subprocess.run([sys.executable, "-c", KILLED_IN_A_COMMIT, str(path)], timeout=60, check=False)
+    assert path.with_name(path.name + "-journal").stat().st_size > 0
+
+
+def test_a_commit_that_was_killed_is_rolled_back(path: Path) -> None:
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            record = await store.put("k", b"data")
+            killed_in_a_commit(path)
+            assert await store.load("k") == record
+            assert await store.keys() == ["k"]
+            await use(store)
+
+    run(main())
+
+
+def test_k37_a_database_that_is_moved_over_another_does_not_get_its_records(path: Path) -> None:
+    """SQLite rolls the journal of the old one back into the new one: alice's record comes with it."""
+    theirs = path.with_name("bob.db")
+
+    async def main() -> None:
+        async with SQLiteStore(path) as alice, SQLiteStore(theirs) as bob:
+            await alice.put("account", b"alice's token")
+            await bob.put("account", b"bob's token")
+        killed_in_a_commit(path)
+        theirs.rename(path)
+        async with SQLiteStore(path) as store:
+            with pytest.raises(StoreCorrupt):
+                await store.load("account")
+            record = await store.put("account", b"bob has signed in")
+            assert await store.load("account") == record
+
+    run(main())
+
+
 KEY = "key TEXT PRIMARY KEY, version TEXT NOT NULL, data BLOB NOT NULL"
 FOREIGN = {
     "other columns": "CREATE TABLE tokens (id INTEGER PRIMARY KEY, token TEXT)",

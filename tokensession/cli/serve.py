@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable
 
 import click
 from anyio import open_signal_receiver
 
 from ..testing.servers import OAuth2Server, OtoServer, PriavaServer, TokenServer
+from ..testing.servers.base import REQUEST_LOG
 from .run_until_signal import SIGNALS
 
 __all__ = ["run"]
@@ -22,7 +25,7 @@ _NAMES = {"oauth2": "OAuth2", "oto": "Oto", "priava": "Priava"}
 
 
 async def run(provider: str, port: int, lifetime: int) -> None:
-    """Serve until Ctrl-C or another signal. Prints the address and fake credentials.
+    """Serve until Ctrl-C or another signal. Prints the address, fake credentials, and each request.
 
     Raises `OSError` if the port is taken.
     """
@@ -30,6 +33,7 @@ async def run(provider: str, port: int, lifetime: int) -> None:
     with open_signal_receiver(*SIGNALS) as signals:
         async with server:
             click.echo(_introduction(provider, server))
+            _print_requests()
             await anext(aiter(signals))
     stats = server.stats
     click.echo(
@@ -37,6 +41,13 @@ async def run(provider: str, port: int, lifetime: int) -> None:
         f"({stats.rejections} rejected, {stats.invalid_requests} invalid, "
         f"{stats.reuse_detections} reuse detections)."
     )
+
+
+def _print_requests() -> None:
+    printer = logging.StreamHandler(sys.stdout)
+    printer.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    REQUEST_LOG.handlers, REQUEST_LOG.propagate = [printer], False
+    REQUEST_LOG.setLevel(logging.INFO)
 
 
 def _introduction(provider: str, server: TokenServer) -> str:

@@ -2,7 +2,8 @@
 
 `key` is the primary key. `written_wall` and `written_boot` say when the record was written, by two clocks:
 see `_local/moment.py`. `checksum` binds the other columns to each other. A second table has one row about the
-database itself: see `_local/place.py`.
+database itself: see `_local/place.py`. Its random name is part of the checksum: if SQLite rolls the journal
+of one database back into another, no record of the one is taken for a record of the other.
 
 sqlite-utils' migrations create the schema, and bring an older one up to date. A start that finds
 nothing to do never imports it. (Its command line is a good way to look into the file.) Records go through a
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
 from functools import partial
 from pathlib import Path
@@ -43,7 +45,7 @@ from ._local.pickling import as_configuration
 from ._local.worker import Worker
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
-__all__ = ["INSERT", "SQLiteStore", "row"]
+__all__ = ["SQLiteStore"]
 
 _MIGRATIONS = ("m001_tokens", "m002_written", "m003_checksum")  # the functions in `_migrate`, in order
 
@@ -158,7 +160,7 @@ class _Records:
             raise StoreCorrupt("A stored record has a version or data of the wrong type.")
         # A record of an older version does not say when it was written.
         written = Moment(wall, boot) if type(wall) is float and type(boot) is float else None
-        if "checksum" in row and row["checksum"] != _checksum(key, version, data, written):
+        if "checksum" in row and row["checksum"] != _checksum(self._database.id, key, version, data, written):
             raise StoreCorrupt(
                 f"A record in {self._database.path} has the wrong checksum: it is damaged, or another key's.",
             )
@@ -179,8 +181,20 @@ class _Records:
                     return record
                 if (stored.version if stored else None) != expect:
                     raise Superseded("A newer record is stored.", record=stored)
-            connection.execute(INSERT + _REPLACE, row(key, record, Moment.now(self._clock)))
+            self.insert(connection, key, record)
         return record
+
+    def insert(self, connection: sqlite3.Connection, key: str, record: Record) -> None:
+        """Store it, inside a transaction."""
+        now = Moment.now(self._clock)
+        checksum = _checksum(self._database.id, key, record.version, record.data, now)
+        connection.execute(
+            "INSERT INTO tokens (key, version, data, written_wall, written_boot, checksum)"
+            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET version = excluded.version,"
+            " data = excluded.data, written_wall = excluded.written_wall,"
+            " written_boot = excluded.written_boot, checksum = excluded.checksum",
+            (key, record.version, record.data, *now, checksum),
+        )
 
     def put(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
         """Like `write`, without a claim."""
@@ -197,23 +211,9 @@ class _Records:
             return connection.execute("DELETE FROM tokens WHERE key = ?", (key,)).rowcount > 0
 
 
-INSERT = (
-    "INSERT INTO tokens (key, version, data, written_wall, written_boot, checksum) VALUES (?, ?, ?, ?, ?, ?)"
-)
-_REPLACE = (
-    " ON CONFLICT (key) DO UPDATE SET version = excluded.version, data = excluded.data,"
-    " written_wall = excluded.written_wall, written_boot = excluded.written_boot,"
-    " checksum = excluded.checksum"
-)
-
-
-def row(key: str, record: Record, written: Moment) -> tuple[object, ...]:
-    """The values for `INSERT`."""
-    return (key, record.version, record.data, *written, _checksum(key, record.version, record.data, written))
-
-
-def _checksum(key: str, version: str, data: bytes, written: Moment | None) -> bytes:
-    return checksum(key.encode(), version.encode(), data, written.packed() if written is not None else b"")
+def _checksum(database: str, key: str, version: str, data: bytes, written: Moment | None) -> bytes:
+    parts = (database.encode(), key.encode(), version.encode(), data)
+    return checksum(*parts, written.packed() if written is not None else b"")
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
@@ -252,11 +252,14 @@ def _migrate(connection: sqlite3.Connection) -> None:
     @migrations()
     def m003_checksum(schema: Schema) -> None:
         schema.table("tokens").add_column("checksum", bytes)
+        first = "INSERT OR IGNORE INTO tokensession_store VALUES (1, ?, 0)"
+        connection.execute(first, (secrets.token_hex(8),))
+        ((name,),) = fetch(connection, "SELECT id FROM tokensession_store")
         rows = "SELECT key, version, data, written_wall, written_boot FROM tokens"
         for key, version, data, wall, boot in fetch(connection, rows):
             with contextlib.suppress(AttributeError, TypeError):  # damaged before: it stays so
                 written = Moment(wall, boot) if wall is not None else None
                 change = "UPDATE tokens SET checksum = ? WHERE key = ?"
-                connection.execute(change, (_checksum(key, version, data, written), key))
+                connection.execute(change, (_checksum(name, key, version, data, written), key))
 
     migrations.apply(Schema(connection, recursive_triggers=False, execute_plugins=False))

@@ -57,6 +57,9 @@ class OnlyTheDatabaseIsChecked(BrokenSQLiteStore):
             check_file(self.path, status)
             return status
 
+        def _check_name(self, status: os.stat_result | None) -> None:
+            pass
+
 
 def backend_of(kind: type[BrokenSQLiteStore]) -> Callable[[Path], Backend]:
     """A function that makes the backend of such a store."""

@@ -94,6 +94,8 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._up_to_date = False
+        self.id = ""
+        """The database's random name, once it has been opened. It is part of each record's checksum."""
         self._place = Place(path)
         self._said_wal = False
 
@@ -103,7 +105,7 @@ class Database:
         """The directory of the lock files. Raises unless a write could begin now."""
         with self._errors():
             self._make_writable()
-            check_one_name(self.path, self.path.lstat())
+            self._check_name(self._status())
         return self._locks
 
     def reserve(self) -> None:
@@ -125,8 +127,7 @@ class Database:
         with self._errors():
             with self._together():
                 status = self._status()
-                if status is not None:
-                    check_one_name(self.path, status)
+                self._check_name(status)
                 connection = self._open_as_it_is(status)
                 if connection is None or self._up_to_date or not self._is_writable():
                     yield connection
@@ -195,6 +196,10 @@ class Database:
             raise StoreUnavailable(f"{self.path} is a directory, not a database file.", todo=_FILE)
         check_file(self.path, status)
         return status
+
+    def _check_name(self, status: os.stat_result | None) -> None:
+        if status is not None:
+            check_one_name(self.path, status)
 
     def _check_log(self) -> None:
         """Raise if there is a write-ahead log of another database. SQLite would read it all the same."""
@@ -331,7 +336,7 @@ class Database:
         return connection
 
     def _initialise(self, connection: sqlite3.Connection) -> None:
-        if _is_wal(connection):  # of a version before 0.2
+        if _is_wal(connection):  # of an older version
             self._leave_wal(connection)
         if _applied(connection) == self._migrations and _has(connection, "tokens"):
             return
@@ -387,7 +392,9 @@ class Database:
         if not _has(connection, "tokensession_store"):  # an older database, which we may only read
             return None
         rows = fetch(connection, "SELECT id, inode FROM tokensession_store")
-        return self._place.compare(Note(*rows[0]) if rows else None)
+        note = self._place.compare(Note(*rows[0]) if rows else None)
+        self.id = note.id if note is not None else rows[0][0]
+        return note
 
     def _commits(self) -> int | None:
         """A number that changes when another connection commits, if it is known."""

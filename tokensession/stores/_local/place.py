@@ -18,7 +18,7 @@ _log = logging.getLogger("tokensession.stores")
 
 
 class Note(NamedTuple):
-    """What a store knows of itself: a random name, and its inode."""
+    """What a store knows of itself: a random name, and its inode, or 0 before it has been noted."""
 
     id: str
     inode: int
@@ -38,7 +38,7 @@ class Place:
             return Note(secrets.token_hex(8), inode)
         if noted.inode == inode:
             return None
-        if not self._warned:
+        if noted.inode and not self._warned:
             self._warned = True
             _log.warning(
                 "%s is a copy of the token store %s, or was restored or moved. If the other one is still in "

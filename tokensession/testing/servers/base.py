@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -32,6 +33,10 @@ __all__ = ["TokenServer"]
 HoldAt: TypeAlias = Literal["before", "after", "api"]
 
 _LOG = 1000  # API requests remembered
+
+REQUEST_LOG = logging.getLogger("tokensession.testing.requests")
+"""Gets one line for each request, if it is enabled for INFO: the status and the request line."""
+REQUEST_LOG.setLevel(logging.WARNING)
 
 
 class TokenServer(ABC):
@@ -123,7 +128,9 @@ class TokenServer(ABC):
             app.router.add_route(route.method, self.base_path + route.path, self._guarded(handler))
         app.router.add_route("*", self.base_path + "/open/echo", api.echo)
         # A handler goes on when its client disconnects: like a real server, it carries out what arrived.
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        self._runner = web.AppRunner(
+            app, access_log=REQUEST_LOG, access_log_format="%s %r", shutdown_timeout=0.5
+        )
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
         self._port = self._runner.addresses[0][1]
