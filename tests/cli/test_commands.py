@@ -110,7 +110,7 @@ def test_a_demo_whose_client_process_dies_fails_and_names_it(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("provider", "path"), [("oto", ""), ("priava", "/api")])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_prints_its_address_and_stops_at_a_signal(
+def test_serve_prints_its_address_and_each_request_and_stops_at_a_signal(
     provider: str, path: str, number: int, tmp_path: Path
 ) -> None:
     with command("serve", provider, "--lifetime", "7", tmp=tmp_path) as process:
@@ -126,7 +126,8 @@ def test_serve_prints_its_address_and_stops_at_a_signal(
         assert (status, err) == (0, "")
         assert f"base_url='{found[0]}'" in out
         assert ("delete that store (tokens.db)" in out) == (provider == "priava")
-        assert "Stopped after 1 requests" in out
+        assert re.search(r"^[\d:]{8} 401 GET /\S*echo HTTP/1.1$", out, re.MULTILINE), out
+        assert "Stopped after 1 request " in out
 
 
 def test_serve_says_when_its_port_is_taken(tmp_path: Path) -> None:

@@ -36,11 +36,19 @@ async def run(provider: str, port: int, lifetime: int) -> None:
             _print_requests()
             await anext(aiter(signals))
     stats = server.stats
+    requests, token_requests = (
+        _count(stats.requests, "request"),
+        _count(stats.token_requests, "token request"),
+    )
     click.echo(
-        f"Stopped after {stats.requests} requests and {stats.token_requests} token requests "
+        f"Stopped after {requests} and {token_requests} "
         f"({stats.rejections} rejected, {stats.invalid_requests} invalid, "
         f"{stats.reuse_detections} reuse detections)."
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _print_requests() -> None:
