@@ -180,6 +180,16 @@ class KeyRecord:
             with contextlib.suppress(StoreError):
                 cache.version = (await self.access.put(kept, cache.version)).version
 
+    async def _note_over(self, seen: Seen | None, state: TokenState) -> None:
+        """Store a note although the record has changed, if the store went back or others have restored it."""
+        if seen is None:
+            await self.access.put(state, None)
+        elif foreign(seen.state, self.provider) is None and seen.state.order <= state.order:
+            same = seen.state.order == state.order
+            await self.access.put(
+                merged(seen.state, state) if same else keeping(state, seen.state), seen.version
+            )
+
     async def note(self, claim: Claim, state: TokenState, sending: Sending | None = None) -> None:
         """Store a note, if that is possible. If it is lost, one more token request is made."""
         try:
@@ -190,9 +200,7 @@ class KeyRecord:
                 record = await self.access.commit(claim, state)
         except Superseded as newer:
             with contextlib.suppress(StoreCorrupt, StoreError):
-                seen = self.learn(self.access.newer(newer))
-                if seen is not None and seen.state.order == state.order:  # others have restored or noted it
-                    await self.access.put(merged(seen.state, state), seen.version)
+                await self._note_over(self.learn(self.access.newer(newer)), state)
             await self.access.abandon(claim)
         except StoreError:
             await self.access.abandon(claim)
