@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import NoReturn, cast
 
@@ -41,6 +42,7 @@ _log = logging.getLogger("tokensession")
 _WARNED = "_tokensession_warned_of_its_cache"
 
 _REDACTED = "Bearer [redacted]"
+_COOKIES = 100  # cookies of 401s that are remembered
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})  # those that aiohttp follows
 
 # RFC 6750, 3.1: the other two are about the request and the token's scope, which another token has too.
@@ -84,6 +86,7 @@ class BearerAuth:
         "__weakref__",
         "_headers",
         "_refreshable",
+        "_replaced_cookies",
         "_source",
         "_unauthorized",
         "_used",
@@ -117,6 +120,7 @@ class BearerAuth:
         self._headers = _pairs(headers)
         self._unauthorized = _statuses(unauthorized_statuses)
         self._used = False
+        self._replaced_cookies: deque[str] = deque(maxlen=_COOKIES)
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """aiohttp's middleware protocol: one hop of one request."""
@@ -178,7 +182,7 @@ class BearerAuth:
         """After a 401: refresh, and replay if there is another token and the body can be sent again."""
         writer = request._writer  # now: it is cancelled and forgotten when the response ends
         try:
-            stale = _keep_cookies(request, response)
+            stale = _keep_cookies(request, response, self._replaced_cookies)
             token = await source.refresh(unauthorized)
             again = token.access_token != unauthorized.access_token and await _is_whole(request, writer)
         except BaseException:
@@ -361,21 +365,25 @@ def _rewound(request: ClientRequest, parts: list[payload.Payload]) -> bool:
 # -- cookies --------------------------------------------------------------------------------------
 
 
-def _keep_cookies(request: ClientRequest, response: ClientResponse) -> set[str] | None:
+def _keep_cookies(
+    request: ClientRequest, response: ClientResponse, replaced: deque[str]
+) -> Collection[str] | None:
     """Put the cookies that a 401 sets into the client's jar: aiohttp sees the last response only.
 
-    Returns those that the jar had for this request before, or None if the 401 sets none.
+    Returns the `name=value` pairs that the jar has had for this request, or None if the 401 sets no cookie.
+    `replaced` remembers them: when several requests get a 401, the jar has new ones after the first.
     """
     headers = response.headers.getall(hdrs.SET_COOKIE, ())
     if not headers:
         return None
     jar = request.session.cookie_jar
-    stale = {f"{name}={cookie.coded_value}" for name, cookie in jar.filter_cookies(request.url).items()}
+    known = {f"{name}={cookie.coded_value}" for name, cookie in jar.filter_cookies(request.url).items()}
     jar.update_cookies_from_headers(headers, response.url)
-    return stale
+    replaced.extend(known)
+    return replaced
 
 
-def _renew_cookies(request: ClientRequest, stale: set[str]) -> None:
+def _renew_cookies(request: ClientRequest, stale: Collection[str]) -> None:
     """Send what is in the jar now instead of `stale`. The request's own cookies stay."""
     pairs = [pair.strip() for pair in request.headers.get(hdrs.COOKIE, "").split(";")]
     own = [pair for pair in pairs if pair and pair not in stale]

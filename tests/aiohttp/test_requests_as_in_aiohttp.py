@@ -339,6 +339,34 @@ def test_k47_cookies_that_a_401_sets_are_kept_and_sent_with_the_replay(
     run(scene)
 
 
+def test_k47_several_requests_with_a_401_are_all_replayed_with_new_cookies() -> None:
+    """The first one has put a new cookie into the jar by the time that the others get their 401."""
+
+    async def scene() -> None:
+        waiting, all_there, replayed = [], asyncio.Event(), list[str]()
+
+        async def handle(request: web.Request) -> web.Response:
+            if request.cookies["a"] != "old":
+                replayed.append(request.cookies["a"])
+                return web.Response()
+            waiting.append(request)
+            if len(waiting) == 3:
+                all_there.set()
+            await all_there.wait()
+            return web.Response(status=401, headers={"Set-Cookie": f"a=new-{waiting.index(request)}"})
+
+        async with api(handle) as base:
+            bearer = BearerAuth(Numbered(), origins=[base])
+            jar = aiohttp.CookieJar(unsafe=True)
+            async with aiohttp.ClientSession(middlewares=(bearer,), cookie_jar=jar) as client:
+                jar.update_cookies({"a": "old"}, URL(base))
+                answers = await asyncio.gather(*(client.get(base) for _ in range(3)))
+                assert [answer.status for answer in answers] == [200] * 3
+                assert all(value.startswith("new") for value in replayed)
+
+    run(scene)
+
+
 def test_k47_the_cookies_of_a_401_are_kept_if_the_refresh_fails() -> None:
     async def scene() -> None:
         class Broken(Numbered):

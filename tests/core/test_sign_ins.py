@@ -12,7 +12,17 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, seconds_until_done, success, until_sleeping
+from _rig import (
+    LIFETIME,
+    Rig,
+    invalid_grant,
+    let_tasks_run,
+    run,
+    seconds_until_done,
+    state_of,
+    success,
+    until_sleeping,
+)
 from _scripted_store import Gate, ScriptedClaim, ScriptedStore, fail, scripted
 
 from tokensession import (
@@ -32,7 +42,7 @@ from tokensession import (
 from tokensession.events import Saved, SaveFailed, SignedIn, SignInStarted
 from tokensession.providers import OAuth2
 from tokensession.providers.protocol import TokenRequest, TokenResponse
-from tokensession.stores import FileStore, Record, SQLiteStore
+from tokensession.stores import FileStore, MemoryStore, Record, SQLiteStore
 from tokensession.testing import FakeClock, Paused, ScriptedTransport, token_response
 from tokensession.token import fingerprint
 
@@ -355,9 +365,19 @@ def test_f41_f63_a_configured_credential_that_a_sign_out_overtook_is_not_sent_ag
         caller = asyncio.create_task(ours.access())
         await paused.arrived.wait()
         await other.source.sign_out()
+        noted = list[bool]()
+
+        async def look() -> None:
+            record = await MemoryStore.load(processes.store, "account")
+            assert record is not None
+            noted.append(state_of(record, processes.clock).has_redeemed(fingerprint("configured")))
+
+        processes.store.steps["abandon"] = look
         paused.release()
         with pytest.raises(SignedOut):
             await caller
+        assert noted == [True], "before another process can have the claim"
+        processes.store.steps.clear()
         await other.source.sign_in(refresh_token="newer")
         processes.clock.advance(LIFETIME)
         restarted = processes.start(code=None, refresh_token="configured")

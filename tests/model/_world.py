@@ -274,7 +274,9 @@ class World:
         # A person who brings it to two processes while the store fails, or one is killed.
         brought = spent.signs_in and again.signs_in and (spent.faults != self.faults or again.unknown)
         lapsed = spent.lapsed or again.lapsed  # its sender was stopped for longer than its lease
-        return lost or ended or brought or lapsed or spent.problem or again.is_code
+        # It arrives late, and perhaps the note of it could not be stored.
+        unnoted = again.unknown and again.ended is not None and again.faults_when_ended != self.faults
+        return lost or ended or brought or lapsed or unnoted or spent.problem or again.is_code
 
     # -- what happens to processes -------------------------------------------------------------------
 

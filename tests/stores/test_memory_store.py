@@ -143,7 +143,7 @@ async def refresh(who):
     try:
         print(who, "served", (await source.token()).access_token, flush=True)
         token = await source.refresh()
-        print(who, token.access_token, "inherited" if store.inherited else "own", flush=True)
+        print(who, token.access_token, "inherited" if store.inherited(source.key) else "own", flush=True)
     except Exception as error:
         print(who, type(error).__name__, "PARENT" if "fork" in str(error) else error, flush=True)
     print(who, len(transport.requests), flush=True)
@@ -171,7 +171,7 @@ PARENT = ["parent served first-1", "parent parent-0 own", "parent 1"]
 
 def test_f73_a_forked_child_goes_on_with_a_refresh_token_that_works_again() -> None:
     """As behind a server that forks its workers. It starts with what was stored before the fork."""
-    child = ["child served first-1", "child child-0 inherited", "child 1"]
+    child = ["child served first-1", "child child-0 own", "child 1"]
     assert forked("permanent") == [*FIRST, *child, *PARENT]
 
 
@@ -181,17 +181,22 @@ def test_f73_a_forked_child_does_not_send_the_parents_single_use_refresh_token()
     assert forked("rotating") == [*FIRST, *child, *PARENT]
 
 
-def test_f73_a_store_knows_that_its_process_was_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the child writes: its records come from the parent's credentials."""
+def test_f73_a_store_knows_which_records_a_forked_child_has_from_its_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And that its parent has the same configured credential. What the child has stored is its own."""
 
     async def main() -> None:
         store = MemoryStore()
         await store.put("k", b"data")
-        assert not store.inherited
+        assert not store.inherited("k")
         monkeypatch.setattr(os, "getpid", lambda: -1)
-        assert store.inherited
-        await store.put("k", b"more")
-        assert store.inherited
-        assert not MemoryStore().inherited
+        assert store.inherited("k")
+        assert store.inherited("not stored yet")
+        await store.put("k", b"signed in")
+        assert not store.inherited("k")
+        await store.delete("k")
+        assert store.inherited("k")
+        assert not MemoryStore().inherited("k")
 
     asyncio.run(main())

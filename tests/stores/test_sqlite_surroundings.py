@@ -359,10 +359,9 @@ def test_mount_points_are_read_from_any_text() -> None:
     "damage",
     [
         "UPDATE tokens SET data = (SELECT data FROM tokens WHERE key = 'bob') WHERE key = 'alice'",
-        "UPDATE tokens SET version = 'another'",
+        "UPDATE tokens SET version = 'another', checksum = x'00'",
         "UPDATE tokens SET written_wall = written_wall + 1",
         "UPDATE tokens SET written_boot = NULL",
-        "UPDATE tokens SET checksum = NULL",
         "UPDATE tokens SET checksum = CAST(checksum AS TEXT)",
         "DELETE FROM tokens WHERE key = 'alice'; UPDATE tokens SET key = 'alice'",
     ],
@@ -443,14 +442,80 @@ def test_k37_a_database_that_is_moved_over_another_does_not_get_its_records(path
     async def main() -> None:
         async with SQLiteStore(path) as alice, SQLiteStore(theirs) as bob:
             await alice.put("account", b"alice's token")
-            await bob.put("account", b"bob's token")
+            record = await bob.put("account", b"bob's token")
         killed_in_a_commit(path)
         theirs.rename(path)
+        await refuses(path, StoreUnavailable, "journal")
+        path.with_name("tokens.db-journal").unlink()
+        async with SQLiteStore(path) as store:
+            assert await store.load("account") == record
+
+    run(main())
+
+
+def test_k37_a_record_that_sqlite_brings_back_from_another_database_is_not_read(path: Path) -> None:
+    """The other database was copied over this one, so the file is the same one, and so is its journal."""
+    theirs = path.with_name("bob.db")
+
+    async def main() -> None:
+        async with SQLiteStore(path) as alice, SQLiteStore(theirs) as bob:
+            await alice.put("account", b"alice's token")
+            await bob.put("account", b"bob's token")
+        killed_in_a_commit(path)
+        path.write_bytes(theirs.read_bytes())
         async with SQLiteStore(path) as store:
             with pytest.raises(StoreCorrupt):
                 await store.load("account")
             record = await store.put("account", b"bob has signed in")
             assert await store.load("account") == record
+
+    run(main())
+
+
+def test_k37_an_open_store_reads_a_database_that_was_copied_over_its_own(path: Path) -> None:
+    """And what it writes then can be read by others."""
+    theirs = path.with_name("bob.db")
+
+    async def main() -> None:
+        async with SQLiteStore(path) as store, SQLiteStore(theirs) as bob:
+            await store.put("account", b"alice's token")
+            record = await bob.put("account", b"bob's token")
+            path.write_bytes(theirs.read_bytes())
+            assert await store.load("account") == record
+            record = await store.put("account", b"bob's next token")
+        async with SQLiteStore(path) as store:
+            assert await store.load("account") == record
+
+    run(main())
+
+
+def test_f51_a_backup_that_is_copied_back_is_read_although_it_looks_the_same(path: Path) -> None:
+    """SQLite compares a counter to know whether its pages are current. The backup comes to the same count."""
+
+    async def main() -> None:
+        async with SQLiteStore(path) as ours, SQLiteStore(path) as other:
+            old = await ours.put("k", b"backed up")
+            backup = path.read_bytes()
+            await ours.put("k", b"after the backup")
+            await other.load("k")
+            path.write_bytes(backup)
+            await ours.put("j", b"after the restore")
+            assert await other.load("k") == old
+            await other.put("i", b"data")
+            assert await ours.keys() == ["i", "j", "k"]
+
+    run(main())
+
+
+def test_a_write_that_the_database_ignores_is_an_error(path: Path) -> None:
+    async def main() -> None:
+        async with SQLiteStore(path) as store:
+            await store.put("k", b"data")
+            with contextlib.closing(sqlite3.connect(path)) as connection:
+                ignore = "BEGIN SELECT RAISE(IGNORE); END"
+                connection.execute(f"CREATE TRIGGER t BEFORE INSERT ON tokens {ignore}")
+            with pytest.raises(StoreUnavailable, match="ignored"):
+                await store.put("k", b"new")
 
     run(main())
 
@@ -583,6 +648,46 @@ def test_k34_a_database_that_is_open_elsewhere_stays_in_wal_mode_until_the_next_
 
     run(main())
     assert journal_mode(path) == "delete"
+
+
+OLDER_VERSION = (
+    "INSERT INTO tokens (key, version, data, written_wall, written_boot) VALUES (?, ?, ?, 1.0, 1.0)"
+    " ON CONFLICT (key) DO UPDATE SET version = excluded.version, data = excluded.data,"
+    " written_wall = excluded.written_wall, written_boot = excluded.written_boot"
+)
+
+
+def test_a_record_that_an_older_version_stores_after_the_upgrade_is_read(path: Path) -> None:
+    """It has the database open, and knows no checksum. It may have the only copy of a refresh token."""
+    of_an_older_version(path)
+
+    async def main() -> None:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as older:
+            older.execute("SELECT * FROM tokens").fetchall()
+            async with SQLiteStore(path) as store:
+                await store.load("k")
+                for key in ("k", "new"):
+                    older.execute(OLDER_VERSION, (key, "of the older version", b"data"))
+                    assert await store.load(key) == Record("of the older version", b"data")
+                record = await store.put("k", b"ours")
+                assert await store.load("k") == record
+
+    run(main())
+
+
+def test_k34_processes_that_start_at_once_leave_wal_mode(path: Path) -> None:
+    """None of them keeps the others from it, because none keeps a connection in WAL mode open."""
+    of_an_older_version(path)
+
+    async def main() -> None:
+        stores = [SQLiteStore(path) for _ in range(6)]
+        await asyncio.gather(*(store.load("k") for store in stores))
+        await asyncio.gather(*(store.load("k") for store in stores))
+        assert journal_mode(path) == "delete"
+        for store in stores:
+            await store.aclose()
+
+    run(main())
 
 
 def test_k34_a_read_only_database_of_an_older_version_can_be_read(

@@ -12,6 +12,7 @@ Notes (a rejection, a pause) are not among these writes. If one is lost, one mor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -230,9 +231,21 @@ class PendingWrites:
                     return Stored(seen)  # our own, from an earlier try that got no answer
                 over = write.over(stored)
                 if over is None:
-                    return Superseded(seen)
+                    return Superseded(await self._noted(seen, write.state))
                 write.state = over
         raise StoreUnavailable(f"The record changed {_ROUNDS} times while a new token was being stored.")
+
+    async def _noted(self, seen: Seen, lost: TokenState) -> Seen:
+        """What is stored instead, with a note of what the lost one has redeemed: that must not be sent again.
+
+        The claim is still held, so no one sends it meanwhile.
+        """
+        kept = keeping(seen.state, lost)
+        if kept == seen.state or seen.state.identity not in (None, lost.identity):
+            return seen
+        with contextlib.suppress(StoreError):
+            return Seen((await self._access.put(kept, seen.version)).version, kept)
+        return Seen(seen.version, kept)  # this process knows it
 
     async def _replacing_damaged(self, write: _Write) -> Seen | None:
         """A sign-in was to replace a damaged record, and is late: what counts instead by now, if anything."""

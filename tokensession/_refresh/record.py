@@ -169,17 +169,6 @@ class KeyRecord:
         self.cache.learn(state, record.version, self.boot)
         self.report(events.Restored(self.key, "nothing" if seen is None else "an older record"))
 
-    async def note_redeemed(self, lost: TokenState) -> None:
-        """This state lost against a newer one. Its credential has been redeemed all the same: note that."""
-        cache = self.cache
-        kept = keeping(cache.state, lost) if cache.state is not None else None
-        if kept is None or kept == cache.state:
-            return
-        cache.state = kept
-        if cache.version is not None:
-            with contextlib.suppress(StoreError):
-                cache.version = (await self.access.put(kept, cache.version)).version
-
     async def _note_over(self, seen: Seen | None, state: TokenState) -> None:
         """Store a note although the record has changed, if the store went back or others have restored it."""
         if seen is None:

@@ -184,7 +184,6 @@ class SignIns:
         result = await self.record.pending.save(state, expect=expect, signs_in=highest)
         if isinstance(result, pending_writes.Superseded):
             self.record.learn(result.seen)
-            await self.record.note_redeemed(state)
             raise SignedOut("This key was signed out while the sign-in was running.")
         if not isinstance(result, Pending):
             state = result.seen.state

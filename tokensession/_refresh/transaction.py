@@ -234,7 +234,8 @@ class RefreshTransaction:
 
         late = Timer(self._clock, self._policy.caller_timeout, go_on_late)
         try:
-            if step.sent.single and getattr(self.record.access.store, "inherited", False):
+            inherited = getattr(self.record.access.store, "inherited", None)
+            if step.sent.single and inherited is not None and inherited(self.record.key):
                 raise StoreUnavailable(
                     "This process is a fork of the one that made the memory store. Both have the same "
                     "refresh token, and it works once.",
@@ -266,7 +267,6 @@ class RefreshTransaction:
         )
         if isinstance(result, pending_writes.Superseded):
             self.record.learn(result.seen)
-            await self.record.note_redeemed(state)
             return _Looked(result.seen, self.record.decide(result.seen, want))
         stored = None if isinstance(result, Pending) else result.seen.version
         self.record.cache.learn(state, stored, self.record.boot)

@@ -64,6 +64,7 @@ class MemoryStore:
         self._records: dict[str, Record] = {}
         self._written: dict[str, Moment] = {}
         self._pid = os.getpid()
+        self._writers: dict[str, int] = {}  # key -> the process that has stored its record
         self._holders: dict[str, _Holder] = {}
         self._interrupted: dict[str, float] = {}  # key -> when the holder that never ended called `sending`
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
@@ -103,7 +104,7 @@ class MemoryStore:
             return False
         if expect is not ANY and stored.version != expect:
             raise Superseded("A newer record is stored.", record=stored)
-        del self._records[key], self._written[key]
+        del self._records[key], self._written[key], self._writers[key]
         self._wake(key)
         return True
 
@@ -111,13 +112,13 @@ class MemoryStore:
         """The keys of all records, sorted."""
         return sorted(self._records)
 
-    @property
-    def inherited(self) -> bool:
-        """Whether this process is a fork of the one that made the store.
+    def inherited(self, key: str) -> bool:
+        """Whether this is a forked child, and has not stored the key's record itself.
 
-        Then both have the same credentials, and each grants claims of its own.
+        Then parent and child have the same credential, and each grants claims of its own.
         """
-        return self._pid != os.getpid()
+        here = os.getpid()
+        return self._pid != here and self._writers.get(key) != here
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close. The records stay as long as the store object does."""
@@ -143,7 +144,7 @@ class MemoryStore:
         if expect is not ANY and (stored.version if stored else None) != expect:
             raise Superseded("A newer record is stored.", record=stored)
         self._records[key] = record
-        self._written[key] = Moment.now(self._clock)
+        self._written[key], self._writers[key] = Moment.now(self._clock), os.getpid()
         self._wake(key)
         return record
 

@@ -117,7 +117,7 @@ class Store(Protocol):
     No call touches a file in the event loop's thread, not even to wait or to close: on a disk that hangs,
     that would stop the whole program. A store that processes share pickles as its configuration. Another one
     raises TypeError and says why. If parent and child have the same records after a fork, and cannot exclude
-    each other, the store has an attribute `inherited` that is true in the child.
+    each other, the store has a method `inherited(key)` that is true for these records in the child.
     """
 
     async def load(self, key: str) -> Record | None:

@@ -34,10 +34,10 @@ from typing import Any, Self
 from anyio import CancelScope
 
 from ..clock import Clock, SystemClock
-from ..errors import StoreCorrupt, Superseded
+from ..errors import StoreCorrupt, StoreUnavailable, Superseded
 from ._local.checksum import checksum
 from ._local.claims import Claims, LocalClaim, log_failed_write
-from ._local.database import MIGRATIONS, Database, fetch
+from ._local.database import MIGRATIONS, Database, database_id, fetch
 from ._local.files import absolute, require_posix
 from ._local.lock import lock_name
 from ._local.moment import Moment
@@ -160,7 +160,9 @@ class _Records:
             raise StoreCorrupt("A stored record has a version or data of the wrong type.")
         # A record of an older version does not say when it was written.
         written = Moment(wall, boot) if type(wall) is float and type(boot) is float else None
-        if "checksum" in row and row["checksum"] != _checksum(self._database.id, key, version, data, written):
+        if row.get("checksum") is not None and row["checksum"] != _checksum(
+            database_id(connection), key, version, data, written
+        ):
             raise StoreCorrupt(
                 f"A record in {self._database.path} has the wrong checksum: it is damaged, or another key's.",
             )
@@ -187,14 +189,16 @@ class _Records:
     def insert(self, connection: sqlite3.Connection, key: str, record: Record) -> None:
         """Store it, inside a transaction."""
         now = Moment.now(self._clock)
-        checksum = _checksum(self._database.id, key, record.version, record.data, now)
-        connection.execute(
+        checksum = _checksum(database_id(connection), key, record.version, record.data, now)
+        stored = connection.execute(
             "INSERT INTO tokens (key, version, data, written_wall, written_boot, checksum)"
             " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET version = excluded.version,"
             " data = excluded.data, written_wall = excluded.written_wall,"
             " written_boot = excluded.written_boot, checksum = excluded.checksum",
             (key, record.version, record.data, *now, checksum),
         )
+        if stored.rowcount != 1:
+            raise StoreUnavailable("The database has ignored a write, perhaps because of a trigger.")
 
     def put(self, key: str, record: Record, expect: str | AnyVersion | None) -> Record:
         """Like `write`, without a claim."""
@@ -254,12 +258,19 @@ def _migrate(connection: sqlite3.Connection) -> None:
         schema.table("tokens").add_column("checksum", bytes)
         first = "INSERT OR IGNORE INTO tokensession_store VALUES (1, ?, 0)"
         connection.execute(first, (secrets.token_hex(8),))
-        ((name,),) = fetch(connection, "SELECT id FROM tokensession_store")
+        name = database_id(connection)
         rows = "SELECT key, version, data, written_wall, written_boot FROM tokens"
         for key, version, data, wall, boot in fetch(connection, rows):
             with contextlib.suppress(AttributeError, TypeError):  # damaged before: it stays so
                 written = Moment(wall, boot) if wall is not None else None
                 change = "UPDATE tokens SET checksum = ? WHERE key = ?"
                 connection.execute(change, (_checksum(name, key, version, data, written), key))
+        # An older version that has the database open now goes on to write, and knows no checksum. Its record
+        # may be the only copy of a refresh token: it has none, and is read all the same.
+        connection.execute(
+            "CREATE TRIGGER IF NOT EXISTS tokensession_unbound AFTER UPDATE OF version ON tokens"
+            " WHEN new.version IS NOT old.version AND new.checksum IS old.checksum"
+            " BEGIN UPDATE tokens SET checksum = NULL WHERE key = new.key; END"
+        )
 
     migrations.apply(Schema(connection, recursive_triggers=False, execute_plugins=False))

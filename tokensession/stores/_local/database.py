@@ -37,6 +37,7 @@ from .files import (
     make_directory,
     map_os_errors,
     open_private,
+    read_private,
     sync_directory,
 )
 from .lock import exclusive, shared
@@ -44,7 +45,7 @@ from .place import Note, Place
 from .surroundings import check_not_mounted, check_one_name, check_parent
 from .worker import LONGEST_PATIENCE, Busy
 
-__all__ = ["MIGRATIONS", "Database", "fetch"]
+__all__ = ["MIGRATIONS", "Database", "database_id", "fetch"]
 
 _log = logging.getLogger("tokensession.stores")
 
@@ -55,7 +56,6 @@ _COLUMNS = frozenset({"key", "version", "data"})  # of the table `tokens`, from 
 _SIDE_FILES = ("-journal", "-wal", "-shm")  # SQLite's own, named after the database
 _MAX_PATH = 503  # bytes; SQLite takes 511, and appends "-journal"
 _HEADER = 100  # bytes
-_CONVERSION_TIMEOUT = 500  # milliseconds that other connections have to end
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _FILE = "Name a file in it, such as tokens.db."
@@ -90,12 +90,11 @@ class Database:
         self._migrate = migrate
         self._locks = path.with_name(path.name + ".locks")
         self._lock = self._locks / "database.lock"
+        self._noted = self._locks / "database.inode"
         self._side_files = tuple(Path(f"{path}{suffix}") for suffix in _SIDE_FILES)
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._up_to_date = False
-        self.id = ""
-        """The database's random name, once it has been opened. It is part of each record's checksum."""
         self._place = Place(path)
         self._said_wal = False
 
@@ -114,8 +113,7 @@ class Database:
         Another program may keep the database locked, or read it for a long time. And a commit opens the
         journal, and perhaps its directory. All that must be known before a refresh token is spent.
         """
-        with self._errors(), exclusive(self._lock), contextlib.ExitStack() as spare:
-            connection = self._open_up_to_date()
+        with self._errors(), self._alone() as connection, contextlib.ExitStack() as spare:
             for path in (self._side_files[0], self.path.parent):
                 spare.callback(os.close, os.open(path, os.O_RDONLY))
             connection.execute("BEGIN EXCLUSIVE")
@@ -131,11 +129,11 @@ class Database:
                 connection = self._open_as_it_is(status)
                 if connection is None or self._up_to_date or not self._is_writable():
                     yield connection
+                    _forget_pages(connection)
                     return
-            with self._alone():
-                self._open_up_to_date()
-            with self._together():
-                yield self._open_as_it_is(self._status())
+                self.close()  # open, it would keep the database in WAL mode
+            with self._alone(patience=LONGEST_PATIENCE) as connection:
+                yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -145,8 +143,7 @@ class Database:
         """
         with self._errors():
             self._make_writable()
-            with exclusive(self._lock, patience=LONGEST_PATIENCE):
-                connection = self._open_up_to_date()
+            with self._alone(patience=LONGEST_PATIENCE) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield connection
@@ -197,20 +194,39 @@ class Database:
         check_file(self.path, status)
         return status
 
+    def _noted_inode(self) -> int | None:
+        """The inode of the database that was last written to, if it is known."""
+        with contextlib.suppress(OSError, ValueError):
+            return int(read_private(self._noted) or b"")
+        return None
+
+    def _note_inode(self, status: os.stat_result) -> None:
+        if self._noted_inode() != status.st_ino:
+            fd = open_private(self._noted, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            with open(fd, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+                file.write(b"%d" % status.st_ino)
+
     def _check_name(self, status: os.stat_result | None) -> None:
         if status is not None:
             check_one_name(self.path, status)
 
-    def _check_log(self) -> None:
-        """Raise if there is a write-ahead log of another database. SQLite would read it all the same."""
-        log = self._side_files[1]
-        if not log.exists() or not log.stat().st_size:
+    def _check_side_files(self) -> None:
+        """Raise if the journal or a log is another database's. SQLite would read it all the same."""
+        journal, log, _ = self._side_files
+        if _has_content(journal) and self._noted_inode() not in (None, self.path.stat().st_ino):
+            raise StoreUnavailable(
+                f"There is a journal beside {self.path}, and it is that of an earlier database.",
+                intact=_UNCHANGED,
+                todo=f"If you have put this database here, move {journal.name} away.",
+            )
+        if not _has_content(log):
             return
         with self.path.open("rb") as file:  # closing it drops the locks of others in this process: see above
             header = file.read(_HEADER)
         if header[18:19] == b"\1":  # a rollback journal: SQLite's "file format write version"
             raise StoreUnavailable(
                 f"There is a write-ahead log beside {self.path}, and it belongs to another database.",
+                intact=_UNCHANGED,
                 todo=f"If you have moved this database here, move {log.name} and {self.path.name}-shm away.",
             )
 
@@ -238,20 +254,30 @@ class Database:
         if status is not None and not os.access(self.path, os.W_OK):
             raise PermissionError(errno.EACCES, "it is read-only")
         if status is None or not self._is_open(status):
-            with self._alone():
-                self._create_file()
-                self._open_up_to_date()
+            with self._alone(patience=LONGEST_PATIENCE, create=True):
+                pass
         journal = self._side_files[0]
         if not journal.exists():  # another program's commit removes it
             with contextlib.suppress(FileExistsError):
                 os.close(open_private(journal, os.O_RDWR | os.O_CREAT | os.O_EXCL))
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other process of ours uses the database."""
+    def _alone(self, *, patience: float = 0.0, create: bool = False) -> Iterator[sqlite3.Connection]:
+        """The connection, while no other process of ours uses the database.
+
+        All migrations have been made, and the journal is a rollback journal. If another program has kept the
+        database in WAL mode, the connection is closed in the end: then whoever is next can leave that mode.
+        """
         make_directory(self._locks)
-        with exclusive(self._lock, patience=LONGEST_PATIENCE):
-            yield
+        with exclusive(self._lock, patience=patience):
+            if create:
+                self._create_file()
+            connection = self._open_up_to_date()
+            yield connection
+            if self._up_to_date:
+                _forget_pages(connection)
+            else:
+                self.close()
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
@@ -306,14 +332,16 @@ class Database:
             # It may be locked now, or read-only. Then the next process that opens it does this.
             with contextlib.suppress(sqlite3.Error):
                 fetch(connection, "INSERT OR REPLACE INTO tokensession_store VALUES (1, ?, ?)", *note)
+        if initialised:
+            self._note_inode(status)
         current = _applied(connection) == self._migrations and not _is_wal(connection)
-        self._up_to_date = initialised or (current and note is None)
+        self._up_to_date = current and (initialised or note is None)
 
     def _connect(self, *, initialise: bool = False) -> sqlite3.Connection | None:
         """A connection, or None if there is no table."""
         check_parent(self.path.parent)
         check_not_mounted(self.path)
-        self._check_log()
+        self._check_side_files()
         connection = sqlite3.connect(
             self.path.as_uri() + "?mode=rw",  # does not create the file: `_create_file` does
             uri=True,
@@ -372,13 +400,9 @@ class Database:
             )
 
     def _leave_wal(self, connection: sqlite3.Connection) -> None:
-        """Convert the database. If another connection is open, go on as it is: the next one who opens it
-        tries again.
-        """
-        fetch(connection, f"PRAGMA busy_timeout = {_CONVERSION_TIMEOUT}")
+        """Convert the database. If another connection is open, go on as it is: the next job tries again."""
         with contextlib.suppress(sqlite3.OperationalError):
             fetch(connection, "PRAGMA journal_mode = TRUNCATE")
-        fetch(connection, "PRAGMA busy_timeout = 0")
         if _is_wal(connection) and not self._said_wal:
             self._said_wal = True
             _log.warning(
@@ -392,9 +416,7 @@ class Database:
         if not _has(connection, "tokensession_store"):  # an older database, which we may only read
             return None
         rows = fetch(connection, "SELECT id, inode FROM tokensession_store")
-        note = self._place.compare(Note(*rows[0]) if rows else None)
-        self.id = note.id if note is not None else rows[0][0]
-        return note
+        return self._place.compare(Note(*rows[0]) if rows else None)
 
     def _commits(self) -> int | None:
         """A number that changes when another connection commits, if it is known."""
@@ -434,6 +456,22 @@ def fetch(connection: sqlite3.Connection, statement: str, *values: Any) -> list[
     """All rows. The statement has ended, even if it failed: one that has not keeps its lock."""
     with contextlib.closing(connection.execute(statement, values)) as rows:
         return rows.fetchall()
+
+
+def database_id(connection: sqlite3.Connection) -> str:
+    """The random name of the database. It is part of each record's checksum."""
+    rows = fetch(connection, "SELECT id FROM tokensession_store WHERE one = 1")
+    return str(rows[0][0]) if rows else ""
+
+
+def _forget_pages(connection: sqlite3.Connection | None) -> None:
+    """Have the next job read the file. SQLite only compares a counter, which a restored backup may share."""
+    if connection is not None:
+        fetch(connection, "PRAGMA shrink_memory")
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _is_wal(connection: sqlite3.Connection) -> bool:
