@@ -399,7 +399,7 @@ def test_the_example_in_the_readme_runs_again_and_again_with_one_token_request(
             done = walk.use(provider)
             assert (done.returncode, done.stderr) == (0, "")
             assert walk.printed(provider).fullmatch(done.stdout), done.stdout
-        counted = " 1 token requests (0 rejected, 0 invalid, 0 reuse detections)"
+        counted = " 1 token request (0 rejected, 0 invalid, 0 reuse detections)"
         assert counted in (said := walk.stop(provider)), said
 
 

@@ -37,11 +37,12 @@ from ..clock import Clock, SystemClock
 from ..errors import StoreCorrupt, StoreUnavailable, Superseded
 from ._local.checksum import checksum
 from ._local.claims import Claims, LocalClaim, log_failed_write
-from ._local.database import MIGRATIONS, Database, database_id, fetch
+from ._local.database import Database
 from ._local.files import absolute, require_posix
 from ._local.lock import lock_name
 from ._local.moment import Moment
 from ._local.pickling import as_configuration
+from ._local.schema import MIGRATIONS, database_id, fetch
 from ._local.worker import Worker
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 

@@ -13,8 +13,9 @@ import _backends
 
 from broken import Broken
 from tokensession.stores import SQLiteStore
-from tokensession.stores._local.database import Database, fetch
+from tokensession.stores._local.database import Database
 from tokensession.stores._local.files import check_file
+from tokensession.stores._local.schema import fetch
 from tokensession.testing.conformance.backend import Backend
 
 __all__ = ["BROKEN_DATABASES"]

@@ -27,7 +27,6 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from ...errors import ConfigurationError, StoreCorrupt, StoreUnavailable
 from .files import (
@@ -42,25 +41,20 @@ from .files import (
 )
 from .lock import exclusive, shared
 from .place import Note, Place
+from .schema import MIGRATIONS, UNCHANGED, applied, check_tables, fetch, has_table, is_wal
 from .surroundings import check_not_mounted, check_one_name, check_parent
 from .worker import LONGEST_PATIENCE, Busy
 
-__all__ = ["MIGRATIONS", "Database", "database_id", "fetch"]
+__all__ = ["Database"]
 
 _log = logging.getLogger("tokensession.stores")
 
-MIGRATIONS = "tokensession"
-"""The name of our set of migrations."""
-_TABLES = frozenset({"tokens", "tokensession_store", "_sqlite_migrations"})  # ours
-_COLUMNS = frozenset({"key", "version", "data"})  # of the table `tokens`, from the first version on
 _SIDE_FILES = ("-journal", "-wal", "-shm")  # SQLite's own, named after the database
 _MAX_PATH = 503  # bytes; SQLite takes 511, and appends "-journal"
 _HEADER = 100  # bytes
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _FILE = "Name a file in it, such as tokens.db."
-_OWN_DATABASE = "Give the tokens a database of their own, such as tokens.db."
-_UNCHANGED = "The database is unchanged."
 _NOT_TEXT = "Could not decode to UTF-8"  # the driver's message; this error has no code
 
 
@@ -216,7 +210,7 @@ class Database:
         if _has_content(journal) and self._noted_inode() not in (None, self.path.stat().st_ino):
             raise StoreUnavailable(
                 f"There is a journal beside {self.path}, and it is that of an earlier database.",
-                intact=_UNCHANGED,
+                intact=UNCHANGED,
                 todo=f"If you have put this database here, move {journal.name} away.",
             )
         if not _has_content(log):
@@ -226,7 +220,7 @@ class Database:
         if header[18:19] == b"\1":  # a rollback journal: SQLite's "file format write version"
             raise StoreUnavailable(
                 f"There is a write-ahead log beside {self.path}, and it belongs to another database.",
-                intact=_UNCHANGED,
+                intact=UNCHANGED,
                 todo=f"If you have moved this database here, move {log.name} and {self.path.name}-shm away.",
             )
 
@@ -334,7 +328,7 @@ class Database:
                 fetch(connection, "INSERT OR REPLACE INTO tokensession_store VALUES (1, ?, ?)", *note)
         if initialised:
             self._note_inode(status)
-        current = _applied(connection) == self._migrations and not _is_wal(connection)
+        current = applied(connection) == self._migrations and not is_wal(connection)
         self._up_to_date = current and (initialised or note is None)
 
     def _connect(self, *, initialise: bool = False) -> sqlite3.Connection | None:
@@ -351,12 +345,12 @@ class Database:
         )
         with contextlib.ExitStack() as unless_returned:
             unless_returned.callback(connection.close)
-            self._check_tables(connection)
+            check_tables(connection, self.path, self._migrations)
             if initialise:
                 self._initialise(connection)
-            if not _has(connection, "tokens"):
+            if not has_table(connection, "tokens"):
                 return None
-            if not _is_wal(connection):
+            if not is_wal(connection):
                 fetch(connection, "PRAGMA journal_mode = TRUNCATE")
             fetch(connection, "PRAGMA synchronous = EXTRA")
             fetch(connection, "PRAGMA secure_delete = ON")
@@ -364,46 +358,21 @@ class Database:
         return connection
 
     def _initialise(self, connection: sqlite3.Connection) -> None:
-        if _is_wal(connection):  # of an older version
+        if is_wal(connection):  # of an older version
             self._leave_wal(connection)
-        if _applied(connection) == self._migrations and _has(connection, "tokens"):
+        if applied(connection) == self._migrations and has_table(connection, "tokens"):
             return
         fetch(connection, "PRAGMA secure_delete = ON")
-        if _applied(connection) and not _has(connection, "tokens"):  # someone dropped it
+        if applied(connection) and not has_table(connection, "tokens"):  # someone dropped it
             forget = "DELETE FROM _sqlite_migrations WHERE migration_set = ?"
             fetch(connection, forget, MIGRATIONS)
         self._migrate(connection)
-
-    def _check_tables(self, connection: sqlite3.Connection) -> None:
-        """Raise unless this database is ours, or could be: before anything is changed."""
-        if _applied(connection) - self._migrations:
-            raise StoreCorrupt(
-                f"{self.path} was written by a newer version of tokensession.",
-                intact=_UNCHANGED,
-                todo="Use that version, or another database.",
-            )
-        objects = _objects(connection)
-        kind = objects.get("tokens")
-        if kind == "view" or (kind and not _can_hold_records(connection)):
-            raise StoreUnavailable(
-                f"{self.path} has a {kind} 'tokens' that is not one of tokensession's.",
-                intact=_UNCHANGED,
-                todo=_OWN_DATABASE,
-            )
-        others = [name for name in objects if name not in _TABLES and not name.startswith("sqlite_")]
-        if others and _is_wal(connection):
-            raise StoreUnavailable(
-                f"{self.path} is in WAL mode, which is not safe for tokens, and not ours alone.",
-                intact=_UNCHANGED,
-                todo=f"{_OWN_DATABASE} Or run PRAGMA journal_mode = TRUNCATE on this one, if its program "
-                "allows that.",
-            )
 
     def _leave_wal(self, connection: sqlite3.Connection) -> None:
         """Convert the database. If another connection is open, go on as it is: the next job tries again."""
         with contextlib.suppress(sqlite3.OperationalError):
             fetch(connection, "PRAGMA journal_mode = TRUNCATE")
-        if _is_wal(connection) and not self._said_wal:
+        if is_wal(connection) and not self._said_wal:
             self._said_wal = True
             _log.warning(
                 "%s is still in WAL mode, because another program has it open. It works, but a program that "
@@ -413,7 +382,7 @@ class Database:
 
     def _compare_place(self, connection: sqlite3.Connection) -> Note | None:
         """Warn if the database is a copy. Returns what must be noted."""
-        if not _has(connection, "tokensession_store"):  # an older database, which we may only read
+        if not has_table(connection, "tokensession_store"):  # an older database, which we may only read
             return None
         rows = fetch(connection, "SELECT id, inode FROM tokensession_store")
         return self._place.compare(Note(*rows[0]) if rows else None)
@@ -452,18 +421,6 @@ class Database:
 _abandoned: list[sqlite3.Connection] = []  # referenced, because collecting a connection closes it
 
 
-def fetch(connection: sqlite3.Connection, statement: str, *values: Any) -> list[Any]:
-    """All rows. The statement has ended, even if it failed: one that has not keeps its lock."""
-    with contextlib.closing(connection.execute(statement, values)) as rows:
-        return rows.fetchall()
-
-
-def database_id(connection: sqlite3.Connection) -> str:
-    """The random name of the database. It is part of each record's checksum."""
-    rows = fetch(connection, "SELECT id FROM tokensession_store WHERE one = 1")
-    return str(rows[0][0]) if rows else ""
-
-
 def _forget_pages(connection: sqlite3.Connection | None) -> None:
     """Have the next job read the file. SQLite only compares a counter, which a restored backup may share."""
     if connection is not None:
@@ -472,34 +429,3 @@ def _forget_pages(connection: sqlite3.Connection | None) -> None:
 
 def _has_content(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
-
-
-def _is_wal(connection: sqlite3.Connection) -> bool:
-    return fetch(connection, "PRAGMA journal_mode") == [("wal",)]
-
-
-def _applied(connection: sqlite3.Connection) -> set[str]:
-    """The names of the migrations that this database has had."""
-    if not _has(connection, "_sqlite_migrations"):
-        return set()
-    made = "SELECT name FROM _sqlite_migrations WHERE migration_set = ?"
-    return {name for (name,) in fetch(connection, made, MIGRATIONS)}
-
-
-def _objects(connection: sqlite3.Connection) -> dict[str, str]:
-    """The tables and views, with "table" or "view". Lower case, because SQLite ignores case."""
-    found = fetch(connection, "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')")
-    return {str(name).lower(): str(kind) for name, kind in found}
-
-
-def _has(connection: sqlite3.Connection, table: str) -> bool:
-    return _objects(connection).get(table) == "table"
-
-
-def _can_hold_records(connection: sqlite3.Connection) -> bool:
-    """Whether the table `tokens` has our columns, and no others that must be given."""
-    columns = fetch(connection, "PRAGMA table_info(tokens)")
-    names = {name for _, name, *_ in columns}
-    keys = [name for _, name, _, _, _, primary in columns if primary]
-    required = {name for _, name, _, not_null, default, _ in columns if not_null and default is None}
-    return keys == ["key"] and names >= _COLUMNS and required <= _COLUMNS
