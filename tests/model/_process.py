@@ -179,6 +179,7 @@ class Process:
     async def _sign_in(self, credential: str) -> Token:
         world, sign_in = self.world, self.provider.sign_ins[credential]
         self.signing_in.add(credential)
+        world.began[sign_in] = world.now
         world.earlier.setdefault(sign_in, frozenset(world.signed_in))
         try:
             if "-code-" in credential:

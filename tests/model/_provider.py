@@ -35,6 +35,7 @@ class Sent:
     """Whether a caller has forced the refresh that is running in this process."""
     left: float | None = None
     """When its first byte left. None if it never did, because there was no connection."""
+    losses_when_left: int = 0
     arrived: bool = False
     serial: int = 0
     """The serial number of the token that was issued for it, or 0."""

@@ -109,6 +109,7 @@ class World:
         self.faults = 0  # calls of the store that failed, kills, losses
         self.interruptions = 0  # claims that never ended
         self.losses = 0  # how often the store lost data or went back
+        self.began: dict[int, float] = {}  # sign-in -> when a person brought its credential
         self.signed_in: set[int] = set()  # the sign-ins that have returned
         self.earlier: dict[int, frozenset[int]] = {}  # sign-in -> those that had returned when it began
         self.outdated: set[int] = set()  # those earlier than one that has been stored
@@ -372,7 +373,7 @@ class World:
         sign_in = self.sign_in_of(new)
         if sign_in is None:
             return self.record
-        if self.losses and self.clocks_differ:
+        if self.losses and (self.clocks_differ or self._at_once(sign_in, old)):
             return self.record  # after a loss of data, the clocks say which sign-in is the later one
         if old is not None and old.signed_out and sign_in in self.signed_out:
             self.breaks("after a sign-out, an older token was stored over it")
@@ -383,6 +384,12 @@ class World:
         self.outdated |= self.earlier.setdefault(sign_in, known)
         self.outdated.discard(sign_in)
         return self.record
+
+    def _at_once(self, sign_in: int, old: TokenState | None) -> bool:
+        """Whether these two sign-ins began in the same moment, so that no clock says which is the later one."""
+        other = self.sign_in_of(old) if old is not None else None
+        first, second = self.began.get(sign_in), self.began.get(other or -1)
+        return first is not None and second is not None and abs(first - second) <= 2
 
     def _gone_back_to(self, old: TokenState | None, new: TokenState) -> bool:
         """Whether it is the configured credential, used again because the later lineage is rejected."""
@@ -485,7 +492,9 @@ class World:
             and each.credential == sent.credential
             and each.left is not None
             and (each.ended is None or each.delivered or each.unknown)
-            and (each.losses == self.losses or each.process is sent.process)  # else the store lost the note
+            and (
+                each.losses_when_left == self.losses or each.process is sent.process
+            )  # else its note is lost
         ]
         again = len(before) == 1 and before[0].unknown and before[0].process is sent.process
         if before and not (again and sent.began == before[0].ended):
@@ -493,7 +502,7 @@ class World:
 
     def leaves(self, sent: Sent) -> None:
         """The first byte leaves. Is it the only request with this credential, and not too early?"""
-        sent.left = self.now
+        sent.left, sent.losses_when_left = self.now, self.losses
         if sent.is_code:
             self._is_sent_once(sent)
         self.reached["token requests"] += 1
