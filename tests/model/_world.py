@@ -386,7 +386,7 @@ class World:
         return self.record
 
     def _at_once(self, sign_in: int, old: TokenState | None) -> bool:
-        """Whether these two sign-ins began in the same moment, so that no clock says which is the later one."""
+        """Whether these two sign-ins began in the same moment. Then no clock says which is the later one."""
         other = self.sign_in_of(old) if old is not None else None
         first, second = self.began.get(sign_in), self.began.get(other or -1)
         return first is not None and second is not None and abs(first - second) <= 2
@@ -494,7 +494,7 @@ class World:
             and (each.ended is None or each.delivered or each.unknown)
             and (
                 each.losses_when_left == self.losses or each.process is sent.process
-            )  # else its note is lost
+            )  # or it lost the note
         ]
         again = len(before) == 1 and before[0].unknown and before[0].process is sent.process
         if before and not (again and sent.began == before[0].ended):
