@@ -122,8 +122,10 @@ class Database:
                 self._check_name(status)
                 connection = self._open_as_it_is(status)
                 if connection is None or self._up_to_date or not self._is_writable():
-                    yield connection
-                    _forget_pages(connection)
+                    try:
+                        yield connection
+                    finally:
+                        _forget_pages(connection)
                     return
                 self.close()  # open, it would keep the database in WAL mode
             with self._alone(patience=LONGEST_PATIENCE) as connection:
@@ -211,7 +213,8 @@ class Database:
             raise StoreUnavailable(
                 f"There is a journal beside {self.path}, and it is that of an earlier database.",
                 intact=UNCHANGED,
-                todo=f"If you have put this database here, move {journal.name} away.",
+                todo=f"If you have put another database here, move {journal.name} away. If you have moved it "
+                f"together with its journal, delete {self._noted}.",
             )
         if not _has_content(log):
             return
@@ -267,11 +270,13 @@ class Database:
             if create:
                 self._create_file()
             connection = self._open_up_to_date()
-            yield connection
-            if self._up_to_date:
-                _forget_pages(connection)
-            else:
-                self.close()
+            try:
+                yield connection
+            finally:
+                if self._up_to_date:
+                    _forget_pages(connection)
+                else:
+                    self.close()
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
@@ -424,7 +429,8 @@ _abandoned: list[sqlite3.Connection] = []  # referenced, because collecting a co
 def _forget_pages(connection: sqlite3.Connection | None) -> None:
     """Have the next job read the file. SQLite only compares a counter, which a restored backup may share."""
     if connection is not None:
-        fetch(connection, "PRAGMA shrink_memory")
+        with contextlib.suppress(sqlite3.Error):  # if it is broken, it is closed next
+            fetch(connection, "PRAGMA shrink_memory")
 
 
 def _has_content(path: Path) -> bool:
