@@ -132,7 +132,7 @@ class Healing:
         first, *_, last = [each for each in self.world.sent if each.outcome == "rejected"] * 2
         if first is not last:
             return
-        for each in self.world.sent:
+        for each in self.world.sent[: self.world.sent.index(last)]:
             if (
                 each.credential == last.credential
                 and each.unknown
