@@ -596,3 +596,30 @@ def test_a_write_that_is_cancelled_and_then_fails_stays_pending_and_says_so() ->
         assert await desk.is_claimed()
 
     run(main())
+
+
+def test_f41_a_write_that_a_sign_out_has_beaten_never_replaces_it_though_it_is_cancelled() -> None:
+    """It is cancelled just as it notes on the tombstone what it has redeemed, and then tried again."""
+
+    async def main() -> None:
+        desk, first, second = Desk(), Held(), Held()
+        lost = at(1, redeemed=(("code", NOW.boot),))
+        await pending(desk, lost, expect=None)
+        await desk.other(tombstone(2))
+        desk.disk.next = ["", first]
+        trying = asyncio.create_task(desk.writes.retry())
+        await first.arrived.wait()
+        trying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await trying
+        desk.disk.next = ["", second]
+        trying = asyncio.create_task(desk.writes.retry())
+        await second.arrived.wait()
+        second.going_on.set()
+        assert isinstance(await trying, Superseded)
+        stored = await desk.stored()
+        assert stored is not None
+        assert stored.signed_out
+        assert stored.has_redeemed("code")
+
+    run(main())

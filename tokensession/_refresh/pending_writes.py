@@ -215,6 +215,7 @@ class PendingWrites:
                     record = await access.put(write.state, write.expect)
                 return Stored(Seen(record.version, write.state))
             except errors.Superseded as newer:
+                expected = write.expect
                 write.committed, write.expect = True, getattr(newer.record, "version", None)
                 try:
                     seen = access.newer(newer)
@@ -231,6 +232,7 @@ class PendingWrites:
                     return Stored(seen)  # our own, from an earlier try that got no answer
                 over = write.over(stored)
                 if over is None:
+                    write.expect = expected  # if this is cut short, the next try must not write over it
                     return Superseded(await self._noted(seen, write.state))
                 write.state = over
         raise StoreUnavailable(f"The record changed {_ROUNDS} times while a new token was being stored.")
