@@ -643,6 +643,28 @@ UNSENT: dict[str, Any] = {
 }
 
 
+def test_f63_a_process_that_comes_too_late_with_a_code_leaves_the_note_of_the_first() -> None:
+    """Two bring it at once, while a refresh holds the claim. The second takes back no note but its own."""
+
+    async def main() -> None:
+        paused = Paused(success(1))
+        processes = Processes(paused, success(2))
+        held = await processes.store.claim("account", seen=None, timeout=0)
+        sources = [processes.start(code=None).source for _ in range(2)]
+        first, second = (asyncio.create_task(source.sign_in(code="once")) for source in sources)
+        await wait_in_vain_for_the_claim(processes.clock)
+        await paused.arrived.wait()
+        await held.abandon()
+        with pytest.raises(SignInRequired, match="redeemed already"):
+            await second
+        with pytest.raises(SignInRequired, match="redeemed already"):
+            await processes.start(code=None).source.sign_in(code="once")
+        paused.release()
+        assert (await first).access_token == "access-1"
+
+    run(main)
+
+
 @pytest.mark.parametrize("way", ["configured", "sign_in"])
 @pytest.mark.parametrize("failure", UNSENT)
 def test_f63_a_code_that_was_not_redeemed_is_sent_again(failure: str, way: str) -> None:

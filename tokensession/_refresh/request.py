@@ -9,7 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..clock import Clock, within
-from ..errors import GrantLost, GrantRejected, NotSent, OutcomeUnknown, StoreError, TokenSessionError
+from ..errors import (
+    GrantLost,
+    GrantRejected,
+    NotSent,
+    OutcomeUnknown,
+    StoreError,
+    Superseded,
+    TokenSessionError,
+)
 from ..policy import Policy
 from ..providers.protocol import Credential, Issued, Provider, TokenRequest, TokenResponse, TokenTransport
 from ..stores.protocol import AnyVersion, Claim
@@ -46,7 +54,11 @@ class Sending:
             now = access.now().boot
             note = replace(self.state, redeemed=redeeming(self.state, self.credential.fingerprint, now))
             self.noting = True
-            record = await access.put(note, self.version)
+            try:
+                record = await access.put(note, self.version)
+            except Superseded:
+                self.noting = False  # a note that is there now is another process's
+                raise
             self.noted, self.version = True, record.version
         if self.sent is None:
             self.sent = access.now()
