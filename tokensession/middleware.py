@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import NoReturn, cast
@@ -120,7 +119,7 @@ class BearerAuth:
         self._headers = _pairs(headers)
         self._unauthorized = _statuses(unauthorized_statuses)
         self._used = False
-        self._replaced_cookies: deque[str] = deque(maxlen=_COOKIES)
+        self._replaced_cookies: tuple[str, ...] = ()
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """aiohttp's middleware protocol: one hop of one request."""
@@ -182,7 +181,10 @@ class BearerAuth:
         """After a 401: refresh, and replay if there is another token and the body can be sent again."""
         writer = request._writer  # now: it is cancelled and forgotten when the response ends
         try:
-            stale = _keep_cookies(request, response, self._replaced_cookies)
+            known = _keep_cookies(request, response)
+            if known is not None:
+                # When several requests get a 401, the jar has new cookies after the first of them.
+                self._replaced_cookies = (*self._replaced_cookies, *known)[-_COOKIES:]
             token = await source.refresh(unauthorized)
             again = token.access_token != unauthorized.access_token and await _is_whole(request, writer)
         except BaseException:
@@ -194,8 +196,8 @@ class BearerAuth:
         response.release()
         await request.close()  # release() has cancelled the body's writer, which must end before the next
         request.update_expect_continue()  # wait for "100 Continue" again, if the first request did
-        if stale is not None:
-            _renew_cookies(request, stale)
+        if known is not None:
+            _renew_cookies(request, self._replaced_cookies)
         return await _send(request, handler, token)
 
 
@@ -365,13 +367,10 @@ def _rewound(request: ClientRequest, parts: list[payload.Payload]) -> bool:
 # -- cookies --------------------------------------------------------------------------------------
 
 
-def _keep_cookies(
-    request: ClientRequest, response: ClientResponse, replaced: deque[str]
-) -> Collection[str] | None:
+def _keep_cookies(request: ClientRequest, response: ClientResponse) -> set[str] | None:
     """Put the cookies that a 401 sets into the client's jar: aiohttp sees the last response only.
 
     Returns the `name=value` pairs that the jar has had for this request, or None if the 401 sets no cookie.
-    `replaced` remembers them: when several requests get a 401, the jar has new ones after the first.
     """
     headers = response.headers.getall(hdrs.SET_COOKIE, ())
     if not headers:
@@ -379,8 +378,7 @@ def _keep_cookies(
     jar = request.session.cookie_jar
     known = {f"{name}={cookie.coded_value}" for name, cookie in jar.filter_cookies(request.url).items()}
     jar.update_cookies_from_headers(headers, response.url)
-    replaced.extend(known)
-    return replaced
+    return known
 
 
 def _renew_cookies(request: ClientRequest, stale: Collection[str]) -> None:

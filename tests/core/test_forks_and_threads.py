@@ -83,6 +83,7 @@ async def printed(program: str, tmp_path: Path, *arguments: str) -> list[str]:
     async with OAuth2Server() as server:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-u",  # a forked child would print what the parent has in its buffer
             "-c",
             PRELUDE + program,
             json.dumps(server.credentials),

@@ -492,9 +492,7 @@ class World:
             and each.credential == sent.credential
             and each.left is not None
             and (each.ended is None or each.delivered or each.unknown)
-            and (
-                each.losses_when_left == self.losses or each.process is sent.process
-            )  # or it lost the note
+            and (each.losses_when_left == self.losses or each.process is sent.process)  # or it lost the note
         ]
         again = len(before) == 1 and before[0].unknown and before[0].process is sent.process
         if before and not (again and sent.began == before[0].ended):
