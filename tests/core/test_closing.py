@@ -528,10 +528,12 @@ async def work():
             await source.refresh()
 
 async def cancel_on_command(cancel):
+    turns = 20_000  # closing would end in far fewer turns if it did not wait for the refresh
     while await asyncio.to_thread(sys.stdin.readline):
         cancel()
-        for _ in range(20_000):  # closing would end in far fewer turns if it did not wait for the refresh
+        for _ in range(turns):
             await asyncio.sleep(0)
+        turns *= 20  # then the store's thread still has a note to write, on a disk that may be busy
         print("still closing", flush=True)
 
 async def main():
