@@ -277,7 +277,7 @@ def report(found: dict[str, Refresh]) -> Result:
         result.goals.append(Goal(name, f"at most {_list(limits)}", _list(counts), met))
     result.notes = [
         "Of tokensession's own code: calls, functions, modules, and moves from one module to another.",
-        "SQLite syncs once for each commit, and twice more when it begins a log. Python cannot see that.",
+        "SQLite syncs the journal and the database at each commit. Python cannot see that.",
     ]
     return result
 
