@@ -84,7 +84,7 @@ class Home:
         self._what = what
         self.loop: asyncio.AbstractEventLoop | None = None
         """None before it is first used, and after closing."""
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
 
     @property
     def forked(self) -> bool:
