@@ -45,12 +45,12 @@ from .errors import (
 from .events import Event, Observer
 from .middleware import BearerAuth
 from .policy import Freshness, Policy
-from .pruning import prune
 from .session import AuthedSession
 from .source import EphemeralStoreWarning, ManagedSource, RefreshableSource, TokenSource
 from .stores import open_store
 from .token import Token
 from .transport import AiohttpTransport
+from .upkeep import prune, sign_out
 
 __all__ = [
     "AiohttpTransport",
@@ -90,4 +90,5 @@ __all__ = [
     "events",
     "open_store",
     "prune",
+    "sign_out",
 ]

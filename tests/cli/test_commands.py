@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -16,7 +17,10 @@ from pathlib import Path
 import pytest
 from _processes import TIMEOUT, Children, finish, read_until, running
 
+from tokensession import ManagedSource, SignedOut
 from tokensession.cli import main
+from tokensession.providers import Oto
+from tokensession.testing import OtoServer
 
 ROW = {"requests", "failures", "expiries", "token_requests", "reuse_detections", "latency_ms"}
 SHORT = ("--processes", "2", "--tasks", "3", "--expiries", "1", "--lifetime", "60")
@@ -140,3 +144,31 @@ def test_serve_says_when_its_port_is_taken(tmp_path: Path) -> None:
         assert err.startswith(f"Error: Cannot listen on port {found[1]}: ")
         first.send_signal(signal.SIGTERM)
         assert finish(first)[0] == 0
+
+
+def test_sign_out_signs_a_key_out_for_all_processes(tmp_path: Path) -> None:
+    """It names the key, and has status 1 if there is nothing to sign out or no store to open."""
+    url = f"sqlite:///{tmp_path / 'tokens.db'}"
+
+    async def use() -> None:
+        async with OtoServer() as server:
+            async with ManagedSource(Oto(**server.credentials), store=url, key="account") as source:
+                await source.token()
+                answer = run_command("sign-out", "account", "--store", url)
+                assert answer == (0, "account is signed out.\n", "")
+                with pytest.raises(SignedOut):
+                    await source.refresh(force=True)
+
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        with command(*arguments, tmp=tmp_path) as process:
+            return finish(process)
+
+    asyncio.run(use())
+    for key in ("account", "another"):
+        status, out, err = run_command("sign-out", key, "--store", url)
+        assert (status, out) == (1, "")
+        assert err == f"Error: Nothing is signed in under '{key}' in this store.\n"
+    status, _, err = run_command("sign-out", "account", "--store", "mysql://user:s3cr3t@host")
+    assert status == 1
+    assert err.startswith("Error: ")
+    assert "s3cr3t" not in err

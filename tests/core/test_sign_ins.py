@@ -38,6 +38,7 @@ from tokensession import (
     StoreUnavailable,
     Token,
     TokenSessionError,
+    sign_out,
 )
 from tokensession.events import Saved, SaveFailed, SignedIn, SignInStarted
 from tokensession.providers import OAuth2
@@ -327,6 +328,55 @@ def test_f41_a_sign_in_that_was_stored_before_a_sign_out_is_not_served_after_it(
         for late in (signing_in, rig.access()):
             with pytest.raises(SignedOut):
                 await late
+
+    run(main)
+
+
+def test_f41_f52_an_operator_signs_a_key_out_and_no_process_brings_it_back() -> None:
+    """Without a provider. The configured credential counts as known, so a restart does not sign in either."""
+
+    async def main() -> None:
+        processes = Processes(success(1), success(2))
+        ours = processes.start(code=None, refresh_token="configured")
+        assert not await sign_out(processes.store, "account"), "there is nothing yet"
+        await ours.access()
+        assert await sign_out(processes.store, "account")
+        assert not await sign_out(processes.store, "account"), "it is signed out already"
+        processes.clock.advance(LIFETIME)
+        for process in (ours, processes.start(code=None, refresh_token="configured")):
+            with pytest.raises(SignedOut):
+                await process.access()
+        with pytest.raises(SignInRequired, match="redeemed already"):
+            await ours.source.sign_in(refresh_token="configured")
+        assert (await ours.source.sign_in(refresh_token="new")).access_token == "access-2"
+        assert processes.sent == ["configured", "new"]
+
+    run(main)
+
+
+def test_f20_an_operators_sign_out_wins_against_a_refresh_that_is_running() -> None:
+    """The refresh is stored between its look and its write, or comes after it."""
+
+    async def main() -> None:
+        for late in (False, True):
+            paused = Paused(success(2))
+            processes = Processes(success(1), paused)
+            ours = processes.start(code=None, refresh_token="configured")
+            await ours.access()
+            refreshing = asyncio.create_task(ours.source.refresh())
+            await paused.arrived.wait()
+            gate = processes.store.steps["put"] = Gate()
+            signing_out = asyncio.create_task(sign_out(processes.store, "account"))
+            await gate.arrived.wait()
+            processes.store.steps.clear()
+            for step in (gate.open.set, paused.release) if late else (paused.release, gate.open.set):
+                step()
+                await let_tasks_run()
+            assert await signing_out
+            await asyncio.wait([refreshing])
+            processes.clock.advance(LIFETIME)
+            with pytest.raises(SignedOut):
+                await ours.access()
 
     run(main)
 

@@ -19,7 +19,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("providers.protocol", "stores.protocol"),
     ("providers.", "stores.", "transport"),
     ("_refresh.",),
-    ("pruning", "source"),
+    ("source", "upkeep"),
     ("middleware", "origins", "session"),
     ("", "__main__", "cli.", "testing."),
 ]

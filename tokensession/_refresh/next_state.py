@@ -14,7 +14,7 @@ from .decide import Redeem, View, identity_of
 from .schedule import doubled, forced_refresh_delay, request_limit
 from .state import Failures, Now, TokenState, redeeming, superseding
 
-__all__ = ["counted", "renewed"]
+__all__ = ["counted", "next_number", "renewed", "signed_out"]
 
 
 def renewed(step: Redeem, issued: Issued, view: View, sent: Now) -> TokenState:
@@ -88,6 +88,28 @@ def _forced(step: Redeem, view: View) -> int:
     spacing = forced_refresh_delay(before.forced, before.token.lifetime, view.policy)
     helped = view.now.boot - before.obtained >= 2 * spacing
     return (0 if helped else before.forced) + step.unauthorized
+
+
+def next_number(highest: int, wall: float) -> int:
+    """The number of a sign-in or sign-out: one more than the highest known one, or the time in seconds.
+
+    After a loss of data, a process that has just started knows no number, and others know theirs. They would
+    write them back over this sign-in. The time is higher than any number that was counted up, and of two
+    times the later one. Without a loss of data it decides nothing.
+    """
+    return max(highest + 1, int(wall))
+
+
+def signed_out(before: TokenState, number: int, *, configured: str) -> TokenState:
+    """The tombstone that a sign-out leaves of this state. It keeps what must not be sent again."""
+    return TokenState(
+        number=number,
+        identity=before.identity,
+        configured=configured,
+        superseded=superseding(before, configured),
+        redeemed=before.redeemed,
+        signed_out=True,
+    )
 
 
 def counted(state: TokenState, view: View, *, forced: bool) -> TokenState:

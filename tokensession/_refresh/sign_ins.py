@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import events
 from ..errors import (
@@ -24,6 +24,7 @@ from ..providers.protocol import Credential
 from ..stores.protocol import ANY, AnyVersion, Claim
 from . import pending_writes
 from .decide import foreign, identity_of, single_use
+from .next_state import next_number, signed_out
 from .pending_writes import Pending
 from .record import KeyRecord
 from .request import Sending
@@ -165,7 +166,7 @@ class SignIns:
         configured = self._configured()
         name = credential.fingerprint
         state = TokenState(
-            number=self._number(highest),
+            number=next_number(highest, now.wall),
             identity=identity_of(self.record.provider),
             configured=configured,
             superseded=superseding(base, configured),
@@ -204,28 +205,14 @@ class SignIns:
             except StoreCorrupt:
                 expect, number = ANY, number + _UNKNOWN_NUMBERS
             before = keeping(before, record.cache.state)
-            tombstone = TokenState(
-                number=self._number(max(number, before.number)),
-                identity=identity_of(record.provider),
-                configured=self._configured(),
-                superseded=superseding(before, ""),
-                redeemed=before.redeemed,
-                signed_out=True,
-            )
+            before = replace(before, identity=identity_of(record.provider))
+            number = next_number(max(number, before.number), record.access.clock.wall())
+            tombstone = signed_out(before, number, configured=self._configured())
             with contextlib.suppress(Superseded):
                 stored = await record.access.put(tombstone, expect)
                 record.cache.learn(tombstone, stored.version, record.boot)
                 return
         raise StoreUnavailable(f"The record changed {_ROUNDS} times during one sign-out.")
-
-    def _number(self, highest: int) -> int:
-        """The number of a sign-in or sign-out: one more than the highest known one, or the time in seconds.
-
-        After a loss of data, a process that has just started knows no number, and others know theirs. They
-        would write them back over this sign-in. The time is higher than any number that was counted up, and
-        of two times the later one. Without a loss of data it decides nothing.
-        """
-        return max(highest + 1, int(self.record.access.clock.wall()))
 
     def _higher(self, seen: Seen | None) -> TokenState | None:
         """The higher one of what is stored and what this process remembers."""

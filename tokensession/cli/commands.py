@@ -7,6 +7,9 @@ import sys
 import anyio
 import click
 
+from ..errors import ConfigurationError, StoreError
+from ..stores.urls import open_store
+from ..upkeep import sign_out as sign_out_
 from . import demo as demo_
 from . import serve as serve_
 from .child_process import ChildFailed
@@ -20,7 +23,7 @@ __all__ = ["cli"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tokensession")
 def cli() -> None:
-    """A demo and test servers for the library tokensession."""
+    """Signs keys out of a store, and has a demo and test servers, for the library tokensession."""
 
 
 @cli.command()
@@ -88,3 +91,29 @@ def serve(provider: str, port: int, lifetime: int) -> None:
         anyio.run(serve_.run, provider, port, lifetime)
     except OSError as error:
         raise click.ClickException(f"Cannot listen on port {port}: {error.strerror or error}.") from None
+
+
+@cli.command("sign-out")
+@click.argument("key")
+@click.option("--store", required=True, help="The URL of the store, such as sqlite:///tokens.db.")
+def sign_out(key: str, store: str) -> None:
+    """Sign KEY out, for all processes that share the store.
+
+    They stop at the latest when their access token is due. The provider is not told: revoke the tokens there
+    too if they may have leaked. Exits with status 1 if there is nothing to sign out.
+    """
+    try:
+        signed_out = anyio.run(_sign_out, store, key)
+    except (ConfigurationError, StoreError) as error:
+        raise click.ClickException(str(error)) from None
+    if not signed_out:
+        raise click.ClickException(f"Nothing is signed in under {key!r} in this store.")
+    click.echo(f"{key} is signed out.")
+
+
+async def _sign_out(url: str, key: str) -> bool:
+    store = open_store(url)
+    try:
+        return await sign_out_(store, key)
+    finally:
+        await store.aclose()

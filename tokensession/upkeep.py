@@ -1,18 +1,20 @@
-"""Deletes what no sign-in needs any more: tombstones, and records whose credential is dead."""
+"""What an operator does to a store without a provider: sign one key out, and delete what no sign-in needs."""
 
 from __future__ import annotations
 
-from ._refresh.state import Now, TokenState, decode
+from ._refresh.next_state import next_number, signed_out
+from ._refresh.state import Now, TokenState, decode, encode
 from ._validate import describe, implements
 from .clock import SystemClock
-from .errors import ConfigurationError, StoreCorrupt, Superseded
+from .errors import ConfigurationError, StoreCorrupt, StoreUnavailable, Superseded
 from .policy import MEMORY_LIFE
 from .stores.protocol import Store
 from .token import fingerprint
 
-__all__ = ["prune"]
+__all__ = ["prune", "sign_out"]
 
 _CLOCK = SystemClock()
+_ROUNDS = 20  # others may refresh at the same time
 
 
 async def prune(store: Store, *, older_than: float = 30 * 86400.0) -> list[str]:
@@ -25,11 +27,7 @@ async def prune(store: Store, *, older_than: float = 30 * 86400.0) -> list[str]:
     within a week after it last saw the record, so `older_than` must be a week or more. Raises
     `ConfigurationError` if it is less, and `StoreError`.
     """
-    if not implements(Store, store):
-        raise ConfigurationError(
-            f"store must be a store, not {describe(store)}.",
-            todo="Pass one of tokensession.stores, or open_store(url).",
-        )
+    _check(store)
     if (
         isinstance(older_than, bool)
         or not isinstance(older_than, int | float)
@@ -52,6 +50,39 @@ async def prune(store: Store, *, older_than: float = 30 * 86400.0) -> list[str]:
         except (StoreCorrupt, Superseded):
             continue
     return pruned
+
+
+async def sign_out(store: Store, key: str) -> bool:
+    """Sign this key out, as `ManagedSource.sign_out` does. Returns whether there was anything to sign out.
+
+    The processes that use the key stop when they look at the store, at the latest when their token is due.
+    The provider is not told. Raises `StoreError`: `StoreCorrupt` for a record that cannot be read, which only
+    a new sign-in replaces.
+    """
+    _check(store)
+    for _ in range(_ROUNDS):
+        record = await store.load(key)
+        if record is None:
+            return False
+        now = Now(_CLOCK.wall(), _CLOCK.boot())
+        before = decode(record.data, now, age=record.age)
+        if before.signed_out:
+            return False
+        tombstone = signed_out(before, next_number(before.number, now.wall), configured=before.configured)
+        try:
+            await store.put(key, encode(tombstone, now), expect=record.version)
+        except Superseded:  # it has just been refreshed
+            continue
+        return True
+    raise StoreUnavailable(f"The record changed {_ROUNDS} times during one sign-out.")
+
+
+def _check(store: Store) -> None:
+    if not implements(Store, store):
+        raise ConfigurationError(
+            f"store must be a store, not {describe(store)}.",
+            todo="Pass one of tokensession.stores, or open_store(url).",
+        )
 
 
 def _is_dead(state: TokenState, now: Now) -> bool:

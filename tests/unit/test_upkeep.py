@@ -1,4 +1,4 @@
-"""`prune`: what no sign-in needs any more is deleted, and nothing else."""
+"""What an operator does to a store: `prune` deletes what no sign-in needs, and `sign_out` signs a key out."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from _states import (
     unknown,
 )
 
-from tokensession import prune
-from tokensession._refresh.state import TokenState, encode
+from tokensession import prune, sign_out
+from tokensession._refresh.state import TokenState, decode, encode
 from tokensession.errors import ConfigurationError, StoreUnavailable
 from tokensession.providers.protocol import Credential
 from tokensession.stores import MemoryStore
@@ -208,5 +208,29 @@ def test_what_is_not_a_store_is_an_error(wrong: Any) -> None:
     async def main() -> None:
         with pytest.raises(ConfigurationError, match="must be a store"):
             await prune(wrong)
+
+    run(main())
+
+
+def test_a_sign_out_remembers_what_must_not_be_sent_again() -> None:
+    async def main() -> None:
+        shelf = Shelf()
+        await shelf.keep(k=state(redeemed=(("a code", NOW.boot),), superseded=("old",)))
+        assert await sign_out(shelf, "k")
+        record = await shelf.load("k")
+        assert record is not None
+        left = decode(record.data, NOW, age=record.age)
+        assert (left.signed_out, left.token, left.configured) == (True, None, CONFIGURED.fingerprint)
+        assert left.number > 1
+        assert left.has_redeemed("a code")
+        assert left.superseded == ("old",)
+
+    run(main())
+
+
+def test_only_a_store_can_be_signed_out() -> None:
+    async def main() -> None:
+        with pytest.raises(ConfigurationError, match="must be a store"):
+            await sign_out("sqlite:///tokens.db", "k")  # type: ignore[arg-type]
 
     run(main())
