@@ -26,11 +26,12 @@ from ._validate import describe
 from .clock import Clock
 from .errors import ConfigurationError
 from .events import Observer
+from .home import Home, parents
 from .middleware import BearerAuth, warn_of_cache
 from .origins import resolve
 from .policy import Policy
 from .providers.protocol import Provider, TokenTransport
-from .source import Home, ManagedSource, check_provider, parents
+from .source import ManagedSource, check_provider
 from .stores.protocol import Store
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ belongs to one event loop and one process (`Home`), so a forked child begins wit
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import sys
@@ -32,6 +31,7 @@ from ._refresh.store_access import StoreAccess
 from ._validate import describe, implements
 from .clock import Clock, SystemClock
 from .errors import ConfigurationError, TokenSessionError
+from .home import Home, parents
 from .policy import WALL_CLOCK_CHECK, Freshness, Policy
 from .providers.protocol import Credential, Provider, TokenTransport, configured_credential
 from .stores import MemoryStore, open_store
@@ -70,59 +70,6 @@ class RefreshableSource(Protocol):
 
 class EphemeralStoreWarning(UserWarning):
     """The provider rotates its refresh tokens, and without a store the new ones are lost at exit."""
-
-
-class Home:
-    """The event loop and the process that a source or session is used in.
-
-    Its loop may change while that does not run: a closed one is followed by the next.
-    """
-
-    __slots__ = ("_what", "loop", "pid")
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self.loop: asyncio.AbstractEventLoop | None = None
-        """None before it is first used, and after closing."""
-        self.pid: int = os.getpid()
-
-    @property
-    def forked(self) -> bool:
-        """Whether this is a forked child of the process that it was used in."""
-        return self.pid != os.getpid()
-
-    def check(self) -> asyncio.AbstractEventLoop:
-        """The running event loop, if it may be used there. Raises RuntimeError otherwise."""
-        try:
-            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            if self.loop is None or not self.forked:
-                raise
-            running = None
-        if running is None or (running is self.loop and self.forked):
-            raise RuntimeError(
-                f"This process was forked, and uses this {self._what} in the event loop of its parent: the "
-                "two would disturb each other. Nothing was done. Start an event loop in the child, for "
-                "example with asyncio.run."
-            )
-        if running is not self.loop and self.loop is not None and not self.forked and self.loop.is_running():
-            raise RuntimeError(
-                f"This {self._what} is in use in another running event loop. Nothing was done. Make one for "
-                "each event loop, and so for each thread, over a store that they can share, such as "
-                "SQLiteStore."
-            )
-        return running
-
-    def move(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Be used in this loop and process from now on."""
-        self.loop, self.pid = loop, os.getpid()
-
-
-parents: list[object] = []
-"""What a fork has copied from the parent and must never be closed or collected here.
-
-Both would change the epoll descriptor that parent and child share, and the parent would wait forever.
-"""
 
 
 class ManagedSource:

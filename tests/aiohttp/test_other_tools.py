@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -130,6 +131,7 @@ def nothing_blocks(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
     The error of such a call may be caught on its way, so they are counted where they are made.
     """
+    monkeypatch.setattr(logging.getLogger("tokensession"), "disabled", True)  # a handler may write to a file
     pytest.importorskip("blockbuster")
     import blockbuster
     from blockbuster import blockbuster as detector

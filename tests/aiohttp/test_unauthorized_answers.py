@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokensession import AuthedSession, BearerAuth, ConfigurationError
-from tokensession.middleware import bearer_errors
 from tokensession.providers import OAuth2
+from tokensession.replay import bearer_errors
 from tokensession.stores import MemoryStore
 from tokensession.testing import OAuth2Server, ScriptedTransport, token_response
 

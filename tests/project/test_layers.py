@@ -14,13 +14,13 @@ ROOT = Path(tokensession.__file__).parent
 
 # The diagram in docs/architecture.md. A name that ends with a dot is a package.
 LAYERS: list[tuple[str, ...]] = [
-    ("_redact", "clock", "errors", "events", "token"),
+    ("_redact", "clock", "errors", "events", "home", "token"),
     ("_validate", "policy"),
     ("providers.protocol", "stores.protocol"),
     ("providers.", "stores.", "transport"),
     ("_refresh.",),
     ("source", "upkeep"),
-    ("middleware", "origins", "session"),
+    ("middleware", "origins", "replay", "session"),
     ("", "__main__", "cli.", "testing."),
 ]
 

@@ -5,9 +5,9 @@ Facts about SQLite behind this code:
 * Closing *any* descriptor of a database drops all locks that the process has on it. A backup that copies the
   file inside the service does that. So the database is never opened to look at it, and our own processes
   exclude each other with a lock file beside it: the locks of SQLite only keep other programs out.
-* A write-ahead log would not survive that: whoever closes such a database last deletes its `-wal`, with the
-  commits in it, and its shared memory kills the process if the disk of a copy-on-write file system is full.
-  Hence the rollback journal. Its file stays, empty, so that a commit needs no inode.
+* A write-ahead log would not survive that: the process that closes such a database last deletes its `-wal`,
+  with the commits in it, and its shared memory kills the process if the disk of a copy-on-write file system
+  is full. Hence the rollback journal. Its file stays, empty, so that a commit needs no inode.
 * A connection must not be used or closed in the child of a fork, so it is closed before the fork. It must not
   even be inherited: SQLite remembers in memory what it has locked, so a new connection in the child would
   take the parent's locks for its own, and hold none.
@@ -263,7 +263,7 @@ class Database:
         """The connection, while no other process of ours uses the database.
 
         All migrations have been made, and the journal is a rollback journal. If another program has kept the
-        database in WAL mode, the connection is closed in the end: then whoever is next can leave that mode.
+        database in WAL mode, the connection is closed in the end: then the next job can leave that mode.
         """
         make_directory(self._locks)
         with exclusive(self._lock, patience=patience):
