@@ -198,7 +198,7 @@ def test_k42_a_token_is_stored_although_no_directory_can_be_synced(
 
 
 @pytest.mark.parametrize(("call", "number"), NO_DISK)
-def test_k42_a_directory_whose_disk_fails_is_an_error(call: str, number: int, tmp_path: Path) -> None:
+def test_f70_k42_a_directory_whose_disk_fails_is_an_error(call: str, number: int, tmp_path: Path) -> None:
     """That the record is durable is not known then."""
 
     async def main() -> None:

@@ -272,7 +272,7 @@ def test_k16_k45_a_directory_of_a_group_is_refused_if_the_group_has_other_users(
 
 
 @pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
-def test_k35_a_database_with_two_names_is_refused(path: Path, when: str) -> None:
+def test_f69_k35_a_database_with_two_names_is_refused(path: Path, when: str) -> None:
     """Each name has its own lock files and journal, so two processes would refresh at once."""
 
     async def main() -> None:
@@ -423,6 +423,14 @@ def killed_in_a_commit(path: Path) -> None:
     assert path.with_name(path.name + "-journal").stat().st_size > 0
 
 
+async def alice_and_bob(path: Path) -> tuple[Path, Record]:
+    """Alice's database, and bob's, whose path and record are returned. Both have the same key."""
+    theirs = path.with_name("bob.db")
+    async with SQLiteStore(path) as alice, SQLiteStore(theirs) as bob:
+        await alice.put("account", b"alice's token")
+        return theirs, await bob.put("account", b"bob's token")
+
+
 def test_a_commit_that_was_killed_is_rolled_back(path: Path) -> None:
     async def main() -> None:
         async with SQLiteStore(path) as store:
@@ -435,14 +443,11 @@ def test_a_commit_that_was_killed_is_rolled_back(path: Path) -> None:
     run(main())
 
 
-def test_k37_a_database_that_is_moved_over_another_does_not_get_its_records(path: Path) -> None:
+def test_f69_k37_a_database_that_is_moved_over_another_does_not_get_its_records(path: Path) -> None:
     """SQLite rolls the journal of the old one back into the new one: alice's record comes with it."""
-    theirs = path.with_name("bob.db")
 
     async def main() -> None:
-        async with SQLiteStore(path) as alice, SQLiteStore(theirs) as bob:
-            await alice.put("account", b"alice's token")
-            record = await bob.put("account", b"bob's token")
+        theirs, record = await alice_and_bob(path)
         killed_in_a_commit(path)
         theirs.rename(path)
         await refuses(path, StoreUnavailable, "journal")
@@ -455,12 +460,9 @@ def test_k37_a_database_that_is_moved_over_another_does_not_get_its_records(path
 
 def test_k37_a_record_that_sqlite_brings_back_from_another_database_is_not_read(path: Path) -> None:
     """The other database was copied over this one, so the file is the same one, and so is its journal."""
-    theirs = path.with_name("bob.db")
 
     async def main() -> None:
-        async with SQLiteStore(path) as alice, SQLiteStore(theirs) as bob:
-            await alice.put("account", b"alice's token")
-            await bob.put("account", b"bob's token")
+        theirs, _ = await alice_and_bob(path)
         killed_in_a_commit(path)
         path.write_bytes(theirs.read_bytes())
         async with SQLiteStore(path) as store:
@@ -474,12 +476,11 @@ def test_k37_a_record_that_sqlite_brings_back_from_another_database_is_not_read(
 
 def test_k37_an_open_store_reads_a_database_that_was_copied_over_its_own(path: Path) -> None:
     """And what it writes then can be read by others."""
-    theirs = path.with_name("bob.db")
 
     async def main() -> None:
-        async with SQLiteStore(path) as store, SQLiteStore(theirs) as bob:
-            await store.put("account", b"alice's token")
-            record = await bob.put("account", b"bob's token")
+        theirs, record = await alice_and_bob(path)
+        async with SQLiteStore(path) as store:
+            await store.load("account")
             path.write_bytes(theirs.read_bytes())
             assert await store.load("account") == record
             record = await store.put("account", b"bob's next token")
