@@ -120,7 +120,7 @@ def a_refresh_raises_no_generation(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_sign_out_raises_no_number(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sign_ins.SignIns, "_number", lambda _self, highest: highest)
+    patch.setattr(sign_ins, "next_number", lambda highest, _wall: highest)
 
 
 def a_code_is_sent_until_there_is_an_answer(patch: pytest.MonkeyPatch) -> None:
