@@ -8,7 +8,6 @@ import pytest
 from _loop import iterations, run
 
 from tokensession._refresh.operation import Operation
-from tokensession.errors import RateLimited, TokenUnavailable
 from tokensession.policy import Policy
 from tokensession.testing import FakeClock
 
@@ -65,30 +64,5 @@ def test_a_pause_ends_with_its_time_or_if_there_is_something_new() -> None:
             clock.advance(10) if over else operation.look()
             await pausing
             assert clock.sleepers == ()
-
-    run(main())
-
-
-def test_what_callers_get_if_it_is_stopped_is_why_there_is_no_token_yet() -> None:
-    async def main() -> None:
-        operation = Operation(FakeClock(), Policy())
-        assert type(operation.stopped()) is TokenUnavailable
-        assert "closing" in str(operation.stopped())
-        operation.failure = RateLimited("It answered 429.")
-        assert operation.stopped() is operation.failure
-
-    run(main())
-
-
-def test_each_operation_has_an_id_of_its_own_and_knows_how_long_it_takes() -> None:
-    async def main() -> None:
-        clock = FakeClock()
-        operations = [Operation(clock, Policy()) for _ in range(100)]
-        assert len({operation.id for operation in operations}) == 100
-        clock.advance(7)
-        assert operations[0].duration == 7
-        assert not operations[0].is_late
-        operations[0].late()
-        assert operations[0].is_late
 
     run(main())
