@@ -24,10 +24,10 @@ class Crowd:
         self.got: dict[str, bool | str] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def join(self, name: str, *, patient: bool = False) -> None:
+    async def join(self, name: str) -> None:
         async def wait() -> None:
             try:
-                self.got[name] = await self.waiters.wait(patient=patient)
+                self.got[name] = await self.waiters.wait(patient=False)
             except asyncio.CancelledError:
                 self.got[name] = "cancelled"
 
@@ -76,19 +76,6 @@ def test_f31_one_timer_serves_ten_thousand_waiters() -> None:
         results = await asyncio.gather(*tasks)
         assert [results.count(False), results.count(True)] == [1000, 9000]
         assert not crowd.clock.sleepers
-
-    run(main())
-
-
-def test_released_waiters_are_all_woken_and_no_timer_is_left() -> None:
-    async def main() -> None:
-        crowd = Crowd()
-        for name in ("first", "second", "third"):
-            await crowd.join(name)
-        crowd.waiters.release()
-        assert crowd.clock.sleepers == ()
-        assert await crowd.after(0) == {"first": True, "second": True, "third": True}
-        crowd.waiters.release()
 
     run(main())
 
@@ -218,22 +205,3 @@ def test_f42_a_queue_in_a_loop_that_is_thrown_away_reports_nothing() -> None:
     loop.close()
     for coroutine in kept:
         coroutine.close()
-
-
-def test_the_work_knows_when_the_last_patient_waiter_joined() -> None:
-    async def main() -> None:
-        crowd = Crowd()
-        assert crowd.waiters.latest == float("-inf")
-        await crowd.join("impatient")
-        assert crowd.waiters.latest == float("-inf")
-        for name in ("first", "second"):
-            await crowd.after(3)
-            await crowd.join(name, patient=True)
-        assert crowd.waiters.latest == crowd.clock.boot()
-        await crowd.after(1)
-        await crowd.join("impatient again")
-        assert crowd.waiters.latest == crowd.clock.boot() - 1
-        crowd.waiters.release()
-        await iterations()
-
-    run(main())
