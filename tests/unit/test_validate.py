@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokensession import ConfigurationError, _validate
-from tokensession.providers.protocol import configured_credential
 
 
 @pytest.mark.parametrize(
@@ -173,27 +172,3 @@ def test_any_text_is_a_url_with_an_origin_or_an_error(value: str) -> None:
     origin = _validate.origin(checked)
     assert origin.startswith(("https://", "http://"))
     assert "@" not in origin
-
-
-def test_a_secret_that_is_not_unicode_is_an_error_that_says_so() -> None:
-    with pytest.raises(ConfigurationError, match="not valid Unicode text") as caught:
-        _validate.secret("client_secret", "s3cret\udcff")
-    assert caught.value.__context__ is None
-
-
-def test_the_configured_credential_is_a_code_a_refresh_token_or_none() -> None:
-    assert configured_credential(code=None, refresh_token=None) is None
-    code = configured_credential(code="co-1", refresh_token=None)
-    assert code is not None
-    assert (code.grant_type, code.secret) == ("authorization_code", "co-1")
-    refresh = configured_credential(code=None, refresh_token="rt-1")
-    assert refresh is not None
-    assert (refresh.grant_type, refresh.secret) == ("refresh_token", "rt-1")
-
-
-@pytest.mark.parametrize(
-    "credential", [{"code": "", "refresh_token": None}, {"code": None, "refresh_token": ""}]
-)
-def test_an_empty_credential_is_an_error(credential: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="must not be empty"):
-        configured_credential(**credential)

@@ -26,8 +26,6 @@ ANY_VALUE = st.recursive(
 )
 NOW = 1_750_000_000.0
 
-# -- encoding -------------------------------------------------------------------------------------
-
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(UTF8_TEXT, UTF8_TEXT), max_size=6))
@@ -62,9 +60,6 @@ def test_basic_credentials_are_form_encoded_and_can_be_decoded(name: str, secret
     assert scheme == "Basic"
     sent = base64.b64decode(encoded, validate=True).decode("ascii").split(":")
     assert [unquote_plus(part) for part in sent] == [name, secret]
-
-
-# -- JSON -----------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=150)
@@ -150,16 +145,6 @@ def test_an_error_before_the_end_is_invalid_and_not_truncated(body: bytes) -> No
     assert caught.value.__context__ is None
 
 
-def test_a_byte_order_mark_is_skipped_and_broken_utf_8_is_replaced() -> None:
-    assert _wire.parse_json(b'\xef\xbb\xbf{"a": "\xe9"}') == {"a": "�"}
-
-
-@pytest.mark.parametrize("body", [b'{"a":1,"a":1}', b'{"b":{"a":1,"a":2}}', b'{"a":1,"\\u0061":2}'])
-def test_a_duplicate_key_is_invalid_at_every_depth(body: bytes) -> None:
-    with pytest.raises(InvalidTokenResponse, match="same key twice"):
-        _wire.parse_json(body)
-
-
 @pytest.mark.parametrize(
     ("body", "kind"), [(b"[]", "list"), (b'"a"', "str"), (b"null", "NoneType"), (b"1", "int")]
 )
@@ -168,44 +153,14 @@ def test_json_that_is_not_an_object_is_invalid_and_named(body: bytes, kind: str)
         _wire.parse_json(body)
 
 
-def test_a_very_long_integer_is_invalid_whatever_python_s_own_limit() -> None:
-    assert _wire.parse_json(b'{"a": ' + b"9" * 400 + b"}") == {"a": 10**400 - 1}
-    for digits in (401, 4_301, 50_000):
-        with pytest.raises(InvalidTokenResponse, match=f"integer of {digits} digits"):
-            _wire.parse_json(b'{"a": ' + b"9" * digits + b"}")
-
-
-# -- forms ----------------------------------------------------------------------------------------
-
-
 def test_a_form_encoded_response_is_read() -> None:
-    assert _wire.parse_form(b"access_token=a%20b&scope=&x=%E9\n") == {
-        "access_token": "a b",
-        "scope": "",
-        "x": "�",
-    }
+    assert _wire.parse_form(b"a=a%20b&x=%E9\n") == {"a": "a b", "x": "�"}
 
 
 @pytest.mark.parametrize("body", [b"abc", b"<html></html>", b"a=1&b", b"&".join([b"a=1"] * 101)])
 def test_text_that_is_not_a_form_is_invalid(body: bytes) -> None:
     with pytest.raises(InvalidTokenResponse, match="not form-encoded"):
         _wire.parse_form(body)
-
-
-def test_a_duplicate_field_is_invalid() -> None:
-    with pytest.raises(InvalidTokenResponse, match="same key twice"):
-        _wire.parse_form(b"a=1&a=2")
-
-
-# -- finding --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [("a", {"b": {"c": 1}}), ("a.b", {"c": 1}), ("a.b.c", 1), ("a.x", None), ("a.b.c.d", None), ("x", None)],
-)
-def test_a_dotted_path_reaches_into_objects(path: str, value: Any) -> None:
-    assert _wire.find({"a": {"b": {"c": 1}}}, path) == value
 
 
 @pytest.mark.parametrize(
@@ -227,15 +182,22 @@ def test_a_dotted_path_reaches_into_objects(path: str, value: Any) -> None:
         ("rows.0", ["x", "y"]),
         ("named.0", "by name"),
         ("empty.0", None),
+        ("a", {"b": {"c": 1}}),
+        ("a.b", {"c": 1}),
+        ("a.b.c", 1),
+        ("a.x", None),
+        ("a.b.c.d", None),
+        ("x", None),
     ],
 )
-def test_a_number_in_a_dotted_path_is_a_place_in_a_list(path: str, value: Any) -> None:
+def test_a_dotted_path_reaches_into_objects_and_a_number_in_it_into_lists(path: str, value: Any) -> None:
     """Strava and Fitbit list their errors (K19)."""
     document = {
         "errors": [{"code": "a"}, {"code": "b"}],
         "rows": [["x", "y"]],
         "named": {"0": "by name"},
         "empty": [],
+        "a": {"b": {"c": 1}},
     }
     assert _wire.find(document, path) == value
 
@@ -247,9 +209,6 @@ def test_find_never_raises(document: dict[str, Any], path: str) -> None:
     for name in document:
         for rest in ("0", "1.0", path):
             _wire.find(document, f"{name}.{rest}")
-
-
-# -- tokens ---------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=100)
@@ -308,60 +267,27 @@ def test_a_list_of_scopes_is_joined_with_blanks(value: Any, scope: str | None) -
     assert _wire.scope(value) == scope
 
 
-# -- durations and dates --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        (3600, 3600),
         (3600.5, 3600.5),
-        ("3600", 3600),
-        (" 3600 ", 3600),
-        ("3600.0", 3600),
         ("3600.", 3600),
-        ("+3600", 3600),
         ("0003600", 3600),
-        (0, 0),
-        ("0", 0),
-        (-5, -5),
-        ("-5", -5),
         (365 * 86400, MAX_LIFETIME),
         (365 * 86400 + 1, MAX_LIFETIME),
-        (10**12, MAX_LIFETIME),
-        (10**399, MAX_LIFETIME),
         (-(10**399), -MAX_LIFETIME),
         ("9" * 40, MAX_LIFETIME),
-        ("9" * 41, None),
-        (None, None),
-        ("", None),
-        (" ", None),
-        ("1h", None),
-        ("3_600", None),
-        ("٣٦٠٠", None),
-        ("\uff13\uff16\uff10\uff10", None),
+        (1e308, MAX_LIFETIME),
         ("3600\u00a0", None),
-        ("1e3", None),
-        ("0x10", None),
-        ("nan", None),
-        ("inf", None),
         (".5", None),
         ("--5", None),
         ("3600s", None),
         ("36 00", None),
-        (True, None),
-        (False, None),
-        ([], None),
-        ([3600], None),
-        ({}, None),
         (b"3600", None),
-        (float("nan"), None),
-        (float("inf"), None),
-        (float("-inf"), None),
-        (1e308, MAX_LIFETIME),
     ],
 )
 def test_a_lifetime_is_read_from_numbers_and_decimal_strings_only(value: Any, seconds: float | None) -> None:
+    """Other spellings are in rows 4 to 9 of tests/providers/test_hostile_responses.py."""
     assert _wire.lifetime_seconds(value) == seconds
 
 
@@ -375,32 +301,21 @@ def test_any_lifetime_is_bounded_or_none(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        ("120", 120),
-        (120, 120),
-        (0, 0),
         (-0.0, 0),
-        ("-1", None),  # no number of seconds (RFC 9110, 10.2.3)
-        (-1, None),
-        ("Sun, 15 Jun 2025 15:08:40 GMT", 120),
+        (-1, None),  # no number of seconds (RFC 9110, 10.2.3)
         ("Sun, 15 Jun 2025 15:08:40 +0000", 120),
         ("Sun, 15 Jun 2025 17:08:40 +0200", 120),
         ("Sunday, 15-Jun-25 15:08:40 GMT", 120),
         ("Sun Jun 15 15:08:40 2025", 120),
-        ("Sun, 15 Jun 2025 15:08:40", 120),  # Priava's: no zone
-        ("Thu, 15 Jun 2025 15:08:40", 120),  # and a weekday that is wrong
-        ("Sun, 15 Jun 2025 15:06:40 GMT", 0),
         ("Sun, 15 Jun 2025 15:05:40 GMT", -60),
-        ("soon", None),
-        ("", None),
         (None, None),
         (True, None),
-        ([], None),
-        ("Sun, 99 Jun 2025 15:06:40 GMT", None),
         ("Sun, 15 Jun 99999 15:06:40 GMT", None),
         ("Sun, 15 Jun 2025 15:06:40 GMT" + " " * 100, None),
     ],
 )
 def test_retry_after_is_read_from_seconds_and_dates(value: Any, seconds: float | None) -> None:
+    """What servers send is in row 30 of tests/providers/test_hostile_responses.py."""
     assert _wire.retry_after(value, NOW) == seconds
 
 
