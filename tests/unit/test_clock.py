@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -34,40 +34,36 @@ def test_f34_the_boot_clock_counts_suspended_time_if_the_platform_has_such_a_clo
         assert SystemClock().boot() <= time.monotonic()
 
 
-class SleepingClock:
+class SleepingClock(FakeClock):
     """A clock of your own: it has no `call_later`."""
 
-    def __init__(self) -> None:
-        self.fake = FakeClock()
-
-    def wall(self) -> float:
-        return self.fake.wall()
-
-    def boot(self) -> float:
-        return self.fake.boot()
-
-    def jitter(self) -> float:
-        return self.fake.jitter()
-
-    async def sleep(self, seconds: float) -> None:
-        await self.fake.sleep(seconds)
+    call_later = None  # type: ignore[assignment]
 
 
-# -- timers -----------------------------------------------------------------------------------------------
+async def until_cancelled(ended: list[str], outcome: str | Exception | None = None) -> str:
+    """Work that waits until it is cancelled, and then has this outcome instead, if there is one."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        ended.append("over")
+        if isinstance(outcome, Exception):
+            raise outcome from None
+        if outcome is None:
+            raise
+    return outcome or ""
 
 
 @pytest.mark.parametrize("kind", [FakeClock, SleepingClock])
-def test_a_timer_calls_back_once_after_its_seconds(kind: Callable[[], Any]) -> None:
+def test_a_timer_calls_back_once_after_its_seconds(kind: type[FakeClock]) -> None:
     async def main() -> None:
         clock, calls = kind(), list[str]()
-        fake: FakeClock = getattr(clock, "fake", clock)
         Timer(clock, 10, lambda: calls.append("called"))
-        await fake.slept()
-        fake.advance(9.999)
+        await clock.slept()
+        clock.advance(9.999)
         await iterations()
         assert calls == []
         for _ in range(3):
-            fake.advance(10)
+            clock.advance(10)
             await iterations()
         assert calls == ["called"]
 
@@ -75,17 +71,16 @@ def test_a_timer_calls_back_once_after_its_seconds(kind: Callable[[], Any]) -> N
 
 
 @pytest.mark.parametrize("kind", [FakeClock, SleepingClock])
-def test_a_cancelled_timer_calls_nothing_and_leaves_nothing(kind: Callable[[], Any]) -> None:
+def test_a_cancelled_timer_calls_nothing_and_leaves_nothing(kind: type[FakeClock]) -> None:
     async def main() -> None:
         clock, calls = kind(), list[str]()
-        fake: FakeClock = getattr(clock, "fake", clock)
         timer = Timer(clock, 10, lambda: calls.append("called"))
-        await fake.slept()
+        await clock.slept()
         timer.cancel()
         timer.cancel()
         await iterations()
-        assert (fake.sleepers, len(asyncio.all_tasks())) == ((), 1), "only this test"
-        fake.advance(100)
+        assert (clock.sleepers, len(asyncio.all_tasks())) == ((), 1), "only this test"
+        clock.advance(100)
         await iterations()
         assert calls == []
 
@@ -125,9 +120,6 @@ def test_a_timer_whose_loop_is_closed_can_be_cancelled(kind: Callable[[], Any]) 
     timers[0].cancel()
 
 
-# -- bounded: in this task --------------------------------------------------------------------------------
-
-
 def test_bounded_work_runs_in_this_task_and_leaves_no_timer() -> None:
     async def main() -> None:
         clock, before = FakeClock(), asyncio.all_tasks()
@@ -143,58 +135,21 @@ def test_bounded_work_runs_in_this_task_and_leaves_no_timer() -> None:
     run(main())
 
 
-def test_bounded_work_is_cancelled_when_its_time_is_up() -> None:
+@pytest.mark.parametrize("outcome", [None, KeyError("x"), "done"], ids=["cancelled", "error", "result"])
+def test_bounded_work_is_cancelled_when_its_time_is_up_and_no_cancellation_is_left_counted(
+    outcome: str | KeyError | None,
+) -> None:
+    """Whatever it ends in. A later time-out or task group around it would take it for its own."""
+
     async def main() -> None:
         clock, ended = FakeClock(), list[str]()
 
-        async def work() -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                ended.append("over")
-
-        async def call() -> int:
-            with pytest.raises(TimeoutError):
-                await bounded(clock, 10, work())
-            caller = asyncio.current_task()
-            assert caller is not None
-            return caller.cancelling()
-
-        task = asyncio.create_task(call())
-        await clock.slept()
-        clock.advance(9.999)
-        await iterations()
-        assert ended == []
-        clock.advance(0.001)
-        assert await task == 0, "no cancellation is left over"
-        assert ended == ["over"]
-
-    run(main())
-
-
-@pytest.mark.parametrize("error", [KeyError("x"), None], ids=["another error", "a result"])
-def test_bounded_work_that_ends_in_something_else_than_its_cancellation_leaves_none_counted(
-    error: KeyError | None,
-) -> None:
-    """A later time-out or task group around it would take it for its own."""
-
-    async def main() -> None:
-        clock = FakeClock()
-
-        async def work() -> str:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                if error is not None:
-                    raise error from None
-            return "done"
-
         async def call() -> None:
-            if error is not None:
-                with pytest.raises(KeyError):
-                    await bounded(clock, 10, work())
+            if isinstance(outcome, str):
+                assert await bounded(clock, 10, until_cancelled(ended, outcome)) == outcome
             else:
-                assert await bounded(clock, 10, work()) == "done"
+                with pytest.raises(TimeoutError if outcome is None else KeyError):
+                    await bounded(clock, 10, until_cancelled(ended, outcome))
             caller = asyncio.current_task()
             assert caller is not None
             assert caller.cancelling() == 0
@@ -202,22 +157,12 @@ def test_bounded_work_that_ends_in_something_else_than_its_cancellation_leaves_n
 
         task = asyncio.create_task(call())
         await clock.slept()
-        clock.advance(10)
+        clock.advance(9.999)
+        await iterations()
+        assert ended == []
+        clock.advance(0.001)
         await task
-
-    run(main())
-
-
-def test_an_error_of_bounded_work_is_raised_unchanged() -> None:
-    async def main() -> None:
-        error = KeyError("x")
-
-        async def work() -> None:
-            raise error
-
-        with pytest.raises(KeyError) as caught:
-            await bounded(FakeClock(), 10, work())
-        assert caught.value is error
+        assert ended == ["over"]
 
     run(main())
 
@@ -230,11 +175,7 @@ def test_cancelling_the_caller_of_bounded_work_is_a_cancellation_also_when_its_t
 
     async def main() -> None:
         clock = FakeClock()
-
-        async def call() -> None:
-            await bounded(clock, 10, asyncio.Event().wait())
-
-        task = asyncio.create_task(call())
+        task = asyncio.create_task(bounded(clock, 10, until_cancelled([])))
         await clock.slept()
         if time_is_up:
             clock.advance(10)
@@ -246,48 +187,23 @@ def test_cancelling_the_caller_of_bounded_work_is_a_cancellation_also_when_its_t
     run(main())
 
 
-def test_of_two_bounds_around_each_other_the_one_whose_time_is_up_ends() -> None:
-    async def main() -> None:
-        for inner, outer, raised in ((5.0, 10.0, "inner"), (10.0, 5.0, "outer")):
-            clock = FakeClock()
-
-            async def work(clock: FakeClock = clock, inner: float = inner) -> str:
-                try:
-                    await bounded(clock, inner, asyncio.Event().wait())
-                except TimeoutError:
-                    return "inner"
-                return "no one"
-
-            async def call(clock: FakeClock = clock, outer: float = outer) -> str:
-                try:
-                    return await bounded(clock, outer, work())
-                except TimeoutError:
-                    return "outer"
-
-            task = asyncio.create_task(call())
-            await clock.slept(2)
-            clock.advance(5)
-            assert await task == raised
-
-    run(main())
-
-
-# -- within: in a task of its own -------------------------------------------------------------------------
-
-
-def test_work_in_time_returns_its_result_and_leaves_no_timer() -> None:
+@pytest.mark.parametrize(("inner", "outer", "raised"), [(5, 10, "inner"), (10, 5, "outer")])
+def test_of_two_bounds_around_each_other_the_one_whose_time_is_up_ends(
+    inner: float, outer: float, raised: str
+) -> None:
     async def main() -> None:
         clock = FakeClock()
 
-        async def work() -> str:
-            await clock.sleep(5)
-            return "done"
+        async def bound(seconds: float, name: str, work: Coroutine[Any, Any, str]) -> str:
+            try:
+                return await bounded(clock, seconds, work)
+            except TimeoutError:
+                return name
 
-        task = asyncio.create_task(within(clock, 10, work()))
+        task = asyncio.create_task(bound(outer, "outer", bound(inner, "inner", until_cancelled([]))))
         await clock.slept(2)
-        clock.advance(9)
-        assert await task == "done"
-        assert clock.sleepers == ()
+        clock.advance(5)
+        assert await task == raised
 
     run(main())
 
@@ -316,37 +232,6 @@ def test_f03_f10_late_work_is_over_when_the_time_out_is_raised() -> None:
             await task
         assert ended == ["over"]
         assert clock.sleepers == ()
-
-    run(main())
-
-
-@pytest.mark.parametrize(("cleanup", "waited"), [(1.9, 1.9), (2.1, 2.0), (1000.0, 2.0)])
-def test_mutant_33_work_that_was_cancelled_has_two_seconds_to_end(cleanup: float, waited: float) -> None:
-    """It may have a connection to close. If it takes longer, it is not waited for any more."""
-
-    async def main() -> None:
-        clock, ended = FakeClock(), list[str]()
-
-        async def work() -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await clock.sleep(cleanup)
-                ended.append("over")
-
-        task = asyncio.create_task(within(clock, 10, work()))
-        await clock.slept()
-        clock.advance(10)
-        await clock.slept(2)
-        clock.advance(waited - 0.01)
-        await iterations()
-        assert not task.done()
-        clock.advance(0.01)
-        with pytest.raises(TimeoutError):
-            await task
-        assert ended == (["over"] if cleanup < 2 else [])
-        clock.advance(1000)
-        await iterations()
 
     run(main())
 
@@ -397,17 +282,11 @@ def test_a_result_that_arrives_while_the_work_is_stopped_goes_to_on_abandoned(ho
     async def main() -> None:
         clock, abandoned = FakeClock(), list[str]()
 
-        async def work() -> str:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                return "a claim"
-            return ""
-
         async def give_back(result: str) -> None:
             abandoned.append(result)
 
-        task = asyncio.create_task(within(clock, 10, work(), on_abandoned=give_back))
+        work = until_cancelled([], "a claim")
+        task = asyncio.create_task(within(clock, 10, work, on_abandoned=give_back))
         await clock.slept()
         if how == "time-out":
             clock.advance(10)
@@ -431,72 +310,18 @@ def test_work_that_cancels_itself_is_an_error_and_not_a_cancellation_of_the_call
     run(main())
 
 
-def test_only_the_given_clock_counts() -> None:
-    """The clock stands still, so the work may take any number of iterations of the event loop."""
-
+@pytest.mark.parametrize("limited", [bounded, within])
+def test_an_error_of_the_work_is_raised_unchanged(limited: Any) -> None:
     async def main() -> None:
-        async def work() -> str:
-            for _ in range(1000):
-                await asyncio.sleep(0)
-            return "done"
-
-        assert await within(FakeClock(), 10, work()) == "done"
-
-    run(main())
-
-
-def test_an_error_of_the_work_is_raised_unchanged() -> None:
-    async def main() -> None:
-        clock = FakeClock()
-        error = KeyError("x")
+        clock, error = FakeClock(), KeyError("x")
 
         async def work() -> None:
             raise error
 
         with pytest.raises(KeyError) as caught:
-            await within(clock, 10, work())
+            await limited(clock, 10, work())
         assert caught.value is error
         assert clock.sleepers == ()
-
-    run(main())
-
-
-def test_cancelling_the_caller_ends_the_work_and_the_timer() -> None:
-    async def main() -> None:
-        clock = FakeClock()
-        ended: list[str] = []
-
-        async def work() -> None:
-            try:
-                await clock.sleep(1000)
-            finally:
-                ended.append("over")
-
-        task = asyncio.create_task(within(clock, 10, work()))
-        await clock.slept(2)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert ended == ["over"]
-        assert clock.sleepers == ()
-
-    run(main())
-
-
-def test_a_result_that_arrives_with_the_deadline_is_returned() -> None:
-    """It may be a rotated token."""
-
-    async def main() -> None:
-        clock = FakeClock()
-
-        async def work() -> str:
-            await clock.sleep(10)
-            return "done"
-
-        task = asyncio.create_task(within(clock, 10, work()))
-        await clock.slept(2)
-        clock.advance(10)
-        assert await task == "done"
 
     run(main())
 
