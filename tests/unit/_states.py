@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tokensession._refresh.decide import Redeem, Step, View, Wait, Want, decide
+from tokensession._refresh.decide import Fail, Redeem, Restore, Step, View, Wait, Want, decide
 from tokensession._refresh.next_state import renewed
 from tokensession._refresh.state import Failures, Now, Rejection, TokenState
 from tokensession.errors import InvalidTokenResponse, TokenSessionError
@@ -159,6 +159,18 @@ def waits(result: Step) -> Wait:
     """This step, which sends nothing for now."""
     assert isinstance(result, Wait), result
     return result
+
+
+def failure(result: Step) -> TokenSessionError:
+    """The error of this step."""
+    assert isinstance(result, Fail), result
+    return result.error
+
+
+def restored(result: Step) -> TokenState:
+    """The state that this step writes back."""
+    assert isinstance(result, Restore), result
+    return result.state
 
 
 def after(

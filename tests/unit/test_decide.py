@@ -31,11 +31,13 @@ from _states import (
     UNCONFIGURED,
     Kind,
     after,
+    failure,
     failures,
     later,
     probable,
     rejection,
     request_of,
+    restored,
     sends,
     state,
     step,
@@ -55,7 +57,6 @@ from tokensession._refresh.decide import (
     Redeem,
     Restore,
     Serve,
-    Step,
     Wait,
     decide,
     resolved,
@@ -83,16 +84,6 @@ OURS = token().fingerprint
 AGES = {"fresh": FRESH, "due": DUE, "ending": ENDING, "expired": EXPIRED}
 every_age = pytest.mark.parametrize("age", AGES.values(), ids=AGES)
 unusable = pytest.mark.parametrize("age", [ENDING, EXPIRED], ids=["ending", "expired"])
-
-
-def failure(result: Step) -> TokenSessionError:
-    assert isinstance(result, Fail), result
-    return result.error
-
-
-def restored(result: Step) -> TokenState:
-    assert isinstance(result, Restore), result
-    return result.state
 
 
 # -- nothing is stored ------------------------------------------------------------------------------------
