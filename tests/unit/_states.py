@@ -55,6 +55,10 @@ def whose(identity: Identity | None, **changes: Any) -> Kind:
     return replace(ROTATING, identity=identity, **changes)
 
 
+SIGNED_OUT = TokenState(number=2, configured=CONFIGURED.fingerprint, signed_out=True)
+"""The tombstone of a sign-out."""
+
+
 def later(seconds: float) -> Now:
     """That much later, on both clocks."""
     return Now(NOW.wall + seconds, NOW.boot + seconds)
