@@ -76,14 +76,6 @@ def failed(
 # -- what is known ----------------------------------------------------------------------------------------
 
 
-def test_a_new_cache_knows_nothing() -> None:
-    cache = TokenCache()
-    assert (cache.token, cache.state, cache.version, cache.has_served) == (None, None, None, False)
-    assert cache.deadlines is NO_TOKEN
-    assert cache.remembered(BOOT) is None
-    assert cache.not_before == cache.fresh_until == cache.same_until == LONG_AGO
-
-
 @pytest.mark.parametrize(
     ("order", "learned"), [((1, 1), False), ((0, 9), False), ((1, 2), True), ((1, 3), True), ((2, 0), True)]
 )
@@ -125,30 +117,17 @@ def test_f22_the_first_note_is_remembered_although_it_could_not_be_stored() -> N
     assert cache.state == state(failures=unknown())
 
 
-def test_a_state_that_is_found_again_is_not_missing_any_more() -> None:
-    cache = TokenCache()
-    cache.learn(state(), "v1", BOOT)
-    cache.missing_since = BOOT + 1
-    cache.learn(state(), "v2", BOOT + 9)
-    assert cache.seen_at == BOOT + 9
-    assert not cache.missing_since
-
-
-def test_a_state_that_is_not_stored_yet_is_as_new_as_one_that_is() -> None:
+@pytest.mark.parametrize("version", ["v1", None], ids=["stored", "not stored yet"])
+def test_a_state_that_is_learned_again_is_not_missing_any_more_and_as_new_as_can_be(
+    version: str | None,
+) -> None:
     """The memory of it is not "more than a week old", although no record was ever seen."""
-    cache = TokenCache()
-    cache.learn(state(), None, BOOT)
-    assert (cache.seen_at, cache.version) == (BOOT, None)
+    cache = TokenCache(missing_since=BOOT + 1)
+    cache.learn(state(), version, BOOT + 9)
+    assert (cache.seen_at, cache.missing_since, cache.version) == (BOOT + 9, None, version)
 
 
 # -- what is served ---------------------------------------------------------------------------------------
-
-
-def test_serving_a_token_sets_its_deadlines() -> None:
-    cache = serving()
-    assert (cache.token, cache.served, cache.has_served) == (token(), (1, 0), True)
-    assert cache.deadlines.freshness(NOW.wall, BOOT) is Freshness.FRESH
-    assert cache.deadlines.freshness(NOW.wall + 3300, BOOT + 3300) is Freshness.DUE
 
 
 @pytest.mark.parametrize(
@@ -205,14 +184,6 @@ def test_mutant_13_a_token_counts_as_fresh_without_a_look_until_it_is_due_at_the
     now = later(after)
     cache.look(now.wall, now.boot)
     assert cache.fresh_until == pytest.approx(until)
-
-
-def test_f34_a_step_of_the_wall_clock_ends_freshness_at_the_next_look() -> None:
-    """A jump past the token's end is noticed, although the boot clock stands still."""
-    cache = TokenCache(wall_check=1.0)
-    serve(cache, state())
-    assert cache.look(NOW.wall + 3400, BOOT) is Freshness.DUE
-    assert cache.fresh_until == LONG_AGO
 
 
 def test_holding_a_token_starts_no_refresh_until_it_is_ending() -> None:
@@ -287,13 +258,6 @@ def test_an_error_without_retry_after_is_remembered_too() -> None:
 def test_without_a_failure_there_is_none_to_repeat() -> None:
     assert TokenCache().repeated(BOOT) is None
     assert serving().repeated(BOOT) is None
-
-
-def test_the_token_survives_a_failure() -> None:
-    cache = serving()
-    failed(cache, GrantRejected("x"))
-    assert cache.token == token()
-    assert cache.deadlines.freshness(NOW.wall, BOOT) is Freshness.FRESH
 
 
 def test_a_new_token_ends_a_failure_and_a_local_pause() -> None:
@@ -420,21 +384,6 @@ def test_a_snapshot_shows_that_a_sign_in_is_required_for_as_long_as_it_is() -> N
     late = shown(cache, after=1000)
     assert late.last_error == "GrantRejected"
     assert late.retry_after is None
-
-
-def test_a_snapshot_shows_when_the_sign_in_ends() -> None:
-    cache = serving(token=replace(token(), refresh_lifetime=10 * DAY))
-    assert shown(cache, after=DAY).sign_in_ends == 9 * DAY
-
-
-def test_each_cache_has_its_own_counters_and_they_outlive_tokens() -> None:
-    cache, other = serving(), serving()
-    cache.counters.refreshes += 3
-    cache.counters.adopted += 1
-    serve(cache, state(name="at-2", generation=1))
-    cache.forget()
-    assert (shown(cache).refreshes, shown(cache).adopted) == (3, 1)
-    assert shown(other).refreshes == 0
 
 
 def test_a_snapshot_has_no_field_for_a_secret() -> None:
