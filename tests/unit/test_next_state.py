@@ -28,6 +28,7 @@ from _states import (
     token,
     unknown,
     view,
+    waits,
     whose,
 )
 
@@ -188,3 +189,14 @@ def test_an_ordinary_refresh_inherits_the_row_of_401s_unless_the_token_has_serve
     result = sends(step(stored, have=ORDER, now=later(served)))
     assert after(result, now=later(served)).forced == (2 if forced else 0)
     assert not result.unauthorized
+
+
+def test_f59_a_server_that_always_brings_unusable_tokens_is_asked_less_and_less() -> None:
+    """The pause doubles each time, up to an hour."""
+    stored, pauses, now = state(EXPIRED), [], 0.0
+    for _ in range(9):
+        result = sends(step(stored, now=later(now)))
+        stored = after(result, problem=BAD, lifetime=0.0, refresh=f"rt-{now}", now=later(now))
+        pauses.append(waits(step(stored, now=later(now))).until - NOW.boot - now)
+        now += pauses[-1]
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
