@@ -64,17 +64,12 @@ def test_a_refresh_raises_the_generation_and_clears_what_was_noted_of_its_creden
 
 @pytest.mark.parametrize(("returned", "kept"), [(None, "read write"), ("read", "read")])
 def test_a_response_without_a_scope_means_the_same_scope(returned: str | None, kept: str) -> None:
-    known = token(age=EXPIRED)
-    new = after(sends(step(state(EXPIRED, token=replace(known, scope="read write")))), scope=returned)
-    assert new.token is not None
-    assert new.token.scope == kept
-
-
-def test_a_new_lineage_does_not_inherit_the_scope_of_another() -> None:
-    old = state(FRESH, token=replace(token(), scope="read write"))
-    new = after(sends(step(old, RECONFIGURED)))
-    assert new.token is not None
-    assert new.token.scope is None
+    stored = state(EXPIRED, token=replace(token(age=EXPIRED), scope="read write"))
+    new = after(sends(step(stored)), scope=returned).token
+    another = after(sends(step(stored, RECONFIGURED)), scope=returned).token
+    assert new is not None
+    assert another is not None
+    assert (new.scope, another.scope) == (kept, returned), "a new lineage does not inherit that of another"
 
 
 @pytest.mark.parametrize(

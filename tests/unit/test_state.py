@@ -533,7 +533,8 @@ def test_the_error_names_the_field_and_never_its_value() -> None:
 # -- the parts of a state ---------------------------------------------------------------------------------
 
 
-def test_a_rejection_is_found_by_its_credential_and_request() -> None:
+def test_f21_a_rejection_is_found_by_its_credential_and_request() -> None:
+    """Of a fleet with two configurations, none sends the refresh token again and again."""
     first, second, third = rejection(request="r1"), rejection(request="r2"), rejection(CONFIGURED, request="")
     known = TokenState(rejections=(first, second, third))
     name = first.credential
