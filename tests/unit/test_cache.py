@@ -186,6 +186,13 @@ def test_mutant_13_a_token_counts_as_fresh_without_a_look_until_it_is_due_at_the
     assert cache.fresh_until == pytest.approx(until)
 
 
+def test_f34_a_step_of_the_wall_clock_ends_freshness_at_the_next_look() -> None:
+    """A jump past the token's end is noticed, although the boot clock stands still."""
+    cache = serving()
+    assert cache.look(NOW.wall + 3400, BOOT) is Freshness.DUE
+    assert cache.fresh_until == LONG_AGO
+
+
 def test_holding_a_token_starts_no_refresh_until_it_is_ending() -> None:
     cache = serving()
     failed(cache, OutcomeUnknown("x"), pause=2, after=3300)
