@@ -545,69 +545,52 @@ def test_f41_after_a_sign_out_nothing_is_served_or_sent(provider: Kind, force: b
 # -- rule 8: unknown outcomes -----------------------------------------------------------------------------
 
 
+LEEWAY: dict[str, Any] = {"provider": LENIENT}
+AFTER_A_401: dict[str, Any] = {"unauthorized": OURS}
+
+
 @pytest.mark.parametrize(
-    ("age", "count", "unauthorized", "sent"),
+    ("age", "known", "case", "sent"),
     [
         # While the token is FRESH, the refresh token is left alone.
-        (FRESH, 1, False, False),
-        (FRESH, 2, False, False),
-        # From DUE on, it is sent once more. If that is lost too, it is left alone until ENDING.
-        (DUE, 1, False, True),
-        (DUE, 2, False, False),
-        (DUE, 3, False, False),
-        # From then on it is sent until there is an answer.
-        (ENDING, 1, False, True),
-        (ENDING, 2, False, True),
-        (EXPIRED, 1, False, True),
-        (EXPIRED, 2, False, True),
-        (EXPIRED, 1000, False, True),
+        (FRESH, unknown(), {}, False),
+        (FRESH, unknown(count=2), {}, False),
+        # Within a declared leeway it is sent once more all the same.
+        (FRESH, unknown(ago=0), LEEWAY, True),
+        (FRESH, unknown(ago=29.999), LEEWAY, True),
+        (FRESH, unknown(ago=30.001), LEEWAY, False),
+        (FRESH, unknown(ago=DAY), LEEWAY, False),
+        (FRESH, unknown(count=2, ago=5), LEEWAY, False),
+        # When it is DUE, it is sent once more, within a minute: servers accept a repetition for 30 to 60 s.
+        (DUE, unknown(ago=2), {}, True),
+        (DUE, unknown(ago=59), {}, True),
+        (DUE, unknown(ago=61), {}, False),
+        (DUE, unknown(ago=DAY), {}, False),
+        (DUE, unknown(count=2), {}, False),
+        (DUE, unknown(count=3), {}, False),
+        # From ENDING on it is sent until there is an answer.
+        (ENDING, unknown(), {}, True),
+        (ENDING, unknown(ago=DAY), {}, True),
+        (ENDING, unknown(count=2), {}, True),
+        (EXPIRED, unknown(), {}, True),
+        (EXPIRED, unknown(count=2), {}, True),
+        (EXPIRED, unknown(count=1000), {}, True),
         # A 401 means that the token has ended.
-        (FRESH, 1, True, True),
-        (FRESH, 2, True, True),
-        (DUE, 9, True, True),
+        (FRESH, unknown(), AFTER_A_401, True),
+        (FRESH, unknown(count=2), AFTER_A_401, True),
+        (DUE, unknown(count=9), AFTER_A_401, True),
+        # What cannot be spent is not held.
+        *((age, unknown(), {"provider": PERMANENT}, True) for age in (FRESH, DUE)),
+        *((age, unknown(CONFIGURED), {}, True) for age in (FRESH, DUE)),
+        *((age, failures(count=3), {}, True) for age in (FRESH, DUE)),
     ],
 )
 def test_f53_after_an_unknown_outcome_the_refresh_token_is_sent_again_when_its_token_needs_it(
-    age: float, count: int, unauthorized: bool, sent: bool
+    age: float, known: Failures, case: dict[str, Any], sent: bool
 ) -> None:
     """Once when the token is due, then not until it is ending, then without a limit of tries."""
-    stored = state(age, failures=unknown(count=count))
-    result = step(stored, have=ORDER, unauthorized=OURS if unauthorized else None)
-    if sent:
-        assert sends(result).credential == CURRENT
-    else:
-        assert result == Hold(stored)
-
-
-@pytest.mark.parametrize(
-    ("provider", "age", "known", "sent"),
-    [
-        # Servers that accept a repetition accept it for 30 to 60 s.
-        (ROTATING, DUE, unknown(ago=2), True),
-        (ROTATING, DUE, unknown(ago=59), True),
-        (ROTATING, DUE, unknown(ago=61), False),
-        (ROTATING, DUE, unknown(ago=DAY), False),
-        (ROTATING, ENDING, unknown(ago=DAY), True),
-        # Within a declared leeway, it is sent again although the token is fresh.
-        (LENIENT, FRESH, unknown(ago=0), True),
-        (LENIENT, FRESH, unknown(ago=29.999), True),
-        (LENIENT, FRESH, unknown(ago=30.001), False),
-        (LENIENT, FRESH, unknown(ago=DAY), False),
-        (LENIENT, FRESH, unknown(count=2, ago=5), False),
-        # What cannot be spent is not held.
-        (PERMANENT, DUE, unknown(), True),
-        (PERMANENT, FRESH, unknown(), True),
-        (ROTATING, DUE, unknown(CONFIGURED), True),
-        (ROTATING, FRESH, unknown(CONFIGURED), True),
-        (ROTATING, DUE, failures(count=3), True),
-        (ROTATING, FRESH, failures(count=3), True),
-    ],
-)
-def test_a_refresh_token_that_may_be_spent_is_repeated_soon_or_left_alone_until_its_token_is_ending(
-    provider: Kind, age: float, known: Failures, sent: bool
-) -> None:
     stored = state(age, failures=known)
-    result = step(stored, provider, have=ORDER)
+    result = step(stored, have=ORDER, **case)
     if sent:
         assert sends(result).credential == CURRENT
     else:
@@ -786,15 +769,6 @@ def test_a_refresh_that_no_caller_waits_for_has_a_longer_pause() -> None:
         assert sends(step(stored, have=ORDER, **late)).credential == CURRENT
 
 
-def test_a_local_pause_holds_for_this_process_only() -> None:
-    stored = state(EXPIRED)
-    local = failures(pause=9, reason="No connection.")
-    result = waits(step(stored, local=local))
-    assert result.until == NOW.boot + 9
-    assert "No connection." in told(result.error)
-    assert sends(step(stored, local=local, now=later(9))).state.failures is None, "and is not written down"
-
-
 def test_notes_that_could_not_be_stored_hold_for_this_process() -> None:
     memory = state(EXPIRED, failures=failures(pause=60))
     assert waits(step(state(EXPIRED), memory=memory)).until == NOW.boot + 60
@@ -860,18 +834,10 @@ def test_at_the_limit_callers_are_told_how_long_and_what_to_look_for() -> None:
 
 credentials = st.sampled_from([CONFIGURED, NEWLY_CONFIGURED, CODE, CURRENT])
 moments = st.floats(-2 * DAY, 2 * DAY).map(NOW.boot.__add__)
+counts = st.integers(0, 50)
+fingerprints = credentials.map(lambda credential: credential.fingerprint)
 notes = st.builds(
-    Failures,
-    credentials.map(lambda credential: credential.fingerprint),
-    st.integers(0, 50),
-    st.integers(0, 50),
-    st.integers(0, 5),
-    st.booleans(),
-    st.just("It failed."),
-    moments,
-    moments,
-    moments,
-    moments,
+    Failures, fingerprints, counts, counts, counts, st.booleans(), st.just("It failed."), *[moments] * 4
 )
 refusals = st.builds(
     rejection,

@@ -362,11 +362,6 @@ def test_another_request_with_the_same_credential_has_a_rejection_of_its_own() -
     ]
 
 
-def test_a_certain_rejection_replaces_a_probable_one() -> None:
-    after = note(PROBABLY, REJECTED)
-    assert (rejected(after).certain, rejected(after).tries) == (True, 2)
-
-
 def test_a_rejection_of_an_older_version_is_replaced_by_one_that_names_its_request() -> None:
     old = rejection(request="")
     assert rejected(note(REJECTED, before=state(EXPIRED, rejections=(old,)))).request == SINGLE.request
@@ -414,13 +409,6 @@ def test_f53_a_rejection_after_a_lost_answer_is_grantlost_and_says_why() -> None
         assert told(refusal) in str(error)
         assert "spent this credential: It was reset." in str(error)
         assert error.__cause__ is fresh
-
-
-def test_a_rejection_after_a_500_says_that_the_server_may_have_processed_it() -> None:
-    fresh = GrantRejected("It answered invalid_grant.", code="invalid_grant")
-    error = explained(fresh, state(EXPIRED, failures=failures(reason="It answered 500.")), SINGLE)
-    assert type(error) is GrantRejected
-    assert "may have processed it: It answered 500." in str(error)
 
 
 @pytest.mark.parametrize(

@@ -168,21 +168,6 @@ def test_f36_for_lifetimes_from_1_s_to_30_days_the_windows_never_exceed_their_pa
 
 @settings(deadline=None, max_examples=200)
 @given(lifetimes, jitters)
-def test_a_token_is_fresh_then_due_then_ending_then_expired(lifetime: float, jitter: float) -> None:
-    limits = deadlines(token(lifetime, 0), 0, POLICY, jitter=jitter)
-    order = {FRESH: 0, DUE: 1, ENDING: 2, EXPIRED: 3}
-    turns = (limits.due_wall, limits.ending_wall, lifetime)
-    moments = sorted(
-        [0, lifetime / 2, lifetime * 0.75, *turns, *(turn - lifetime * 1e-6 for turn in turns), lifetime * 2]
-    )
-    seen = [order[limits.freshness(moment, moment)] for moment in moments]
-    assert seen == sorted(seen)
-    assert set(seen) == {0, 1, 2, 3}
-    assert limits.freshness(lifetime * 0.75, lifetime * 0.75) is FRESH, "three quarters of any lifetime"
-
-
-@settings(deadline=None, max_examples=200)
-@given(lifetimes, jitters)
 def test_f36_no_lifetime_causes_a_refresh_loop(lifetime: float, jitter: float) -> None:
     """A token from a refresh is not due at once, and the minimum refresh interval ends before it is due."""
     limits = deadlines(token(lifetime, T0), BOOT, POLICY, jitter=jitter)
@@ -242,13 +227,6 @@ def test_f35_a_wall_clock_that_is_wrong_when_the_token_is_obtained_does_not_leng
     for wall in (T0 + wrong, T0):
         assert limits.freshness(wall + 3590, BOOT + 3590) in (ENDING, EXPIRED)
         assert limits.freshness(wall + 3600, BOOT + 3600) is EXPIRED
-
-
-def test_a_token_adopted_late_has_only_the_rest_of_its_lifetime() -> None:
-    limits = deadlines(token(3600, T0 - 3000), BOOT - 3000, POLICY)
-    assert limits.expired_boot == BOOT + 600
-    assert limits.freshness(T0, BOOT) is FRESH
-    assert limits.freshness(T0 + 301, BOOT + 301) is DUE
 
 
 # -- pauses -------------------------------------------------------------------------------------

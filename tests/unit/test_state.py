@@ -202,14 +202,6 @@ def test_f35_a_token_s_life_does_not_depend_on_whether_two_hosts_agree_on_the_ti
         sends(step(decode(written, here, age=EXPIRED), now=here))
 
 
-def test_a_pause_that_another_host_has_noted_lasts_as_long_here() -> None:
-    paused = encode(state(EXPIRED, failures=failures(pause=300)), NOW)
-    for age, left in ((0.0, 300.0), (250.0, 50.0)):
-        read = decode(paused, ELSEWHERE, age=age)
-        assert read.failures is not None
-        assert read.failures.until - ELSEWHERE.boot == left
-
-
 def test_a_token_of_the_future_is_read_as_one_of_now() -> None:
     """Only a damaged record has one: its life must not be longer than granted."""
     ahead = encode(state(FRESH, obtained=NOW.boot + 1000), NOW)
@@ -327,14 +319,6 @@ def test_f75_what_format_1_knew_leads_to_the_same_steps() -> None:
         assert isinstance(error, GrantRejected), "which request it was is unknown: only the credential"
     out = read_1(token=None, signed_out=True)
     assert isinstance(failure(step(out)), SignedOut)
-
-
-def test_f75_a_lost_reply_of_format_1_is_repeated_when_the_token_is_due() -> None:
-    """Its token may be valid for a while, and its attempt says when it was sent."""
-    sends(step(read_1(age=DUE, lost=1), have=(0, 0)))
-    twice = read_1(age=DUE, lost=2)
-    assert twice.failures is not None
-    assert twice.failures.unknown == 2
 
 
 @pytest.mark.parametrize("ahead", [1.0, 7200.0])
