@@ -177,6 +177,12 @@ def restored(result: Step) -> TokenState:
     return result.state
 
 
+def found(known: TokenState) -> Failures:
+    """The failures that are noted in this state."""
+    assert known.failures is not None
+    return known.failures
+
+
 def after(
     result: Redeem,
     name: str = "at-2",

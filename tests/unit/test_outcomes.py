@@ -12,6 +12,7 @@ from _states import (
     EXPIRED,
     NOW,
     failures,
+    found,
     probable,
     rejection,
     request_of,
@@ -23,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokensession._refresh.outcomes import Pause, Sent, consequence, explained, noted
-from tokensession._refresh.state import Failures, Rejection, TokenState
+from tokensession._refresh.state import Rejection, TokenState
 from tokensession.errors import (
     ClientRejected,
     ConfigurationError,
@@ -71,11 +72,6 @@ def note(
         now = NOW.boot - left * every
         current = noted(current, error, replace(sent, usable_for=usable_for), POLICY, now, jitter)
     return current
-
-
-def found(after: TokenState) -> Failures:
-    assert after.failures is not None
-    return after.failures
 
 
 def pause(*happened: TokenSessionError, **options: Any) -> float:

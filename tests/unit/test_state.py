@@ -21,6 +21,7 @@ from _states import (
     NOW,
     failure,
     failures,
+    found,
     later,
     probable,
     rejection,
@@ -246,8 +247,7 @@ def test_f75_unknown_fields_of_a_part_go_with_the_part(part: str) -> None:
 def test_a_rejection_and_failures_that_are_merged_keep_their_unknown_fields() -> None:
     read = decode(msgpack.packb(extended(FORMAT_2)), NOW)
     both = merged(replace(read, failures=None, rejections=()), read)
-    assert both.failures is not None
-    assert both.failures.more == both.rejections[0].more == LATER
+    assert found(both).more == both.rejections[0].more == LATER
 
 
 # -- format 1 ---------------------------------------------------------------------------------------------
@@ -310,8 +310,7 @@ def test_f75_what_format_1_knew_leads_to_the_same_steps() -> None:
     assert step(served) == Serve(served)
     spent = sends(step(read_1(age=EXPIRED, lost=1)))
     assert spent.sent.credential == STORED_1
-    assert spent.state.failures is not None
-    assert spent.state.failures.unknown == 1
+    assert found(spent.state).unknown == 1
     refused = {"credential": STORED_1, "code": "invalid_grant"}
     rejected = read_1(age=EXPIRED, rejection=refused)
     for client in ("client", "another secret"):
@@ -326,8 +325,7 @@ def test_f35_a_record_of_format_1_from_the_future_is_one_of_now(ahead: float) ->
     """The clock that wrote it was ahead, or this one is behind."""
     read = read_1(age=-ahead, lost=1, ago=-ahead)
     assert read.obtained == NOW.boot
-    assert read.failures is not None
-    assert read.failures.until == read.failures.last == NOW.boot
+    assert found(read).until == found(read).last == NOW.boot
     sends(step(read, now=later(EXPIRED)))
 
 
