@@ -73,9 +73,6 @@ def failed(
     return cache.fail(failure, BOOT + after + pause, BOOT + after, jitter=jitter)
 
 
-# -- what is known ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("order", "learned"), [((1, 1), False), ((0, 9), False), ((1, 2), True), ((1, 3), True), ((2, 0), True)]
 )
@@ -125,9 +122,6 @@ def test_a_state_that_is_learned_again_is_not_missing_any_more_and_as_new_as_can
     cache = TokenCache(missing_since=BOOT + 1)
     cache.learn(state(), version, BOOT + 9)
     assert (cache.seen_at, cache.missing_since, cache.version) == (BOOT + 9, None, version)
-
-
-# -- what is served ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,9 +216,6 @@ def test_forgetting_serves_nothing_and_remembers_the_state() -> None:
     assert cache.has_served
 
 
-# -- failing ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("jitter", "look"), [(0.0, 0.5), (1.0, 1.0)])
 @pytest.mark.parametrize("pause", [0, 0.2, 30, 3600])
 def test_f65_a_failure_is_remembered_for_about_a_second_and_its_pause_for_as_long_as_it_is(
@@ -302,9 +293,6 @@ def test_a_failure_is_new_unless_the_one_before_it_was_the_same() -> None:
     assert cache.counters.failures == 7
 
 
-# -- the end of a sign-in ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("life", "after", "left", "soon"),
     [
@@ -333,9 +321,6 @@ def test_without_a_token_no_sign_in_ends() -> None:
     assert (cache.sign_in_ends(BOOT), cache.ends_soon(BOOT)) == (None, None)
     cache.learn(TokenState(number=2, signed_out=True), "v1", BOOT)
     assert (cache.sign_in_ends(BOOT), cache.ends_soon(BOOT)) == (None, None)
-
-
-# -- what people see --------------------------------------------------------------------------------------
 
 
 def shown(cache: TokenCache, *, after: float = 0, step: float = 0) -> Snapshot:

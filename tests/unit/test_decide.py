@@ -81,14 +81,10 @@ from tokensession.errors import (
 from tokensession.policy import Policy
 from tokensession.providers.protocol import Credential
 
-POLICY = Policy()
 OURS = token().fingerprint
 AGES = {"fresh": FRESH, "due": DUE, "ending": ENDING, "expired": EXPIRED}
 every_age = pytest.mark.parametrize("age", AGES.values(), ids=AGES)
 unusable = pytest.mark.parametrize("age", [ENDING, EXPIRED], ids=["ending", "expired"])
-
-
-# -- nothing is stored ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -108,9 +104,6 @@ def test_with_nothing_stored_or_configured_a_sign_in_is_required() -> None:
     error = failure(step(None, UNCONFIGURED))
     assert type(error) is SignInRequired
     assert "no refresh token and no code" in str(error)
-
-
-# -- a usable token that is newer -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("age", [FRESH, DUE], ids=["fresh", "due"])
@@ -150,9 +143,6 @@ def test_f32_after_a_401_only_a_token_with_other_bytes_is_served() -> None:
     assert sends(step(same, unauthorized=OURS)).unauthorized
 
 
-# -- redeeming --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("unauthorized", [None, OURS])
 @pytest.mark.parametrize("age", [DUE, ENDING, EXPIRED])
 @pytest.mark.parametrize("have", [ORDER, (1, 1)], ids=["ours", "memory says more"])
@@ -189,9 +179,6 @@ def test_a_code_is_not_sent_again_once_there_is_a_token_from_it(provider: Kind) 
     error = failure(step(state(EXPIRED, refresh=None, configured=CODE.fingerprint), provider))
     assert type(error) is SignInRequired
     assert "gave no refresh token" in str(error)
-
-
-# -- rule 1: the order of states --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -290,9 +277,6 @@ def test_of_two_states_to_store_the_higher_one_counts_and_on_a_tie_the_stored_on
     assert resolved(ours, there) == (kept if mine_wins else None), "what was sent is remembered"
 
 
-# -- rule 2: a missing record -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("provider", [ROTATING, PERMANENT, BY_CODE, UNCONFIGURED])
 @pytest.mark.parametrize("age", [FRESH, DUE, ENDING], ids=["fresh", "due", "ending"])
 def test_f52_a_missing_record_is_written_back_before_anything_is_sent(age: float, provider: Kind) -> None:
@@ -328,8 +312,6 @@ def test_f52_a_credential_that_works_again_and_again_then_starts_above_what_was_
     assert result.credential == CONFIGURED
     assert after(result, provider=PERMANENT).order > memory.order
 
-
-# -- rules 3 and 4: whose tokens these are ----------------------------------------------------------------
 
 OTHERS = {
     "provider": "oto",
@@ -384,9 +366,6 @@ def test_f75_an_unknown_identity_matches_every_other(field: str) -> None:
 def test_a_sign_out_of_another_identity_is_a_sign_out() -> None:
     other = whose(replace(IDENTITY, client_id="client-2"))
     assert isinstance(failure(step(replace(SIGNED_OUT, identity=IDENTITY), other)), SignedOut)
-
-
-# -- rule 5: configured credentials and codes -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -518,18 +497,12 @@ def test_a_code_brings_the_token_of_another_process_that_has_sent_it() -> None:
     assert sends(step(expired, BY_CODE)).credential == CURRENT
 
 
-# -- signed out -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("provider", [ROTATING, PERMANENT, UNCONFIGURED])
 @pytest.mark.parametrize("force", [False, True])
 def test_f41_after_a_sign_out_nothing_is_served_or_sent(provider: Kind, force: bool) -> None:
     """If a sign-out is stored, nothing is served and nothing is redeemed, not even by force."""
     for changes in ({}, {"have": ORDER}, {"claimed": True, "interrupted": 1.0}, {"unauthorized": OURS}):
         assert isinstance(failure(step(SIGNED_OUT, provider, force=force, **changes)), SignedOut)
-
-
-# -- rule 8: unknown outcomes -----------------------------------------------------------------------------
 
 
 LEEWAY: dict[str, Any] = {"provider": LENIENT}
@@ -624,9 +597,6 @@ def test_an_interrupted_holder_does_not_matter_if_nothing_can_be_spent() -> None
     assert sends(step(stored, PERMANENT, have=ORDER, claimed=True, interrupted=7.0)).state == stored
 
 
-# -- rules 12 and 16: rejections --------------------------------------------------------------------------
-
-
 @every_age
 @pytest.mark.parametrize(
     ("known", "kind", "said"),
@@ -717,9 +687,6 @@ def test_there_is_one_forced_request_a_minute_over_all_processes(ago: float, sen
     assert isinstance(result, Serve) is not sent
 
 
-# -- rule 18: pauses --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("known", "kind"),
     [
@@ -764,9 +731,6 @@ def test_notes_that_could_not_be_stored_hold_for_this_process() -> None:
     assert sends(step(later_one, memory=memory)).credential == CURRENT, "not for another state"
 
 
-# -- rule 14: a token that must not be used ---------------------------------------------------------------
-
-
 @pytest.mark.parametrize("lifetime", [LIFETIME, 0.0, None])
 def test_f59_a_token_that_must_not_be_used_is_stored_with_its_refresh_token_and_never_served(
     lifetime: float | None,
@@ -785,9 +749,6 @@ def test_f59_a_token_that_must_not_be_used_is_stored_with_its_refresh_token_and_
     assert isinstance(step(stored, now=later(max(life, 60))), Redeem)
 
 
-# -- rule 21: 401s ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("forced", "spacing"), [(0, 0), (1, 30), (2, 60), (3, 120), (7, 1920), (8, 3600), (99, 3600)]
 )
@@ -798,9 +759,6 @@ def test_f33_a_401_on_a_token_that_a_401_has_brought_must_wait(forced: int, spac
         early = {"now": later(spacing - 0.1), "have": ORDER, "unauthorized": OURS}
         assert step(stored, **early) == Serve(stored)
     assert sends(step(stored, have=ORDER, unauthorized=OURS, now=later(spacing))).unauthorized
-
-
-# -- rule 30: the limit -----------------------------------------------------------------------------------
 
 
 def test_at_the_limit_callers_are_told_how_long_and_what_to_look_for() -> None:
@@ -815,8 +773,6 @@ def test_at_the_limit_callers_are_told_how_long_and_what_to_look_for() -> None:
     assert isinstance(step(stored, policy=policy, now=later(DAY * 365)), Redeem), "time takes it away"
     assert isinstance(step(stored, policy=policy, now=later(result.until - NOW.boot + 1e-6)), Redeem)
 
-
-# -- whatever the record says -----------------------------------------------------------------------------
 
 credentials = st.sampled_from([CONFIGURED, NEWLY_CONFIGURED, CODE, CURRENT])
 moments = st.floats(-2 * DAY, 2 * DAY).map(NOW.boot.__add__)

@@ -35,8 +35,6 @@ from _states import (
 from tokensession._refresh.next_state import counted, renewed
 from tokensession.providers.protocol import Issued
 
-# -- after a token request --------------------------------------------------------------------------------
-
 
 def test_a_refresh_raises_the_generation_and_clears_what_was_noted_of_its_credential() -> None:
     other = rejection(CONFIGURED)

@@ -90,9 +90,6 @@ def rejected(after: TokenState) -> Rejection:
     return known
 
 
-# -- the table --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("error", "leads_to", "shared", "spends"),
     [
@@ -125,9 +122,6 @@ def test_each_error_leads_to_one_pause_shared_or_not(
     assert line.when
     unspent = replace(line, pause=Pause.BACK_OFF, spends=False) if spends else line
     assert consequence(error, REPEATABLE) == unspent
-
-
-# -- failures ---------------------------------------------------------------------------------------------
 
 
 PASSING = [SERVER_ERROR, LOST, LIMITED, EMPTY, PAGE, UNEXPLAINED, NO_CONNECTION, CLIENT]
@@ -165,9 +159,6 @@ def test_fields_of_a_later_version_stay_in_the_notes() -> None:
     known = probable(pause=-1, more={"later": 2})
     again = note(PROBABLY, before=state(EXPIRED, rejections=(known,)))
     assert rejected(again).more == {"later": 2}
-
-
-# -- pauses -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -282,9 +273,6 @@ def test_f64_a_shared_pause_is_short_while_callers_wait(
     assert after.until <= after.background_until <= NOW.boot + 300
 
 
-# -- refusals without a code ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("count", "every", "counts_as_rejected"),
     [(1, 0, False), (2, 60, False), (3, 29.9, False), (3, 30, True), (4, 20, True), (9, 1, False)],
@@ -320,9 +308,6 @@ def test_f58_after_a_lost_reply_one_refusal_without_a_code_is_enough() -> None:
     assert "spent this credential: It got no answer." in rejected(after).reason
     assert note(LOST, UNEXPLAINED, sent=REPEATABLE).rejections == ()
     assert note(SERVER_ERROR, UNEXPLAINED).rejections == ()
-
-
-# -- rejections -------------------------------------------------------------------------------------------
 
 
 def test_f21_a_rejection_is_noted_with_all_of_its_request_and_ends_the_pause() -> None:
@@ -390,9 +375,6 @@ def test_a_rejection_after_an_unknown_outcome_is_remembered_as_that(
     after = note(*errors_before, refusal, sent=sent)
     assert rejected(after).lost is lost
     assert rejected(note(refusal, before=after, sent=sent)).lost is lost, "and stays so"
-
-
-# -- what the caller is told ------------------------------------------------------------------------------
 
 
 def test_f53_a_rejection_after_a_lost_answer_is_grantlost_and_says_why() -> None:

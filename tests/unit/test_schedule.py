@@ -45,9 +45,6 @@ def judge(lifetime: float | None, age: float, policy: Policy = POLICY, *, jitter
     return deadlines(token(lifetime, 0), 0, policy, jitter=jitter).freshness(age, age)
 
 
-# -- thresholds ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("lifetime", "due", "ending"),
     [
@@ -144,8 +141,6 @@ def test_ending_is_never_before_due_even_if_the_policy_says_so() -> None:
     assert limits.due_wall == limits.ending_wall == 3540
 
 
-# -- for any lifetime -------------------------------------------------------------------------------
-
 lifetimes = st.floats(1, 30 * DAY)
 jitters = st.floats(0, 1)
 
@@ -227,9 +222,6 @@ def test_f35_a_wall_clock_that_is_wrong_when_the_token_is_obtained_does_not_leng
     for wall in (T0 + wrong, T0):
         assert limits.freshness(wall + 3590, BOOT + 3590) in (ENDING, EXPIRED)
         assert limits.freshness(wall + 3600, BOOT + 3600) is EXPIRED
-
-
-# -- pauses -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -323,8 +315,6 @@ def test_the_limit_never_slows_down_ordinary_refreshes(lifetime: float) -> None:
     due = deadlines(token(lifetime, 0), 0, POLICY, jitter=1.0).due_boot
     assert 3600 / due <= request_limit(lifetime, POLICY) / 2
 
-
-# -- the policy ---------------------------------------------------------------------------------
 
 NAMES = [setting.name for setting in fields(Policy)]
 FRACTIONS = [

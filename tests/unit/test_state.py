@@ -81,9 +81,6 @@ FULL = TokenState(
 TOMBSTONE = TokenState(number=2, configured="s", signed_out=True)
 
 
-# -- format 2 ---------------------------------------------------------------------------------------------
-
-
 def test_records_of_format_2_can_always_be_read() -> None:
     """If this fails, every stored token is lost: raise FORMAT, and keep a reader for format 2."""
     assert FORMAT == 2
@@ -163,8 +160,6 @@ def test_f45_the_repr_of_a_state_shows_no_secret() -> None:
     assert "secret" not in repr(secret)
 
 
-# -- two clocks -------------------------------------------------------------------------------------------
-
 ELSEWHERE = Now(wall=NOW.wall + 7200, boot=50.0)
 """Another host: its wall clock is two hours wrong, and it was started a minute ago."""
 
@@ -212,8 +207,6 @@ def test_a_token_of_the_future_is_read_as_one_of_now() -> None:
     sends(step(read, now=later(EXPIRED)))
 
 
-# -- what this version does not know ----------------------------------------------------------------------
-
 LATER = {"later": [1, {"deep": b"\x00"}], "and": None}
 
 
@@ -249,8 +242,6 @@ def test_a_rejection_and_failures_that_are_merged_keep_their_unknown_fields() ->
     both = merged(replace(read, failures=None, rejections=()), read)
     assert found(both).more == both.rejections[0].more == LATER
 
-
-# -- format 1 ---------------------------------------------------------------------------------------------
 
 AT = Now(wall=1_750_003_600.0, boot=100_000.0)
 OBTAINED_1 = Token("at-1", 1_750_000_000.25, 3600.0, "rt-1", "read write", "Bearer")
@@ -327,9 +318,6 @@ def test_f35_a_record_of_format_1_from_the_future_is_one_of_now(ahead: float) ->
     assert read.obtained == NOW.boot
     assert found(read).until == found(read).last == NOW.boot
     sends(step(read, now=later(EXPIRED)))
-
-
-# -- what is not a record ---------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=200)
@@ -512,9 +500,6 @@ def test_the_error_names_the_field_and_never_its_value() -> None:
     assert all(frame.name not in ("_decoded", "_token", "get") for frame in frames), "their locals have it"
 
 
-# -- the parts of a state ---------------------------------------------------------------------------------
-
-
 def test_f21_a_rejection_is_found_by_its_credential_and_request() -> None:
     """Of a fleet with two configurations, none sends the refresh token again and again."""
     first, second, third = rejection(request="r1"), rejection(request="r2"), rejection(CONFIGURED, request="")
@@ -600,9 +585,6 @@ def test_only_a_token_without_a_problem_and_a_sign_out_is_servable() -> None:
     assert state(problem="It is mac.").servable is None
     assert state(signed_out=True).servable is None
     assert TokenState().servable is None
-
-
-# -- notes that could not be stored -----------------------------------------------------------------------
 
 
 def test_notes_in_memory_are_added_to_the_stored_state_of_the_same_order() -> None:
