@@ -205,6 +205,7 @@ def test_f51_a_lower_state_in_the_store_is_replaced_by_the_one_in_memory(
         assert (restored(result).order, restored(result).token) == (memory, ours.token)
     elif age in (FRESH, DUE):
         assert result == Serve(there)
+    assert resolved(ours, there) == (ours if restores else None), "and so does a commit"
 
 
 def test_f51_after_the_store_went_back_the_outcome_of_our_refresh_token_is_unknown() -> None:
@@ -225,9 +226,12 @@ def test_f51_after_the_store_went_back_the_outcome_of_our_refresh_token_is_unkno
 def test_f51_what_was_sent_is_remembered_although_the_state_that_says_so_is_written_over() -> None:
     """A code that the older record knows, and the configurations before it."""
     there = state(FRESH, redeemed=(("a code", NOW.boot),), superseded=("old",))
-    result = restored(step(there, memory=state(FRESH, generation=1, superseded=("older",))))
-    assert result.has_redeemed("a code")
-    assert set(result.superseded) == {"old", "older"}
+    ours = state(FRESH, generation=1, superseded=("older",))
+    for result in (restored(step(there, memory=ours)), resolved(ours, there)):
+        assert result is not None
+        assert result.has_redeemed("a code")
+        assert set(result.superseded) == {"old", "older"}
+    assert resolved(ours, None) == ours
 
 
 def test_f51_each_time_the_store_goes_back_counts() -> None:
@@ -243,38 +247,18 @@ def test_f51_each_time_the_store_goes_back_counts() -> None:
     [
         (state(FRESH), state(FRESH, generation=1), PERMANENT),
         (state(FRESH), state(FRESH, generation=1, refresh=None), ROTATING),
-        (state(FRESH), SIGNED_OUT, ROTATING),
+        (state(FRESH, generation=7), SIGNED_OUT, ROTATING),
         (None, state(EXPIRED), PERMANENT),
         (None, SIGNED_OUT, ROTATING),
         (None, TokenState(failures=failures(CONFIGURED)), ROTATING),
     ],
     ids=["not rotating", "no refresh token", "signed out", "lost", "lost sign-out", "lost notes"],
 )
-def test_f51_f52_what_cannot_be_spent_is_written_back_at_once_and_as_it_is(
+def test_f41_f51_f52_what_cannot_be_spent_is_written_back_at_once_and_as_it_is(
     stored: TokenState | None, memory: TokenState, provider: Kind
 ) -> None:
-    """No refresh token that works once: there is nothing whose outcome could be unknown."""
+    """No refresh token that works once, or a sign-out: there is nothing whose outcome could be unknown."""
     assert step(stored, provider, memory=memory) == Restore(memory)
-
-
-def test_f41_a_tombstone_is_not_undone_by_a_store_that_went_back() -> None:
-    """A sign-out has a higher number than what it ends."""
-    assert step(state(FRESH, generation=7), memory=SIGNED_OUT) == Restore(SIGNED_OUT)
-    assert isinstance(failure(step(SIGNED_OUT, memory=state(FRESH, generation=7))), SignedOut)
-
-
-@pytest.mark.parametrize(
-    ("stored", "mine", "mine_wins"),
-    [(None, (1, 0), True), ((1, 0), (1, 1), True), ((1, 1), (1, 1), False), ((2, 0), (1, 9), False)],
-)
-def test_of_two_states_to_store_the_higher_one_counts_and_on_a_tie_the_stored_one(
-    stored: tuple[int, int] | None, mine: tuple[int, int], mine_wins: bool
-) -> None:
-    ours = state(number=mine[0], generation=mine[1])
-    code = (("a code", NOW.boot),)
-    there = state(number=stored[0], generation=stored[1], redeemed=code) if stored else None
-    kept = replace(ours, redeemed=code) if stored else ours
-    assert resolved(ours, there) == (kept if mine_wins else None), "what was sent is remembered"
 
 
 @pytest.mark.parametrize("provider", [ROTATING, PERMANENT, BY_CODE, UNCONFIGURED])
@@ -361,11 +345,6 @@ def test_f75_an_unknown_identity_matches_every_other(field: str) -> None:
         (IDENTITY, whose(IDENTITY)),
     ):
         assert isinstance(step(state(identity=stored), provider), Serve)
-
-
-def test_a_sign_out_of_another_identity_is_a_sign_out() -> None:
-    other = whose(replace(IDENTITY, client_id="client-2"))
-    assert isinstance(failure(step(replace(SIGNED_OUT, identity=IDENTITY), other)), SignedOut)
 
 
 @pytest.mark.parametrize(
@@ -501,7 +480,13 @@ def test_a_code_brings_the_token_of_another_process_that_has_sent_it() -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_f41_after_a_sign_out_nothing_is_served_or_sent(provider: Kind, force: bool) -> None:
     """If a sign-out is stored, nothing is served and nothing is redeemed, not even by force."""
-    for changes in ({}, {"have": ORDER}, {"claimed": True, "interrupted": 1.0}, {"unauthorized": OURS}):
+    for changes in (
+        {},
+        {"have": ORDER},
+        {"claimed": True, "interrupted": 1.0},
+        {"unauthorized": OURS},
+        {"memory": state(FRESH, generation=7)},
+    ):
         assert isinstance(failure(step(SIGNED_OUT, provider, force=force, **changes)), SignedOut)
 
 
