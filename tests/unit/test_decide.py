@@ -64,7 +64,6 @@ from tokensession._refresh.decide import (
     resolved,
 )
 from tokensession._refresh.outcomes import Sent
-from tokensession._refresh.schedule import request_limit
 from tokensession._refresh.state import Failures, Rejection, TokenState
 from tokensession.errors import (
     ConfigurationError,
@@ -78,7 +77,6 @@ from tokensession.errors import (
     TokenSessionError,
     TokenUnavailable,
 )
-from tokensession.policy import Policy
 from tokensession.providers.protocol import Credential
 
 OURS = token().fingerprint
@@ -608,12 +606,6 @@ def test_f21_a_rejected_credential_is_not_sent_again_and_the_error_says_why(
     assert ("not sent again" in str(error)) is known.certain
 
 
-def test_a_rejected_configured_credential_is_not_sent_again() -> None:
-    for provider, configured in ((ROTATING, CONFIGURED), (PERMANENT, CONFIGURED), (BY_CODE, CODE)):
-        stored = TokenState(rejections=(rejection(configured),))
-        assert isinstance(failure(step(stored, provider)), GrantRejected)
-
-
 @pytest.mark.parametrize(
     ("known", "client", "sent"),
     [
@@ -659,17 +651,6 @@ def test_force_ignores_a_remembered_refusal_or_pause_but_not_what_the_server_ask
     assert isinstance(result, Redeem) is sent
     if isinstance(result, Redeem):
         assert result.forced
-
-
-@pytest.mark.parametrize(("ago", "sent"), [(59.9, False), (60, True), (1e9, True)])
-def test_there_is_one_forced_request_a_minute_over_all_processes(ago: float, sent: bool) -> None:
-    stored = state(EXPIRED, rejections=(rejection(),), force_at=NOW.boot - ago)
-    result = step(stored, have=ORDER, force=True)
-    assert isinstance(result, Redeem) is sent
-    usable = state(FRESH, force_at=NOW.boot - ago)
-    result = step(usable, have=ORDER, force=True)
-    assert isinstance(result, Redeem) is sent
-    assert isinstance(result, Serve) is not sent
 
 
 @pytest.mark.parametrize(
@@ -744,19 +725,6 @@ def test_f33_a_401_on_a_token_that_a_401_has_brought_must_wait(forced: int, spac
         early = {"now": later(spacing - 0.1), "have": ORDER, "unauthorized": OURS}
         assert step(stored, **early) == Serve(stored)
     assert sends(step(stored, have=ORDER, unauthorized=OURS, now=later(spacing))).unauthorized
-
-
-def test_at_the_limit_callers_are_told_how_long_and_what_to_look_for() -> None:
-    policy = Policy(requests_per_hour=20)
-    stored = state(EXPIRED, requests=1000.0, requests_at=NOW.boot)
-    result = waits(step(stored, policy=policy))
-    assert result.limit == request_limit(LIFETIME, policy)
-    assert isinstance(result.error, RateLimited)
-    assert result.error.retry_after == result.until - NOW.boot > 0
-    assert "within an hour" in str(result.error)
-    assert "requests_per_hour" in str(result.error)
-    assert isinstance(step(stored, policy=policy, now=later(DAY * 365)), Redeem), "time takes it away"
-    assert isinstance(step(stored, policy=policy, now=later(result.until - NOW.boot + 1e-6)), Redeem)
 
 
 credentials = st.sampled_from([CONFIGURED, NEWLY_CONFIGURED, CODE, CURRENT])

@@ -301,15 +301,6 @@ def test_f58_another_answer_in_between_ends_the_row(between: TokenSessionError) 
     assert quick.rejections == ()
 
 
-def test_f58_after_a_lost_reply_one_refusal_without_a_code_is_enough() -> None:
-    """That request has probably spent the refresh token. A server may answer reuse with an empty 400."""
-    after = note(LOST, UNEXPLAINED)
-    assert (rejected(after).certain, rejected(after).lost) == (False, True)
-    assert "spent this credential: It got no answer." in rejected(after).reason
-    assert note(LOST, UNEXPLAINED, sent=REPEATABLE).rejections == ()
-    assert note(SERVER_ERROR, UNEXPLAINED).rejections == ()
-
-
 def test_f21_a_rejection_is_noted_with_all_of_its_request_and_ends_the_pause() -> None:
     """Bound to credential and request. What was noted of other credentials stays."""
     other = rejection(CONFIGURED)
@@ -321,16 +312,6 @@ def test_f21_a_rejection_is_noted_with_all_of_its_request_and_ends_the_pause() -
     assert (new.certain, new.lost, new.reason, new.tries) == (True, False, "It answered invalid_grant.", 1)
     apart = failures(CONFIGURED)
     assert note(REJECTED, before=state(EXPIRED, failures=apart)).failures == apart
-
-
-def test_f57_a_probable_rejection_is_tried_again_every_15_minutes_and_later_every_6_hours() -> None:
-    """Eight times, then less often, for as long as it takes."""
-    after, pauses = state(EXPIRED), []
-    for _ in range(10):
-        after = note(PROBABLY, before=after)
-        pauses.append(rejected(after).until - NOW.boot)
-    assert pauses == [900] * 8 + [6 * 3600] * 2
-    assert rejected(after).tries == 10
 
 
 def test_another_request_with_the_same_credential_has_a_rejection_of_its_own() -> None:
