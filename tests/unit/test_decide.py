@@ -59,6 +59,7 @@ from tokensession._refresh.decide import (
     Redeem,
     Restore,
     Serve,
+    View,
     Wait,
     decide,
     resolved,
@@ -396,17 +397,12 @@ def test_f63_a_configuration_that_was_rolled_back_is_used_again_if_the_current_o
     answer: Rejection,
 ) -> None:
     """The secret that was rolled out is dead, and the one before it is configured again."""
-    rolled_back: dict[str, Any] = {
-        "configured": NEWLY_CONFIGURED.fingerprint,
-        "superseded": (CONFIGURED.fingerprint,),
-    }
-    stored = state(EXPIRED, number=2, rejections=(answer,), **rolled_back)
+    names = {"configured": NEWLY_CONFIGURED.fingerprint, "superseded": (CONFIGURED.fingerprint,)}
+    stored = state(EXPIRED, number=2, rejections=(answer,), **names)
     result = sends(step(stored))
     assert (result.credential, result.starts) == (CONFIGURED, 3)
-    usable = state(DUE, number=2, rejections=(answer,), **rolled_back)
-    assert isinstance(failure(step(usable, have=usable.order)), GrantRejected), (
-        "the valid token is used first"
-    )
+    usable = state(DUE, number=2, rejections=(answer,), **names)
+    assert isinstance(failure(step(usable, have=usable.order)), GrantRejected), "its token is used first"
     both = replace(stored, rejections=(answer, probable(CONFIGURED, pause=-1, code="invalid_code")))
     error = failure(step(both))
     assert isinstance(error, GrantRejected)
@@ -772,37 +768,23 @@ def states(draw: st.DrawFn) -> TokenState:
     )
 
 
-@settings(deadline=None, max_examples=300)
-@given(
-    st.none() | states(),
+views = st.builds(
+    view,
     st.none() | states(),
     st.sampled_from(KINDS),
-    st.sampled_from([None, ORDER, (2, 1)]),
-    st.sampled_from([None, OURS]),
-    st.booleans(),
-    st.booleans(),
-    st.none() | st.floats(0, 1e5),
+    memory=st.none() | states(),
+    have=st.sampled_from([None, ORDER, (2, 1)]),
+    unauthorized=st.sampled_from([None, OURS]),
+    force=st.booleans(),
+    claimed=st.booleans(),
+    interrupted=st.none() | st.floats(0, 1e5),
 )
-def test_no_step_sends_what_was_rejected_or_serves_what_may_not_be_served(
-    stored: TokenState | None,
-    memory: TokenState | None,
-    provider: Kind,
-    have: tuple[int, int] | None,
-    unauthorized: str | None,
-    force: bool,
-    claimed: bool,
-    interrupted: float | None,
-) -> None:
-    asked = view(
-        stored,
-        provider,
-        memory=memory,
-        have=have,
-        unauthorized=unauthorized,
-        force=force,
-        claimed=claimed,
-        interrupted=interrupted if claimed else None,
-    )
+
+
+@settings(deadline=None, max_examples=300)
+@given(views.filter(lambda asked: asked.claimed or asked.interrupted is None))
+def test_no_step_sends_what_was_rejected_or_serves_what_may_not_be_served(asked: View) -> None:
+    stored, memory = asked.stored, asked.memory
     match decide(asked):
         case Serve(served) | Hold(served):
             assert served.servable is not None
@@ -822,14 +804,14 @@ def test_no_step_sends_what_was_rejected_or_serves_what_may_not_be_served(
             assert starts is not None or not base.signed_out
             assert (sent.credential, sent.request) == (credential.fingerprint, request_of(credential))
             known = base.rejection_of(sent.credential, sent.request)
-            if known is not None and not force:
+            if known is not None and not asked.want.force:
                 assert not known.certain
                 assert known.until <= NOW.boot
             if credential == CODE and base.has_redeemed(CODE.fingerprint) and starts is None:
-                assert not claimed, "a code that has been sent is not sent again"
+                assert not asked.claimed, "a code that has been sent is not sent again"
         case Fail(error, note):
             assert str(error)
-            assert note is None or (claimed and note.order == (stored or TokenState()).order)
+            assert note is None or (asked.claimed and note.order == (stored or TokenState()).order)
 
 
 @settings(deadline=None, max_examples=200)
