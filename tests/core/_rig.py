@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
 
 from tokensession import ManagedSource, Policy
 from tokensession._refresh.state import Now, TokenState, decode
@@ -14,9 +18,10 @@ from tokensession.providers import OAuth2, StrategyProvider
 from tokensession.providers.protocol import TokenResponse
 from tokensession.stores import MemoryStore
 from tokensession.stores.protocol import Record, Store
-from tokensession.testing import FakeClock, ScriptedTransport, token_response
+from tokensession.testing import FakeClock, Paused, ScriptedTransport, token_response
 
 LIFETIME = 3600
+T = TypeVar("T")
 IMPATIENT = Policy(retry_within=0)
 """Callers get the first failure. Tests about waiting through failures pass a policy of their own."""
 
@@ -28,10 +33,8 @@ def success(
     document: dict[str, Any] = {"access_token": f"access-{number}", "token_type": "Bearer"}
     if expires_in is not None:
         document["expires_in"] = expires_in
-    if refresh == "rotating":
-        document["refresh_token"] = f"refresh-{number}"
-    elif refresh is not None:
-        document["refresh_token"] = refresh
+    if refresh is not None:
+        document["refresh_token"] = f"refresh-{number}" if refresh == "rotating" else refresh
     return token_response(document)
 
 
@@ -73,8 +76,6 @@ class Rig:
             rotates=rotates,
         )
         if leeway:
-            from dataclasses import replace
-
             self.provider.strategy = replace(self.provider.strategy, replay_leeway=leeway)
         self.source = ManagedSource(
             self.provider,
@@ -85,6 +86,10 @@ class Rig:
             clock=self.clock,
             observer=self.events.append,
         )
+
+    def peer(self, *script: Any, **options: Any) -> Rig:
+        """Another process over the same store, with the same clock."""
+        return Rig(*script, store=self.store, clock=self.clock, **options)
 
     @property
     def token_requests(self) -> int:
@@ -100,19 +105,58 @@ class Rig:
         record = await self.store.load(self.source.key)
         return state_of(record, self.clock) if record else None
 
+    async def state(self) -> TokenState:
+        """The state that is stored under the key. There must be one."""
+        state = await self.stored()
+        assert state is not None
+        return state
+
     async def stored_access(self) -> str | None:
         """The access token that is stored, or None."""
         state = await self.stored()
         return state.token.access_token if state is not None and state.token is not None else None
 
+    async def unknown_outcomes(self) -> int:
+        """How many token requests without an answer the store knows of."""
+        state = await self.stored()
+        return state.failures.unknown if state is not None and state.failures is not None else 0
+
     async def access(self) -> str:
         """The access token that a caller gets."""
         return (await self.source.token()).access_token
+
+    def ask(self) -> asyncio.Task[str]:
+        """A caller who asks for a token."""
+        return asyncio.create_task(self.access())
+
+    async def in_flight(
+        self, line: Any, work: Awaitable[Any] | None = None
+    ) -> tuple[Paused, asyncio.Future[Any]]:
+        """A caller, or this work, whose token request has arrived, and the answer that it waits for."""
+        paused = Paused(line)
+        self.transport.script(paused)
+        caller = self.ask() if work is None else asyncio.ensure_future(work)
+        await paused.arrived.wait()
+        return paused, caller
+
+    async def refresh_when_due(self) -> None:
+        """Let the token's life go on until it is due, ask for it, and wait for the background refresh."""
+        self.clock.advance(LIFETIME - 299)
+        await self.access()
+        await self.refreshed()
 
     async def refreshed(self) -> None:
         """Wait until no refresh is running."""
         while self.source.snapshot().refreshing:
             await asyncio.sleep(0)
+
+
+async def expired(*script: Any, **options: Any) -> Rig:
+    """A process whose token, access-1, has just expired."""
+    rig = Rig(success(1), *script, **options)
+    await rig.access()
+    rig.clock.advance(LIFETIME)
+    return rig
 
 
 async def until_sleeping(clock: FakeClock, seconds: float) -> None:
@@ -132,6 +176,25 @@ async def seconds_until_done(task: asyncio.Future[Any], clock: FakeClock, *, at_
         clock.advance(clock.sleepers[0] if clock.sleepers else 0)
 
 
+async def took(work: Awaitable[Any], clock: FakeClock) -> float:
+    """Let time pass until this work is done, and return how much. Raises what the work raises."""
+    task = asyncio.ensure_future(work)
+    seconds = await seconds_until_done(task, clock)
+    await task
+    return seconds
+
+
+async def failed_after(
+    error: type[BaseException], work: Awaitable[Any], clock: FakeClock, *, match: str | None = None
+) -> float:
+    """Let time pass until this work has failed with the error, and return how much."""
+    task = asyncio.ensure_future(work)
+    seconds = await seconds_until_done(task, clock)
+    with pytest.raises(error, match=match):
+        await task
+    return seconds
+
+
 async def let_tasks_run(count: int = 50) -> None:
     """Give every task that can run `count` turns of the event loop."""
     for _ in range(count):
@@ -141,18 +204,14 @@ async def let_tasks_run(count: int = 50) -> None:
 def run_in_every_turn(test: Callable[[int], Awaitable[None]], count: int) -> None:
     """Run it `count` times: with the turn of the event loop in which something is to happen, from 0."""
     for turn in range(count):
-
-        async def main(turn: int = turn) -> None:
-            await test(turn)
-
-        run(main)
+        run(partial(test, turn))
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
+def run(test: Callable[[], Awaitable[T]]) -> T:
     """Run an async test, with a time limit in case it hangs."""
 
-    async def bounded() -> None:
+    async def bounded() -> T:
         async with asyncio.timeout(60):
-            await test()
+            return await test()
 
-    asyncio.run(bounded())
+    return asyncio.run(bounded())

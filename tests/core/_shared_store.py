@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -37,43 +38,41 @@ class SharedStore:
         """A new store object."""
         return self._open[self.kind]()
 
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[tuple[Store, Record | None]]:
+        """A new store object inside a block, and the record that it has."""
+        async with aclosing(self.open()) as store:
+            yield store, await store.load("account")
+
     async def stored(self) -> TokenState | None:
         """The stored state, read by a new store object."""
-        store = self.open()
-        record = await store.load("account")
-        await store.aclose()
-        return state_of(record, self.clock) if record else None
+        async with self.opened() as (_, record):
+            return state_of(record, self.clock) if record else None
 
     async def interrupted(self) -> float | None:
         """How long ago a holder began that never ended its claim, in seconds.
 
         Raises `ClaimTimeout` if the claim is not free.
         """
-        store = self.open()
-        record = await store.load("account")
-        claim = await store.claim("account", seen=record.version if record else None, timeout=0)
-        assert not isinstance(claim, Record)
-        interrupted = claim.interrupted
-        await claim.abandon()
-        await store.aclose()
-        return interrupted
+        async with self.opened() as (store, record):
+            claim = await store.claim("account", seen=record.version if record else None, timeout=0)
+            assert not isinstance(claim, Record)
+            interrupted = claim.interrupted
+            await claim.abandon()
+            return interrupted
 
     async def copy(self) -> bytes:
         """What is stored now, as a backup keeps it."""
-        store = self.open()
-        record = await store.load("account")
-        await store.aclose()
-        assert record is not None
-        return record.data
+        async with self.opened() as (_, record):
+            assert record is not None
+            return record.data
 
     async def go_back(self, copy: bytes) -> None:
         """Put an older copy of the record back: a restored backup, a failover to a replica."""
-        store = self.open()
-        await store.put("account", copy)
-        await store.aclose()
+        async with self.opened() as (store, _):
+            await store.put("account", copy)
 
     async def lose(self) -> None:
         """Lose the record: a cache without persistence restarts, a volume is replaced."""
-        store = self.open()
-        await store.delete("account")
-        await store.aclose()
+        async with self.opened() as (store, _):
+            await store.delete("account")

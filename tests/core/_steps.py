@@ -8,15 +8,17 @@ over k = 0, 1, 2, ... that ends with the first run that has no step k.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, Self
 from urllib.parse import parse_qs
 
-from _rig import success
+from _rig import invalid_grant, run, success
 
 from tokensession.providers.protocol import TokenRequest, TokenResponse
-from tokensession.testing import ScriptedTransport, token_response
+from tokensession.testing import ScriptedTransport
 
 REFRESH = "tokensession refresh"
 """The beginning of the name of a refresh task."""
@@ -89,6 +91,18 @@ class Steps:
                 self.failed = self.failed or error
 
 
+def run_at_every_step(test: Callable[[int], Awaitable[bool]], least: int) -> int:
+    """Run it for step k = 0, 1, 2, ... until it returns that there is no step k.
+
+    Returns the number of steps. With fewer than `least`, the test would test nothing.
+    """
+    for k in itertools.count():
+        if not run(partial(test, k)):
+            assert k >= least, f"only {k} steps were found"
+            return k
+    raise AssertionError
+
+
 class _Stepped(Coroutine[Any, Any, Any]):
     """A coroutine that reports each suspension."""
 
@@ -116,9 +130,8 @@ class _Stepped(Coroutine[Any, Any, Any]):
 class Provider:
     """A token endpoint without a network. Refresh tokens rotate, and each works once.
 
-    `answer` is a line for a `ScriptedTransport`. It suspends before and after the refresh token is spent, as
-    a real request does. `transport` suspends while it connects, too. `issued` is the number of the last
-    token, `valid` the refresh token that works.
+    A request suspends while it connects, and before and after the refresh token is spent, as a real one does.
+    `issued` is the number of the last token, `valid` the refresh token that works.
     """
 
     def __init__(self, configured: str = "configured-token") -> None:
@@ -135,16 +148,14 @@ class Provider:
         """A transport that sends to this provider, as often as it is asked to."""
         return _Network(self)
 
-    def answer(self, request: TokenRequest) -> Awaitable[TokenResponse]:
+    async def answer(self, request: TokenRequest) -> TokenResponse:
         """Redeem the refresh token in the request."""
-        return self._answer(parse_qs(request.body.decode())["refresh_token"][0])
-
-    async def _answer(self, refresh_token: str) -> TokenResponse:
+        refresh_token = parse_qs(request.body.decode())["refresh_token"][0]
         self.sent.append(refresh_token)
         for _ in range(6):
             await asyncio.sleep(0)
         if refresh_token != self.valid:
-            return token_response({"error": "invalid_grant"}, status=400)
+            return invalid_grant()
         self.issued += 1
         self.valid = f"refresh-{self.issued}"
         response = success(self.issued)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _rig import LIFETIME, Rig, let_tasks_run, run, success
 from _shared_store import STORES, SharedStore
-from _steps import REFRESH, Provider, Steps
+from _steps import REFRESH, Provider, Steps, run_at_every_step
 
 from tokensession import ClaimTimeout, GrantLost, NotSent, Policy, SignInRequired
 from tokensession.providers.protocol import TokenRequest, TokenResponse
-from tokensession.stores import MemoryStore
 from tokensession.stores.protocol import Record
 from tokensession.testing import FakeClock
 
@@ -26,9 +26,15 @@ LEAST = {"memory": 10, "file": 13, "sqlite": 13}
 class Process:
     """One process: its own rig, over a shared store and a shared provider."""
 
-    def __init__(self, shared: SharedStore, provider: Provider, clock: FakeClock) -> None:
+    def __init__(self, shared: SharedStore, provider: Provider) -> None:
         self.store = shared.open()
-        self.rig = Rig(transport=provider.transport(), store=self.store, clock=clock, policy=Policy())
+        self.rig = Rig(transport=provider.transport(), store=self.store, clock=shared.clock, policy=Policy())
+
+    async def prepare(self, earlier: bool) -> None:
+        """Let it have a token that has just expired, or none."""
+        if earlier:
+            await self.rig.access()
+            self.rig.clock.advance(LIFETIME)
 
     async def end(self) -> None:
         await self.rig.source.aclose()
@@ -36,7 +42,7 @@ class Process:
 
     async def token(self) -> str:
         """The access token that a caller gets, after any pause."""
-        caller, clock = asyncio.create_task(self.rig.access()), self.rig.clock
+        caller, clock = self.rig.ask(), self.rig.clock
         while not caller.done():
             await asyncio.sleep(0)
             if clock.sleepers and clock.sleepers[0] <= 2:  # no time-out is as short
@@ -44,29 +50,13 @@ class Process:
         return await caller
 
 
-def count_steps(once: Callable[[int], bool], least: int) -> int:
-    """Call `once` for k = 0, 1, 2, ... until there is no step k. Returns the number, at least `least`."""
-    for k in itertools.count():
-        if not once(k):
-            assert k >= least, f"only {k} steps were found"
-            return k
-    raise AssertionError
-
-
-async def prepared(shared: SharedStore, provider: Provider, clock: FakeClock, *, earlier: bool) -> Process:
-    """A process that has no token yet, or whose token has just expired."""
-    process = Process(shared, provider, clock)
-    if earlier:
-        await process.rig.access()
-        clock.advance(LIFETIME)
-    return process
-
-
-async def finish(task: asyncio.Task[Any], clock: FakeClock) -> None:
-    """Wait until the task is done, and let time pass: it sleeps, or a store's thread waits for a claim."""
+async def finish(work: Coroutine[Any, Any, Any], clock: FakeClock, name: str = "") -> asyncio.Task[Any]:
+    """Wait until it is done, and let time pass: it sleeps, or a store's thread waits for a claim."""
+    task = asyncio.create_task(work, name=name)
     while not task.done():
         await asyncio.sleep(0)
         clock.advance(min([0.025, *clock.sleepers]))
+    return task
 
 
 def other_tasks() -> set[asyncio.Task[Any]]:
@@ -79,81 +69,44 @@ EARLIER = pytest.mark.parametrize("earlier", [False, True], ids=["first token", 
 
 @STORES
 @EARLIER
-def test_f01_the_first_caller_may_be_cancelled_at_any_suspension_of_the_refresh(
-    tmp_path: Path, kind: str, earlier: bool
+@pytest.mark.parametrize("who", ["the first caller", "a waiter"])
+def test_f01_f02_a_caller_may_be_cancelled_at_any_suspension_of_the_refresh(
+    tmp_path: Path, kind: str, earlier: bool, who: str
 ) -> None:
-    """Wherever the refresh is when its caller is cancelled: one token request, stored, and others served."""
+    """Wherever the refresh is: one token request, stored, no lock left behind, and all others are served."""
 
-    def once(k: int) -> bool:
-        reached: list[bool] = []
+    async def cancelled_at(k: int) -> bool:
+        provider = Provider()
+        shared = SharedStore(kind, tmp_path / str(k), FakeClock())
+        process = Process(shared, provider)
+        await process.prepare(earlier)
+        refreshes = process.rig.source.snapshot().refreshes
 
-        async def main() -> None:
-            clock, provider = FakeClock(), Provider()
-            shared = SharedStore(kind, tmp_path / str(k), clock)
-            process = await prepared(shared, provider, clock, earlier=earlier)
-            late: list[asyncio.Task[str]] = []
+        def cancel() -> None:
+            callers[cancelled].cancel()
+            callers.append(process.rig.ask())
 
-            def cancel() -> None:
-                leader.cancel()
-                late.append(asyncio.create_task(process.rig.access()))
+        cancelled = 0 if who == "the first caller" else 1
+        with Steps(at=k, then=cancel) as steps:
+            callers = [process.rig.ask() for _ in range(4)]
+            await asyncio.wait(callers)
+            await asyncio.wait(callers)
+        number = provider.issued
+        assert callers.pop(cancelled).cancelled() is steps.reached
+        assert {await task for task in callers} == {f"access-{number}"}
+        assert (len(provider.sent), number) == (1 + earlier, 1 + earlier)
+        assert process.rig.source.snapshot().refreshes == refreshes + 1
+        assert not process.rig.source.snapshot().refreshing
+        assert other_tasks() == set()
+        await process.end()
+        stored = await shared.stored()
+        assert stored is not None
+        assert stored.token is not None
+        assert stored.token.refresh_token == provider.valid
+        assert await shared.interrupted() is None
+        return steps.reached
 
-            with Steps(at=k, then=cancel) as steps:
-                leader = asyncio.create_task(process.rig.access())
-                others = [asyncio.create_task(process.rig.access()) for _ in range(3)]
-                await asyncio.wait([leader, *others])
-                if late:
-                    await asyncio.wait(late)
-            reached.append(steps.reached)
-            number = provider.issued
-            assert leader.cancelled() is steps.reached
-            assert {await task for task in others + late} == {f"access-{number}"}
-            assert (len(provider.sent), number) == (1 + earlier, 1 + earlier)
-            assert not process.rig.source.snapshot().refreshing
-            assert other_tasks() == set()
-            await process.end()
-            stored = await shared.stored()
-            assert stored is not None
-            assert stored.token is not None
-            assert stored.token.refresh_token == provider.valid
-            assert await shared.interrupted() is None
-
-        run(main)
-        return reached[0]
-
-    count_steps(once, LEAST[kind])
-
-
-@STORES
-@EARLIER
-def test_f02_a_waiter_may_be_cancelled_at_any_suspension_of_the_refresh(
-    tmp_path: Path, kind: str, earlier: bool
-) -> None:
-    """Wherever a waiter is cancelled: no second refresh, no lock left behind, and the others are served."""
-
-    def once(k: int) -> bool:
-        reached: list[bool] = []
-
-        async def main() -> None:
-            clock, provider = FakeClock(), Provider()
-            shared = SharedStore(kind, tmp_path / str(k), clock)
-            process = await prepared(shared, provider, clock, earlier=earlier)
-            refreshes = process.rig.source.snapshot().refreshes
-            with Steps(at=k, then=lambda: waiter.cancel()) as steps:
-                leader = asyncio.create_task(process.rig.access())
-                waiter = asyncio.create_task(process.rig.access())
-                await asyncio.wait([leader, waiter])
-            reached.append(steps.reached)
-            assert waiter.cancelled() is steps.reached
-            assert await leader == f"access-{provider.issued}"
-            assert process.rig.source.snapshot().refreshes == refreshes + 1
-            assert len(provider.sent) == 1 + earlier
-            await process.end()
-            assert await shared.interrupted() is None
-
-        run(main)
-        return reached[0]
-
-    count_steps(once, LEAST[kind])
+    run_at_every_step(cancelled_at, LEAST[kind])
 
 
 @STORES
@@ -163,46 +116,36 @@ def test_f02_a_claim_that_is_cancelled_at_any_suspension_leaves_no_lock_behind(
 ) -> None:
     """If the wait is cancelled just as a worker thread takes the lock, the lock is released."""
 
-    def once(k: int) -> bool:
-        reached: list[bool] = []
+    async def cancelled_at(k: int) -> bool:
+        clock = FakeClock()
+        shared = SharedStore(kind, tmp_path / str(k), clock)
+        store, holder = shared.open(), shared.open()
+        held = [await holder.claim("account", seen=None, timeout=0)] if contended else []
 
-        async def main() -> None:
-            clock = FakeClock()
-            shared = SharedStore(kind, tmp_path / str(k), clock)
-            store, holder = shared.open(), shared.open()
-            other_claim = await holder.claim("account", seen=None, timeout=0) if contended else None
-            with Steps("claimant", at=k, then=lambda: claimant.cancel(), children=False) as steps:
-                claimant = asyncio.create_task(
-                    store.claim("account", seen=None, timeout=0.05), name="claimant"
-                )
-                await finish(claimant, clock)  # until it times out
-            reached.append(steps.reached)
-            if other_claim is not None:
-                assert not isinstance(other_claim, Record)
-                await other_claim.abandon()
-            if not steps.reached and not contended:
-                claim = await claimant
-                assert not isinstance(claim, Record)
-                await claim.abandon()
-            elif not steps.reached:
-                with pytest.raises(ClaimTimeout):
-                    await claimant
-            else:
-                assert claimant.cancelled()
-            # The other store's thread may still be releasing the lock, so this waits for it.
-            again = asyncio.create_task(holder.claim("account", seen=None, timeout=60))
-            await finish(again, clock)
-            claim = await again
-            assert not isinstance(claim, Record)
-            await claim.abandon()
-            await store.aclose()
-            await holder.aclose()
+        def cancel() -> None:
+            (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "claimant")
+            task.cancel()
 
-        run(main)
-        return reached[0]
+        with Steps("claimant", at=k, then=cancel, children=False) as steps:
+            claim = store.claim("account", seen=None, timeout=0.05)
+            claimant = await finish(claim, clock, "claimant")  # until it times out
+        if steps.reached:
+            assert claimant.cancelled()
+        elif contended:
+            with pytest.raises(ClaimTimeout):
+                await claimant
+        else:
+            held.append(await claimant)
+        for other in held:
+            assert not isinstance(other, Record)
+            await other.abandon()
+        # The other store's thread may still be releasing the lock, so this waits for it.
+        await (await (await finish(holder.claim("account", seen=None, timeout=60), clock))).abandon()
+        await store.aclose()
+        await holder.aclose()
+        return steps.reached
 
-    least = {"memory": (0, 1), "file": (1, 1), "sqlite": (1, 1)}[kind]
-    count_steps(once, least[contended])
+    run_at_every_step(cancelled_at, 1 if contended or kind != "memory" else 0)
 
 
 async def unreachable(_request: TokenRequest) -> TokenResponse:
@@ -214,55 +157,40 @@ async def unreachable(_request: TokenRequest) -> TokenResponse:
 
 def test_f04_a_caller_may_arrive_at_any_suspension_of_a_failing_refresh() -> None:
     """A caller that joins a failing refresh shares its error; one that arrives later starts a new refresh."""
-    shared: list[int] = []
-    own: list[int] = []
+    shared: list[bool] = []
 
-    def once(k: int) -> bool:
-        reached: list[bool] = []
+    async def arrives_at(k: int) -> bool:
+        rig = Rig(unreachable, success(1))
+        late: list[asyncio.Task[str]] = []
 
-        async def main() -> None:
-            rig = Rig(unreachable, success(1))
-            late: list[asyncio.Task[str]] = []
-            joined: list[bool] = []
+        async def call() -> str:
+            shared.append(rig.source.snapshot().refreshing)
+            if not shared[-1]:
+                rig.clock.advance(1)  # until then the failure is remembered
+            return await rig.access()
 
-            async def call() -> str:
-                joined.append(rig.source.snapshot().refreshing)
-                if not joined[-1]:
-                    rig.clock.advance(1)  # until then the failure is remembered
-                return await rig.access()
+        with Steps(at=k, then=lambda: late.append(asyncio.create_task(call()))) as steps:
+            leader = rig.ask()
+            await asyncio.wait([leader])
+            await asyncio.gather(*late, return_exceptions=True)
+        error = leader.exception()
+        assert isinstance(error, NotSent)
+        if late and shared[-1]:
+            its_error = late[0].exception()
+            assert isinstance(its_error, NotSent)
+            assert its_error is not error
+            assert its_error.__cause__ is error.__cause__, "the failure of this refresh"
+            assert rig.token_requests == 1
+        elif late:
+            assert await late[0] == "access-1"
+            assert rig.token_requests == 2
+        rig.clock.advance(1)
+        assert await rig.access() == "access-1", "a later caller does not get the error"
+        assert other_tasks() == set()
+        return steps.reached
 
-            def arrive() -> None:
-                late.append(asyncio.create_task(call()))
-
-            with Steps(at=k, then=arrive) as steps:
-                leader = asyncio.create_task(rig.access())
-                await asyncio.wait([leader])
-                if late:
-                    await asyncio.wait(late)
-            reached.append(steps.reached)
-            error = leader.exception()
-            assert isinstance(error, NotSent)
-            if late and joined[0]:
-                its_error = late[0].exception()
-                assert isinstance(its_error, NotSent)
-                assert its_error is not error
-                assert its_error.__cause__ is error.__cause__, "the failure of this refresh"
-                assert rig.token_requests == 1
-                shared.append(k)
-            elif late:
-                assert await late[0] == "access-1"
-                assert rig.token_requests == 2
-                own.append(k)
-            rig.clock.advance(1)
-            assert await rig.access() == "access-1", "a later caller does not get the error"
-            assert other_tasks() == set()
-
-        run(main)
-        return reached[0]
-
-    found = count_steps(once, 4)
-    assert len(shared) + len(own) == found
-    assert shared
+    assert run_at_every_step(arrives_at, 4) == len(shared)
+    assert any(shared)
 
 
 def test_f04_no_caller_gets_the_error_of_a_refresh_that_is_over() -> None:
@@ -295,45 +223,35 @@ def test_f04_no_caller_gets_the_error_of_a_refresh_that_is_over() -> None:
 
 def test_f09_no_other_process_gets_the_claim_between_the_second_look_and_the_commit() -> None:
     """Tried at each suspension, the claim is free, then held without a gap until the new record is there."""
-    clock = FakeClock()
-    store = MemoryStore(clock=clock)
     seen: list[str] = []
 
-    def tries() -> None:
-        coroutine = store.claim("account", seen=version, timeout=0)
-        try:
-            coroutine.send(None)
-        except StopIteration as done:
-            if isinstance(done.value, Record):
-                seen.append("newer record")
-            else:
-                seen.append("free")
-                with pytest.raises(StopIteration):
-                    done.value.abandon().send(None)
-        except ClaimTimeout:
-            seen.append("held")
-        else:
-            raise AssertionError("claim(timeout=0) waits")
-
-    version: str | None = None
-
-    async def refresh() -> None:
-        nonlocal version
-        provider = Provider()
-        rig = Rig(*[provider.answer] * 2, store=store, clock=clock)
+    async def main() -> None:
+        rig = Rig(transport=Provider().transport())
         await rig.access()
-        clock.advance(LIFETIME)
-        record = await store.load("account")
+        rig.clock.advance(LIFETIME)
+        record = await rig.store.load("account")
         assert record is not None
-        version = record.version
+
+        def tries() -> None:
+            try:
+                rig.store.claim("account", seen=record.version, timeout=0).send(None)
+            except StopIteration as done:
+                seen.append("newer record" if isinstance(done.value, Record) else "free")
+                if seen[-1] == "free":
+                    with pytest.raises(StopIteration):
+                        done.value.abandon().send(None)
+            except ClaimTimeout:
+                seen.append("held")
+            else:
+                raise AssertionError("claim(timeout=0) waits")
+
         tries()
         with Steps(then=tries):
             assert await rig.access() == "access-2"
         tries()
 
-    run(refresh)
-    order = [state for state, _ in itertools.groupby(seen)]
-    assert order == ["free", "held", "newer record"]
+    run(main)
+    assert [state for state, _ in itertools.groupby(seen)] == ["free", "held", "newer record"]
     assert seen.count("held") >= 4, "from before the request until after its response"
 
 
@@ -375,72 +293,64 @@ def test_f17_f55_a_refresh_stopped_at_any_suspension_leaves_a_new_token_or_a_not
     """If the request had not left, nothing is noted. Otherwise the next process repeats it at most once."""
     ends: set[str] = set()
 
-    def once(k: int) -> bool:
-        clock, provider = FakeClock(), Provider()
-        shared = SharedStore(kind, tmp_path / str(k), clock)
-        reached: list[bool] = []
+    async def stopped_at(k: int, shared: SharedStore, provider: Provider) -> bool:
+        process = Process(shared, provider)
+        await process.prepare(earlier)
 
-        async def stopped_process() -> None:
-            process = await prepared(shared, provider, clock, earlier=earlier)
+        def stop() -> None:
+            stopped = asyncio.all_tasks() - {this_task} if which == "all tasks" else {steps.root}
+            for task in stopped:
+                assert task is not None
+                task.cancel()
 
-            def stop() -> None:
-                stopped = asyncio.all_tasks() - {this_task} if which == "all tasks" else {steps.root}
-                for task in stopped:
-                    assert task is not None
-                    task.cancel()
+        this_task = asyncio.current_task()
+        with Steps(at=k, then=stop) as steps:
+            await asyncio.wait([process.rig.ask()])
+            await asyncio.gather(*other_tasks(), return_exceptions=True)
+        await process.end()
+        return steps.reached
 
-            this_task = asyncio.current_task()
-            with Steps(at=k, then=stop) as steps:
-                caller = asyncio.create_task(process.rig.access())
-                await asyncio.wait([caller])
-                await asyncio.gather(*other_tasks(), return_exceptions=True)
-            reached.append(steps.reached)
-            await process.end()
+    async def next_process(shared: SharedStore, provider: Provider) -> str:
+        sent = len(provider.sent)
+        left, spent = sent > earlier, provider.issued > earlier
+        stored, interrupted = await shared.stored(), await shared.interrupted()
+        token = stored.token.access_token if stored is not None and stored.token is not None else None
+        failures = stored.failures if stored is not None else None
+        if not left:
+            assert failures is None
+            assert interrupted is None
+        elif token != f"access-{1 + earlier}":
+            assert interrupted is not None or (failures is not None and failures.unknown == 1)
+        process = Process(shared, provider)
+        try:
+            assert await process.token() == f"access-{provider.issued}"
+            end = "served" if len(provider.sent) == sent else "repeated" if left else "redeemed"
+        except GrantLost:
+            assert spent, "a healthy sign-in is given up"
+            end = "sign in"
+        assert len(provider.sent) - sent <= 1
+        assert provider.reused <= 1
+        await process.end()
+        return end
 
-        async def next_process() -> str:
-            left, spent = len(provider.sent) > earlier, provider.issued > earlier
-            stored, interrupted = await shared.stored(), await shared.interrupted()
-            token = stored.token.access_token if stored is not None and stored.token is not None else None
-            failures = stored.failures if stored is not None else None
-            if not left:
-                assert failures is None
-                assert interrupted is None
-            elif token != f"access-{1 + earlier}":
-                assert interrupted is not None or (failures is not None and failures.unknown == 1)
-            process = Process(shared, provider, clock)
-            sent = len(provider.sent)
-            try:
-                assert await process.token() == f"access-{provider.issued}"
-                end = "served" if len(provider.sent) == sent else "repeated" if left else "redeemed"
-            except GrantLost:
-                assert spent, "a healthy sign-in is given up"
-                end = "sign in"
-            assert len(provider.sent) - sent <= 1
-            assert provider.reused <= 1
-            await process.end()
-            return end
+    async def third_process(shared: SharedStore, provider: Provider, end: str) -> None:
+        sent = len(provider.sent)
+        process = Process(shared, provider)
+        if end == "sign in":
+            with pytest.raises(SignInRequired, match="Sign in again"):
+                await process.token()
+        else:
+            assert await process.token() == f"access-{provider.issued}"
+        assert len(provider.sent) == sent
+        await process.end()
 
-        async def third_process(end: str) -> None:
-            sent = len(provider.sent)
-            process = Process(shared, provider, clock)
-            if end == "sign in":
-                with pytest.raises(SignInRequired, match="Sign in again"):
-                    await process.token()
-            else:
-                assert await process.token() == f"access-{provider.issued}"
-            assert len(provider.sent) == sent
-            await process.end()
-
-        run(stopped_process)
-        ended: list[str] = []
-
-        async def follow() -> None:
-            ended.append(await next_process())
-
-        run(follow)
-        run(lambda: third_process(ended[0]))
-        ends.add(ended[0])
-        return reached[0]
-
-    count_steps(once, LEAST[kind])
+    for k in itertools.count():
+        shared, provider = SharedStore(kind, tmp_path / str(k), FakeClock()), Provider()
+        reached = run(partial(stopped_at, k, shared, provider))
+        end = run(partial(next_process, shared, provider))
+        run(partial(third_process, shared, provider, end))
+        ends.add(end)
+        if not reached:
+            break
+    assert k >= LEAST[kind]
     assert ends == {"redeemed", "repeated", "sign in", "served"}
