@@ -8,20 +8,20 @@ import json
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from _rig import Rig, let_tasks_run, run, run_in_every_turn, seconds_until_done, state_of, success
-from _scripted_store import scripted
+from _rig import Rig, let_tasks_run, run, run_in_every_turn, seconds_until_done, state_of, success, took
+from _scripted_store import Hanging, scripted
 from _shared_store import SharedStore
-from _steps import Steps
+from _steps import Steps, run_at_every_step
 
 from tokensession import (
     AuthedSession,
     ManagedSource,
+    NotSent,
     OutcomeUnknown,
     Policy,
     StoreUnavailable,
@@ -29,61 +29,21 @@ from tokensession import (
 )
 from tokensession.clock import SystemClock
 from tokensession.providers import Priava
-from tokensession.providers.protocol import TokenRequest, TokenResponse
-from tokensession.stores import MemoryStore, Record, SQLiteStore
-from tokensession.testing import FakeClock, Paused, PriavaServer, ScriptedTransport, token_response
+from tokensession.stores import SQLiteStore
+from tokensession.testing import Paused, PriavaServer, token_response
 
 
-class Connecting(ScriptedTransport):
-    """Never gets a connection, so nothing leaves."""
-
-    async def send(self, request: TokenRequest, *, on_sending: Any = None, **_options: Any) -> TokenResponse:
-        self.requests.append(request)
-        await asyncio.Event().wait()
-        raise AssertionError
-
-
-async def unknown_outcomes(rig: Rig) -> int:
-    """How many token requests without an answer the store knows of."""
-    stored = await rig.stored()
-    return stored.failures.unknown if stored is not None and stored.failures is not None else 0
-
-
-# -- what is running ---------------------------------------------------------------------------------
-
-
-def test_f18_closing_waits_for_the_running_refresh() -> None:
-    """The running refresh finishes and stores its token, which may be the only copy."""
+@pytest.mark.parametrize("settings", [{}, {"orphan_wait": 0}], ids=["by default", "no orphan wait"])
+def test_f18_k29_closing_ends_by_the_close_timeout_and_notes_what_it_cut_off(settings: Any) -> None:
+    """The request that is still running has an unknown outcome. Closing has a number of its own for it."""
 
     async def main() -> None:
-        paused = Paused(success(1))
-        rig = Rig(paused)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
-        closing = asyncio.create_task(rig.source.aclose())
-        await let_tasks_run()
-        assert not closing.done()
-        paused.release()
-        await closing
-        assert await caller == "access-1"
-        assert (await rig.stored()) is not None
-
-    run(main)
-
-
-def test_f18_closing_ends_by_the_close_timeout_and_notes_what_it_cut_off() -> None:
-    """The outcome of a request that is still running is noted as unknown."""
-
-    async def main() -> None:
-        rig = Rig(Paused(success(1)), policy=Policy(retry_within=0, close_timeout=5))
-        caller = asyncio.create_task(rig.access())
-        await let_tasks_run()
-        closing = asyncio.create_task(rig.source.aclose())
-        assert 2 <= await seconds_until_done(closing, rig.clock) <= 5
-        await closing
+        rig = Rig(policy=Policy(retry_within=0, close_timeout=5, **settings))
+        _, caller = await rig.in_flight(success(1))
+        assert 2 <= await took(rig.source.aclose(), rig.clock) <= 5
         with pytest.raises(OutcomeUnknown, match="cut short"):
             await caller
-        assert await unknown_outcomes(rig) == 1
+        assert await rig.unknown_outcomes() == 1
 
     run(main)
 
@@ -92,33 +52,14 @@ def test_f55_closing_during_the_connect_notes_nothing() -> None:
     """Nothing has left, so the refresh token is not spent, and the next process is not delayed."""
 
     async def main() -> None:
-        rig = Rig(transport=Connecting(), policy=Policy(close_timeout=5))
-        caller = asyncio.create_task(rig.access())
-        await let_tasks_run()
-        closing = asyncio.create_task(rig.source.aclose())
-        await seconds_until_done(closing, rig.clock)
-        await closing
+        rig = Rig(policy=Policy(close_timeout=5))
+        _, caller = await rig.in_flight(NotSent("never released"))
+        await took(rig.source.aclose(), rig.clock)
         with pytest.raises(TokenUnavailable, match="closing") as caught:
             await caller
         assert not isinstance(caught.value, OutcomeUnknown)
         assert await rig.stored() is None
-        assert await Rig(success(1), store=rig.store, clock=rig.clock).access() == "access-1"
-
-    run(main)
-
-
-def test_k29_the_pause_after_a_dead_holder_does_not_shorten_closing() -> None:
-    """Closing has a number of its own, so the note of a lost response is stored without `orphan_wait`."""
-
-    async def main() -> None:
-        rig = Rig(Paused(success(1)), policy=Policy(retry_within=0, orphan_wait=0))
-        caller = asyncio.create_task(rig.access())
-        await let_tasks_run()
-        closing = asyncio.create_task(rig.source.aclose())
-        await seconds_until_done(closing, rig.clock)
-        await closing
-        await asyncio.gather(caller, return_exceptions=True)
-        assert await unknown_outcomes(rig) == 1
+        assert await rig.peer(success(1)).access() == "access-1"
 
     run(main)
 
@@ -127,18 +68,10 @@ def test_f18_after_the_close_timeout_every_task_is_stopped() -> None:
     """A task that cannot be stopped does not prevent the others from being stopped."""
 
     async def main() -> None:
-        paused = Paused(success(1))
-        rig, store, clock = scripted(paused)
-        release = asyncio.Event()
-
-        async def ignores_cancellation() -> None:
-            while not release.is_set():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await release.wait()
-
-        store.steps["commit"] = store.steps["put"] = ignores_cancellation
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        rig, store, clock = scripted()
+        hanging = Hanging(stubborn=True)
+        store.steps |= {"commit": hanging, "put": hanging}
+        paused, caller = await rig.in_flight(success(1))
         signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="x"))  # waits for the claim
         await let_tasks_run()
         paused.release()
@@ -153,7 +86,7 @@ def test_f18_after_the_close_timeout_every_task_is_stopped() -> None:
             with pytest.raises(StoreUnavailable, match="before the session closed"):
                 await closing
         finally:
-            release.set()
+            hanging.end.set()
         await asyncio.gather(caller, signing_in, return_exceptions=True)
 
     run(main)
@@ -163,18 +96,14 @@ def test_f02_a_claim_granted_at_the_end_of_the_close_timeout_is_released() -> No
     """Another holder may abandon its claim at the very moment when closing gives up."""
 
     async def main(turn: int) -> None:
-        clock = FakeClock(jitter=1.0)
-        store = MemoryStore(clock=clock)
+        rig, store, clock = scripted(success(1))
         other = await store.claim("account", seen=None, timeout=0)
-        assert not isinstance(other, Record)
-        rig = Rig(success(1), store=store, clock=clock)
-        caller = asyncio.create_task(rig.access())
+        caller = rig.ask()
         await let_tasks_run()
         closing = asyncio.create_task(rig.source.aclose())
         await let_tasks_run()
         clock.advance(25)
-        for _ in range(turn):
-            await asyncio.sleep(0)
+        await let_tasks_run(turn)
         await other.abandon()
         await let_tasks_run()
         await asyncio.gather(closing, caller, return_exceptions=True)
@@ -187,10 +116,8 @@ def test_closing_succeeds_although_a_new_refresh_starts_during_it() -> None:
     """Closing raises nothing about a refresh that starts while it waits."""
 
     async def main() -> None:
-        first, second = Paused(success(1)), Paused(success(2))
-        rig, _, _ = scripted(first, second)
-        caller = asyncio.create_task(rig.source.token())
-        await first.arrived.wait()
+        rig, _, _ = scripted()
+        first, caller = await rig.in_flight(success(1))
         closing = asyncio.create_task(rig.source.aclose())
         await let_tasks_run()
 
@@ -198,6 +125,8 @@ def test_closing_succeeds_although_a_new_refresh_starts_during_it() -> None:
             await rig.source.token()
             await rig.source.refresh()
 
+        second = Paused(success(2))
+        rig.transport.script(second)
         other_caller = asyncio.create_task(go_on())
         await let_tasks_run()
         first.release()
@@ -213,52 +142,18 @@ def test_f18_f66_closing_does_not_wait_through_a_failure() -> None:
     """The callers get the error at once, and closing ends, without a pause and another request."""
 
     async def main() -> None:
-        paused = Paused(token_response({}, 503))
-        rig = Rig(paused, policy=Policy())
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        rig = Rig(policy=Policy())
+        paused, caller = await rig.in_flight(token_response({}, 503))
         closing = asyncio.create_task(rig.source.aclose())
         await let_tasks_run()
         paused.release()
-        assert await seconds_until_done(closing, rig.clock) == 0
+        assert await took(closing, rig.clock) == 0
         with pytest.raises(TokenUnavailable, match="503"):
             await caller
         assert rig.token_requests == 1
 
     run(main)
 
-
-def test_cancelling_a_close_cancels_it_at_once_wherever_it_is() -> None:
-    """Closing runs in its caller's task, whose time-outs count cancellations, so it defers none."""
-
-    async def main() -> None:
-        cut_short: list[int] = []
-        for number in range(60):
-            paused = Paused(success(1))
-            rig, _, _ = scripted(paused)
-            caller = asyncio.create_task(rig.source.token())
-            await paused.arrived.wait()
-            closed = asyncio.Event()
-
-            async def close(rig: Rig = rig, closed: asyncio.Event = closed) -> None:
-                await rig.source.aclose()
-                closed.set()
-
-            closing = asyncio.create_task(close())
-            await asyncio.sleep(0)
-            paused.release()
-            await let_tasks_run(number)
-            if closing.cancel():
-                cut_short.append(number)
-                await asyncio.wait([closing])
-                assert (closed.is_set(), closing.cancelling()) == (False, 1)
-            await caller
-        assert len(cut_short) > 5
-
-    run(main)
-
-
-# -- cancelled scopes --------------------------------------------------------------------------------
 
 OWNERS = pytest.mark.parametrize("owner", ["session", "source"])
 
@@ -274,29 +169,18 @@ class Owner:
         self.response = Paused(success(1))
         rig = Rig(self.response)
         self._path, self._memory, self._clock = path, rig.store, rig.clock
-        store = rig.store if path is None else path
-        self.session: AuthedSession | None = None
+        options: Any = {"store": path or rig.store, "key": "account", "clock": rig.clock}
+        self.block: AuthedSession | ManagedSource
         if owner == "session":
-            self.session = AuthedSession(
-                rig.provider, transport=rig.transport, store=store, key="account", clock=rig.clock
-            )
-            self.source = self.session.source
+            self.block = AuthedSession(rig.provider, transport=rig.transport, **options)
+            self.source, self.close = self.block.source, self.block.close
         else:
-            self.source = ManagedSource(
-                rig.provider, rig.transport, store=store, key="account", clock=rig.clock
-            )
-
-    @property
-    def block(self) -> AbstractAsyncContextManager[object]:
-        """For `async with`."""
-        return self.session if self.session is not None else self.source
-
-    async def close(self) -> None:
-        await (self.session.close() if self.session is not None else self.source.aclose())
+            self.block = self.source = ManagedSource(rig.provider, rig.transport, **options)
+            self.close = self.source.aclose
 
     async def refreshing(self) -> asyncio.Task[Any]:
         """Start a refresh, and return its caller once the token request has been sent."""
-        self.client = self.session.client if self.session is not None else None
+        self.client = self.block.client if isinstance(self.block, AuthedSession) else None
         caller = asyncio.create_task(self.source.token())
         await self.response.arrived.wait()
         return caller
@@ -387,42 +271,6 @@ def test_f18_leaving_the_block_in_a_cancelled_scope_waits_for_the_running_refres
 
 
 @OWNERS
-def test_f18_a_scope_may_be_cancelled_at_any_step_of_closing(owner: str) -> None:
-    """An anyio scope that is cancelled at any suspension of closing does not cut it short."""
-
-    async def cancelled_at(k: int) -> bool:
-        owned = Owner(owner)
-        caller = await owned.refreshing()
-
-        async def close() -> None:
-            with anyio.CancelScope() as scope:
-                scopes.append(scope)
-                await owned.close()
-
-        scopes: list[anyio.CancelScope] = []
-        with Steps("closing", at=k, then=lambda: scopes[0].cancel(), children=False) as steps:
-            closing = asyncio.create_task(close(), name="closing")
-            await let_tasks_run()
-            owned.response.release()
-            await closing
-        assert not owned.source.snapshot().refreshing
-        assert (await caller).access_token == "access-1"
-        await owned.check_closed()
-        return steps.reached
-
-    async def main() -> None:
-        k = 0
-        while await cancelled_at(k):
-            k += 1
-        assert k >= 2, f"closing has only {k} suspensions"
-
-    run(main)
-
-
-# -- closing that is cut short, and called again -----------------------------------------------------
-
-
-@OWNERS
 @pytest.mark.parametrize("way", ["task.cancel", "wait_for", "timeout"])
 def test_f18_closing_that_was_cut_short_continues_when_it_is_called_again(
     tmp_path: Path, owner: str, way: str
@@ -454,38 +302,44 @@ def test_f18_closing_that_was_cut_short_continues_when_it_is_called_again(
         owned.response.release()
         await again
         assert (await caller).access_token == "access-1"
-        assert owned.session is None or owned.session.closed
+        assert not isinstance(owned.block, AuthedSession) or owned.block.closed
         await owned.check_closed()
 
     run(main)
 
 
 @OWNERS
-def test_f18_closing_may_be_cancelled_at_any_of_its_steps_and_called_again(
-    tmp_path: Path, owner: str
-) -> None:
-    """Wherever closing is cut short, the second call leaves no task, no thread and no open client."""
+@pytest.mark.parametrize("what", ["its scope", "its task"])
+def test_f18_closing_may_be_cancelled_at_any_of_its_steps(tmp_path: Path, owner: str, what: str) -> None:
+    """A scope does not cut it short. Its task ends at once, and a second call leaves nothing open."""
 
     async def cancelled_at(k: int) -> bool:
         owned = Owner(owner, tmp_path / f"{k}.db")
         caller = await owned.refreshing()
-        with Steps("closing", at=k, then=lambda: closing.cancel(), children=False) as steps:
-            closing = asyncio.create_task(owned.close(), name="closing")
+        scope = anyio.CancelScope()
+
+        async def close() -> None:
+            with scope:
+                await owned.close()
+
+        def cancel() -> None:
+            scope.cancel() if what == "its scope" else closing.cancel()
+
+        with Steps("closing", at=k, then=cancel, children=False) as steps:
+            closing = asyncio.create_task(close(), name="closing")
             await let_tasks_run()
             owned.response.release()
             await asyncio.wait([closing])
-        await owned.close()
+        cut_short = steps.reached and what == "its task"
+        assert (closing.cancelled(), closing.cancelling()) == (cut_short, cut_short)
+        assert cut_short or not owned.source.snapshot().refreshing
+        if cut_short:
+            await owned.close()
         assert (await caller).access_token == "access-1"
         await owned.check_closed()
         return steps.reached
 
-    async def main() -> None:
-        k = 0
-        while await cancelled_at(k):
-            k += 1
-        assert k >= 2, f"closing has only {k} suspensions"
-
-    run(main)
+    run_at_every_step(cancelled_at, 2)
 
 
 @OWNERS
@@ -506,8 +360,6 @@ def test_f18_closing_twice_at_the_same_time_ends_both(tmp_path: Path, owner: str
 
     run(main)
 
-
-# -- a process that ends right after closing ---------------------------------------------------------
 
 PROGRAM = """
 import asyncio, contextlib, json, os, signal, sys
@@ -561,19 +413,17 @@ with contextlib.suppress(KeyboardInterrupt):
 async def child_process(owner: str, way: str, url: str, server: PriavaServer) -> AsyncIterator[Child]:
     """A process that refreshes and closes, and is cancelled in this way when it is told to."""
     pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PROGRAM, owner, way, url, json.dumps(server.credentials)),
-        stdin=pipe,
-        stdout=pipe,
+    arguments = (owner, way, url, json.dumps(server.credentials))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, *arguments, stdin=pipe, stdout=pipe
     )
-    assert child.stdin is not None
+    child = Child(process)
     try:
-        yield Child(child)
+        yield child
     finally:
-        child.stdin.close()
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+        if process.returncode is None:
+            process.kill()
+        await child.end()
 
 
 class Child:

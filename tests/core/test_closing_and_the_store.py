@@ -6,19 +6,27 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, seconds_until_done, success, until_sleeping
+from _rig import (
+    LIFETIME,
+    Rig,
+    expired,
+    failed_after,
+    invalid_grant,
+    let_tasks_run,
+    run,
+    seconds_until_done,
+    success,
+    took,
+    until_sleeping,
+)
 from _scripted_store import Hanging, ScriptedStore, fail, hang, scripted
 
-from tokensession import (
-    AuthedSession,
-    Policy,
-    SignedOut,
-    StoreUnavailable,
-    TokenUnavailable,
-)
+from tokensession import AuthedSession, Policy, SignedOut, StoreUnavailable, TokenUnavailable
 from tokensession.providers import Priava
 from tokensession.stores import SQLiteStore
 from tokensession.testing import FakeClock, Paused, PriavaServer
@@ -26,24 +34,14 @@ from tokensession.testing import FakeClock, Paused, PriavaServer
 BOUND = Policy().close_timeout
 
 
-async def closed(rig: Rig) -> float:
-    """Close, and return how long it took. Raises what closing raises."""
-    closing = asyncio.create_task(rig.source.aclose())
-    seconds = await seconds_until_done(closing, rig.clock)
-    await closing
-    return seconds
+DOWN = {"commit": fail, "put": fail}
 
 
 async def close_in_vain(rig: Rig) -> float:
     """Close although nothing can be saved, and return how long it took."""
-    closing = asyncio.create_task(rig.source.aclose())
-    seconds = await seconds_until_done(closing, rig.clock)
-    with pytest.raises(StoreUnavailable, match="before the session closed"):
-        await closing
-    return seconds
-
-
-# -- saving ------------------------------------------------------------------------------------------
+    return await failed_after(
+        StoreUnavailable, rig.source.aclose(), rig.clock, match="before the session closed"
+    )
 
 
 def test_f18_closing_saves_pending_writes_at_once() -> None:
@@ -57,7 +55,7 @@ def test_f18_closing_saves_pending_writes_at_once() -> None:
         clock.advance(3600)
         await until_sleeping(clock, 30)
         store.steps.clear()
-        assert await closed(rig) == 0
+        assert await took(rig.source.aclose(), clock) == 0
         assert await rig.stored_access() == "access-1"
 
     run(main)
@@ -72,17 +70,14 @@ def test_mutant_6_closing_tries_once_more_to_save_what_it_had_to_cut_off() -> No
         async def commit() -> None:
             await next(steps, let_tasks_run)()
 
-        paused = Paused(success(1))
-        rig, store, clock = scripted(paused)
+        rig, store, clock = scripted()
         store.steps["commit"] = commit
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        paused, caller = await rig.in_flight(success(1))
         closing = asyncio.create_task(rig.source.aclose())
         await let_tasks_run()
         clock.advance(15)
         paused.release()
-        assert await seconds_until_done(closing, clock) <= BOUND
-        await closing
+        assert await took(closing, clock) <= BOUND
         await asyncio.gather(caller, return_exceptions=True)
         assert await rig.stored_access() == "access-1"
         assert not store.has_claims()
@@ -104,37 +99,19 @@ def test_f18_closing_that_could_not_save_releases_its_claim() -> None:
     run(main)
 
 
-def test_f27_closing_raises_if_a_token_could_not_be_stored() -> None:
-    """The old refresh token is spent, so closing without storing the new one is an error."""
-
-    async def main() -> None:
-        rig, store, _ = scripted(success(1))
-        store.steps |= {"commit": fail, "put": fail}
-        await rig.access()
-        await close_in_vain(rig)
-
-    run(main)
-
-
 def test_f18_closing_raises_if_a_hanging_store_has_not_stored_the_new_token() -> None:
     """A commit that never ends is not reported as a clean end."""
 
     async def main() -> None:
-        paused = Paused(success(1))
-        rig, store, clock = scripted(paused)
+        rig, store, clock = scripted()
         store.steps["commit"] = hang
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        paused, caller = await rig.in_flight(success(1))
         closing = asyncio.create_task(rig.source.aclose())
         await let_tasks_run()
         clock.advance(18)  # a slow token endpoint
         paused.release()
-        await seconds_until_done(closing, clock)
-        with pytest.raises(StoreUnavailable, match="before the session closed"):
-            await closing
-        await seconds_until_done(caller, clock)
-        with pytest.raises(TokenUnavailable):
-            await caller
+        await failed_after(StoreUnavailable, closing, clock, match="before the session closed")
+        await failed_after(TokenUnavailable, caller, clock)
 
     run(main)
 
@@ -148,37 +125,36 @@ def test_f18_a_sign_in_that_is_stopped_unsaved_releases_an_older_claim() -> None
         store.steps |= {"commit": fail, "put": hang}
         await rig.access()
         signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
-        await seconds_until_done(asyncio.create_task(paused.arrived.wait()), clock)
+        await took(paused.arrived.wait(), clock)
         closing = asyncio.create_task(rig.source.aclose())
         await let_tasks_run()
         clock.advance(19)
         paused.release()
-        assert await seconds_until_done(closing, clock) <= BOUND
-        with pytest.raises(StoreUnavailable):
-            await closing
-        await seconds_until_done(signing_in, clock)
-        with pytest.raises(TokenUnavailable):
-            await signing_in
+        assert await failed_after(StoreUnavailable, closing, clock) <= BOUND
+        await failed_after(TokenUnavailable, signing_in, clock)
         assert not store._holders
 
     run(main)
 
 
-# -- entered again -----------------------------------------------------------------------------------
+async def unsaved_at_closing(*script: Any) -> tuple[Rig, ScriptedStore, FakeClock]:
+    """A process whose closing could not save access-2. The store has access-1, and works again."""
+    rig, store, clock = scripted(success(1), success(2), *script)
+    async with rig.source:
+        await rig.access()
+    clock.advance(LIFETIME)
+    store.steps |= DOWN
+    assert await rig.access() == "access-2"
+    await close_in_vain(rig)
+    store.steps.clear()
+    return rig, store, clock
 
 
 def test_k09_a_source_whose_closing_could_not_save_goes_on_with_its_token() -> None:
     """The refresh token in the store is spent. The one in memory is served, stored and used next."""
 
     async def main() -> None:
-        rig, store, clock = scripted(success(1), success(2), success(3))
-        async with rig.source:
-            await rig.access()
-        clock.advance(LIFETIME)
-        store.steps |= {"commit": fail, "put": fail}
-        assert await rig.access() == "access-2"
-        await close_in_vain(rig)
-        store.steps.clear()
+        rig, _, clock = await unsaved_at_closing(success(3))
         async with rig.source:
             assert await rig.access() == "access-2"
             clock.advance(LIFETIME)
@@ -189,17 +165,13 @@ def test_k09_a_source_whose_closing_could_not_save_goes_on_with_its_token() -> N
     run(main)
 
 
-def test_k09_closing_again_saves_what_the_first_closing_could_not() -> None:
-    """Without any request in between."""
+def test_f27_k09_closing_raises_what_it_could_not_save_and_closing_again_saves_it() -> None:
+    """The old refresh token is spent, so the new one must be stored. No request is made in between."""
 
     async def main() -> None:
-        rig, store, _ = scripted(success(1))
-        store.steps |= {"commit": fail, "put": fail}
-        await rig.access()
-        await close_in_vain(rig)
-        store.steps.clear()
-        await closed(rig)
-        assert await rig.stored_access() == "access-1"
+        rig, _, clock = await unsaved_at_closing()
+        await took(rig.source.aclose(), clock)
+        assert await rig.stored_access() == "access-2"
         assert not rig.source.snapshot().unsaved
 
     run(main)
@@ -210,15 +182,9 @@ def test_k09_a_later_sign_in_or_sign_out_counts_more_than_what_closing_could_not
     """Another process has stored it in between, and the token in memory is given up."""
 
     async def main() -> None:
-        rig, store, clock = scripted(success(1), success(2))
-        await rig.access()
-        clock.advance(LIFETIME)
-        store.steps |= {"commit": fail, "put": fail}
-        assert await rig.access() == "access-2"
-        await close_in_vain(rig)
-        store.steps.clear()
+        rig, _, clock = await unsaved_at_closing()
         clock.advance(LIFETIME - 100)
-        other = Rig(success(7), store=store, clock=clock)
+        other = rig.peer(success(7))
         if later == "sign-in":
             await other.source.sign_in(refresh_token="new")
         else:
@@ -231,9 +197,7 @@ def test_k09_a_later_sign_in_or_sign_out_counts_more_than_what_closing_could_not
             else:
                 with pytest.raises(SignedOut):
                     await rig.access()
-        stored = await rig.stored()
-        assert stored is not None
-        assert stored.signed_out is (later == "sign-out")
+        assert (await rig.state()).signed_out is (later == "sign-out")
         assert rig.token_requests == 2
 
     run(main)
@@ -243,14 +207,8 @@ def test_k09_a_rejection_of_the_spent_refresh_token_does_not_end_the_sign_in() -
     """Another process has sent it in between, and noted what came of it."""
 
     async def main() -> None:
-        rig, store, clock = scripted(success(1), success(2), success(3))
-        await rig.access()
-        clock.advance(LIFETIME)
-        store.steps |= {"commit": fail, "put": fail}
-        await rig.access()
-        await close_in_vain(rig)
-        store.steps.clear()
-        other = Rig(invalid_grant(), store=store, clock=clock)  # it sends refresh-1, which is spent
+        rig, _, clock = await unsaved_at_closing(success(3))
+        other = rig.peer(invalid_grant())  # it sends refresh-1, which is spent
         await asyncio.gather(other.access(), return_exceptions=True)
         async with rig.source:
             clock.advance(LIFETIME)
@@ -262,29 +220,22 @@ def test_k09_a_rejection_of_the_spent_refresh_token_does_not_end_the_sign_in() -
     run(main)
 
 
-class FlakyStore(ScriptedStore):
-    """A store for a session with the real clock, which fails while `down`."""
-
-    def down(self, down: bool) -> None:
-        self.steps = {"commit": fail, "put": fail} if down else {}
-
-
 def test_k09_a_session_that_is_entered_again_never_sends_a_spent_refresh_token() -> None:
     """With a server that detects the reuse of a refresh token."""
 
     async def main() -> None:
-        store = FlakyStore()
+        store = ScriptedStore()
         async with PriavaServer() as server:
             session = AuthedSession(
                 Priava(**server.credentials), store=store, policy=Policy(close_timeout=0.01)
             )
             async with session:
                 await session.source.token()
-            store.down(True)
+            store.steps |= DOWN
             with pytest.raises(StoreUnavailable, match="use this session again"):
                 async with session:
                     await session.source.refresh()
-            store.down(False)
+            store.steps.clear()
             async with session:
                 for _ in range(2):
                     async with session.get("/echo") as response:
@@ -296,9 +247,6 @@ def test_k09_a_session_that_is_entered_again_never_sends_a_spent_refresh_token()
     run(main)
 
 
-# -- one deadline ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("stubborn", [False, True], ids=["hangs", "ignores its cancellation"])
 @pytest.mark.parametrize("where", ["", "aclose", "commit", "commit put", "commit put abandon aclose"])
 @pytest.mark.parametrize("close_timeout", [25, 3])
@@ -308,10 +256,9 @@ def test_f68_closing_is_over_by_its_timeout_wherever_the_store_hangs(
     """Waiting for the request, the write, the claim and the store's own closing share one deadline."""
 
     async def main() -> None:
-        paused, hanging = Paused(success(1)), Hanging(stubborn=stubborn)
-        rig, store, clock = scripted(paused, policy=Policy(retry_within=0, close_timeout=close_timeout))
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        hanging = Hanging(stubborn=stubborn)
+        rig, store, clock = scripted(policy=Policy(retry_within=0, close_timeout=close_timeout))
+        paused, caller = await rig.in_flight(success(1))
         store.steps |= dict.fromkeys(where.split(), hanging)
         # As `aclose` of a source that owns its store.
         closing = asyncio.create_task(rig.source._coordinator.close(lambda: store.step("aclose")))
@@ -332,10 +279,9 @@ def test_f67_f68_closing_that_is_cancelled_does_not_wait_for_a_store_that_hangs(
     """It ends at once. The next call closes the store."""
 
     async def main() -> None:
-        paused, hanging = Paused(success(1)), Hanging(stubborn=False)
-        rig, store, _ = scripted(paused)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        hanging = Hanging(stubborn=False)
+        rig, store, _ = scripted()
+        paused, caller = await rig.in_flight(success(1))
         store.steps["aclose"] = hanging
         closing = asyncio.create_task(rig.source._coordinator.close(lambda: store.step("aclose")))
         await let_tasks_run()
@@ -357,12 +303,8 @@ def test_f68_k10_a_database_that_another_program_locks_does_not_hold_up_closing(
         path = tmp_path / "tokens.db"
         clock = FakeClock(jitter=1.0)
         store = SQLiteStore(path, clock=clock)
-        paused = Paused(success(2))
-        rig = Rig(success(1), paused, success(3), store=store, clock=clock)
-        await rig.access()
-        clock.advance(LIFETIME)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        rig = await expired(store=store, clock=clock)
+        paused, caller = await rig.in_flight(success(2))
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             paused.release()
@@ -370,44 +312,42 @@ def test_f68_k10_a_database_that_another_program_locks_does_not_hold_up_closing(
             assert (await asyncio.gather(caller, return_exceptions=True))[0] == "access-2"
             other.execute("ROLLBACK")
         clock.advance(LIFETIME)
+        rig.transport.script(success(3))
         assert await rig.access() == "access-3"
         assert "refresh_token=refresh-2" in rig.sent()
-        await closed(rig)
+        await took(rig.source.aclose(), rig.clock)
         await store.aclose()
 
     run(main)
 
 
-# -- the log -----------------------------------------------------------------------------------------
-
-
-def notices(caplog: pytest.LogCaptureFixture) -> list[str]:
+@pytest.fixture
+def notices(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What closing has logged."""
-    return [
-        record.getMessage()
+    caplog.set_level(logging.INFO, "tokensession")
+    return lambda: [
+        record.message
         for record in caplog.records
-        if record.levelno == logging.INFO and record.getMessage().startswith("Closing")
+        if record.levelno == logging.INFO and record.message.startswith("Closing")
     ]
 
 
 def test_f18_closing_that_waits_for_more_than_a_second_says_so_with_its_bound(
-    caplog: pytest.LogCaptureFixture,
+    notices: Callable[[], list[str]],
 ) -> None:
     """Otherwise a second Ctrl-C, which ends it, looks like the thing to do."""
 
     async def main() -> None:
-        paused = Paused(success(1))
-        rig = Rig(paused)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        rig = Rig()
+        paused, caller = await rig.in_flight(success(1))
         closing = asyncio.create_task(rig.source.aclose())
         await let_tasks_run()
         rig.clock.advance(0.999)
         await let_tasks_run()
-        assert notices(caplog) == []
+        assert notices() == []
         rig.clock.advance(0.001)
         await let_tasks_run()
-        (notice,) = notices(caplog)
+        (notice,) = notices()
         assert "account" in notice
         assert "at most 25 s" in notice
         rig.clock.advance(10)
@@ -416,14 +356,13 @@ def test_f18_closing_that_waits_for_more_than_a_second_says_so_with_its_bound(
         await caller
         rig.clock.advance(100)
         await let_tasks_run()
-        assert len(notices(caplog)) == 1
+        assert len(notices()) == 1
 
-    with caplog.at_level(logging.INFO, logger="tokensession"):
-        run(main)
+    run(main)
 
 
 def test_f18_closing_in_less_than_a_second_logs_nothing_and_leaves_no_timer(
-    caplog: pytest.LogCaptureFixture,
+    notices: Callable[[], list[str]],
 ) -> None:
     """Neither at once nor later."""
 
@@ -432,7 +371,6 @@ def test_f18_closing_in_less_than_a_second_logs_nothing_and_leaves_no_timer(
         await rig.access()
         await rig.source.aclose()
         assert rig.clock.sleepers == ()
+        assert notices() == []
 
-    with caplog.at_level(logging.INFO, logger="tokensession"):
-        run(main)
-    assert notices(caplog) == []
+    run(main)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from _rig import Rig, let_tasks_run, run, seconds_until_done, success
+from _rig import Rig, let_tasks_run, run, seconds_until_done, success, took
 from _scripted_store import Hanging, scripted
 
 from tokensession import NotSent, OutcomeUnknown, SignInRequired, StoreUnavailable
@@ -50,8 +50,13 @@ async def spins(_request: TokenRequest) -> TokenResponse:
 TRANSPORTS: list[Any] = [never, cleans_up, fails_when_cancelled, spins]
 
 
+LIMITS = pytest.mark.parametrize(
+    ("rotates", "limit"), [(False, 20), (True, 120)], ids=["permanent", "rotating"]
+)
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda transport: transport.__name__)
-@pytest.mark.parametrize(("rotates", "limit"), [(False, 20), (True, 120)], ids=["permanent", "rotating"])
+@LIMITS
 def test_f03_f10_the_token_request_is_over_by_its_deadline_whatever_the_transport_does(
     transport: Callable[..., Any], rotates: bool, limit: int
 ) -> None:
@@ -59,17 +64,15 @@ def test_f03_f10_the_token_request_is_over_by_its_deadline_whatever_the_transpor
 
     async def main() -> None:
         rig = Rig(transport, success(2), rotates=rotates)
-        callers = [asyncio.create_task(rig.access()) for _ in range(10)]
+        callers = [rig.ask() for _ in range(10)]
         answers = asyncio.gather(*callers, return_exceptions=True)
         assert await seconds_until_done(answers, rig.clock) == CALLER
         assert {type(answer) for answer in await answers} == {OutcomeUnknown}
-        over = asyncio.create_task(rig.refreshed())
-        assert CALLER + await seconds_until_done(over, rig.clock) == limit
+        assert CALLER + await took(rig.refreshed(), rig.clock) == limit
         assert rig.transport.timeouts == [(5, limit)], "the transport gets the time-outs too"
-        stored = await rig.stored()
-        assert stored is not None
-        assert stored.failures is not None
-        assert stored.failures.unknown == int(rotates)
+        failures = (await rig.state()).failures
+        assert failures is not None
+        assert failures.unknown == int(rotates)
         rig.clock.advance(2)
         assert await rig.access() == "access-2"
         assert rig.token_requests == 2
@@ -77,7 +80,7 @@ def test_f03_f10_the_token_request_is_over_by_its_deadline_whatever_the_transpor
     run(main)
 
 
-@pytest.mark.parametrize(("rotates", "limit"), [(False, 20), (True, 120)], ids=["permanent", "rotating"])
+@LIMITS
 def test_f03_f10_a_transport_that_ignores_cancellation_does_not_hold_up_the_refresh(
     rotates: bool, limit: int
 ) -> None:
@@ -91,11 +94,10 @@ def test_f03_f10_a_transport_that_ignores_cancellation_does_not_hold_up_the_refr
             raise ConnectionError
 
         rig = Rig(ignores_cancellation, success(2), rotates=rotates)
-        caller = asyncio.create_task(rig.access())
+        caller = rig.ask()
         try:
             assert await seconds_until_done(caller, rig.clock) == CALLER
-            over = asyncio.create_task(rig.refreshed())
-            assert CALLER + await seconds_until_done(over, rig.clock) == limit + 2
+            assert CALLER + await took(rig.refreshed(), rig.clock) == limit + 2
             rig.clock.advance(2)
             assert await rig.access() == "access-2"
         finally:
@@ -113,11 +115,7 @@ def test_f03_f10_a_transport_that_ignores_cancellation_does_not_hold_up_the_refr
         ("claim", CALLER, OutcomeUnknown),
         ("sending", CALLER, OutcomeUnknown),
         ("commit", 10, "access-1"),
-        (
-            "abandon",
-            CALLER,
-            OutcomeUnknown,
-        ),  # after ten seconds the next attempt is due, and waits for the claim
+        ("abandon", CALLER, OutcomeUnknown),  # the next attempt, after ten seconds, waits for the claim
     ],
 )
 def test_f03_a_store_that_hangs_anywhere_does_not_hold_up_the_callers(
@@ -133,7 +131,7 @@ def test_f03_a_store_that_hangs_anywhere_does_not_hold_up_the_callers(
             configured=None if where == "load" else "configured-token",
         )
         store.steps[where] = hanging
-        caller = asyncio.create_task(rig.access())
+        caller = rig.ask()
         try:
             assert await seconds_until_done(caller, clock) == (CALLER if stubborn else seconds)
             result = (await asyncio.gather(caller, return_exceptions=True))[0]
@@ -161,7 +159,7 @@ def test_f03_a_store_call_that_never_returns_holds_up_no_later_caller(where: str
         hanging = Hanging(stubborn=True)
         rig, store, clock = scripted(success(1), configured=None if where == "load" else "configured-token")
         store.steps[where] = hanging
-        caller = asyncio.create_task(rig.access())
+        caller = rig.ask()
         await let_tasks_run()
         store.steps.clear()
         try:

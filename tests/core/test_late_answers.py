@@ -8,21 +8,22 @@ from typing import Any
 
 import pytest
 from _rig import (
+    IMPATIENT,
     LIFETIME,
     Rig,
+    failed_after,
     invalid_grant,
     let_tasks_run,
     run,
     run_in_every_turn,
-    seconds_until_done,
     success,
+    took,
 )
 from _scripted_store import ScriptedClaim, ScriptedStore, scripted
 
 from tokensession import ClaimTimeout, GrantRejected, OutcomeUnknown, Policy, SignedOut, TokenUnavailable
 from tokensession.events import Adopted, Refreshed, RefreshFailed
 from tokensession.providers.protocol import TokenRequest, TokenResponse
-from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, Paused, ScriptedTransport
 
 CALLER, RESPONSE = 20, 120
@@ -31,24 +32,13 @@ CALLER, RESPONSE = 20, 120
 
 async def late(*script: Any, after: float = CALLER, **options: Any) -> tuple[Rig, Paused]:
     """A rig whose request has got no answer for so long, and whose caller has the error by then."""
-    paused = Paused(success(1))
-    rig = Rig(paused, *script, **options)
-    caller = asyncio.create_task(rig.access())
-    assert await seconds_until_done(caller, rig.clock) == CALLER
-    with pytest.raises(OutcomeUnknown, match="The refresh goes on"):
-        await caller
+    rig = Rig(**options)
+    paused, caller = await rig.in_flight(success(1))
+    rig.transport.script(*script)
+    assert await failed_after(OutcomeUnknown, caller, rig.clock, match="The refresh goes on") == CALLER
     rig.clock.advance(after - CALLER)
     await let_tasks_run()
     return rig, paused
-
-
-async def unknown_outcomes(rig: Rig) -> int:
-    """How many token requests without an answer the store knows of."""
-    stored = await rig.stored()
-    return stored.failures.unknown if stored is not None and stored.failures is not None else 0
-
-
-# -- kept --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("after", [25, 30, 119])
@@ -78,11 +68,8 @@ def test_f54_callers_that_come_while_a_late_answer_is_awaited_share_it() -> None
 
     async def main() -> None:
         rig, paused = await late(after=30)
-        first = asyncio.create_task(rig.access())
-        assert await seconds_until_done(first, rig.clock) == CALLER
-        with pytest.raises(OutcomeUnknown):
-            await first
-        second = asyncio.create_task(rig.access())
+        assert await failed_after(OutcomeUnknown, rig.access(), rig.clock) == CALLER
+        second = rig.ask()
         await let_tasks_run()
         rig.clock.advance(10)
         paused.release()
@@ -96,8 +83,8 @@ def test_f54_a_valid_token_is_served_while_a_late_answer_is_awaited() -> None:
     """Its callers notice nothing."""
 
     async def main() -> None:
-        paused = Paused(success(2))
-        rig = Rig(success(1), paused)
+        rig, paused = Rig(success(1)), Paused(success(2))
+        rig.transport.script(paused)
         await rig.access()
         rig.clock.advance(LIFETIME - 299)  # due
         for _ in range(11):
@@ -117,12 +104,9 @@ def test_f10_f54_the_request_keeps_its_claim_while_a_late_answer_is_awaited() ->
 
     async def main() -> None:
         rig, paused = await late()
-        others = [Rig(store=rig.store, clock=rig.clock) for _ in range(2)]
-        early = asyncio.create_task(others[0].access())
-        assert await seconds_until_done(early, rig.clock) == CALLER
-        with pytest.raises(TokenUnavailable):
-            await early
-        waiting = asyncio.create_task(others[1].access())
+        others = [rig.peer() for _ in range(2)]
+        assert await failed_after(TokenUnavailable, others[0].access(), rig.clock) == CALLER
+        waiting = others[1].ask()
         await let_tasks_run()
         with pytest.raises(ClaimTimeout):
             await rig.store.claim("account", seen=None, timeout=0)
@@ -134,29 +118,20 @@ def test_f10_f54_the_request_keeps_its_claim_while_a_late_answer_is_awaited() ->
     run(main)
 
 
-def test_f54_after_two_minutes_the_outcome_is_unknown() -> None:
+@pytest.mark.parametrize(
+    ("policy", "bound"), [(IMPATIENT, RESPONSE), (Policy(retry_within=0, response_timeout=30), 30)]
+)
+def test_f54_after_two_minutes_or_the_policys_time_the_outcome_is_unknown(policy: Policy, bound: int) -> None:
     """Then the request is over, its outcome is noted, and the same refresh token is sent once more."""
 
     async def main() -> None:
-        rig, _ = await late(success(2))
-        over = asyncio.create_task(rig.refreshed())
-        assert CALLER + await seconds_until_done(over, rig.clock) == RESPONSE
-        assert await unknown_outcomes(rig) == 1
+        rig, _ = await late(success(2), policy=policy)
+        assert CALLER + await took(rig.refreshed(), rig.clock) == bound
+        assert await rig.unknown_outcomes() == 1
         assert any(isinstance(event, RefreshFailed) for event in rig.events)
         rig.clock.advance(2)
         assert await rig.access() == "access-2"
         assert "refresh_token=configured-token" in rig.sent()
-
-    run(main)
-
-
-def test_f54_an_answer_that_is_late_by_the_policy_is_awaited_as_long_as_the_policy_says() -> None:
-    """`Policy.response_timeout` is the bound."""
-
-    async def main() -> None:
-        rig, _ = await late(policy=Policy(retry_within=0, response_timeout=30))
-        over = asyncio.create_task(rig.refreshed())
-        assert CALLER + await seconds_until_done(over, rig.clock) == 30
 
     run(main)
 
@@ -166,10 +141,7 @@ def test_f54_without_rotation_no_late_answer_is_awaited() -> None:
 
     async def main() -> None:
         rig = Rig(Paused(success(1)), success(2), rotates=False)
-        caller = asyncio.create_task(rig.access())
-        assert await seconds_until_done(caller, rig.clock) == CALLER
-        with pytest.raises(OutcomeUnknown):
-            await caller
+        assert await failed_after(OutcomeUnknown, rig.access(), rig.clock) == CALLER
         assert not rig.source.snapshot().refreshing
         rig.clock.advance(1)
         assert await rig.access() == "access-2"
@@ -193,18 +165,29 @@ def test_f54_a_late_rejection_is_noted() -> None:
     run(main)
 
 
-# -- what ends the wait ------------------------------------------------------------------------------
-
-
-def test_f18_f54_closing_ends_the_wait_for_a_late_answer_at_once() -> None:
-    """No caller waits for it any more. Its outcome is noted as unknown."""
+@pytest.mark.parametrize("how", ["closing", "sign-in", "sign-out"])
+def test_f18_f41_f54_closing_a_sign_in_or_a_sign_out_ends_the_wait_for_a_late_answer(
+    how: str,
+) -> None:
+    """No caller waits for it any more, or another credential needs the claim. A sign-out stays."""
 
     async def main() -> None:
-        rig, _ = await late()
-        closing = asyncio.create_task(rig.source.aclose())
-        assert await seconds_until_done(closing, rig.clock) == 0
-        await closing
-        assert await unknown_outcomes(rig) == 1
+        rig, _ = await late(success(2))
+        if how == "closing":
+            assert await took(rig.source.aclose(), rig.clock) == 0
+            assert await rig.unknown_outcomes() == 1
+        elif how == "sign-in":
+            signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
+            assert await took(signing_in, rig.clock) == 0
+            assert signing_in.result().access_token == "access-2"
+            assert "refresh_token=new" in rig.sent()
+            assert await rig.access() == "access-2"
+        else:
+            assert await took(rig.source.sign_out(), rig.clock) == 0
+            await rig.refreshed()
+            with pytest.raises(SignedOut):
+                await rig.access()
+            assert (await rig.state()).signed_out
 
     run(main)
 
@@ -213,10 +196,8 @@ def test_f18_f54_a_request_that_is_not_late_at_closing_has_the_close_timeout() -
     """It is late only after twenty seconds: up to then its callers may get the answer."""
 
     async def main() -> None:
-        paused = Paused(success(1))
-        rig = Rig(paused)
-        caller = asyncio.create_task(rig.access())
-        await let_tasks_run()
+        rig = Rig()
+        paused, caller = await rig.in_flight(success(1))
         rig.clock.advance(19)
         closing = asyncio.create_task(rig.source.aclose())
         await let_tasks_run()
@@ -230,40 +211,6 @@ def test_f18_f54_a_request_that_is_not_late_at_closing_has_the_close_timeout() -
             await caller
 
     run(main)
-
-
-def test_f54_a_sign_in_ends_the_wait_for_a_late_answer_at_once() -> None:
-    """It needs the claim, and there is going to be another credential."""
-
-    async def main() -> None:
-        rig, _ = await late(success(2))
-        signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
-        assert await seconds_until_done(signing_in, rig.clock) == 0
-        assert (await signing_in).access_token == "access-2"
-        assert "refresh_token=new" in rig.sent()
-        assert await rig.access() == "access-2"
-
-    run(main)
-
-
-def test_f41_f54_a_sign_out_ends_the_wait_for_a_late_answer_at_once() -> None:
-    """And stays."""
-
-    async def main() -> None:
-        rig, _ = await late()
-        signing_out = asyncio.create_task(rig.source.sign_out())
-        assert await seconds_until_done(signing_out, rig.clock) == 0
-        await rig.refreshed()
-        with pytest.raises(SignedOut):
-            await rig.access()
-        stored = await rig.stored()
-        assert stored is not None
-        assert stored.signed_out
-
-    run(main)
-
-
-# -- an answer that has arrived when the wait ends ---------------------------------------------------
 
 
 def answers_when_cancelled(turns: int, response: TokenResponse) -> Callable[[TokenRequest], Awaitable[Any]]:
@@ -285,12 +232,10 @@ def test_f54_k04_an_answer_that_arrives_as_the_time_ends_is_used(turns: int) -> 
     """A transport may finish what it has begun although it is cancelled."""
 
     async def main() -> None:
-        rig = Rig(
-            answers_when_cancelled(turns, success(1)), policy=Policy(retry_within=0, response_timeout=10)
-        )
-        caller = asyncio.create_task(rig.access())
-        assert await seconds_until_done(caller, rig.clock) == 10
-        assert await caller == "access-1"
+        policy = Policy(retry_within=0, response_timeout=10)
+        rig = Rig(answers_when_cancelled(turns, success(1)), policy=policy)
+        assert await took(rig.access(), rig.clock) == 10
+        assert await rig.access() == "access-1"
         assert await rig.stored_access() == "access-1"
 
     run(main)
@@ -302,14 +247,12 @@ def test_f18_f54_mutant_33_an_answer_that_arrives_as_closing_cuts_it_off_is_stor
 
     async def main() -> None:
         rig = Rig(answers_when_cancelled(turns, success(1)))
-        caller = asyncio.create_task(rig.access())
+        caller = rig.ask()
         await let_tasks_run()
-        closing = asyncio.create_task(rig.source.aclose())
-        await seconds_until_done(closing, rig.clock)
-        await closing
+        await took(rig.source.aclose(), rig.clock)
         await asyncio.gather(caller, return_exceptions=True)
         assert await rig.stored_access() == "access-1"
-        assert await unknown_outcomes(rig) == 0
+        assert await rig.unknown_outcomes() == 0
 
     run(main)
 
@@ -327,7 +270,7 @@ def test_f54_a_late_answer_that_arrives_at_any_turn_of_closing_is_stored_or_note
         if await rig.stored_access() == "access-1":
             ends.add("stored")
         else:
-            assert await unknown_outcomes(rig) == 1
+            assert await rig.unknown_outcomes() == 1
             ends.add("noted")
 
     run_in_every_turn(main, 15)
@@ -343,13 +286,9 @@ def test_f41_f54_a_sign_in_or_sign_out_wins_over_an_answer_that_arrives_as_it_en
 
     async def main() -> None:
         rig = Rig(answers_when_cancelled(turns, success(1)), success(2))
-        caller = asyncio.create_task(rig.access())
-        await seconds_until_done(caller, rig.clock)
-        await asyncio.gather(caller, return_exceptions=True)
+        await failed_after(OutcomeUnknown, rig.access(), rig.clock)
         work = rig.source.sign_out() if change == "sign-out" else rig.source.sign_in(refresh_token="new")
-        changing = asyncio.create_task(work)
-        await seconds_until_done(changing, rig.clock)
-        await changing
+        await took(work, rig.clock)
         await rig.refreshed()
         await let_tasks_run()
         if change == "sign-out":
@@ -358,14 +297,9 @@ def test_f41_f54_a_sign_in_or_sign_out_wins_over_an_answer_that_arrives_as_it_en
         else:
             assert await rig.access() == "access-2"
             assert await rig.stored_access() == "access-2"
-        stored = await rig.stored()
-        assert stored is not None
-        assert stored.signed_out is (change == "sign-out")
+        assert (await rig.state()).signed_out is (change == "sign-out")
 
     run(main)
-
-
-# -- other keys and other processes ------------------------------------------------------------------
 
 
 class OneAtATime(ScriptedTransport):
@@ -392,18 +326,16 @@ def test_f54_a_request_whose_answer_is_late_takes_no_place_from_other_keys() -> 
 
     async def main() -> None:
         paused = Paused(success(1))
-        transport, clock = OneAtATime(paused, success(2), success(3)), FakeClock(jitter=0.0)
-        store = MemoryStore(clock=clock)
-        one, other, third = (
-            Rig(transport=transport, clock=clock, store=store, key=key) for key in ("one", "other", "third")
-        )
-        hanging = asyncio.create_task(one.access())
+        transport = OneAtATime(paused, success(2), success(3))
+        one = Rig(transport=transport, key="one")
+        other, third = (one.peer(transport=transport, key=key) for key in ("other", "third"))
+        hanging = one.ask()
         await paused.arrived.wait()
-        queued = asyncio.create_task(other.access())
+        queued = other.ask()
         await let_tasks_run()
         assert transport.sent == 1
-        assert await seconds_until_done(queued, clock) == CALLER
-        assert await queued == "access-2"
+        assert await took(queued, one.clock) == CALLER
+        assert queued.result() == "access-2"
         with pytest.raises(OutcomeUnknown):
             await hanging
         assert await third.access() == "access-3"
@@ -446,9 +378,7 @@ def test_f10_f11_f54_a_new_holder_waits_while_the_last_one_may_be_listening(answ
         clock = FakeClock(jitter=0.0)
         store = LapsedLease(clock=clock)
         rig = Rig(success(1), store=store, clock=clock)
-        caller = asyncio.create_task(rig.access())
-        await seconds_until_done(caller, clock)
-        await asyncio.gather(caller, return_exceptions=True)
+        await failed_after(OutcomeUnknown, rig.access(), clock)
         assert rig.token_requests == 0
         if answered:
             last = Rig(success(7), clock=clock)
@@ -456,8 +386,7 @@ def test_f10_f11_f54_a_new_holder_waits_while_the_last_one_may_be_listening(answ
             record = await last.store.load("account")
             assert record is not None
             await store.put("account", record.data, expect=None)
-        over = asyncio.create_task(rig.refreshed())
-        assert CALLER + await seconds_until_done(over, clock) == 40
+        assert CALLER + await took(rig.refreshed(), clock) == 40
         assert await rig.access() == ("access-7" if answered else "access-1")
         assert rig.token_requests == (0 if answered else 1)
 
