@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from _rig import IMPATIENT, LIFETIME, Rig, invalid_grant, let_tasks_run, run, success
-from _scripted_store import ScriptedStore, fail
+from _rig import IMPATIENT, LIFETIME, Rig, expired, invalid_grant, let_tasks_run, run, success
+from _scripted_store import fail, scripted
 
 from tokensession import (
     ClientRejected,
@@ -26,26 +26,25 @@ from tokensession import (
 )
 from tokensession.events import AttemptFailed
 from tokensession.providers.protocol import TokenRequest, TokenResponse
-from tokensession.testing import FakeClock, Paused, token_response
+from tokensession.stores import MemoryStore
+from tokensession.testing import FakeClock, ScriptedTransport, token_response
 
-PATIENT = Policy()
 SECONDS = 20.0  # Policy.retry_within and Policy.caller_timeout
 
 
-def limited(seconds: int) -> TokenResponse:
-    """A 429 that asks for a pause."""
-    return token_response({}, 429, (("retry-after", str(seconds)),))
+def limited(seconds: int, status: int = 429) -> TokenResponse:
+    """A refusal that asks for a pause."""
+    return token_response({}, status, (("retry-after", str(seconds)),))
 
 
 def patient(*script: Any, **options: Any) -> Rig:
     """A rig whose callers wait through failures, as they do by default."""
-    settings: dict[str, Any] = {"policy": PATIENT, "clock": FakeClock(jitter=0.5)}
-    return Rig(*script, **(settings | options))
+    return Rig(*script, **({"policy": Policy(), "clock": FakeClock(jitter=0.5)} | options))
 
 
 def ask(rig: Rig, callers: int = 1) -> list[asyncio.Task[str]]:
     """Callers that ask for a token at the same time."""
-    return [asyncio.create_task(rig.access()) for _ in range(callers)]
+    return [rig.ask() for _ in range(callers)]
 
 
 async def elapse(clock: FakeClock, seconds: float) -> None:
@@ -65,19 +64,23 @@ def errors_of(tasks: list[asyncio.Task[str]]) -> list[BaseException | None]:
     return [task.exception() for task in tasks]
 
 
-# -- waiting through a failure (rule 20) -------------------------------------------------------------
+def assert_served(tasks: list[asyncio.Task[str]], token: str) -> None:
+    """All callers have this token."""
+    assert errors_of(tasks) == [None] * len(tasks)
+    assert {task.result() for task in tasks} == {token}
+
 
 # What passes by itself, and how long it takes at most until the second token request.
-SHORT: dict[str, tuple[Callable[[], Any], float]] = {
-    "500": (lambda: token_response({}, 500), 1),
-    "503": (lambda: token_response({}, 503), 1),
-    "429 without a time": (lambda: token_response({}, 429), 1),
-    "429 with 2 s": (lambda: limited(2), 2),
-    "503 with 15 s": (lambda: token_response({}, 503, (("retry-after", "15"),)), 15),
-    "not sent": (lambda: NotSent("no route"), 1),
-    "502": (lambda: token_response(b"", 502), 2),
-    "no response": (lambda: OutcomeUnknown("lost"), 2),
-    "not JSON": (lambda: token_response(b"<html>"), 2),
+SHORT: dict[str, tuple[Any, float]] = {
+    "500": (token_response({}, 500), 1),
+    "503": (token_response({}, 503), 1),
+    "429 without a time": (token_response({}, 429), 1),
+    "429 with 2 s": (limited(2), 2),
+    "503 with 15 s": (limited(15, status=503), 15),
+    "not sent": (NotSent("no route"), 1),
+    "502": (token_response(b"", 502), 2),
+    "no response": (OutcomeUnknown("lost"), 2),
+    "not JSON": (token_response(b"<html>"), 2),
 }
 
 
@@ -87,13 +90,10 @@ def test_f66_k20_two_hundred_callers_are_served_after_one_short_failure(failure:
 
     async def main() -> None:
         answer, seconds = SHORT[failure]
-        rig = patient(success(1), answer(), success(2))
-        await rig.access()
-        rig.clock.advance(LIFETIME)
+        rig = await expired(answer, success(2), policy=Policy(), clock=FakeClock(jitter=0.5))
         callers = ask(rig, 200)
         await elapse(rig.clock, seconds)
-        assert errors_of(callers) == [None] * 200
-        assert {task.result() for task in callers} == {"access-2"}
+        assert_served(callers, "access-2")
         assert rig.token_requests == 3
 
     run(main)
@@ -103,14 +103,12 @@ def test_f66_k20_the_callers_of_several_processes_are_served_after_one_failure()
     """Sixteen processes with ten callers each: two requests, and all 160 get the token."""
 
     async def main() -> None:
-        clock = FakeClock(jitter=0.5)
-        store = ScriptedStore(clock=clock)
-        script = [token_response({}, 500), success(1)]
-        rigs = [patient(*[lambda _: script.pop(0)] * 2, store=store, clock=clock) for _ in range(16)]
+        first = patient(transport=ScriptedTransport(token_response({}, 500), success(1)))
+        rigs = [first, *(first.peer(transport=first.transport, policy=Policy()) for _ in range(15))]
         callers = [task for rig in rigs for task in ask(rig, 10)]
-        await elapse(clock, 1)
-        assert errors_of(callers) == [None] * 160
-        assert sum(rig.token_requests for rig in rigs) == 2
+        await elapse(first.clock, 1)
+        assert_served(callers, "access-1")
+        assert first.token_requests == 2
 
     run(main)
 
@@ -125,52 +123,31 @@ def test_f66_a_caller_that_comes_during_the_pause_waits_for_the_same_attempt() -
             await elapse(rig.clock, 1)
             callers += ask(rig)
         await elapse(rig.clock, 1)
-        assert errors_of(callers) == [None] * 10
+        assert_served(callers, "access-1")
         assert rig.token_requests == 2
 
     run(main)
 
 
-def test_f66_a_failure_that_lasts_too_long_for_its_callers_is_theirs_at_once() -> None:
-    """The next attempt is 30 s away and they wait at most 20 s, so they get the error now."""
+@pytest.mark.parametrize("seconds", [20, 21, 30])
+def test_f66_a_failure_that_lasts_too_long_for_its_callers_is_theirs_at_once(seconds: int) -> None:
+    """They wait less than 20 s: an attempt at their very bound has no time for its request."""
 
     async def main() -> None:
-        rig = patient(limited(30), success(1))
+        rig = patient(limited(seconds), success(1))
         callers = ask(rig, 3)
         await let_tasks_run()
-        assert all(isinstance(error, RateLimited) and error.retry_after == 30 for error in errors_of(callers))
-        await elapse(rig.clock, 9)
+        for error in errors_of(callers):
+            assert isinstance(error, RateLimited)
+            assert error.retry_after == seconds
+        await elapse(rig.clock, seconds - 20)
         with pytest.raises(RateLimited):
             await rig.access()
-        await elapse(rig.clock, 2)
-        late = ask(rig, 3)  # now it is 19 s away
+        await elapse(rig.clock, 1)
+        late = ask(rig, 3)
         await elapse(rig.clock, 19)
-        assert {task.result() for task in late} == {"access-1"}
+        assert_served(late, "access-1")
         assert rig.token_requests == 2
-
-    run(main)
-
-
-def test_f66_with_retry_within_zero_callers_get_the_first_failure_at_once() -> None:
-    """For programs that have a retry of their own."""
-
-    async def main() -> None:
-        rig = Rig(token_response({}, 500), success(1), policy=IMPATIENT)
-        (error,) = await asyncio.gather(*ask(rig), return_exceptions=True)
-        assert isinstance(error, TokenUnavailable)
-        assert rig.token_requests == 1
-
-    run(main)
-
-
-@pytest.mark.parametrize("seconds", [20, 21])
-def test_f66_no_caller_waits_in_vain_for_an_attempt_at_its_very_bound(seconds: int) -> None:
-    """There would be no time for the request, so callers get the error at once."""
-
-    async def main() -> None:
-        rig = patient(limited(seconds))
-        with pytest.raises(RateLimited):
-            await rig.access()
 
     run(main)
 
@@ -196,10 +173,10 @@ def test_f22_f66_no_caller_waits_longer_than_its_bound(failure: Any) -> None:
     run(main)
 
 
-REFUSALS: dict[str, tuple[Callable[[], Any], type[TokenSessionError]]] = {
-    "invalid_grant": (invalid_grant, GrantRejected),
-    "invalid_client": (lambda: token_response({"error": "invalid_client"}, 401), ClientRejected),
-    "an empty 400": (lambda: token_response(b"", 400), UnexplainedRefusal),
+REFUSALS: dict[str, tuple[TokenResponse, type[TokenSessionError]]] = {
+    "invalid_grant": (invalid_grant(), GrantRejected),
+    "invalid_client": (token_response({"error": "invalid_client"}, 401), ClientRejected),
+    "an empty 400": (token_response(b"", 400), UnexplainedRefusal),
 }
 
 
@@ -210,7 +187,7 @@ def test_f57_f66_no_caller_waits_through_a_refusal(refusal: str, before: str) ->
 
     async def main() -> None:
         answer, kind = REFUSALS[refusal]
-        rig = patient(*([token_response({}, 500)] if before else []), answer(), success(1))
+        rig = patient(*([token_response({}, 500)] if before else []), answer, success(1))
         callers = ask(rig, 5)
         await elapse(rig.clock, 1 if before else 0)
         assert all(type(error) is kind for error in errors_of(callers))
@@ -223,9 +200,7 @@ def test_f28_f66_no_caller_waits_through_a_store_that_is_down() -> None:
     """Its failure is fast, and not one of the token endpoint."""
 
     async def main() -> None:
-        clock = FakeClock(jitter=0.5)
-        store = ScriptedStore(clock=clock)
-        rig = patient(success(1), store=store, clock=clock)
+        rig, store, _ = scripted(success(1), policy=Policy())
         store.steps["claim"] = fail
         callers = ask(rig, 3)
         await let_tasks_run()
@@ -244,13 +219,9 @@ def test_f25_f66_while_the_old_token_is_valid_callers_get_it_and_do_not_wait() -
         rig.clock.advance(LIFETIME - 30)
         callers = ask(rig, 3)
         await let_tasks_run()
-        assert errors_of(callers) == [None] * 3
-        assert {task.result() for task in callers} == {"access-1"}
+        assert_served(callers, "access-1")
 
     run(main)
-
-
-# -- what ends the wait --------------------------------------------------------------------------
 
 
 async def waiting(*script: Any) -> tuple[Rig, list[asyncio.Task[str]]]:
@@ -262,42 +233,26 @@ async def waiting(*script: Any) -> tuple[Rig, list[asyncio.Task[str]]]:
     return rig, callers
 
 
-def test_f18_f66_closing_ends_the_wait_at_once() -> None:
-    """There will be no further attempt, so callers get the failure that they wait through."""
-
-    async def main() -> None:
-        rig, callers = await waiting()
-        await rig.source.aclose()
-        await let_tasks_run()
-        assert all(isinstance(error, RateLimited) for error in errors_of(callers))
-        assert rig.token_requests == 1
-
-    run(main)
-
-
-def test_f66_a_sign_in_ends_the_wait_at_once() -> None:
-    """It has a token, and the pause was for the old credential."""
+@pytest.mark.parametrize("how", ["closing", "sign-in", "sign-out"])
+def test_f18_f41_f66_closing_a_sign_in_or_a_sign_out_ends_the_wait_at_once(how: str) -> None:
+    """Closing makes no further attempt, and the pause was for the old credential. Nothing more is sent."""
 
     async def main() -> None:
         rig, callers = await waiting(success(2))
-        await rig.source.sign_in(refresh_token="new")
+        if how == "closing":
+            await rig.source.aclose()
+        elif how == "sign-in":
+            await rig.source.sign_in(refresh_token="new")
+        else:
+            await rig.source.sign_out()
         await let_tasks_run()
-        assert errors_of(callers) == [None] * 3
-        assert {task.result() for task in callers} == {"access-2"}
-
-    run(main)
-
-
-def test_f41_f66_a_sign_out_ends_the_wait_at_once() -> None:
-    """Callers get SignedOut, and nothing more is sent."""
-
-    async def main() -> None:
-        rig, callers = await waiting()
-        await rig.source.sign_out()
-        await let_tasks_run()
-        assert all(isinstance(error, SignedOut) for error in errors_of(callers))
-        await elapse(rig.clock, 30)
-        assert rig.token_requests == 1
+        if how == "sign-in":
+            assert_served(callers, "access-2")
+        else:
+            kind = RateLimited if how == "closing" else SignedOut
+            assert all(isinstance(error, kind) for error in errors_of(callers))
+            await elapse(rig.clock, 30)
+            assert rig.token_requests == 1
 
     run(main)
 
@@ -310,7 +265,7 @@ def test_f01_f66_a_caller_that_is_cancelled_while_it_waits_disturbs_no_other() -
         callers[0].cancel()
         await elapse(rig.clock, 10)
         assert callers[0].cancelled()
-        assert {task.result() for task in callers[1:]} == {"access-1"}
+        assert_served(callers[1:], "access-1")
 
     run(main)
 
@@ -321,7 +276,7 @@ def test_f66_a_failure_that_is_waited_through_is_an_event_and_no_error() -> None
     async def main() -> None:
         rig, callers = await waiting(success(1))
         await elapse(rig.clock, 10)
-        assert errors_of(callers) == [None] * 3
+        assert_served(callers, "access-1")
         started, attempt, refreshed = rig.events
         assert isinstance(attempt, AttemptFailed)
         assert (attempt.error, attempt.next_attempt) == ("RateLimited", 10)
@@ -330,21 +285,19 @@ def test_f66_a_failure_that_is_waited_through_is_an_event_and_no_error() -> None
     run(main)
 
 
-# -- a remembered failure hides no token (rule 19) -----------------------------------------------
-
-FAILURES: dict[str, Callable[[], Any]] = {
-    "not sent": lambda: NotSent("no route"),
-    "500": lambda: token_response({}, 500),
-    "429 with an hour": lambda: limited(3600),
-    "no response": lambda: OutcomeUnknown("lost"),
-    "not JSON": lambda: token_response(b"<html>"),
-    "an empty 400": lambda: token_response(b"", 400),
+FAILURES: dict[str, Any] = {
+    "not sent": NotSent("no route"),
+    "500": token_response({}, 500),
+    "429 with an hour": limited(3600),
+    "no response": OutcomeUnknown("lost"),
+    "not JSON": token_response(b"<html>"),
+    "an empty 400": token_response(b"", 400),
     "invalid_client": REFUSALS["invalid_client"][0],
-    "invalid_grant": invalid_grant,
+    "invalid_grant": invalid_grant(),
 }
 
 
-@pytest.mark.parametrize("policy", [PATIENT, IMPATIENT], ids=["patient", "impatient"])
+@pytest.mark.parametrize("policy", [Policy(), IMPATIENT], ids=["patient", "impatient"])
 @pytest.mark.parametrize("failure", FAILURES)
 def test_f65_a_token_that_another_process_stores_is_seen_within_a_second(
     failure: str, policy: Policy
@@ -352,17 +305,13 @@ def test_f65_a_token_that_another_process_stores_is_seen_within_a_second(
     """Whatever failure is remembered, however long its pause: the next look at the store finds the token."""
 
     async def main() -> None:
-        clock = FakeClock(jitter=1.0)
-        rig = patient(success(1), FAILURES[failure](), clock=clock, policy=policy)
-        other = Rig(success(2), store=rig.store, clock=clock)
-        await rig.access()
-        clock.advance(LIFETIME)
-        caller = ask(rig)[0]
+        rig = await expired(FAILURES[failure], clock=FakeClock(jitter=1.0), policy=policy)
+        caller = rig.ask()
         await let_tasks_run()
-        await other.source.sign_in(refresh_token="new")
-        await elapse(clock, 1)
+        await rig.peer(success(2)).source.sign_in(refresh_token="new")
+        await elapse(rig.clock, 1)
         if caller.done() and isinstance(caller.exception(), TokenSessionError):  # it is not worth waiting
-            caller = ask(rig)[0]
+            caller = rig.ask()
             await let_tasks_run()
         assert await caller == "access-2"
         assert rig.token_requests == 2
@@ -375,9 +324,7 @@ def test_f26_f65_a_store_that_fails_the_look_leaves_the_remembered_failure_in_pl
     """It says more than "the store is down", and its pause holds: nothing is sent."""
 
     async def main() -> None:
-        clock = FakeClock(jitter=0.5)
-        store = ScriptedStore(clock=clock)
-        rig = Rig(success(1), FAILURES[failure](), store=store, clock=clock)
+        rig, store, clock = scripted(success(1), FAILURES[failure])
         await rig.access()
         clock.advance(LIFETIME)
         with pytest.raises(TokenSessionError) as caught:
@@ -399,20 +346,17 @@ def test_f26_f65_a_store_that_fails_the_look_leaves_the_remembered_failure_in_pl
     run(main)
 
 
-# -- many processes in an outage (rule 18, K21) --------------------------------------------------
-
-
 class Outage:
     """A token endpoint that fails for `seconds`, and processes that share a store and ask all the time."""
 
-    def __init__(
-        self, processes: int, seconds: float, failure: Callable[[], Any], jitter: float | Iterator[float]
-    ) -> None:
+    def __init__(self, processes: int, seconds: float, failure: Any, jitter: float | Iterator[float]) -> None:
         self.clock = FakeClock(jitter=jitter)
-        self.store = ScriptedStore(clock=self.clock)
+        self.store = MemoryStore(clock=self.clock)
         self.failure = failure
-        self.end = self.clock.boot() + LIFETIME + seconds
-        self.issued = 1
+        self.seconds = seconds
+        self.end = 0.0
+        self.issued = 0
+        self.requests = 0
         self.rigs = [
             patient(*[self._respond] * 2000, store=self.store, clock=self.clock) for _ in range(processes)
         ]
@@ -420,24 +364,18 @@ class Outage:
 
     async def run(self) -> int:
         """Everyone finds the token expired as the outage begins. Returns the token requests until its end."""
-        self.issued = 0
-        end, self.end = self.end, 0.0
         for rig in self.rigs:
             await rig.access()
-        self.end = end
         before = self.requests
         self.clock.advance(LIFETIME)
+        self.end = self.clock.boot() + self.seconds
         callers = [asyncio.create_task(self._ask(rig)) for rig in self.rigs]
-        await elapse(self.clock, self.end - self.clock.boot() - 0.001)
+        await elapse(self.clock, self.seconds - 0.001)
         requests = self.requests - before
         while not all(task.done() for task in callers):
             await elapse(self.clock, 0.5)
         await asyncio.gather(*callers)
         return requests
-
-    @property
-    def requests(self) -> int:
-        return sum(rig.token_requests for rig in self.rigs)
 
     @property
     def late(self) -> list[float]:
@@ -454,24 +392,21 @@ class Outage:
                 self.served.append(self.clock.boot())
                 return
 
-    def _respond(self, request: TokenRequest) -> Coroutine[Any, Any, TokenResponse]:
-        return self._responds()
-
-    async def _responds(self) -> TokenResponse:
+    async def _respond(self, _request: TokenRequest) -> TokenResponse:
+        self.requests += 1
         await asyncio.sleep(0)
         if self.clock.boot() < self.end:
-            answer = self.failure()
-            if isinstance(answer, BaseException):
-                raise answer
-            assert isinstance(answer, TokenResponse)
-            return answer
+            if isinstance(self.failure, BaseException):
+                raise self.failure
+            assert isinstance(self.failure, TokenResponse)
+            return self.failure
         self.issued += 1
         return success(self.issued)
 
 
-SHARED: dict[str, Callable[[], Any]] = {
+SHARED: dict[str, Any] = {
     "500": FAILURES["500"],
-    "503 with 1 s": lambda: token_response({}, 503, (("retry-after", "1"),)),
+    "503 with 1 s": limited(1, status=503),
     "no response": FAILURES["no response"],
 }
 
@@ -517,23 +452,19 @@ def test_f64_f65_k21_after_ten_seconds_every_process_is_back_within_two_whatever
     run(main)
 
 
-def test_f22_f64_failures_that_may_be_local_are_each_processs_own() -> None:
+@pytest.mark.parametrize("failure", ["not sent", "invalid_client"])
+def test_f22_f64_failures_that_may_be_local_are_each_processs_own(failure: str) -> None:
     """One broken host must not silence the others: the first one has no route, and the second one a token."""
 
     async def main() -> None:
-        for local in (NotSent("no route"), REFUSALS["invalid_client"][0]()):
-            clock = FakeClock(jitter=0.5)
-            broken = Rig(success(1), local, clock=clock)
+        broken = await expired(FAILURES[failure], clock=FakeClock(jitter=0.5))
+        before = await broken.store.load("account")
+        with pytest.raises(TokenSessionError):
             await broken.access()
-            clock.advance(LIFETIME)
-            before = await broken.store.load("account")
-            with pytest.raises(TokenSessionError):
-                await broken.access()
-            assert await broken.store.load("account") == before
-            works = Rig(success(2), store=broken.store, clock=clock)
-            assert await works.access() == "access-2"
-            clock.advance(1)
-            assert await broken.access() == "access-2"
+        assert await broken.store.load("account") == before
+        assert await broken.peer(success(2)).access() == "access-2"
+        broken.clock.advance(1)
+        assert await broken.access() == "access-2"
 
     run(main)
 
@@ -543,13 +474,11 @@ def test_f23_f64_a_pause_holds_in_every_process(failure: str) -> None:
     """A process that starts during the pause sends nothing, and gets an error that says why."""
 
     async def main() -> None:
-        clock = FakeClock(jitter=0.5)
-        first = Rig(success(1), FAILURES[failure](), success(2), clock=clock)
-        await first.access()
-        clock.advance(LIFETIME)
+        first = await expired(FAILURES[failure], success(2), clock=FakeClock(jitter=0.5))
+        clock = first.clock
         with pytest.raises(TokenSessionError):
             await first.access()
-        started = Rig(success(2), store=first.store, clock=clock)
+        started = first.peer(success(2))
         clock.advance(0.25)
         with pytest.raises(TokenUnavailable, match="paused") as caught:
             await started.access()
@@ -566,20 +495,15 @@ def test_f23_f64_a_pause_is_bound_to_its_credential_and_a_sign_in_clears_it(way:
     """Another refresh token is sent at once, and what is noted about the old one is gone."""
 
     async def main() -> None:
-        clock = FakeClock(jitter=0.5)
-        rig = Rig(success(1), limited(3600), clock=clock)
-        await rig.access()
-        clock.advance(LIFETIME)
+        rig = await expired(limited(3600), clock=FakeClock(jitter=0.5))
         with pytest.raises(RateLimited):
             await rig.access()
-        other = Rig(success(2), success(3), store=rig.store, clock=clock, configured="another")
+        other = rig.peer(success(2), success(3), configured="another")
         if way == "sign_in":
             await other.source.sign_in(refresh_token="new")
         else:
             assert await other.access() == "access-2"
-        state = await other.stored()
-        assert state is not None
-        assert state.failures is None
+        assert (await other.state()).failures is None
         assert (await other.source.refresh()).access_token == "access-3"
 
     run(main)
@@ -589,17 +513,14 @@ def test_f64_f65_a_pause_hides_no_token() -> None:
     """While requests are paused for an hour, the valid token is served, to processes that start too."""
 
     async def main() -> None:
-        clock = FakeClock(jitter=0.5)
-        rig = Rig(success(1), limited(3600), clock=clock)
+        rig = Rig(success(1), limited(3600), clock=FakeClock(jitter=0.5))
         await rig.access()
-        clock.advance(LIFETIME - 299)
-        await rig.access()
-        await rig.refreshed()
-        started = Rig(store=rig.store, clock=clock)
+        await rig.refresh_when_due()
+        started = rig.peer()
         for _ in range(5):
             assert [await rig.access(), await started.access()] == ["access-1"] * 2
             await let_tasks_run()
-            clock.advance(10)
+            rig.clock.advance(10)
         assert started.token_requests == 0
 
     run(main)
@@ -609,9 +530,9 @@ def test_f54_f66_a_response_that_comes_after_the_callers_have_given_up_is_kept()
     """They get an error after 20 s, and the next caller gets the token."""
 
     async def main() -> None:
-        paused = Paused(success(1))
-        rig = patient(paused)
-        callers = ask(rig, 3)
+        rig = patient()
+        paused, first = await rig.in_flight(success(1))
+        callers = [first, *ask(rig, 2)]
         await elapse(rig.clock, SECONDS)
         assert all(isinstance(error, OutcomeUnknown) for error in errors_of(callers))
         late = ask(rig)
