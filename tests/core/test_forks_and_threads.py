@@ -7,8 +7,8 @@ import copy
 import json
 import pickle
 import sys
-import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ from tokensession.providers import OAuth2, Oto
 from tokensession.stores import MemoryStore
 from tokensession.testing import OAuth2Server, OtoServer, ScriptedTransport, token_response
 
-# -- forks ----------------------------------------------------------------------------------------
-
 PRELUDE = """
 import asyncio, concurrent.futures, json, logging, multiprocessing, os, sys, warnings
 import aiohttp
@@ -30,6 +28,7 @@ from tokensession import AuthedSession, ManagedSource, Policy
 from tokensession.errors import StoreUnavailable
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore, SQLiteStore
+from tokensession.testing import token_response
 
 warnings.simplefilter("ignore", DeprecationWarning)  # since 3.12, for a process with threads that forks
 provider, store = OAuth2(**json.loads(sys.argv[1])), SQLiteStore(sys.argv[2])
@@ -78,30 +77,30 @@ async def parent():
 """
 
 
-async def printed(program: str, tmp_path: Path, *arguments: str) -> list[str]:
+def printed(program: str, tmp_path: Path, *arguments: str) -> list[str]:
     """What this program prints, with an API in this process."""
-    async with OAuth2Server() as server:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-u",  # a forked child would print what the parent has in its buffer
-            "-c",
-            PRELUDE + program,
-            json.dumps(server.credentials),
-            str(tmp_path / "tokens.db"),
-            *arguments,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(50):
+
+    async def main() -> list[str]:
+        async with OAuth2Server() as server:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-u",  # a forked child would print what the parent has in its buffer
+                *("-c", PRELUDE + program, json.dumps(server.credentials), str(tmp_path / "tokens.db")),
+                *arguments,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            try:
                 out, err = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        assert server.stats.reuse_detections == 0
-    assert not err, err.decode()
-    return out.decode().splitlines()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+            assert server.stats.reuse_detections == 0
+        assert not err, err.decode()
+        return out.decode().splitlines()
+
+    return run(main)
 
 
 @pytest.mark.parametrize(
@@ -138,12 +137,8 @@ factory = None if loop == "asyncio" else __import__("uvloop").new_event_loop
 with asyncio.Runner(loop_factory=factory) as runner:
     runner.run(main())
 """
-
-    async def scene() -> None:
-        lines = await printed(program, tmp_path, how, what, loop)
-        assert lines == ["parent 200", f"child {result}", *["parent 200 7"] * 3]
-
-    run(scene)
+    lines = printed(program, tmp_path, how, what, loop)
+    assert lines == ["parent 200", f"child {result}", *["parent 200 7"] * 3]
 
 
 def test_k39_a_child_that_goes_on_in_its_parent_s_running_loop_is_told_so(tmp_path: Path) -> None:
@@ -170,14 +165,10 @@ async def main():
 
 asyncio.run(main())
 """
-
-    async def scene() -> None:
-        first, *told, closed, last = await printed(program, tmp_path)
-        assert (first, closed, last) == ("parent 200", "child False", "parent 200 7")
-        assert len(told) == 6
-        assert all("This process was forked" in line and "asyncio.run" in line for line in told)
-
-    run(scene)
+    first, *told, closed, last = printed(program, tmp_path)
+    assert (first, closed, last) == ("parent 200", "child False", "parent 200 7")
+    assert len(told) == 6
+    assert all("This process was forked" in line and "asyncio.run" in line for line in told)
 
 
 def test_f73_a_child_that_runs_the_loop_object_of_its_parent_is_told_so(tmp_path: Path) -> None:
@@ -192,14 +183,10 @@ loop.run_until_complete(close())
 loop.run_until_complete(store.aclose())
 loop.close()
 """
-
-    async def scene() -> None:
-        first, *told, last = await printed(program, tmp_path)
-        assert (first, last) == ("parent 200", "parent 200 7")
-        assert len(told) == 4
-        assert all("RuntimeError This process was forked" in line for line in told)
-
-    run(scene)
+    first, *told, last = printed(program, tmp_path)
+    assert (first, last) == ("parent 200", "parent 200 7")
+    assert len(told) == 4
+    assert all("RuntimeError This process was forked" in line for line in told)
 
 
 def test_f73_a_client_that_you_passed_is_not_used_in_a_forked_child(tmp_path: Path) -> None:
@@ -218,15 +205,11 @@ async def main():
 
 asyncio.run(main())
 """
-
-    async def scene() -> None:
-        first, use, enter, close, last = await printed(program, tmp_path)
-        assert (first, close, last) == ("parent 200", "child closed", "parent 200 7")
-        for line in (use, enter):
-            assert "RuntimeError The client that you passed" in line
-            assert "Make a ClientSession" in line
-
-    run(scene)
+    first, use, enter, close, last = printed(program, tmp_path)
+    assert (first, close, last) == ("parent 200", "child closed", "parent 200 7")
+    for line in (use, enter):
+        assert "RuntimeError The client that you passed" in line
+        assert "Make a ClientSession" in line
 
 
 def test_f73_what_the_parent_has_not_saved_is_forgotten_in_the_child(tmp_path: Path) -> None:
@@ -236,21 +219,15 @@ logging.disable()
 
 class Failing(SQLiteStore):
     fails = False
-    def claim(self, *args, **kwargs):
-        return self.watched(super().claim(*args, **kwargs))
-    async def watched(self, work):
-        found = await work
-        if hasattr(found, "commit"):
-            commit = found.commit
-            async def failing(data):
-                if Failing.fails:
-                    raise StoreUnavailable("The disk is full.")
-                return await commit(data)
-            try:
-                found.commit = failing
-            except AttributeError:
-                object.__setattr__(found, "commit", failing)
-        return found
+    async def claim(self, *args, **kwargs):
+        claim = await super().claim(*args, **kwargs)
+        commit = claim.commit
+        async def failing(data):
+            if Failing.fails:
+                raise StoreUnavailable("The disk is full.")
+            return await commit(data)
+        object.__setattr__(claim, "commit", failing)
+        return claim
     async def put(self, *args, **kwargs):
         if Failing.fails:
             raise StoreUnavailable("The disk is full.")
@@ -276,31 +253,56 @@ async def main():
 
 asyncio.run(main())
 """
-
-    async def scene() -> None:
-        lines = await printed(program, tmp_path)
-        assert lines == ["parent True 2", "child False 0", "child closed", "parent False"]
-
-    run(scene)
+    lines = printed(program, tmp_path)
+    assert lines == ["parent True 2", "child False 0", "child closed", "parent False"]
 
 
-# -- threads and loops ----------------------------------------------------------------------------
+def test_a_child_forked_during_a_refresh_gets_the_parents_token_and_can_close(tmp_path: Path) -> None:
+    """The inherited refresh cannot finish in the child, so the child waits for the parent's claim instead."""
+    program = """
+class Transport:
+    def __init__(self):
+        self.process, self.arrived, self.answer = os.getpid(), asyncio.Event(), asyncio.Event()
+
+    async def send(self, request, *, connect, total):
+        assert os.getpid() == self.process, "a second token request"
+        self.arrived.set()
+        await self.answer.wait()
+        return token_response({"access_token": "the-one-token", "expires_in": 3600})
+
+async def token(source):
+    token = (await source.token()).access_token
+    await source.aclose()
+    return token
+
+async def main():
+    transport = Transport()
+    source = ManagedSource(provider, transport, store=store)
+    caller = asyncio.create_task(token(source))
+    await transport.arrived.wait()
+    pid = os.fork()
+    if pid == 0:
+        report("child", lambda: asyncio.run(token(source)))
+        os._exit(0)
+    transport.answer.set()
+    await caller
+    await asyncio.to_thread(os.waitpid, pid, 0)
+    print("parent", caller.result())
+    await store.aclose()
+
+asyncio.run(main())
+"""
+    assert printed(program, tmp_path) == ["child the-one-token", "parent the-one-token"]
 
 
-def in_a_thread(work: Callable[[], Awaitable[Any]]) -> list[Any]:
-    """Run this in a second thread with an event loop of its own, while this one runs."""
-    results: list[Any] = []
+def in_a_thread(work: Callable[[], Awaitable[Any]]) -> Any:
+    """The result or error of this in a second thread with an event loop of its own, while this one runs."""
 
-    async def main() -> None:
-        try:
-            results.append(await work())
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
-            results.append(error)
+    async def main() -> Any:
+        return (await asyncio.gather(work(), return_exceptions=True))[0]
 
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
-    thread.start()
-    thread.join()
-    return results
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(main())).result()
 
 
 @pytest.mark.parametrize("used", ["used", "only entered"])
@@ -318,7 +320,7 @@ def test_k39_a_second_thread_can_neither_use_nor_close_a_session(used: str) -> N
                 return session.ws_connect("/ws")
 
             for work in (get, socket, session.close, session.__aenter__):
-                (error,) = in_a_thread(work)
+                error = in_a_thread(work)
                 assert isinstance(error, RuntimeError), error
                 assert "another running event loop" in str(error)
                 assert "SQLiteStore" in str(error)
@@ -344,12 +346,12 @@ def test_k39_a_second_thread_can_neither_use_nor_close_a_source() -> None:
             lambda: source.sign_in(refresh_token="new"),
             lambda: source.refresh(force=True),
         ):
-            (error,) = in_a_thread(work)
+            error = in_a_thread(work)
             assert isinstance(error, RuntimeError), error
             assert "another running event loop" in str(error)
         assert rig.token_requests == 1
         rig.clock.advance(3600)
-        (error,) = in_a_thread(source.token)
+        error = in_a_thread(source.token)
         assert "another running event loop" in str(error)
         assert await rig.access() == "access-2"
 
@@ -363,7 +365,7 @@ def test_f73_a_fresh_token_is_returned_in_any_thread() -> None:
         transport = ScriptedTransport(token_response({"access_token": "a", "expires_in": 36_000}))
         async with ManagedSource(Oto(refresh_token="r"), transport, store=MemoryStore()) as source:
             token = await source.token()
-            assert in_a_thread(source.token) == [token]
+            assert in_a_thread(source.token) == token
 
     run(scene)
 
@@ -375,7 +377,7 @@ def test_f73_the_next_loop_may_use_what_another_has_closed_or_left() -> None:
         rig = Rig(success(1), success(2), success(3))
         await rig.source.token()
         await rig.source.aclose()
-        (token,) = in_a_thread(rig.source.refresh)
+        token = in_a_thread(rig.source.refresh)
         assert token.access_token == "access-2"
         assert (await rig.source.refresh()).access_token == "access-3"  # that thread's loop is over
 
@@ -391,7 +393,7 @@ def test_f73_a_client_of_another_loop_is_refused_before_it_hangs() -> None:
                 return session.get("/echo")
 
             for work in (get, session.__aenter__):
-                (error,) = in_a_thread(work)
+                error = in_a_thread(work)
                 assert isinstance(error, RuntimeError)
                 assert "The client that you passed" in str(error)
             async with session.get("/echo") as response:
@@ -415,9 +417,6 @@ def test_f73_a_session_is_not_taken_from_a_loop_that_is_only_stopped() -> None:
     one.run_until_complete(session.close())
     for loop in (one, other):
         loop.close()
-
-
-# -- pickles --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
