@@ -14,7 +14,7 @@ from tokensession._refresh.state import Now, TokenState, encode
 from tokensession.providers import OAuth2, Oto, Priava, StrategyProvider
 from tokensession.providers.protocol import Identity, TokenRequest, TokenResponse
 from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, Paused, token_response
+from tokensession.testing import FakeClock, token_response
 from tokensession.token import Token
 
 
@@ -41,6 +41,11 @@ def priava(**changes: Any) -> Priava:
     return Priava(**(settings | changes))
 
 
+def another(**changes: Any) -> OAuth2:
+    """Another client of the same server."""
+    return oauth2(client_id="another", **changes)
+
+
 def scoped(scope: str | None, *, rotates: bool = False, **changes: Any) -> OAuth2:
     """A client that requests this scope, by default with a refresh token that can be used again."""
     return oauth2(scope=scope, rotates=rotates, **changes)
@@ -57,8 +62,31 @@ class World:
         """A source of this provider, under a named key."""
         return Rig(*script, provider=provider, store=self.store, clock=self.clock, key=key)
 
+    async def ours(self, *script: Any) -> Rig:
+        """A source whose token is access-1."""
+        rig = self.rig(oauth2(), success(1), *script)
+        assert await rig.access() == "access-1"
+        return rig
 
-# -- one named key, two identities (rule 3) ----------------------------------------------------------
+    async def put(self, key: str, provider: StrategyProvider, token: Token | None) -> None:
+        """Store a state of this provider's credential without an identity: one of an older version."""
+        now = Now(self.clock.wall(), self.clock.boot())
+        assert provider.credential is not None
+        state = TokenState(
+            configured=provider.credential.fingerprint,
+            signed_out=token is None,
+            token=token,
+            obtained=now.boot,
+        )
+        await self.store.put(key, encode(state, now))
+
+
+async def assert_another_client(rig: Rig, times: int = 3) -> None:
+    """It gets an error that says whose the record is, however often it asks."""
+    for _ in range(times):
+        with pytest.raises(ConfigurationError, match="another client id"):
+            await rig.access()
+
 
 Made = Callable[[], StrategyProvider]
 
@@ -69,7 +97,7 @@ PAIRS: dict[str, tuple[Made, Made]] = {
         lambda: Oto(refresh_token="other", environment="staging"),
     ),
     "environment of a region": (priava, lambda: priava(region="US")),
-    "client id": (oauth2, lambda: oauth2(client_id="another")),
+    "client id": (oauth2, another),
     "client id of a code": (lambda: oauth2(refresh_token=None, code="code-1"), lambda: oauth2(client_id="b")),
     "origin": (oauth2, lambda: oauth2(token_url="https://id.example.org/token")),
     "origin of a port": (oauth2, lambda: oauth2(token_url="https://id.example.com:8443/token")),
@@ -112,12 +140,10 @@ def test_f62_a_source_that_signs_in_later_does_not_serve_another_identitys_token
 
     async def main() -> None:
         world = World()
-        await world.rig(oauth2(), success(1)).access()
-        later = world.rig(oauth2(client_id="another", refresh_token=None))
-        for _ in range(3):
-            with pytest.raises(ConfigurationError, match="another client id"):
-                await later.source.token()
-            assert later.source.snapshot().token is None
+        await world.ours()
+        later = world.rig(another(refresh_token=None))
+        await assert_another_client(later)
+        assert later.source.snapshot().token is None
 
     run(main)
 
@@ -127,17 +153,13 @@ def test_f62_an_explicit_sign_in_replaces_another_identitys_state() -> None:
 
     async def main() -> None:
         world = World()
-        before = world.rig(oauth2(), success(1))
-        await before.access()
-        ours = world.rig(oauth2(client_id="another"), success(2), success(3))
+        before = await world.ours()
+        ours = world.rig(another(), success(2), success(3))
         await ours.source.sign_in(refresh_token="new")
-        state = await ours.stored()
-        assert state is not None
-        assert state.identity == ours.provider.identity
+        assert (await ours.state()).identity == ours.provider.identity
         world.clock.advance(LIFETIME)
         assert await ours.access() == "access-3"
-        with pytest.raises(ConfigurationError, match="another client id"):
-            await before.access()
+        await assert_another_client(before)
         assert before.token_requests == 1
         assert "refresh_token=refresh-2" in ours.sent()
 
@@ -149,18 +171,15 @@ def test_f62_a_source_whose_record_another_identity_has_replaced_never_serves_it
 
     async def main() -> None:
         world = World()
-        ours = world.rig(oauth2(), success(1))
-        await ours.access()
-        await world.rig(oauth2(client_id="another"), success(9)).source.sign_in(refresh_token="new")
+        ours = await world.ours()
+        await world.rig(another(), success(9)).source.sign_in(refresh_token="new")
         for advanced in (LIFETIME - 299, 250, 30):  # due, ending, and once more
             world.clock.advance(advanced)
             for _ in range(3):
                 assert await ours.access() == "access-1"
                 await let_tasks_run()
         world.clock.advance(30)
-        for _ in range(3):
-            with pytest.raises(ConfigurationError, match="another client id"):
-                await ours.access()
+        await assert_another_client(ours)
         assert ours.token_requests == 1
 
     run(main)
@@ -171,8 +190,7 @@ def test_f52_f62_a_source_goes_on_when_another_identitys_record_is_gone() -> Non
 
     async def main() -> None:
         world = World()
-        ours = world.rig(oauth2(), success(1), success(2))
-        await ours.access()
+        ours = await world.ours(success(2))
         await world.rig(Oto(refresh_token="oto"), success(9)).source.sign_in(refresh_token="theirs")
         world.clock.advance(LIFETIME)
         with pytest.raises(ConfigurationError):
@@ -192,13 +210,10 @@ def test_f62_a_refresh_that_is_overtaken_by_another_identitys_sign_in_serves_non
 
     async def main() -> None:
         world = World()
-        paused = Paused(success(2))
-        ours = world.rig(oauth2(), success(1), paused)
-        await ours.access()
+        ours = await world.ours()
         world.clock.advance(LIFETIME)
-        caller = asyncio.create_task(ours.access())
-        await paused.arrived.wait()
-        theirs = world.rig(oauth2(client_id="another"), success(9))
+        paused, caller = await ours.in_flight(success(2))
+        theirs = world.rig(another(), success(9))
         signing_in = asyncio.create_task(theirs.source.sign_in(code="new"))
         await let_tasks_run()
         world.clock.advance(5)  # sign_in_wait: it does without the claim
@@ -206,9 +221,7 @@ def test_f62_a_refresh_that_is_overtaken_by_another_identitys_sign_in_serves_non
         record = await world.store.load("tenant-42")
         paused.release()
         await asyncio.gather(caller, return_exceptions=True)
-        for _ in range(2):
-            with pytest.raises(ConfigurationError, match="another client id"):
-                await ours.access()
+        await assert_another_client(ours)
         assert await world.store.load("tenant-42") == record
 
     run(main)
@@ -219,11 +232,8 @@ def test_a_signed_out_key_is_free_for_another_identity() -> None:
 
     async def main() -> None:
         world = World()
-        before = world.rig(oauth2(), success(1))
-        await before.access()
-        await before.source.sign_out()
-        ours = world.rig(oauth2(client_id="another", refresh_token="other"), success(2))
-        assert await ours.access() == "access-2"
+        await (await world.ours()).source.sign_out()
+        assert await world.rig(another(refresh_token="other"), success(2)).access() == "access-2"
 
     run(main)
 
@@ -244,7 +254,7 @@ def test_what_an_operator_may_change_is_no_other_identity(changes: dict[str, Any
 
     async def main() -> None:
         world = World()
-        await world.rig(oauth2(), success(1)).access()
+        await world.ours()
         after = world.rig(oauth2(**changes), success(2))
         assert await after.access() == "access-1"
         world.clock.advance(LIFETIME)
@@ -260,27 +270,16 @@ def test_f75_a_record_without_an_identity_gets_one_with_the_next_write() -> None
     async def main() -> None:
         world = World()
         ours = world.rig(oauth2(), success(2))
-        now = Now(world.clock.wall(), world.clock.boot())
-        assert ours.provider.credential is not None
-        older = TokenState(
-            configured=ours.provider.credential.fingerprint,
-            token=Token("access-1", now.wall, LIFETIME, "refresh-1"),
-            obtained=now.boot,
-        )
-        await world.store.put("tenant-42", encode(older, now))
+        token = Token("access-1", world.clock.wall(), LIFETIME, "refresh-1")
+        await world.put("tenant-42", ours.provider, token)
         assert await ours.access() == "access-1"
         world.clock.advance(LIFETIME)
         assert await ours.access() == "access-2"
-        state = await ours.stored()
-        assert state is not None
-        assert state.identity == Identity("oauth2", "", "client", "https://id.example.com")
-        with pytest.raises(ConfigurationError, match="another client id"):
-            await world.rig(oauth2(client_id="another")).access()
+        identity = Identity("oauth2", "", "client", "https://id.example.com")
+        assert (await ours.state()).identity == identity
+        await assert_another_client(world.rig(another()))
 
     run(main)
-
-
-# -- scope (rule 4) ----------------------------------------------------------------------------------
 
 
 def by_scope(request: TokenRequest) -> TokenResponse:
@@ -352,22 +351,12 @@ def test_f61_where_two_scopes_would_share_a_sign_in_the_second_one_is_an_error(
     run(main)
 
 
-# -- the former default key ----------------------------------------------------------------------
-
-
 async def stored_formerly(world: World, refresh_token: str, *, signed_out: bool = False) -> str:
     """A record of the version whose default key had no scope. Returns that key."""
     provider = scoped("read")
     (key,) = provider.former_keys
-    now = Now(world.clock.wall(), world.clock.boot())
-    assert provider.credential is not None
-    state = TokenState(
-        configured=provider.credential.fingerprint,
-        signed_out=signed_out,
-        token=None if signed_out else Token("access-0", now.wall, LIFETIME, refresh_token),
-        obtained=now.boot,
-    )
-    await world.store.put(key, encode(state, now))
+    token = None if signed_out else Token("access-0", world.clock.wall(), LIFETIME, refresh_token)
+    await world.put(key, provider, token)
     return key
 
 
