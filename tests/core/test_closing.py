@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 import threading
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -372,12 +373,9 @@ owner, way, url, credentials = sys.argv[1:]
 provider = Priava(**json.loads(credentials))
 
 async def work():
-    if owner == "session":
-        async with AuthedSession(provider, store=url, key="account") as session:
-            await session.source.refresh()
-    else:
-        async with ManagedSource(provider, store=url, key="account") as source:
-            await source.refresh()
+    block = {"session": AuthedSession, "source": ManagedSource}[owner]
+    async with block(provider, store=url, key="account") as entered:
+        await getattr(entered, "source", entered).refresh()
 
 async def cancel_on_command(cancel):
     turns = 20_000  # closing would end in far fewer turns if it did not wait for the refresh
@@ -410,41 +408,33 @@ with contextlib.suppress(KeyboardInterrupt):
 
 
 @contextlib.asynccontextmanager
-async def child_process(owner: str, way: str, url: str, server: PriavaServer) -> AsyncIterator[Child]:
+async def child_process(owner: str, way: str, url: str, server: PriavaServer) -> AsyncIterator[Process]:
     """A process that refreshes and closes, and is cancelled in this way when it is told to."""
-    pipe = asyncio.subprocess.PIPE
     arguments = (owner, way, url, json.dumps(server.credentials))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, *arguments, stdin=pipe, stdout=pipe
+        sys.executable, "-c", PROGRAM, *arguments, stdin=PIPE, stdout=PIPE
     )
-    child = Child(process)
     try:
-        yield child
+        yield process
     finally:
         if process.returncode is None:
             process.kill()
-        await child.end()
+        await end(process)
 
 
-class Child:
-    """A process with pipes."""
+async def goes_on_closing(child: Process) -> bool:
+    """Cancel it, and wait until it says that it is still closing. False if it ends instead."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(b"cancel\n")
+    return await child.stdout.readline() == b"still closing\n"
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._process, self._in, self._out = process, process.stdin, process.stdout
 
-    async def end(self) -> int:
-        """Tell it nothing more, and wait for its exit status."""
-        self._in.close()
-        return await self._process.wait()
-
-    def cancel(self) -> None:
-        self._in.write(b"cancel\n")
-
-    async def still_closing(self) -> bool:
-        """Whether it says that it is still closing. False if it has ended instead."""
-        return await self._out.readline() == b"still closing\n"
+async def end(child: Process) -> int:
+    """Tell it nothing more, and wait for its exit status."""
+    assert child.stdin is not None
+    child.stdin.close()
+    return await child.wait()
 
 
 async def get_echo(server: PriavaServer, url: str) -> int:
@@ -469,10 +459,9 @@ def test_f18_f67_k11_a_process_that_ends_in_a_cancelled_scope_stores_its_token_f
             assert await get_echo(server, url) == 200
             async with server.hold("after") as gate, child_process(owner, way, url, server) as child:
                 await gate.reached()
-                child.cancel()
-                assert await child.still_closing()
+                assert await goes_on_closing(child)
                 gate.open()
-                assert await child.end() == 0
+                assert await end(child) == 0
             server.revoke_access_tokens()  # the next process has to use the refresh token
             assert await get_echo(server, url) == 200
             assert (server.stats.token_requests, server.stats.reuse_detections) == (3, 0)
@@ -490,11 +479,9 @@ def test_f18_a_second_ctrl_c_ends_closing_at_once_and_notes_the_lost_answer(tmp_
         async with PriavaServer(lifetime=3600) as server, server.hold("before") as gate:
             async with child_process("session", "Ctrl-C", url, server) as child:
                 await gate.reached()
-                child.cancel()
-                assert await child.still_closing()
-                child.cancel()
-                assert not await child.still_closing()
-                assert await child.end() == 0
+                assert await goes_on_closing(child)
+                assert not await goes_on_closing(child)
+                assert await end(child) == 0
             stored = await shared.stored()
             assert stored is not None
             assert stored.failures is not None

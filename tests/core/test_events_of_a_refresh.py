@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -173,14 +173,6 @@ OUTCOMES: dict[str, Callable[[int], Any]] = {
     "cancels itself": lambda _: asyncio.CancelledError(),
     "hangs": lambda _: Paused(NotSent("never released")),
 }
-ACTIONS = (
-    *("ask", "ask", "ask without waiting", "401", "refresh", "force"),
-    *("sign in", "sign in with a code", "sign out", "cancel callers", "close"),
-    *("a second", "a minute", "an hour"),
-    *("delete the record", "an older record", "another process refreshes"),
-    *(f"break {step}" for step in ("load", "claim", "sending", "commit", "put", "abandon")),
-    "repair",
-)
 
 
 class Scenario:
@@ -198,46 +190,11 @@ class Scenario:
 
     async def act(self, action: str) -> None:
         """Do this, and let the tasks run."""
-        source = self.rig.source
-        match action.split():
-            case ["ask"]:
-                self._call(source.token())
-            case ["ask", "without", "waiting"]:
-                self._call(source.token())
-                self.callers[-1].cancel()
-            case ["401"]:
-                token = source._cache.token
-                if token is not None:
-                    self._call(source.refresh(token))
-            case ["refresh"]:
-                self._call(source.refresh())
-            case ["force"]:
-                self._call(source.refresh(force=True))
-            case ["sign", "in", *with_code]:
-                self.codes += 1
-                name = f"new-{self.codes}"
-                self._call(source.sign_in(**{"code" if with_code else "refresh_token": name}))
-            case ["sign", "out"]:
-                self._call(source.sign_out())
-            case ["cancel", _]:
-                for caller in self.callers:
-                    caller.cancel()
-            case ["a", unit] | ["an", unit] if unit in ("second", "minute", "hour"):
-                await self.elapse({"second": 1.0, "minute": 60.0, "hour": 3600.0}[unit])
-            case ["delete", *_]:
-                await self.store.delete("account")
-            case ["an", "older", _]:
-                older = TokenState(configured="somebody")
-                self.store.steps.pop("put", None)
-                await self.store.put("account", encode(older, Now(self.clock.wall(), self.clock.boot())))
-            case ["another", *_]:
-                self._call(self.other.source.refresh())
-            case ["break", step]:
-                self.store.steps[step] = fail
-            case ["repair"]:
-                self.store.steps.clear()
-            case ["close"]:
-                self._call(source.aclose())
+        work = ACTIONS[action](self)
+        if work is not None:
+            self.callers.append(asyncio.ensure_future(work))
+        if action == "ask without waiting":
+            self.callers[-1].cancel()
         await let_tasks_run(30)
 
     async def end(self) -> None:
@@ -245,25 +202,68 @@ class Scenario:
         self.store.steps.clear()
         for _ in range(2):  # whoever still asks while they close starts them again
             for source in (self.rig.source, self.other.source):
-                self._call(source.aclose())
+                self.callers.append(asyncio.ensure_future(source.aclose()))
             while not all(call.done() for call in self.callers):
                 self.clock.advance(1)
                 await let_tasks_run(30)
+
+    def sign_in(self, by: str) -> Awaitable[Any]:
+        """With another code or refresh token each time."""
+        self.codes += 1
+        return self.rig.source.sign_in(**{by: f"new-{self.codes}"})
+
+    def unauthorized(self) -> Awaitable[Any] | None:
+        """The API refuses the token that this process has."""
+        token = self.rig.source._cache.token
+        return None if token is None else self.rig.source.refresh(token)
+
+    def cancel_callers(self) -> None:
+        for caller in self.callers:
+            caller.cancel()
 
     async def elapse(self, seconds: float) -> None:
         for _ in range(4):
             self.clock.advance(seconds / 4)
             await let_tasks_run(30)
 
-    def _call(self, work: Any) -> None:
-        self.callers.append(asyncio.ensure_future(work))
+    def restore_an_older_record(self) -> Awaitable[Any]:
+        self.store.steps.pop("put", None)
+        older = encode(TokenState(configured="somebody"), Now(self.clock.wall(), self.clock.boot()))
+        return self.store.put("account", older)
+
+
+def breaks(step: str) -> Callable[[Scenario], None]:
+    """Let this step of the store fail."""
+    return lambda scenario: scenario.store.steps.update({step: fail})
+
+
+ACTIONS: dict[str, Callable[[Scenario], Awaitable[Any] | None]] = {
+    "ask": lambda scenario: scenario.rig.access(),
+    "ask without waiting": lambda scenario: scenario.rig.access(),
+    "401": Scenario.unauthorized,
+    "refresh": lambda scenario: scenario.rig.source.refresh(),
+    "force": lambda scenario: scenario.rig.source.refresh(force=True),
+    "sign in": lambda scenario: scenario.sign_in("refresh_token"),
+    "sign in with a code": lambda scenario: scenario.sign_in("code"),
+    "sign out": lambda scenario: scenario.rig.source.sign_out(),
+    "cancel callers": Scenario.cancel_callers,
+    "close": lambda scenario: scenario.rig.source.aclose(),
+    "a second": lambda scenario: scenario.elapse(1),
+    "a minute": lambda scenario: scenario.elapse(60),
+    "an hour": lambda scenario: scenario.elapse(3600),
+    "delete the record": lambda scenario: scenario.store.delete("account"),
+    "an older record": Scenario.restore_an_older_record,
+    "another process refreshes": lambda scenario: scenario.other.source.refresh(),
+    **{f"break {step}": breaks(step) for step in ("load", "claim", "sending", "commit", "put", "abandon")},
+    "repair": lambda scenario: scenario.store.steps.clear(),
+}
 
 
 @pytest.mark.parametrize("policy", [IMPATIENT, Policy()], ids=["impatient", "patient"])
 @settings(max_examples=120, deadline=None)
 @given(
     outcomes=st.lists(st.sampled_from(sorted(OUTCOMES)), max_size=6),
-    actions=st.lists(st.sampled_from(ACTIONS), min_size=1, max_size=12),
+    actions=st.lists(st.sampled_from(["ask", *ACTIONS]), min_size=1, max_size=12),
 )
 def test_k28_every_operation_that_starts_ends_exactly_once_whatever_happens(
     policy: Policy, outcomes: list[str], actions: list[str]
@@ -522,54 +522,5 @@ def test_f51_f52_what_is_written_back_is_an_event(found: str) -> None:
         await rig.refresh_when_due()
         assert [event.found for event in of(rig, Restored)] == [found]
         assert of(rig, Restored)[0].level == logging.WARNING
-
-    run(main)
-
-
-def test_an_observer_that_raises_does_not_stop_a_refresh(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged, and the next event reaches it again."""
-
-    async def main() -> None:
-        rig = Rig(success(1))
-        seen: list[Event] = []
-
-        def observer(event: Event) -> None:
-            seen.append(event)
-            raise ZeroDivisionError
-
-        rig.source._observer = observer
-        assert await rig.access() == "access-1"
-        assert len(seen) == 2
-
-    run(main)
-    assert "observer" in caplog.text
-
-
-def test_f01_events_of_a_refresh_whose_callers_are_cancelled_go_on() -> None:
-    """The refresh ends by itself, and says so."""
-
-    async def main() -> None:
-        rig = Rig()
-        paused, caller = await rig.in_flight(success(1))
-        caller.cancel()
-        await let_tasks_run()
-        paused.release()
-        await rig.refreshed()
-        assert kinds(rig) == [RefreshStarted, Refreshed]
-
-    run(main)
-
-
-def test_f04_a_refresh_that_is_joined_is_one_operation() -> None:
-    """A hundred callers, one start and one end."""
-
-    async def main() -> None:
-        rig = Rig()
-        paused, first = await rig.in_flight(success(1))
-        callers = [first, *(rig.ask() for _ in range(99))]
-        await let_tasks_run()
-        paused.release()
-        await asyncio.gather(*callers)
-        assert kinds(rig) == [RefreshStarted, Refreshed]
 
     run(main)
