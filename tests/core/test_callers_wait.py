@@ -29,7 +29,7 @@ from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, ScriptedTransport, token_response
 
-SECONDS = 20.0  # Policy.retry_within and Policy.caller_timeout
+SECONDS = 20.0  # Policy.retry_within
 
 
 def limited(seconds: int, status: int = 429) -> TokenResponse:
@@ -522,24 +522,5 @@ def test_f64_f65_a_pause_hides_no_token() -> None:
             await let_tasks_run()
             rig.clock.advance(10)
         assert started.token_requests == 0
-
-    run(main)
-
-
-def test_f54_f66_a_response_that_comes_after_the_callers_have_given_up_is_kept() -> None:
-    """They get an error after 20 s, and the next caller gets the token."""
-
-    async def main() -> None:
-        rig = patient()
-        paused, first = await rig.in_flight(success(1))
-        callers = [first, *ask(rig, 2)]
-        await elapse(rig.clock, SECONDS)
-        assert all(isinstance(error, OutcomeUnknown) for error in errors_of(callers))
-        late = ask(rig)
-        await elapse(rig.clock, 5)
-        paused.release()
-        await let_tasks_run()
-        assert late[0].result() == "access-1"
-        assert (rig.token_requests, await rig.stored_access()) == (1, "access-1")
 
     run(main)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from _rig import LIFETIME, Rig, let_tasks_run, run, success
 
-from tokensession import ConfigurationError, SignedOut, SignInRequired, TokenUnavailable
+from tokensession import ConfigurationError, SignedOut, TokenUnavailable
 from tokensession._refresh.state import Now, TokenState, encode
 from tokensession.providers import OAuth2, Oto, Priava, StrategyProvider
 from tokensession.providers.protocol import Identity, TokenRequest, TokenResponse
@@ -412,16 +412,5 @@ def test_a_named_key_has_no_former_key() -> None:
         rig = world.rig(scoped("read"), by_scope)
         assert await rig.access() == "access-read"
         assert "refresh_token=configured-token" in rig.sent()
-
-    run(main)
-
-
-def test_a_source_without_a_credential_and_without_a_record_says_to_sign_in() -> None:
-    """It has nothing to look under but its named key."""
-
-    async def main() -> None:
-        rig = World().rig(scoped("read", refresh_token=None))
-        with pytest.raises(SignInRequired, match="Sign in: configure"):
-            await rig.access()
 
     run(main)

@@ -63,18 +63,19 @@ def test_f54_k04_an_answer_that_comes_after_the_callers_have_given_up_is_stored_
     run(main)
 
 
-def test_f54_callers_that_come_while_a_late_answer_is_awaited_share_it() -> None:
+@pytest.mark.parametrize("policy", [IMPATIENT, Policy()], ids=["impatient", "patient"])
+def test_f54_f66_callers_that_come_while_a_late_answer_is_awaited_share_it(policy: Policy) -> None:
     """They send nothing themselves, and each waits for its own twenty seconds at most."""
 
     async def main() -> None:
-        rig, paused = await late(after=30)
+        rig, paused = await late(after=30, policy=policy)
         assert await failed_after(OutcomeUnknown, rig.access(), rig.clock) == CALLER
         second = rig.ask()
         await let_tasks_run()
         rig.clock.advance(10)
         paused.release()
         assert await second == "access-1"
-        assert rig.token_requests == 1
+        assert (rig.token_requests, await rig.stored_access()) == (1, "access-1")
 
     run(main)
 
