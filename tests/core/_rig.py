@@ -188,11 +188,10 @@ async def failed_after(
     error: type[BaseException], work: Awaitable[Any], clock: FakeClock, *, match: str | None = None
 ) -> float:
     """Let time pass until this work has failed with the error, and return how much."""
-    task = asyncio.ensure_future(work)
-    seconds = await seconds_until_done(task, clock)
+    began = clock.boot()
     with pytest.raises(error, match=match):
-        await task
-    return seconds
+        await took(work, clock)
+    return clock.boot() - began
 
 
 async def let_tasks_run(count: int = 50) -> None:

@@ -201,42 +201,27 @@ class Owner:
         assert token.refresh_token == "refresh-1"
 
 
-Body = Callable[[], Coroutine[Any, Any, None]]
+Body = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+"""Runs in a cancel scope, and gets what cancels it."""
 
 
-async def _in_timed_scope(body: Body, cancel: asyncio.Event) -> None:
-    async def time_out(scope: anyio.CancelScope) -> None:
-        await cancel.wait()
-        scope.deadline = anyio.current_time()
-
+async def _in_timed_scope(body: Body) -> None:
     with anyio.move_on_after(3600) as scope:
-        timer = asyncio.create_task(time_out(scope))
-        await body()
-    await timer
+        await body(lambda: setattr(scope, "deadline", anyio.current_time()))
 
 
-async def _in_task_group(body: Body, cancel: asyncio.Event) -> None:
+async def _in_task_group(body: Body) -> None:
     async with anyio.create_task_group() as group:
-        group.start_soon(body)
-        await cancel.wait()
-        group.cancel_scope.cancel()
+        group.start_soon(body, group.cancel_scope.cancel)
 
 
-async def _in_timeout(body: Body, cancel: asyncio.Event) -> None:
-    async def time_out(timeout: asyncio.Timeout) -> None:
-        await cancel.wait()
-        timeout.reschedule(asyncio.get_running_loop().time())
-
-    timeout = asyncio.timeout(3600)
-    timer = asyncio.create_task(time_out(timeout))
-    with contextlib.suppress(TimeoutError):
-        async with timeout:
-            await body()
-    assert timeout.expired()
-    await timer
+async def _in_timeout(body: Body) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(3600) as timeout:
+            await body(lambda: timeout.reschedule(asyncio.get_running_loop().time()))
 
 
-WAYS: dict[str, Callable[[Body, asyncio.Event], Awaitable[None]]] = {
+WAYS: dict[str, Callable[[Body], Awaitable[None]]] = {
     "anyio.move_on_after": _in_timed_scope,
     "anyio task group": _in_task_group,
     "asyncio.timeout": _in_timeout,
@@ -251,18 +236,20 @@ def test_f18_leaving_the_block_in_a_cancelled_scope_waits_for_the_running_refres
     """In a cancelled scope, leaving `async with` waits for the running refresh and stores its token."""
 
     async def main() -> None:
-        owned, cancel = Owner(owner), asyncio.Event()
+        owned, cancelled = Owner(owner), asyncio.Event()
 
-        async def body() -> None:
+        async def body(cancel: Callable[[], None]) -> None:
             async with owned.block:
                 await owned.refreshing()
-                cancel.set()
-                await asyncio.Event().wait()
+                cancel()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    cancelled.set()
 
-        leaving = asyncio.ensure_future(WAYS[way](body, cancel))
-        await owned.response.arrived.wait()
+        leaving = asyncio.ensure_future(WAYS[way](body))
+        await cancelled.wait()
         await let_tasks_run()
-        assert cancel.is_set()
         assert not leaving.done()
         owned.response.release()
         await leaving

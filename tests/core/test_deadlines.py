@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -47,28 +48,34 @@ async def spins(_request: TokenRequest) -> TokenResponse:
         await asyncio.sleep(0)
 
 
-TRANSPORTS: list[Any] = [never, cleans_up, fails_when_cancelled, spins]
+async def ignores_cancellation(_request: TokenRequest) -> TokenResponse:
+    """Goes on when it is cancelled, until its event loop ends."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    return await never(_request)
 
 
-LIMITS = pytest.mark.parametrize(
-    ("rotates", "limit"), [(False, 20), (True, 120)], ids=["permanent", "rotating"]
-)
+TRANSPORTS: list[Any] = [never, cleans_up, fails_when_cancelled, spins, ignores_cancellation]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda transport: transport.__name__)
-@LIMITS
+@pytest.mark.parametrize(("rotates", "limit"), [(False, 20), (True, 120)], ids=["permanent", "rotating"])
 def test_f03_f10_the_token_request_is_over_by_its_deadline_whatever_the_transport_does(
     transport: Callable[..., Any], rotates: bool, limit: int
 ) -> None:
-    """It ends after `request_timeout`, or `response_timeout` if its answer has the next refresh token."""
+    """It ends after `request_timeout`, or `response_timeout` if its answer has the next refresh token.
+
+    A transport that ignores its cancellation has two seconds to end, and is left alone then.
+    """
 
     async def main() -> None:
+        left_alone = 2 if transport is ignores_cancellation else 0
         rig = Rig(transport, success(2), rotates=rotates)
         callers = [rig.ask() for _ in range(10)]
         answers = asyncio.gather(*callers, return_exceptions=True)
         assert await seconds_until_done(answers, rig.clock) == CALLER
         assert {type(answer) for answer in await answers} == {OutcomeUnknown}
-        assert CALLER + await took(rig.refreshed(), rig.clock) == limit
+        assert CALLER + await took(rig.refreshed(), rig.clock) == limit + left_alone
         assert rig.transport.timeouts == [(5, limit)], "the transport gets the time-outs too"
         failures = (await rig.state()).failures
         assert failures is not None
@@ -76,33 +83,6 @@ def test_f03_f10_the_token_request_is_over_by_its_deadline_whatever_the_transpor
         rig.clock.advance(2)
         assert await rig.access() == "access-2"
         assert rig.token_requests == 2
-
-    run(main)
-
-
-@LIMITS
-def test_f03_f10_a_transport_that_ignores_cancellation_does_not_hold_up_the_refresh(
-    rotates: bool, limit: int
-) -> None:
-    """It has two seconds to end, and is left alone then."""
-
-    async def main() -> None:
-        hanging = Hanging(stubborn=True)
-
-        async def ignores_cancellation(_request: TokenRequest) -> TokenResponse:
-            await hanging()
-            raise ConnectionError
-
-        rig = Rig(ignores_cancellation, success(2), rotates=rotates)
-        caller = rig.ask()
-        try:
-            assert await seconds_until_done(caller, rig.clock) == CALLER
-            assert CALLER + await took(rig.refreshed(), rig.clock) == limit + 2
-            rig.clock.advance(2)
-            assert await rig.access() == "access-2"
-        finally:
-            hanging.end.set()
-            await asyncio.gather(caller, return_exceptions=True)
 
     run(main)
 

@@ -19,7 +19,7 @@ from _rig import Rig, run, success
 from tokensession import AuthedSession, BearerAuth, ManagedSource
 from tokensession.providers import OAuth2, Oto
 from tokensession.stores import MemoryStore
-from tokensession.testing import OAuth2Server, OtoServer, ScriptedTransport, token_response
+from tokensession.testing import FakeClock, OAuth2Server, OtoServer, ScriptedTransport, token_response
 
 PRELUDE = """
 import asyncio, concurrent.futures, json, logging, multiprocessing, os, sys, warnings
@@ -299,10 +299,18 @@ def in_a_thread(work: Callable[[], Awaitable[Any]]) -> Any:
     """The result or error of this in a second thread with an event loop of its own, while this one runs."""
 
     async def main() -> Any:
-        return (await asyncio.gather(work(), return_exceptions=True))[0]
+        return await work()
 
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(main())).result()
+        done = pool.submit(asyncio.run, main())
+        return done.exception() or done.result()
+
+
+def assert_refused(work: Callable[[], Awaitable[Any]], *words: str) -> None:
+    """It is a RuntimeError with these words in a second thread."""
+    error = in_a_thread(work)
+    assert isinstance(error, RuntimeError), error
+    assert all(each in str(error) for each in words)
 
 
 @pytest.mark.parametrize("used", ["used", "only entered"])
@@ -313,17 +321,13 @@ def test_k39_a_second_thread_can_neither_use_nor_close_a_session(used: str) -> N
                 async with session.get("/echo") as response:
                     assert response.status == 200
 
-            async def get() -> Any:
-                return session.get("/echo")
-
-            async def socket() -> Any:
-                return session.ws_connect("/ws")
-
-            for work in (get, socket, session.close, session.__aenter__):
-                error = in_a_thread(work)
-                assert isinstance(error, RuntimeError), error
-                assert "another running event loop" in str(error)
-                assert "SQLiteStore" in str(error)
+            for work in (
+                lambda: session.get("/echo"),
+                lambda: session.ws_connect("/ws"),
+                session.close,
+                session.__aenter__,
+            ):
+                assert_refused(work, "another running event loop", "SQLiteStore")
             assert not session.closed
             async with session.get("/echo") as response:
                 assert response.status == 200
@@ -346,13 +350,10 @@ def test_k39_a_second_thread_can_neither_use_nor_close_a_source() -> None:
             lambda: source.sign_in(refresh_token="new"),
             lambda: source.refresh(force=True),
         ):
-            error = in_a_thread(work)
-            assert isinstance(error, RuntimeError), error
-            assert "another running event loop" in str(error)
+            assert_refused(work, "another running event loop")
         assert rig.token_requests == 1
         rig.clock.advance(3600)
-        error = in_a_thread(source.token)
-        assert "another running event loop" in str(error)
+        assert_refused(source.token, "another running event loop")
         assert await rig.access() == "access-2"
 
     run(scene)
@@ -362,10 +363,9 @@ def test_f73_a_fresh_token_is_returned_in_any_thread() -> None:
     """That is a look at the clock, and nothing else."""
 
     async def scene() -> None:
-        transport = ScriptedTransport(token_response({"access_token": "a", "expires_in": 36_000}))
-        async with ManagedSource(Oto(refresh_token="r"), transport, store=MemoryStore()) as source:
-            token = await source.token()
-            assert in_a_thread(source.token) == token
+        rig = Rig(success(1), clock=FakeClock(boot_counts_sleep=True))
+        token = await rig.source.token()
+        assert in_a_thread(rig.source.token) == token
 
     run(scene)
 
@@ -389,13 +389,8 @@ def test_f73_a_client_of_another_loop_is_refused_before_it_hangs() -> None:
         async with OtoServer() as server, aiohttp.ClientSession() as client:
             session = AuthedSession(Oto(**server.credentials), client=client)
 
-            async def get() -> Any:
-                return session.get("/echo")
-
-            for work in (get, session.__aenter__):
-                error = in_a_thread(work)
-                assert isinstance(error, RuntimeError)
-                assert "The client that you passed" in str(error)
+            for work in (lambda: session.get("/echo"), session.__aenter__):
+                assert_refused(work, "The client that you passed")
             async with session.get("/echo") as response:
                 assert response.status == 200
 

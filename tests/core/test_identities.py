@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,33 +18,25 @@ from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, token_response
 from tokensession.token import Token
 
-
-def oauth2(**changes: Any) -> OAuth2:
-    """A client of a server at https://id.example.com that rotates its refresh tokens."""
-    settings: dict[str, Any] = {
-        "token_url": "https://id.example.com/token",
-        "client_id": "client",
-        "client_secret": "client-secret",
-        "refresh_token": "configured-token",
-    }
-    return OAuth2(**(settings | changes))
-
-
-def priava(**changes: Any) -> Priava:
-    """A client of Priava's, in the EU."""
-    settings: dict[str, Any] = {
-        "client_id": "client",
-        "client_secret": "client-secret",
-        "redirect_uri": "https://app.example.com/back",
-        "region": "EU",
-        "code": "code-1",
-    }
-    return Priava(**(settings | changes))
-
-
-def another(**changes: Any) -> OAuth2:
-    """Another client of the same server."""
-    return oauth2(client_id="another", **changes)
+oauth2 = partial(
+    OAuth2,
+    token_url="https://id.example.com/token",
+    client_id="client",
+    client_secret="client-secret",
+    refresh_token="configured-token",
+)
+"""A client of a server that rotates its refresh tokens."""
+another = partial(oauth2, client_id="another")
+"""Another client of the same server."""
+priava = partial(
+    Priava,
+    client_id="client",
+    client_secret="client-secret",
+    redirect_uri="https://app.example.com/back",
+    region="EU",
+    code="code-1",
+)
+"""A client of Priava's, in the EU."""
 
 
 def scoped(scope: str | None, *, rotates: bool = False, **changes: Any) -> OAuth2:

@@ -137,19 +137,6 @@ def test_f54_after_two_minutes_or_the_policys_time_the_outcome_is_unknown(policy
     run(main)
 
 
-def test_f54_without_rotation_no_late_answer_is_awaited() -> None:
-    """The refresh token works again, so another request is better than waiting."""
-
-    async def main() -> None:
-        rig = Rig(Paused(success(1)), success(2), rotates=False)
-        assert await failed_after(OutcomeUnknown, rig.access(), rig.clock) == CALLER
-        assert not rig.source.snapshot().refreshing
-        rig.clock.advance(1)
-        assert await rig.access() == "access-2"
-
-    run(main)
-
-
 def test_f54_a_late_rejection_is_noted() -> None:
     """The next caller is told to sign in, without another request."""
 
