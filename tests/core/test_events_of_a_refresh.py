@@ -196,6 +196,7 @@ class Scenario:
         if action in ACTIONS and (work := ACTIONS[action](self)) is not None:
             self.callers.append(asyncio.ensure_future(work))
         if action == "ask without waiting":
+            await asyncio.sleep(0)
             self.callers[-1].cancel()
         await let_tasks_run(30)
 
