@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -41,6 +41,11 @@ def success(
 def invalid_grant() -> TokenResponse:
     """The provider rejects the refresh token."""
     return token_response({"error": "invalid_grant"}, status=400)
+
+
+def limited(seconds: int, status: int = 429) -> TokenResponse:
+    """A refusal that asks for a pause."""
+    return token_response({}, status, (("retry-after", str(seconds)),))
 
 
 def state_of(record: Record, clock: Clock) -> TokenState:
@@ -192,6 +197,13 @@ async def failed_after(
     with pytest.raises(error, match=match):
         await took(work, clock)
     return clock.boot() - began
+
+
+async def begun(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Start this work, and let it come as far as it can."""
+    task = asyncio.create_task(work)
+    await let_tasks_run()
+    return task
 
 
 async def let_tasks_run(count: int = 50) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from _rig import IMPATIENT, LIFETIME, Rig, expired, invalid_grant, let_tasks_run, run, success
+from _rig import IMPATIENT, LIFETIME, Rig, begun, expired, invalid_grant, let_tasks_run, limited, run, success
 from _scripted_store import fail, scripted
 
 from tokensession import (
@@ -30,11 +30,6 @@ from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, ScriptedTransport, token_response
 
 SECONDS = 20.0  # Policy.retry_within
-
-
-def limited(seconds: int, status: int = 429) -> TokenResponse:
-    """A refusal that asks for a pause."""
-    return token_response({}, status, (("retry-after", str(seconds)),))
 
 
 def patient(*script: Any, **options: Any) -> Rig:
@@ -306,13 +301,11 @@ def test_f65_a_token_that_another_process_stores_is_seen_within_a_second(
 
     async def main() -> None:
         rig = await expired(FAILURES[failure], clock=FakeClock(jitter=1.0), policy=policy)
-        caller = rig.ask()
-        await let_tasks_run()
+        caller = await begun(rig.access())
         await rig.peer(success(2)).source.sign_in(refresh_token="new")
         await elapse(rig.clock, 1)
         if caller.done() and isinstance(caller.exception(), TokenSessionError):  # it is not worth waiting
-            caller = rig.ask()
-            await let_tasks_run()
+            caller = await begun(rig.access())
         assert await caller == "access-2"
         assert rig.token_requests == 2
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Coroutine
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from _rig import LIFETIME, Rig, let_tasks_run, run, success
+from _rig import LIFETIME, Rig, begun, let_tasks_run, run, success
 from _shared_store import STORES, SharedStore
 from _steps import REFRESH, Provider, Steps, run_at_every_step
 
@@ -241,8 +240,7 @@ def test_f03_f04_a_refresh_cancelled_before_its_first_step_is_over(which: str) -
             task.cancel()
         await let_tasks_run()
         assert caller.done(), "it waits for a refresh that cannot finish"
-        again = asyncio.create_task(rig.access())
-        await let_tasks_run()
+        again = await begun(rig.access())
         assert again.done(), "it has joined a refresh that cannot finish"
         assert again.result() == "access-1"
         assert rig.token_requests == 1
@@ -264,23 +262,6 @@ def test_f17_f55_a_refresh_stopped_at_any_suspension_leaves_a_new_token_or_a_not
 ) -> None:
     """If the request had not left, nothing is noted. Otherwise the next process repeats it at most once."""
     ends: set[str] = set()
-
-    async def stopped_at(k: int, shared: SharedStore, provider: Provider) -> bool:
-        process = Process(shared, provider)
-        await process.prepare(earlier)
-
-        def stop() -> None:
-            stopped = asyncio.all_tasks() - {this_task} if which == "all tasks" else {steps.root}
-            for task in stopped:
-                assert task is not None
-                task.cancel()
-
-        this_task = asyncio.current_task()
-        with Steps(at=k, then=stop) as steps:
-            await asyncio.wait([process.rig.ask()])
-            await asyncio.gather(*other_tasks(), return_exceptions=True)
-        await process.end()
-        return steps.reached
 
     async def next_process(shared: SharedStore, provider: Provider) -> str:
         sent = len(provider.sent)
@@ -316,13 +297,25 @@ def test_f17_f55_a_refresh_stopped_at_any_suspension_leaves_a_new_token_or_a_not
         assert len(provider.sent) == sent
         await process.end()
 
-    for k in itertools.count():
+    async def stopped_at(k: int) -> bool:
         shared, provider = SharedStore(kind, tmp_path / str(k), FakeClock()), Provider()
-        reached = run(partial(stopped_at, k, shared, provider))
-        end = run(partial(next_process, shared, provider))
-        run(partial(third_process, shared, provider, end))
-        ends.add(end)
-        if not reached:
-            break
-    assert k >= LEAST[kind]
+        process = Process(shared, provider)
+        await process.prepare(earlier)
+
+        def stop() -> None:
+            stopped = asyncio.all_tasks() - {this_task} if which == "all tasks" else {steps.root}
+            for task in stopped:
+                assert task is not None
+                task.cancel()
+
+        this_task = asyncio.current_task()
+        with Steps(at=k, then=stop) as steps:
+            await asyncio.wait([process.rig.ask()])
+            await asyncio.gather(*other_tasks(), return_exceptions=True)
+        await process.end()
+        ends.add(end := await next_process(shared, provider))
+        await third_process(shared, provider, end)
+        return steps.reached
+
+    run_at_every_step(stopped_at, LEAST[kind])
     assert ends == {"redeemed", "repeated", "sign in", "served"}

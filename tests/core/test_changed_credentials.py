@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from _rig import Rig, expired, invalid_grant, let_tasks_run, run, success
+from _rig import Rig, begun, expired, invalid_grant, run, success
 
 from tokensession import ConfigurationError, GrantRejected, OutcomeUnknown, Policy, SignedOut
 from tokensession.events import SignInFailed
@@ -184,8 +184,7 @@ def test_a_refresh_waits_for_a_sign_in_and_adopts_its_token() -> None:
         other = one.peer()
         await one.access()
         signing, signing_in = await other.in_flight(success(9), other.source.sign_in(code="new"))
-        refresh = asyncio.create_task(one.source.refresh())
-        await let_tasks_run()
+        refresh = await begun(one.source.refresh())
         signing.release()
         assert (await refresh).access_token == (await signing_in).access_token == "access-9"
         assert one.token_requests == 1

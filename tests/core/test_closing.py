@@ -14,7 +14,17 @@ from typing import Any
 
 import anyio
 import pytest
-from _rig import Rig, let_tasks_run, run, run_in_every_turn, seconds_until_done, state_of, success, took
+from _rig import (
+    Rig,
+    begun,
+    let_tasks_run,
+    run,
+    run_in_every_turn,
+    seconds_until_done,
+    state_of,
+    success,
+    took,
+)
 from _scripted_store import Hanging, scripted
 from _shared_store import SharedStore
 from _steps import Steps, run_at_every_step
@@ -99,10 +109,8 @@ def test_f02_a_claim_granted_at_the_end_of_the_close_timeout_is_released() -> No
     async def main(turn: int) -> None:
         rig, store, clock = scripted(success(1))
         other = await store.claim("account", seen=None, timeout=0)
-        caller = rig.ask()
-        await let_tasks_run()
-        closing = asyncio.create_task(rig.source.aclose())
-        await let_tasks_run()
+        caller = await begun(rig.access())
+        closing = await begun(rig.source.aclose())
         clock.advance(25)
         await let_tasks_run(turn)
         await other.abandon()
@@ -119,8 +127,7 @@ def test_closing_succeeds_although_a_new_refresh_starts_during_it() -> None:
     async def main() -> None:
         rig, _, _ = scripted()
         first, caller = await rig.in_flight(success(1))
-        closing = asyncio.create_task(rig.source.aclose())
-        await let_tasks_run()
+        closing = await begun(rig.source.aclose())
 
         async def go_on() -> None:
             await rig.source.token()
@@ -128,8 +135,7 @@ def test_closing_succeeds_although_a_new_refresh_starts_during_it() -> None:
 
         second = Paused(success(2))
         rig.transport.script(second)
-        other_caller = asyncio.create_task(go_on())
-        await let_tasks_run()
+        other_caller = await begun(go_on())
         first.release()
         await second.arrived.wait()
         await let_tasks_run()
@@ -145,8 +151,7 @@ def test_f18_f66_closing_does_not_wait_through_a_failure() -> None:
     async def main() -> None:
         rig = Rig(policy=Policy())
         paused, caller = await rig.in_flight(token_response({}, 503))
-        closing = asyncio.create_task(rig.source.aclose())
-        await let_tasks_run()
+        closing = await begun(rig.source.aclose())
         paused.release()
         assert await took(closing, rig.clock) == 0
         with pytest.raises(TokenUnavailable, match="503"):
@@ -278,14 +283,12 @@ def test_f18_closing_that_was_cut_short_continues_when_it_is_called_again(
             else:
                 await owned.close()
 
-        closing = asyncio.create_task(first())
-        await let_tasks_run()
+        closing = await begun(first())
         closing.cancel()
         await asyncio.wait([closing])
         assert closing.cancelled()
         assert owned.source.snapshot().refreshing
-        again = asyncio.create_task(owned.close())
-        await let_tasks_run()
+        again = await begun(owned.close())
         assert not again.done()
         owned.response.release()
         await again

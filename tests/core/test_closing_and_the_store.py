@@ -14,6 +14,7 @@ import pytest
 from _rig import (
     LIFETIME,
     Rig,
+    begun,
     expired,
     failed_after,
     invalid_grant,
@@ -73,8 +74,7 @@ def test_mutant_6_closing_tries_once_more_to_save_what_it_had_to_cut_off() -> No
         rig, store, clock = scripted()
         store.steps["commit"] = commit
         paused, caller = await rig.in_flight(success(1))
-        closing = asyncio.create_task(rig.source.aclose())
-        await let_tasks_run()
+        closing = await begun(rig.source.aclose())
         clock.advance(15)
         paused.release()
         assert await took(closing, clock) <= BOUND
@@ -92,8 +92,7 @@ def test_f18_closing_raises_if_a_hanging_store_has_not_stored_the_new_token() ->
         rig, store, clock = scripted()
         store.steps["commit"] = hang
         paused, caller = await rig.in_flight(success(1))
-        closing = asyncio.create_task(rig.source.aclose())
-        await let_tasks_run()
+        closing = await begun(rig.source.aclose())
         clock.advance(18)  # a slow token endpoint
         paused.release()
         await failed_after(StoreUnavailable, closing, clock, match="before the session closed")
@@ -112,8 +111,7 @@ def test_f18_a_sign_in_that_is_stopped_unsaved_releases_an_older_claim() -> None
         await rig.access()
         signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
         await took(paused.arrived.wait(), clock)
-        closing = asyncio.create_task(rig.source.aclose())
-        await let_tasks_run()
+        closing = await begun(rig.source.aclose())
         clock.advance(19)
         paused.release()
         assert await failed_after(StoreUnavailable, closing, clock) <= BOUND
@@ -248,8 +246,7 @@ def test_f68_closing_is_over_by_its_timeout_wherever_the_store_hangs(
         paused, caller = await rig.in_flight(success(1))
         store.steps |= dict.fromkeys(where.split(), hanging)
         # As `aclose` of a source that owns its store.
-        closing = asyncio.create_task(rig.source._coordinator.close(lambda: store.step("aclose")))
-        await let_tasks_run()
+        closing = await begun(rig.source._coordinator.close(lambda: store.step("aclose")))
         clock.advance(close_timeout / 2)
         if where:
             paused.release()
@@ -270,8 +267,7 @@ def test_f67_f68_closing_that_is_cancelled_does_not_wait_for_a_store_that_hangs(
         rig, store, _ = scripted()
         paused, caller = await rig.in_flight(success(1))
         store.steps["aclose"] = hanging
-        closing = asyncio.create_task(rig.source._coordinator.close(lambda: store.step("aclose")))
-        await let_tasks_run()
+        closing = await begun(rig.source._coordinator.close(lambda: store.step("aclose")))
         closing.cancel()
         await let_tasks_run()
         assert closing.cancelled()
@@ -327,8 +323,7 @@ def test_f18_closing_that_waits_for_more_than_a_second_says_so_with_its_bound(
     async def main() -> None:
         rig = Rig()
         paused, caller = await rig.in_flight(success(1))
-        closing = asyncio.create_task(rig.source.aclose())
-        await let_tasks_run()
+        closing = await begun(rig.source.aclose())
         rig.clock.advance(0.999)
         await let_tasks_run()
         assert notices() == []

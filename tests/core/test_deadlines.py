@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from _rig import Rig, let_tasks_run, run, seconds_until_done, success, took
+from _rig import Rig, begun, let_tasks_run, run, seconds_until_done, success, took
 from _scripted_store import Hanging, scripted
 
 from tokensession import NotSent, OutcomeUnknown, SignInRequired, StoreUnavailable
@@ -139,8 +139,7 @@ def test_f03_a_store_call_that_never_returns_holds_up_no_later_caller(where: str
         hanging = Hanging(stubborn=True)
         rig, store, clock = scripted(success(1), configured=None if where == "load" else "configured-token")
         store.steps[where] = hanging
-        caller = rig.ask()
-        await let_tasks_run()
+        caller = await begun(rig.access())
         store.steps.clear()
         try:
             clock.advance(seconds + 0.1)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from _rig import LIFETIME, Rig, let_tasks_run, run, success
+from _rig import LIFETIME, Rig, begun, let_tasks_run, run, success
 
 from tokensession import ConfigurationError, SignedOut, TokenUnavailable
 from tokensession._refresh.state import Now, TokenState, encode
@@ -207,8 +207,7 @@ def test_f62_a_refresh_that_is_overtaken_by_another_identitys_sign_in_serves_non
         world.clock.advance(LIFETIME)
         paused, caller = await ours.in_flight(success(2))
         theirs = world.rig(another(), success(9))
-        signing_in = asyncio.create_task(theirs.source.sign_in(code="new"))
-        await let_tasks_run()
+        signing_in = await begun(theirs.source.sign_in(code="new"))
         world.clock.advance(5)  # sign_in_wait: it does without the claim
         await signing_in
         record = await world.store.load("tenant-42")

@@ -11,6 +11,7 @@ from _rig import (
     IMPATIENT,
     LIFETIME,
     Rig,
+    begun,
     failed_after,
     invalid_grant,
     let_tasks_run,
@@ -70,8 +71,7 @@ def test_f54_f66_callers_that_come_while_a_late_answer_is_awaited_share_it(polic
     async def main() -> None:
         rig, paused = await late(after=30, policy=policy)
         assert await failed_after(OutcomeUnknown, rig.access(), rig.clock) == CALLER
-        second = rig.ask()
-        await let_tasks_run()
+        second = await begun(rig.access())
         rig.clock.advance(10)
         paused.release()
         assert await second == "access-1"
@@ -187,8 +187,7 @@ def test_f18_f54_a_request_that_is_not_late_at_closing_has_the_close_timeout() -
         rig = Rig()
         paused, caller = await rig.in_flight(success(1))
         rig.clock.advance(19)
-        closing = asyncio.create_task(rig.source.aclose())
-        await let_tasks_run()
+        closing = await begun(rig.source.aclose())
         rig.clock.advance(15)
         await let_tasks_run()
         assert not closing.done()
@@ -235,8 +234,7 @@ def test_f18_f54_mutant_33_an_answer_that_arrives_as_closing_cuts_it_off_is_stor
 
     async def main() -> None:
         rig = Rig(answers_when_cancelled(turns, success(1)))
-        caller = rig.ask()
-        await let_tasks_run()
+        caller = await begun(rig.access())
         await took(rig.source.aclose(), rig.clock)
         await asyncio.gather(caller, return_exceptions=True)
         assert await rig.stored_access() == "access-1"
@@ -319,8 +317,7 @@ def test_f54_a_request_whose_answer_is_late_takes_no_place_from_other_keys() -> 
         other, third = (one.peer(transport=transport, key=key) for key in ("other", "third"))
         hanging = one.ask()
         await paused.arrived.wait()
-        queued = other.ask()
-        await let_tasks_run()
+        queued = await begun(other.access())
         assert transport.sent == 1
         assert await took(queued, one.clock) == CALLER
         assert queued.result() == "access-2"
