@@ -55,12 +55,6 @@ class World:
         """A source of this provider, under a named key."""
         return Rig(*script, provider=provider, store=self.store, clock=self.clock, key=key)
 
-    async def ours(self, *script: Any) -> Rig:
-        """A source whose token is access-1."""
-        rig = self.rig(oauth2(), success(1), *script)
-        assert await rig.access() == "access-1"
-        return rig
-
     async def put(self, key: str, provider: StrategyProvider, token: Token | None) -> None:
         """Store a state of this provider's credential without an identity: one of an older version."""
         now = Now(self.clock.wall(), self.clock.boot())
@@ -72,6 +66,14 @@ class World:
             obtained=now.boot,
         )
         await self.store.put(key, encode(state, now))
+
+
+async def served(*script: Any) -> tuple[World, Rig]:
+    """A source whose token is access-1."""
+    world = World()
+    rig = world.rig(oauth2(), success(1), *script)
+    assert await rig.access() == "access-1"
+    return world, rig
 
 
 async def assert_another_client(rig: Rig, times: int = 3) -> None:
@@ -132,8 +134,7 @@ def test_f62_a_source_that_signs_in_later_does_not_serve_another_identitys_token
     """It has no credential of its own to compare with, and gets the same error."""
 
     async def main() -> None:
-        world = World()
-        await world.ours()
+        world, _ = await served()
         later = world.rig(another(refresh_token=None))
         await assert_another_client(later)
         assert later.source.snapshot().token is None
@@ -145,8 +146,7 @@ def test_f62_an_explicit_sign_in_replaces_another_identitys_state() -> None:
     """You say that this key is yours now, so it is; the other source gets the error from its next look on."""
 
     async def main() -> None:
-        world = World()
-        before = await world.ours()
+        world, before = await served()
         ours = world.rig(another(), success(2), success(3))
         await ours.source.sign_in(refresh_token="new")
         assert (await ours.state()).identity == ours.provider.identity
@@ -163,8 +163,7 @@ def test_f62_a_source_whose_record_another_identity_has_replaced_never_serves_it
     """Its own token is still valid, so it is served to its end, and then comes the error."""
 
     async def main() -> None:
-        world = World()
-        ours = await world.ours()
+        world, ours = await served()
         await world.rig(another(), success(9)).source.sign_in(refresh_token="new")
         for advanced in (LIFETIME - 299, 250, 30):  # due, ending, and once more
             world.clock.advance(advanced)
@@ -182,8 +181,7 @@ def test_f52_f62_a_source_goes_on_when_another_identitys_record_is_gone() -> Non
     """It says what it waits for, and not what was there before."""
 
     async def main() -> None:
-        world = World()
-        ours = await world.ours(success(2))
+        world, ours = await served(success(2))
         await world.rig(Oto(refresh_token="oto"), success(9)).source.sign_in(refresh_token="theirs")
         world.clock.advance(LIFETIME)
         with pytest.raises(ConfigurationError):
@@ -202,8 +200,7 @@ def test_f62_a_refresh_that_is_overtaken_by_another_identitys_sign_in_serves_non
     """Its commit is superseded by a record that is not ours, and it is left as it is."""
 
     async def main() -> None:
-        world = World()
-        ours = await world.ours()
+        world, ours = await served()
         world.clock.advance(LIFETIME)
         paused, caller = await ours.in_flight(success(2))
         theirs = world.rig(another(), success(9))
@@ -223,8 +220,8 @@ def test_a_signed_out_key_is_free_for_another_identity() -> None:
     """A tombstone holds no token, so a credential that is configured for another client starts there."""
 
     async def main() -> None:
-        world = World()
-        await (await world.ours()).source.sign_out()
+        world, before = await served()
+        await before.source.sign_out()
         assert await world.rig(another(refresh_token="other"), success(2)).access() == "access-2"
 
     run(main)
@@ -245,8 +242,7 @@ def test_what_an_operator_may_change_is_no_other_identity(changes: dict[str, Any
     """A rotated secret, another path of the same server or no credential at all: the sign-in goes on."""
 
     async def main() -> None:
-        world = World()
-        await world.ours()
+        world, _ = await served()
         after = world.rig(oauth2(**changes), success(2))
         assert await after.access() == "access-1"
         world.clock.advance(LIFETIME)
