@@ -83,8 +83,7 @@ def test_f18_after_the_close_timeout_every_task_is_stopped() -> None:
         hanging = Hanging(stubborn=True)
         store.steps |= {"commit": hanging, "put": hanging}
         paused, caller = await rig.in_flight(success(1))
-        signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="x"))  # waits for the claim
-        await let_tasks_run()
+        signing_in = await begun(rig.source.sign_in(refresh_token="x"))  # waits for the claim
         paused.release()
         await let_tasks_run()
         tasks = rig.source._coordinator._tasks.running
@@ -328,7 +327,6 @@ PROGRAM = """
 import asyncio, contextlib, json, os, signal, sys
 import anyio
 from tokensession import AuthedSession, ManagedSource
-from tokensession.clock import SystemClock
 from tokensession.providers import Priava
 
 owner, way, url, credentials = sys.argv[1:]

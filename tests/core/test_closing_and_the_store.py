@@ -33,16 +33,13 @@ from tokensession.stores import SQLiteStore
 from tokensession.testing import FakeClock, Paused, PriavaServer
 
 BOUND = Policy().close_timeout
-
-
 DOWN = {"commit": fail, "put": fail}
 
 
 async def close_in_vain(rig: Rig) -> float:
     """Close although nothing can be saved, and return how long it took."""
-    return await failed_after(
-        StoreUnavailable, rig.source.aclose(), rig.clock, match="before the session closed"
-    )
+    closing = rig.source.aclose()
+    return await failed_after(StoreUnavailable, closing, rig.clock, match="before the session closed")
 
 
 def test_f18_closing_saves_pending_writes_at_once() -> None:
@@ -304,8 +301,11 @@ def test_f68_k10_a_database_that_another_program_locks_does_not_hold_up_closing(
     run(main)
 
 
+Notices = Callable[[], list[str]]
+
+
 @pytest.fixture
-def notices(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+def notices(caplog: pytest.LogCaptureFixture) -> Notices:
     """What closing has logged."""
     caplog.set_level(logging.INFO, "tokensession")
     return lambda: [
@@ -315,9 +315,7 @@ def notices(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     ]
 
 
-def test_f18_closing_that_waits_for_more_than_a_second_says_so_with_its_bound(
-    notices: Callable[[], list[str]],
-) -> None:
+def test_f18_closing_that_waits_for_more_than_a_second_says_so_with_its_bound(notices: Notices) -> None:
     """Otherwise a second Ctrl-C, which ends it, looks like the thing to do."""
 
     async def main() -> None:
@@ -343,9 +341,7 @@ def test_f18_closing_that_waits_for_more_than_a_second_says_so_with_its_bound(
     run(main)
 
 
-def test_f18_closing_in_less_than_a_second_logs_nothing_and_leaves_no_timer(
-    notices: Callable[[], list[str]],
-) -> None:
+def test_f18_closing_in_less_than_a_second_logs_nothing_and_leaves_no_timer(notices: Notices) -> None:
     """Neither at once nor later."""
 
     async def main() -> None:
