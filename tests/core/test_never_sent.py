@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from _moments import beside, holding, keep_failing, refused, under_way
 from _rig import LIFETIME, Rig, invalid_grant, run, seconds_until_done, success, until_sleeping
 from _scripted_store import fail, scripted
 
@@ -37,17 +38,10 @@ def test_f55_k01_any_number_of_connections_that_fail_note_nothing(times: int) ->
     """A proxy that drops each CONNECT, a renewed certificate: the next request that leaves succeeds."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        rig = Rig(success(1), *never_sent(times), success(2), store=store, clock=clock)
-        await rig.access()
-        clock.advance(LIFETIME)
-        before = await store.load("account")
-        for _ in range(times):
-            with pytest.raises(NotSent, match="unchanged"):
-                await rig.access()
-            clock.advance(30)
-        assert await store.load("account") == before
+        rig = await holding(*never_sent(times), success(2), age=LIFETIME)
+        before = await rig.store.load("account")
+        await keep_failing(NotSent, rig, times=times, pause=30, match="unchanged")
+        assert await rig.store.load("account") == before
         assert await rig.access() == "access-2"
 
     run(main)
@@ -60,8 +54,7 @@ def test_f55_k01_a_first_request_that_is_never_sent_leaves_no_record() -> None:
         clock = FakeClock()
         store = MemoryStore(clock=clock)
         rig, other = Rig(*never_sent(1), store=store, clock=clock), Rig(success(1), store=store, clock=clock)
-        with pytest.raises(NotSent):
-            await rig.access()
+        await refused(NotSent, rig.access())
         assert await store.load("account") is None
         assert await other.access() == "access-1"
         clock.advance(1)
@@ -74,18 +67,13 @@ def test_f55_k01_one_process_without_a_network_does_not_silence_the_others() -> 
     """Its pause is its own. While it waits, it looks at the store, and adopts what another one gets."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        cut_off = Rig(success(1), *never_sent(30), store=store, clock=clock)
-        other = Rig(success(2), store=store, clock=clock)
+        cut_off = Rig(success(1), *never_sent(30))
+        other = beside(cut_off, success(2))
         await cut_off.access()
-        clock.advance(LIFETIME)
-        for _ in range(20):
-            with pytest.raises(NotSent):
-                await cut_off.access()
-            clock.advance(5)
+        cut_off.clock.advance(LIFETIME)
+        await keep_failing(NotSent, cut_off, times=20, pause=5)
         assert await other.access() == "access-2"
-        clock.advance(1)
+        cut_off.clock.advance(1)
         assert await cut_off.access() == "access-2"
 
     run(main)
@@ -140,17 +128,13 @@ def test_f55_k02_closing_while_the_connection_is_opened_notes_nothing() -> None:
 
     async def main() -> None:
         paused = connecting()
-        rig = Rig(success(1), paused, success(2))
-        await rig.access()
-        rig.clock.advance(LIFETIME)
+        rig = await holding(paused, success(2), age=LIFETIME)
         before = await rig.store.load("account")
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        caller = await under_way(rig.access(), paused)
         closing = asyncio.create_task(rig.source.aclose())
         await seconds_until_done(closing, rig.clock)
         await closing
-        with pytest.raises(TokenUnavailable):
-            await caller
+        await refused(TokenUnavailable, caller)
         assert await rig.store.load("account") == before
         again = Rig(success(2), store=rig.store, clock=rig.clock)
         assert await again.access() == "access-2"
@@ -163,14 +147,10 @@ def test_f55_a_connection_that_is_never_opened_ends_with_the_request_and_notes_n
 
     async def main() -> None:
         paused = connecting()
-        rig = Rig(success(1), paused, success(2))
-        await rig.access()
-        rig.clock.advance(LIFETIME)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        rig = await holding(paused, success(2), age=LIFETIME)
+        caller = await under_way(rig.access(), paused)
         rig.clock.advance(20)
-        with pytest.raises(TokenUnavailable):
-            await caller
+        await refused(TokenUnavailable, caller)
         rig.clock.advance(100)
         await rig.refreshed()
         assert await quiet(rig)
@@ -190,10 +170,7 @@ def test_f55_if_the_mark_cannot_be_left_nothing_is_sent() -> None:
         clock.advance(LIFETIME)
         before = await store.load("account")
         store.steps["sending"] = fail
-        for _ in range(3):
-            with pytest.raises(StoreUnavailable):
-                await rig.access()
-            clock.advance(60)
+        await keep_failing(StoreUnavailable, rig, times=3, pause=60)
         assert (rig.transport.sent, store.has_claims()) == (1, False)
         assert await store.load("account") == before
         del store.steps["sending"]
@@ -226,8 +203,7 @@ def test_f55_a_transport_without_the_hook_counts_as_sent_from_its_start() -> Non
         caller = asyncio.create_task(rig.access())
         await until_sleeping(clock, 2)
         clock.advance(2)
-        with pytest.raises(GrantLost, match="Its process ended"):
-            await caller
+        await refused(GrantLost, caller, match="Its process ended")
 
     run(main)
 
@@ -251,8 +227,7 @@ def test_f55_a_request_that_is_never_sent_does_not_make_an_earlier_lost_one_forg
             caller = asyncio.create_task(rig.access())
             await until_sleeping(clock, 2)  # orphan_wait
             clock.advance(2)
-            with pytest.raises(expected):
-                await caller
+            await refused(expected, caller)
             clock.advance(10)
 
     run(main)
@@ -264,8 +239,7 @@ def test_f55_a_lost_answer_stays_known_through_requests_that_are_never_sent() ->
     async def main() -> None:
         rig = Rig(OutcomeUnknown("got no answer"), *never_sent(3), invalid_grant())
         for expected in (OutcomeUnknown, NotSent, NotSent, NotSent, GrantLost):
-            with pytest.raises(expected):
-                await rig.access()
+            await refused(expected, rig.access())
             rig.clock.advance(10)
 
     run(main)

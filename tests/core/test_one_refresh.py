@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from _moments import beside, holding, keep_failing, refresh_token_in, refused, under_way
 from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, success, until_sleeping
 
 from tokensession import (
@@ -45,8 +46,7 @@ def test_a_fresh_token_is_returned_without_waiting() -> None:
     """It takes no refresh, no store, no request, and not even one turn of the event loop."""
 
     async def main() -> None:
-        rig = Rig(success(1))
-        await rig.access()
+        rig = await holding()
         coroutine = rig.source.token()
         with pytest.raises(StopIteration) as done:
             coroutine.send(None)
@@ -78,8 +78,7 @@ def test_f01_cancelling_the_first_caller_does_not_stop_the_refresh(way: str) -> 
             else:
                 await rig.source.token()
 
-        leader = asyncio.create_task(first())
-        await paused.arrived.wait()
+        leader = await under_way(first(), paused)
         others = [asyncio.create_task(rig.access()) for _ in range(5)]
         await let_tasks_run(5)
         leader.cancel()
@@ -88,10 +87,7 @@ def test_f01_cancelling_the_first_caller_does_not_stop_the_refresh(way: str) -> 
         paused.release()
         assert set(await asyncio.gather(*others)) == {"access-1"}
         assert rig.token_requests == 1
-        stored = await rig.stored()
-        assert stored is not None
-        assert stored.token is not None
-        assert stored.token.refresh_token == "refresh-1"
+        assert await refresh_token_in(rig) == "refresh-1"
 
     run(main)
 
@@ -121,9 +117,7 @@ def test_a_token_that_is_due_is_served_while_one_refresh_runs() -> None:
 
     async def main() -> None:
         paused = Paused(success(2))
-        rig = Rig(success(1), paused)
-        await rig.access()
-        rig.clock.advance(LIFETIME - 299)
+        rig = await holding(paused, age=LIFETIME - 299)
         assert rig.source.snapshot().freshness is Freshness.DUE
         for _ in range(100):
             assert await rig.access() == "access-1"
@@ -143,9 +137,7 @@ def test_callers_join_a_background_refresh_when_the_token_is_ending() -> None:
 
     async def main() -> None:
         paused = Paused(success(2))
-        rig = Rig(success(1), paused)
-        await rig.access()
-        rig.clock.advance(LIFETIME - 70)
+        rig = await holding(paused, age=LIFETIME - 70)
         assert await rig.access() == "access-1"
         await paused.arrived.wait()
         rig.clock.advance(15)  # ENDING, and not past the deadline of the request
@@ -164,8 +156,7 @@ def test_f04_a_caller_after_a_failed_refresh_starts_a_new_one() -> None:
 
     async def main() -> None:
         rig = Rig(NotSent("no route"), success(1))
-        with pytest.raises(NotSent):
-            await rig.access()
+        await refused(NotSent, rig.access())
         rig.clock.advance(1)
         assert await rig.access() == "access-1"
 
@@ -192,11 +183,9 @@ def test_f03_f10_a_request_that_never_ends_is_ended_by_its_deadline() -> None:
     async def main() -> None:
         paused = Paused(success(1))
         rig = Rig(paused, success(2), rotates=False)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        caller = await under_way(rig.access(), paused)
         rig.clock.advance(20)
-        with pytest.raises(OutcomeUnknown):
-            await caller
+        await refused(OutcomeUnknown, caller)
         await rig.refreshed()
         rig.clock.advance(1)
         assert await rig.access() == "access-2"
@@ -212,8 +201,7 @@ def test_two_processes_on_one_store_make_one_request() -> None:
         store = MemoryStore(clock=clock)
         paused = Paused(success(1))
         one, other = Rig(paused, store=store, clock=clock), Rig(store=store, clock=clock)
-        first = asyncio.create_task(one.access())
-        await paused.arrived.wait()
+        first = await under_way(one.access(), paused)
         second = asyncio.create_task(other.access())
         await let_tasks_run()
         paused.release()
@@ -228,13 +216,11 @@ def test_f08_when_a_shared_token_expires_the_second_process_adopts_the_new_one()
     """A process looks again under the claim, and adopts the token that another process has stored."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        one = Rig(success(1), success(2), store=store, clock=clock)
-        other = Rig(store=store, clock=clock)
+        one = Rig(success(1), success(2))
+        other = beside(one)
         await one.access()
         await other.access()
-        clock.advance(LIFETIME)
+        one.clock.advance(LIFETIME)
         assert set(await asyncio.gather(one.access(), other.access())) == {"access-2"}
         assert one.token_requests + other.token_requests == 2
 
@@ -245,8 +231,7 @@ def test_a_forced_refresh_returns_a_new_token_although_the_old_one_is_valid() ->
     """Many calls of `source.refresh()` at once share one token request."""
 
     async def main() -> None:
-        rig = Rig(success(1), success(2))
-        await rig.access()
+        rig = await holding(success(2))
         tokens = await asyncio.gather(*(rig.source.refresh() for _ in range(10)))
         assert {token.access_token for token in tokens} == {"access-2"}
         assert rig.token_requests == 2
@@ -278,16 +263,14 @@ def test_f60_k18_the_same_token_with_a_later_end_is_adopted_one_after_the_other(
     """A process that looks later finds a higher generation, and serves it to its new end."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
         same = {"access_token": "the-same", "token_type": "Bearer", "expires_in": LIFETIME}
-        one = Rig(token_response(same), token_response(same), store=store, clock=clock, rotates=False)
-        other = Rig(store=store, clock=clock, rotates=False)
+        one = Rig(token_response(same), token_response(same), rotates=False)
+        other = beside(one, rotates=False)
         await one.access()
         await other.access()
-        clock.advance(LIFETIME)
+        one.clock.advance(LIFETIME)
         await one.access()
-        clock.advance(60)
+        one.clock.advance(60)
         await other.access()
         left = other.source.snapshot().seconds_left
         assert (other.token_requests, left) == (0, LIFETIME - 60)
@@ -304,8 +287,7 @@ def test_f28_waiting_too_long_for_a_claim_is_a_typed_error_and_sends_nothing() -
         caller = asyncio.create_task(rig.access())
         await until_sleeping(rig.clock, 10)
         rig.clock.advance(10)
-        with pytest.raises(ClaimTimeout):
-            await caller
+        await refused(ClaimTimeout, caller)
         assert rig.token_requests == 0
         del claim
 
@@ -321,8 +303,7 @@ def test_f28_a_caller_waits_for_a_claim_no_longer_than_for_anything_else() -> No
         caller = asyncio.create_task(rig.access())
         await until_sleeping(rig.clock, 30)
         rig.clock.advance(20)
-        with pytest.raises(TokenUnavailable):
-            await caller
+        await refused(TokenUnavailable, caller)
         rig.clock.advance(10)
         await rig.refreshed()
         ended = rig.events[-1]
@@ -337,12 +318,10 @@ def test_f19_each_refresh_after_a_restart_uses_the_latest_refresh_token() -> Non
     """A rotated refresh token is stored where the next start reads it."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
         for number in (1, 2, 3):
-            rig = Rig(success(number), store=store, clock=clock)
+            rig = Rig(success(number))
             assert await rig.access() == f"access-{number}"
-            clock.advance(LIFETIME)
+            rig.clock.advance(LIFETIME)
         assert "refresh_token=refresh-2" in rig.sent()
 
     run(main)
@@ -390,14 +369,12 @@ def test_f50_the_latest_refresh_token_stays_in_use_across_restarts() -> None:
     """A response without refresh_token leaves the one before it in use, after a restart too."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
         for number, refresh in enumerate(("rotating", None, None, "rotating", None), 1):
-            rig = Rig(success(number, refresh=refresh), store=store, clock=clock)
+            rig = Rig(success(number, refresh=refresh))
             assert await rig.access() == f"access-{number}"
             sent = ("configured-token", "refresh-1", "refresh-1", "refresh-1", "refresh-4")[number - 1]
             assert f"refresh_token={sent}" in rig.sent()
-            clock.advance(LIFETIME)
+            rig.clock.advance(LIFETIME)
 
     run(main)
 
@@ -406,9 +383,7 @@ def test_f34_after_a_suspend_no_expired_token_is_served() -> None:
     """The boot clock counts sleep and the wall clock may be wrong: the earlier end counts."""
 
     async def main() -> None:
-        rig = Rig(success(1), success(2))
-        await rig.access()
-        rig.clock.advance(LIFETIME)
+        rig = await holding(success(2), age=LIFETIME)
         rig.clock.step_wall(-LIFETIME)  # the wall clock has not noticed
         assert await rig.access() == "access-2"
 
@@ -420,8 +395,7 @@ def test_f35_a_step_of_the_wall_clock_costs_at_most_one_refresh(step: float) -> 
     """A step by an hour or by months causes no exception, no refresh loop and no token that never ends."""
 
     async def main() -> None:
-        rig = Rig(success(1), success(2), success(3))
-        await rig.access()
+        rig = await holding(success(2), success(3))
         rig.clock.step_wall(step)
         for _ in range(5):
             await rig.access()
@@ -451,9 +425,7 @@ def test_f42_the_same_source_works_in_two_event_loops_one_after_the_other() -> N
 
 def test_f17_an_event_loop_that_closes_during_a_request_leaves_a_note() -> None:
     """The record says that the outcome is unknown."""
-    clock = FakeClock()
-    store = MemoryStore(clock=clock)
-    rig = Rig(Paused(success(1)), store=store, clock=clock)
+    rig = Rig(Paused(success(1)))
 
     async def end_during_the_request() -> None:
         caller = asyncio.create_task(rig.access())
@@ -473,9 +445,7 @@ def test_f43_the_end_of_a_background_refresh_is_an_event(outcome: Any) -> None:
 
     async def main() -> None:
         paused = Paused(outcome)
-        rig = Rig(success(1), paused)
-        await rig.access()
-        rig.clock.advance(LIFETIME - 299)
+        rig = await holding(paused, age=LIFETIME - 299)
         assert await rig.access() == "access-1"
         await paused.arrived.wait()
         for _ in range(3):
@@ -494,8 +464,7 @@ def test_f45_events_contain_no_secrets() -> None:
     """Events, snapshots and reprs of source and store show fingerprints only."""
 
     async def main() -> None:
-        rig = Rig(success(1))
-        await rig.access()
+        rig = await holding()
         assert [type(event) for event in rig.events] == [RefreshStarted, Refreshed]
         shown = repr(rig.events) + repr(rig.source) + repr(rig.source.snapshot()) + repr(rig.store)
         assert not any(
@@ -509,12 +478,10 @@ def test_f40_accounts_on_one_store_share_nothing() -> None:
     """Two configured credentials on one store have two keys, two refreshes and two tokens."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        one = Rig(success(1), store=store, clock=clock, configured="credential-one", key=None)
-        other = Rig(success(2), store=store, clock=clock, configured="credential-other", key=None)
+        one = Rig(success(1), configured="credential-one", key=None)
+        other = beside(one, success(2), configured="credential-other", key=None)
         assert [await one.access(), await other.access()] == ["access-1", "access-2"]
-        assert len(await store.keys()) == 2
+        assert len(await one.store.keys()) == 2
 
     run(main)
 
@@ -532,8 +499,7 @@ def test_without_a_credential_the_error_says_to_sign_in() -> None:
 
     async def main() -> None:
         rig = Rig(configured=None)
-        with pytest.raises(SignInRequired, match="sign_in"):
-            await rig.access()
+        await refused(SignInRequired, rig.access(), match="sign_in")
         assert rig.token_requests == 0
 
     run(main)
@@ -543,16 +509,10 @@ def test_f21_a_rejected_refresh_token_is_sent_once_and_the_error_says_what_to_do
     """It is never sent again, in this process or another."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        rig = Rig(invalid_grant(), store=store, clock=clock)
-        for _ in range(5):
-            with pytest.raises(SignInRequired, match="Sign in again"):
-                await rig.access()
-            clock.advance(60)
-        other = Rig(store=store, clock=clock)
-        with pytest.raises(SignInRequired):
-            await other.access()
+        rig = Rig(invalid_grant())
+        await keep_failing(SignInRequired, rig, times=5, pause=60, match="Sign in again")
+        other = beside(rig)
+        await refused(SignInRequired, other.access())
         assert (rig.token_requests, other.token_requests) == (1, 0)
 
     run(main)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _moments import holding, keep_failing, let_pass, refresh_token_in, refused, state_in, under_way
 from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, success, until_sleeping
 from _scripted_store import fail, scripted
 
@@ -34,9 +35,7 @@ def test_f25_a_background_refresh_that_fails_is_an_event_and_not_an_error() -> N
     """Callers go on getting the valid token."""
 
     async def main() -> None:
-        rig = Rig(success(1), NotSent("down"), clock=FakeClock(jitter=0.5))
-        await rig.access()
-        rig.clock.advance(LIFETIME - 299)
+        rig = await holding(NotSent("down"), clock=FakeClock(jitter=0.5), age=LIFETIME - 299)
         assert await rig.access() == "access-1"
         await rig.refreshed()
         assert await rig.access() == "access-1"
@@ -67,13 +66,10 @@ def test_f24_a_5xx_changes_no_credentials() -> None:
     """After a 502 and a 503 the same refresh token works."""
 
     async def main() -> None:
-        rig = Rig(success(1), token_response(b"<html>", 502), token_response(b"", 503), success(2))
-        await rig.access()
-        rig.clock.advance(LIFETIME)
-        for _ in range(2):
-            with pytest.raises(TokenUnavailable):
-                await rig.access()
-            rig.clock.advance(60)
+        rig = await holding(
+            token_response(b"<html>", 502), token_response(b"", 503), success(2), age=LIFETIME
+        )
+        await keep_failing(TokenUnavailable, rig, times=2, pause=60)
         assert await rig.access() == "access-2"
         assert "refresh_token=refresh-1" in rig.sent()
 
@@ -91,15 +87,12 @@ def test_f24_no_temporary_failure_changes_the_stored_credentials(failure_kind: A
     async def main() -> None:
         failure = {"not sent": NotSent("no route"), "no response": OutcomeUnknown("lost")}
         answer = failure[failure_kind] if isinstance(failure_kind, str) else token_response(b"", failure_kind)
-        rig = Rig(success(1), answer, success(2), rotates=rotates)
-        await rig.access()
+        rig = await holding(answer, success(2), rotates=rotates)
         before = await rig.store.load("account")
         before_state = await rig.stored()
         rig.clock.advance(LIFETIME)
-        with pytest.raises(TokenUnavailable):
-            await rig.access()
-        stored = await rig.stored()
-        assert stored is not None
+        await refused(TokenUnavailable, rig.access())
+        stored = await state_in(rig)
         assert before_state is not None
         assert stored.token == before_state.token
         assert (await rig.store.load("account") == before) is (failure_kind == "not sent")
@@ -119,13 +112,11 @@ def test_f23_retry_after_is_honoured_within_bounds(header: str | None, pause: fl
     async def main() -> None:
         headers = (("retry-after", header),) if header else ()
         rig = Rig(token_response({}, 429, headers), success(1))
-        with pytest.raises(RateLimited) as limited:
-            await rig.access()
-        assert limited.value.retry_after == pause
+        limited = await refused(RateLimited, rig.access())
+        assert limited.retry_after == pause
         rig.clock.advance(pause / 2)
-        with pytest.raises(RateLimited) as limited:
-            await rig.access()
-        assert limited.value.retry_after == pause / 2
+        limited = await refused(RateLimited, rig.access())
+        assert limited.retry_after == pause / 2
         assert rig.token_requests == 1
         rig.clock.advance(pause / 2)
         assert await rig.access() == "access-1"
@@ -141,9 +132,7 @@ def test_f23_a_429_while_the_token_is_usable_pauses_for_a_minute_if_it_names_no_
 
     async def main() -> None:
         headers = (("retry-after", header),) if header else ()
-        rig = Rig(success(1), token_response({}, 429, headers), success(2))
-        await rig.access()
-        rig.clock.advance(LIFETIME - 299)
+        rig = await holding(token_response({}, 429, headers), success(2), age=LIFETIME - 299)
         for waited, requests in ((0.0, 2), (pause - 1, 2), (1.0, 3)):
             rig.clock.advance(waited)
             assert await rig.access() == "access-1"
@@ -159,10 +148,7 @@ def test_a_rejected_client_sends_one_request_a_minute() -> None:
 
     async def main() -> None:
         rig = Rig(token_response({"error": "invalid_client"}, 401), success(1))
-        for _ in range(20):
-            with pytest.raises(ClientRejected, match="credentials"):
-                await rig.access()
-            rig.clock.advance(2)
+        await keep_failing(ClientRejected, rig, times=20, pause=2, match="credentials")
         assert rig.token_requests == 1
         rig.clock.advance(60)
         assert await rig.access() == "access-1"
@@ -174,11 +160,8 @@ def test_an_invalid_token_response_leaves_the_stored_token_alone() -> None:
     """It is a typed error, and the next refresh works."""
 
     async def main() -> None:
-        rig = Rig(success(1), token_response(["not", "a", "token"]), success(2))
-        await rig.access()
-        rig.clock.advance(LIFETIME)
-        with pytest.raises(InvalidTokenResponse):
-            await rig.access()
+        rig = await holding(token_response(["not", "a", "token"]), success(2), age=LIFETIME)
+        await refused(InvalidTokenResponse, rig.access())
         rig.clock.advance(60)
         assert await rig.access() == "access-2"
 
@@ -189,13 +172,10 @@ def test_f25_in_an_outage_a_token_is_served_until_it_expires() -> None:
     """ENDING begins a minute early: if the refresh fails, callers get the old token until its real end."""
 
     async def main() -> None:
-        rig = Rig(success(1), NotSent("down"), NotSent("down"))
-        await rig.access()
-        rig.clock.advance(LIFETIME - 30)
+        rig = await holding(NotSent("down"), NotSent("down"), age=LIFETIME - 30)
         assert await rig.access() == "access-1"
         rig.clock.advance(30)
-        with pytest.raises(NotSent):
-            await rig.access()
+        await refused(NotSent, rig.access())
 
     run(main)
 
@@ -242,8 +222,7 @@ def test_f26_an_unreadable_store_does_not_clear_the_token_in_memory() -> None:
     async def main() -> None:
         clock = FakeClock()
         store = FaultyStore(clock=clock)
-        rig = Rig(success(1), success(2), store=store, clock=clock)
-        await rig.access()
+        rig = await holding(success(2), store=store, clock=clock)
         before = await store.load("account")
         store.broken = {"load"}
         clock.advance(LIFETIME - 299)
@@ -251,8 +230,7 @@ def test_f26_an_unreadable_store_does_not_clear_the_token_in_memory() -> None:
         await rig.refreshed()
         assert await rig.access() == "access-1"
         clock.advance(LIFETIME)
-        with pytest.raises(StoreUnavailable):
-            await rig.access()
+        await refused(StoreUnavailable, rig.access())
         assert rig.token_requests == 1
         store.broken = set()
         assert await store.load("account") == before, "nothing must be cleared"
@@ -295,8 +273,7 @@ def test_f28_a_store_on_a_disk_that_is_gone_fails_without_waiting(
         clock = FakeClock()
         store = kind(tmp_path / "unmounted" / "tokens", clock=clock)
         rig = Rig(success(1), store=store, clock=clock)
-        with pytest.raises(StoreUnavailable):
-            await rig.access()
+        await refused(StoreUnavailable, rig.access())
         assert rig.token_requests == 0
         await store.aclose()
 
@@ -313,20 +290,15 @@ def test_f27_a_rotated_token_that_cannot_be_stored_is_served_and_stored_later() 
         assert rig.source.snapshot().unsaved
         for _ in range(3):
             await clock.slept()
-            clock.advance(31)
-            await let_tasks_run()
+            await let_pass(clock, 31)
         assert sum(isinstance(event, SaveFailed) for event in rig.events) >= 3
         assert await rig.access() == "access-1"
         store.broken = set()
         await clock.slept()
-        clock.advance(31)
-        await let_tasks_run()
+        await let_pass(clock, 31)
         assert isinstance(rig.events[-1], Saved)
         assert not rig.source.snapshot().unsaved
-        stored = await rig.stored()
-        assert stored is not None
-        assert stored.token is not None
-        assert stored.token.refresh_token == "refresh-1"
+        assert await refresh_token_in(rig) == "refresh-1"
 
     run(main)
 
@@ -349,20 +321,14 @@ def test_f21_f23_a_note_that_cannot_be_stored_is_kept_in_memory_and_holds_no_cla
         await rig.access()
         clock.advance(LIFETIME)
         store.broken = {"write"}
-        for _ in range(20):
-            with pytest.raises(kind):
-                await rig.access()
-            clock.advance(pause / 40)
+        await keep_failing(kind, rig, times=20, pause=pause / 40)
         assert rig.token_requests == 2
         assert not rig.source.snapshot().unsaved
         assert not store._holders
         store.broken = set()
         other = Rig(end, store=store, clock=clock)
         for _ in range(2):
-            with pytest.raises(kind):
-                await other.access()
-            with pytest.raises(kind):
-                await rig.access()
+            await refused(kind, other.access(), rig.access())
             clock.advance(2)
         assert (rig.token_requests, other.token_requests) == (2, 1)
         assert not any(isinstance(event, Saved | SaveFailed) for event in rig.events)
@@ -378,16 +344,13 @@ def test_f17_f27_a_lost_response_whose_note_cannot_be_stored_is_remembered_in_me
         await rig.access()
         clock.advance(LIFETIME)
         store.broken = {"write"}
-        with pytest.raises(OutcomeUnknown):
-            await rig.access()
+        await refused(OutcomeUnknown, rig.access())
         assert not store._holders
         clock.advance(1)
-        with pytest.raises(OutcomeUnknown):
-            await rig.access()
+        await refused(OutcomeUnknown, rig.access())
         assert rig.token_requests == 2, "it may still be on its way"
         clock.advance(1)
-        with pytest.raises(GrantLost):
-            await rig.access()
+        await refused(GrantLost, rig.access())
 
     run(main)
 
@@ -405,8 +368,7 @@ def test_an_unsaved_token_gives_way_to_a_newer_sign_in() -> None:
         clock.advance(5)  # sign_in_wait: it does without the claim
         await signing_in
         store.steps.clear()
-        clock.advance(31)
-        await let_tasks_run()
+        await let_pass(clock, 31)
         assert await rig.access() == "access-9"
         assert not rig.source.snapshot().unsaved
         assert not store.has_claims()
@@ -422,8 +384,7 @@ def test_a_code_is_not_spent_when_the_store_is_down() -> None:
         rig, store, _ = faulty(success(1))
         for step in ("load", "claim", "put"):
             store.broken = {step}
-            with pytest.raises(StoreUnavailable):
-                await rig.source.sign_in(code="once")
+            await refused(StoreUnavailable, rig.source.sign_in(code="once"))
         assert rig.transport.sent == 0
         store.broken = set()
         assert (await rig.source.sign_in(code="once")).access_token == "access-1"
@@ -437,8 +398,7 @@ def test_a_sign_in_that_cannot_be_stored_is_served_and_stored_later() -> None:
     async def main() -> None:
         paused = Paused(success(1))
         rig, store, clock = faulty(paused)
-        signing_in = asyncio.create_task(rig.source.sign_in(code="once"))
-        await paused.arrived.wait()
+        signing_in = await under_way(rig.source.sign_in(code="once"), paused)
         store.broken = {"put"}
         paused.release()
         await signing_in
@@ -446,8 +406,7 @@ def test_a_sign_in_that_cannot_be_stored_is_served_and_stored_later() -> None:
         assert rig.source.snapshot().unsaved
         store.broken = set()
         await clock.slept()
-        clock.advance(31)
-        await let_tasks_run()
+        await let_pass(clock, 31)
         assert await rig.stored_access() == "access-1"
 
     run(main)
@@ -459,11 +418,9 @@ def test_a_sign_out_that_cannot_be_stored_fails_and_changes_nothing() -> None:
     async def main() -> None:
         clock = FakeClock()
         store = FaultyStore(clock=clock)
-        rig = Rig(success(1), store=store, clock=clock)
-        await rig.access()
+        rig = await holding(store=store, clock=clock)
         store.broken = {"put"}
-        with pytest.raises(StoreUnavailable):
-            await rig.source.sign_out()
+        await refused(StoreUnavailable, rig.source.sign_out())
         assert await rig.access() == "access-1"
 
     run(main)
@@ -478,8 +435,7 @@ def test_any_exception_of_a_third_party_store_becomes_a_typed_error() -> None:
 
     async def main() -> None:
         rig = Rig(store=BrokenStore())
-        with pytest.raises(TokenSessionError, match="ConnectionResetError") as error:
-            await rig.access()
+        error = await refused(TokenSessionError, rig.access(), match="ConnectionResetError")
         causes = []
         cause: BaseException | None = error.value
         while cause is not None:
@@ -496,8 +452,7 @@ def test_a_corrupt_record_is_an_error_until_you_sign_in() -> None:
     async def main() -> None:
         rig = Rig(success(1))
         await rig.store.put("account", b"\x00garbage")
-        with pytest.raises(StoreError):
-            await rig.access()
+        await refused(StoreError, rig.access())
         assert rig.token_requests == 0
         await rig.source.sign_in(refresh_token="new")
         assert await rig.access() == "access-1"
@@ -520,8 +475,7 @@ def test_a_sign_in_replaces_a_record_that_the_store_cannot_read() -> None:
 
     async def main() -> None:
         rig = Rig(success(1), store=DamagedStore())
-        with pytest.raises(StoreCorrupt):
-            await rig.access()
+        await refused(StoreCorrupt, rig.access())
         await rig.source.sign_in(refresh_token="new")
         assert await rig.access() == "access-1"
 
@@ -570,10 +524,7 @@ def test_f27_a_third_party_store_whose_commit_fails_or_hangs_loses_no_rotated_to
             clock.advance(31)
         await let_tasks_run()
         assert not rig.source.snapshot().unsaved
-        stored = await rig.stored()
-        assert stored is not None
-        assert stored.token is not None
-        assert stored.token.refresh_token == "refresh-1"
+        assert await refresh_token_in(rig) == "refresh-1"
 
     run(main)
 
@@ -595,10 +546,8 @@ def test_f03_a_store_that_never_answers_is_a_typed_error_in_time(step: str, seco
         caller = asyncio.create_task(rig.access())
         await until_sleeping(rig.clock, seconds)
         for _ in range(seconds):
-            rig.clock.advance(1)
-            await let_tasks_run()
-        with pytest.raises(StoreUnavailable if step == "load" else OutcomeUnknown):
-            await caller
+            await let_pass(rig.clock, 1)
+        await refused(StoreUnavailable if step == "load" else OutcomeUnknown, caller)
         await rig.refreshed()
         assert any(isinstance(e, RefreshFailed) and e.error == "StoreUnavailable" for e in rig.events)
 
@@ -626,9 +575,7 @@ def test_the_same_access_token_with_a_new_lifetime_causes_no_refresh_loop() -> N
         again = token_response(
             {"access_token": "access-1", "expires_in": LIFETIME, "refresh_token": "refresh-1"}
         )
-        rig = Rig(success(1), again)
-        await rig.access()
-        rig.clock.advance(LIFETIME)
+        rig = await holding(again, age=LIFETIME)
         for _ in range(20):
             assert await rig.access() == "access-1"
         assert rig.token_requests == 2
@@ -660,15 +607,13 @@ def test_f35_a_tokens_life_counts_from_when_its_request_left(way: str) -> None:
         rig = Rig(paused, success(2))
         sent = rig.clock.wall()
         call = rig.source.token() if way == "refresh" else rig.source.sign_in(refresh_token="new")
-        caller = asyncio.create_task(call)
-        await paused.arrived.wait()
+        caller = await under_way(call, paused)
         rig.clock.advance(15)
         paused.release()
         token = await caller
         assert token.obtained_at == sent
         assert rig.source.snapshot().seconds_left == LIFETIME - 15
-        state = await rig.stored()
-        assert state is not None
+        state = await state_in(rig)
         assert state.obtained == rig.clock.boot() - 15
         rig.clock.advance(LIFETIME - 15)
         assert await rig.access() == "access-2"
@@ -680,9 +625,7 @@ def test_f25_a_refresh_starts_when_the_token_is_due_although_the_wall_clock_is_r
     """On a boot clock that counts sleep, a look at it is enough, and it knows when the token is due."""
 
     async def main() -> None:
-        rig = Rig(success(1), success(2), clock=FakeClock(boot_counts_sleep=True))
-        await rig.access()
-        rig.clock.advance(LIFETIME - 300.5)
+        rig = await holding(success(2), clock=FakeClock(boot_counts_sleep=True), age=LIFETIME - 300.5)
         assert await rig.access() == "access-1"
         assert rig.token_requests == 1
         rig.clock.advance(0.5)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _moments import holding, let_pass, refresh_token_in, refused, under_way
 from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, state_of, success
 from _shared_store import STORES, SharedStore
 
@@ -79,16 +80,13 @@ def test_f09_the_claim_is_held_from_the_second_look_to_the_commit(tmp_path: Path
         clock = FakeClock()
         shared = SharedStore(kind, tmp_path, clock)
         paused = Paused(success(2))
-        rig = Rig(success(1), paused, store=shared.open(), clock=clock)
-        await rig.access()
+        rig = await holding(paused, store=shared.open(), clock=clock)
         clock.advance(LIFETIME)
         other = shared.open()
         record = await other.load("account")
         assert record is not None
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
-        with pytest.raises(ClaimTimeout):
-            await other.claim("account", seen=record.version, timeout=0)
+        caller = await under_way(rig.access(), paused)
+        await refused(ClaimTimeout, other.claim("account", seen=record.version, timeout=0))
         paused.release()
         assert await caller == "access-2"
         newer = await other.claim("account", seen=record.version, timeout=0)
@@ -118,12 +116,10 @@ def test_f12_a_commit_compares_versions_and_not_owners_of_the_claim(tmp_path: Pa
         assert not isinstance(other_claim, Record)
         record = await late_claim.commit(a_state("late", clock))
         assert await other.load("account") == record
-        with pytest.raises(Superseded):
-            await other_claim.commit(a_state("between", clock))
+        await refused(Superseded, other_claim.commit(a_state("between", clock)))
         assert await other.load("account") == record
         newer = await other.put("account", b"newer")
-        with pytest.raises(Superseded):
-            await late_claim.commit(a_state("later", clock))
+        await refused(Superseded, late_claim.commit(a_state("later", clock)))
         assert await other.load("account") == newer
         await store.aclose()
         await other.aclose()
@@ -148,18 +144,14 @@ def test_f12_a_refresh_that_loses_its_claim_stores_its_token_or_adopts_the_newer
         other = Rig(success(7), store=shared.open(), clock=clock)
         await rig.access()
         clock.advance(LIFETIME)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        caller = await under_way(rig.access(), paused)
         assert not isinstance(store.claimed, Record)
         await store.claimed.abandon()
         if newer:
             assert await other.access() == "access-7"
         paused.release()
         assert await caller == ("access-7" if newer else "access-2")
-        stored = await shared.stored()
-        assert stored is not None
-        assert stored.token is not None
-        assert stored.token.refresh_token == ("refresh-7" if newer else "refresh-2")
+        assert await refresh_token_in(shared) == ("refresh-7" if newer else "refresh-2")
         for each in (rig, other):
             await each.source.aclose()
             await each.store.aclose()
@@ -180,8 +172,7 @@ def test_f20_the_loser_of_a_race_leaves_the_winners_record_as_it_is(tmp_path: Pa
         winner = Rig(success(7), store=shared.open(), clock=clock, policy=at_once)
         await loser.access()
         clock.advance(LIFETIME)
-        caller = asyncio.create_task(loser.access())
-        await paused.arrived.wait()
+        caller = await under_way(loser.access(), paused)
         await winner.source.sign_in(code="new-code")
         before = await winner.store.load("account")
         paused.release()
@@ -232,13 +223,11 @@ def test_f12_who_takes_over_a_lapsed_claim_waits_for_its_holders_answer(arrives:
         other = Rig(success(3), store=store, clock=clock, policy=patient)
         await holder.access()
         clock.advance(LIFETIME)
-        first = asyncio.create_task(holder.access())
-        await paused.arrived.wait()
+        first = await under_way(holder.access(), paused)
         store.lapse("account")
         second = asyncio.create_task(other.access())
         await let_tasks_run()
-        clock.advance(15)
-        await let_tasks_run()
+        await let_pass(clock, 15)
         assert other.token_requests == 0
         if arrives:
             paused.release()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from _moments import beside, holding, keep_failing, state_in
 from _rig import LIFETIME, Rig, invalid_grant, run, success
 
 from tokensession import (
@@ -80,8 +81,7 @@ class Processes:
         """Each process asks so often, with pauses, and gets this error each time."""
         for _ in range(times):
             for rig in self.rigs:
-                with pytest.raises(expected):
-                    await rig.access()
+                await refused(expected, rig.access())
             self.clock.advance(pause)
 
 
@@ -96,8 +96,7 @@ def test_f57_a_rejection_is_remembered_for_good_after_one_request(code: str) -> 
         both = Processes(refused(code))
         await both.ask(GrantRejected, times=48, pause=HOUR)
         restarted = Rig(store=both.store, clock=both.clock)
-        with pytest.raises(SignInRequired, match="Sign in again"):
-            await restarted.access()
+        await refused(SignInRequired, restarted.access(), match="Sign in again")
         assert both.requests == 1
 
     run(main)
@@ -117,21 +116,17 @@ def test_f57_a_remembered_rejection_is_bound_to_what_was_sent(changed: dict[str,
     """When the configuration changes, one more request is made: the old one may have been the mistake."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        old = Rig(invalid_grant(), store=store, clock=clock, provider=oauth2())
-        with pytest.raises(GrantRejected):
-            await old.access()
-        new = Rig(invalid_grant(), store=store, clock=clock, provider=oauth2(**changed))
+        old = Rig(invalid_grant(), provider=oauth2())
+        await refused(GrantRejected, old.access())
+        new = beside(old, invalid_grant(), provider=oauth2(**changed))
         for _ in range(3):
-            with pytest.raises(GrantRejected):
-                await new.access()
-            clock.advance(HOUR)
+            await refused(GrantRejected, new.access())
+            old.clock.advance(HOUR)
         assert new.token_requests == 1
         with pytest.raises(GrantRejected):  # and the old configuration is still remembered
             await old.access()
         assert old.token_requests == 1
-        corrected = Rig(success(1), store=store, clock=clock, provider=oauth2(client_secret="the-right-one"))
+        corrected = beside(old, success(1), provider=oauth2(client_secret="the-right-one"))
         assert await corrected.access() == "access-1"
 
     run(main)
@@ -157,10 +152,7 @@ def test_a_rejection_is_remembered_though_each_request_is_signed_anew() -> None:
     async def main() -> None:
         signing = Signing(**USUAL)
         rig = Rig(invalid_grant(), provider=signing)
-        for _ in range(3):
-            with pytest.raises(GrantRejected):
-                await rig.access()
-            rig.clock.advance(HOUR)
+        await keep_failing(GrantRejected, rig, times=3, pause=HOUR)
         assert rig.token_requests == 1
 
     run(main)
@@ -185,8 +177,7 @@ def test_f57_a_configuration_that_never_got_a_token_can_be_corrected(
         clock = FakeClock()
         store = MemoryStore(clock=clock)
         wrong = oauth2(scope="raed", rotates=rotates)
-        with pytest.raises(GrantRejected):
-            await Rig(invalid_grant(), store=store, clock=clock, provider=wrong).access()
+        await refused(GrantRejected, Rig(invalid_grant(), store=store, clock=clock, provider=wrong).access())
         right = oauth2(**({"scope": "raed", "rotates": rotates} | changed))
         rig = Rig(success(1), store=store, clock=clock, provider=right)
         assert await rig.access() == "access-1"
@@ -199,16 +190,11 @@ def test_f57_a_code_that_was_rejected_is_sent_once_more_with_a_corrected_configu
     """It was answered, so nothing came of it. With the same configuration it is never sent again."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
         wrong = {"code": "a-code", "refresh_token": None, "redirect_uri": "https://app.example.com/wrong"}
-        old = Rig(invalid_grant(), store=store, clock=clock, provider=oauth2(**wrong))
-        for _ in range(3):
-            with pytest.raises(GrantRejected):
-                await old.access()
-            clock.advance(MINUTE)
+        old = Rig(invalid_grant(), provider=oauth2(**wrong))
+        await keep_failing(GrantRejected, old, times=3, pause=MINUTE)
         assert old.token_requests == 1
-        new = Rig(success(1), store=store, clock=clock, provider=oauth2(**wrong | {changed: "https://right"}))
+        new = beside(old, success(1), provider=oauth2(**wrong | {changed: "https://right"}))
         assert await new.access() == "access-1"
 
     run(main)
@@ -218,14 +204,9 @@ def test_f57_a_rotated_refresh_token_that_is_rejected_is_tried_once_with_a_new_c
     """The secret was changed at the provider: after the deployment of the new one all is well."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        old = Rig(success(1), invalid_grant(), store=store, clock=clock, provider=oauth2())
-        await old.access()
-        clock.advance(LIFETIME)
-        with pytest.raises(GrantRejected):
-            await old.access()
-        new = Rig(success(2), store=store, clock=clock, provider=oauth2(client_secret="the-new-secret"))
+        old = await holding(invalid_grant(), provider=oauth2(), age=LIFETIME)
+        await refused(GrantRejected, old.access())
+        new = beside(old, success(2), provider=oauth2(client_secret="the-new-secret"))
         assert await new.access() == "access-2"
         assert "refresh_token=refresh-1" in new.sent()
 
@@ -243,10 +224,9 @@ def test_f57_a_probable_rejection_is_tried_every_15_minutes_and_later_every_6_ho
 
     async def main() -> None:
         both = Processes(*[refused(code)] * 100)
-        with pytest.raises(SignInRequired, match="Sign in again") as caught:
-            await both.rigs[0].access()
-        assert isinstance(caught.value, GrantRejected)
-        assert (caught.value.code, caught.value.certain) == (code, False)
+        caught = await refused(SignInRequired, both.rigs[0].access(), match="Sign in again")
+        assert isinstance(caught, GrantRejected)
+        assert (caught.code, caught.certain) == (code, False)
         await both.ask(GrantRejected, times=119, pause=MINUTE)
         assert both.requests == 8  # at 0, 15, ... 105 minutes
         await both.ask(GrantRejected, times=61, pause=MINUTE)
@@ -268,8 +248,7 @@ def test_f57_a_probable_rejection_ends_with_the_first_success() -> None:
         for rig in both.rigs:
             assert await rig.access() == "access-1"
         assert both.requests == 3
-        state = await both.rigs[0].stored()
-        assert state is not None
+        state = await state_in(both.rigs[0])
         assert (state.rejections, state.failures) == ((), None)
         both.clock.advance(LIFETIME)
         await both.ask(GrantRejected, times=46, pause=MINUTE)
@@ -282,9 +261,7 @@ def test_f57_a_probable_rejection_leaves_the_access_token_in_use() -> None:
     """The background refresh finds it, and callers get the valid token to its end."""
 
     async def main() -> None:
-        rig = Rig(success(1), refused("consent_required"), success(2))
-        await rig.access()
-        rig.clock.advance(LIFETIME - 299)
+        rig = await holding(refused("consent_required"), success(2), age=LIFETIME - 299)
         for _ in range(290):
             assert await rig.access() == "access-1"
             await rig.refreshed()
@@ -304,9 +281,8 @@ def test_f57_one_that_is_probably_rejected_can_turn_out_to_be_rejected(rotates: 
         both = Processes(refused("invalid_token"), invalid_grant(), rotates=rotates)
         await both.ask(GrantRejected, pause=15 * MINUTE)
         await both.ask(GrantRejected, times=100, pause=HOUR)
-        with pytest.raises(GrantRejected, match="invalid_grant") as caught:
-            await both.rigs[0].access()
-        assert caught.value.certain
+        caught = await refused(GrantRejected, both.rigs[0].access(), match="invalid_grant")
+        assert caught.certain
         assert both.requests == 2
 
     run(main)
@@ -332,8 +308,7 @@ def test_f58_three_refusals_without_a_word_over_a_minute_are_probably_a_rejectio
 
     async def main() -> None:
         both = Processes(*[answer] * 20)
-        with pytest.raises(UnexplainedRefusal):
-            await both.rigs[0].access()
+        await refused(UnexplainedRefusal, both.rigs[0].access())
         await both.ask(TokenUnavailable, times=2)
         assert both.requests == 1
         both.clock.advance(30)
@@ -343,9 +318,8 @@ def test_f58_three_refusals_without_a_word_over_a_minute_are_probably_a_rejectio
         await both.ask(GrantRejected, times=14, pause=MINUTE)
         assert both.requests == 3
         both.clock.advance(MINUTE)
-        with pytest.raises(GrantRejected) as caught:
-            await both.rigs[1].access()
-        assert (caught.value.code, caught.value.certain, both.requests) == ("", False, 4)
+        caught = await refused(GrantRejected, both.rigs[1].access())
+        assert (caught.code, caught.certain, both.requests) == ("", False, 4)
 
     run(main)
 
@@ -378,12 +352,9 @@ def test_f58_a_refusal_without_a_word_is_never_final() -> None:
     """However long it lasts, the next success ends it."""
 
     async def main() -> None:
-        rig = Rig(success(1), *[unexplained()] * 30, success(2))
-        await rig.access()
-        rig.clock.advance(LIFETIME)
+        rig = await holding(*[unexplained()] * 30, success(2), age=LIFETIME)
         while rig.transport.left > 1:
-            with pytest.raises(TokenSessionError):
-                await rig.access()
+            await refused(TokenSessionError, rig.access())
             rig.clock.advance(HOUR)
         rig.clock.advance(6 * HOUR)
         assert await rig.access() == "access-2"
@@ -397,9 +368,8 @@ def test_f58_a_refusal_without_a_word_after_a_lost_answer_is_probably_a_rejectio
     async def main() -> None:
         both = Processes(lost, unexplained(), unexplained(), success(1))
         await both.ask(OutcomeUnknown, pause=2)
-        with pytest.raises(GrantLost, match="no whole answer") as caught:
-            await both.rigs[0].access()
-        assert not caught.value.certain
+        caught = await refused(GrantLost, both.rigs[0].access(), match="no whole answer")
+        assert not caught.certain
         await both.ask(GrantLost, times=15, pause=MINUTE)
         assert both.requests == 2
         await both.ask(GrantLost, times=15, pause=MINUTE)  # the second one, too
@@ -417,17 +387,12 @@ def test_f57_a_fault_of_the_client_pauses_longer_each_time_and_silences_no_other
     """The pause grows up to an hour. A process with the right configuration needs no patience."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        wrong = Rig(*[refused(code, 401)] * 50, store=store, clock=clock)
-        for _ in range(6 * 60):
-            with pytest.raises(ClientRejected, match="Check the client"):
-                await wrong.access()
-            clock.advance(MINUTE)
+        wrong = Rig(*[refused(code, 401)] * 50)
+        await keep_failing(ClientRejected, wrong, times=6 * 60, pause=MINUTE, match="Check the client")
         assert wrong.token_requests <= 12
-        right = Rig(success(1), store=store, clock=clock)
+        right = beside(wrong, success(1))
         assert await right.access() == "access-1"
-        clock.advance(1)
+        wrong.clock.advance(1)
         assert await wrong.access() == "access-1"
 
     run(main)
@@ -486,9 +451,8 @@ def test_a_forced_refresh_that_fails_leaves_the_rejection_in_place(
     async def main() -> None:
         both = Processes(invalid_grant(), transient, success(1))
         await both.ask(GrantRejected)
-        with pytest.raises(TokenSessionError) as caught:
-            await both.rigs[0].source.refresh(force=True)
-        assert isinstance(caught.value, expected | GrantRejected)
+        caught = await refused(TokenSessionError, both.rigs[0].source.refresh(force=True))
+        assert isinstance(caught, expected | GrantRejected)
         for _ in range(5):
             both.clock.advance(MINUTE)
             await both.ask(GrantRejected)
@@ -507,8 +471,7 @@ def test_forced_refreshes_make_one_request_a_minute_over_all_processes() -> None
         await both.ask(GrantRejected)
         for _ in range(5 * 12):
             for rig in both.rigs:
-                with pytest.raises(GrantRejected):
-                    await rig.source.refresh(force=True)
+                await refused(GrantRejected, rig.source.refresh(force=True))
             both.clock.advance(5)
         assert both.requests == 1 + 5
 
@@ -539,8 +502,7 @@ def test_a_forced_refresh_does_not_ignore_a_pause_that_the_server_asked_for() ->
         await both.ask(RateLimited)
         for _ in range(9):
             both.clock.advance(MINUTE)
-            with pytest.raises(RateLimited):
-                await both.rigs[1].source.refresh(force=True)
+            await refused(RateLimited, both.rigs[1].source.refresh(force=True))
         assert both.requests == 1
         both.clock.advance(MINUTE)
         assert (await both.rigs[1].source.refresh(force=True)).access_token == "access-1"
@@ -552,11 +514,9 @@ def test_f41_a_forced_refresh_does_not_undo_a_sign_out() -> None:
     """Only a sign-in does."""
 
     async def main() -> None:
-        rig = Rig(success(1))
-        await rig.access()
+        rig = await holding()
         await rig.source.sign_out()
-        with pytest.raises(SignedOut):
-            await rig.source.refresh(force=True)
+        await refused(SignedOut, rig.source.refresh(force=True))
         assert rig.token_requests == 1
 
     run(main)
@@ -581,13 +541,10 @@ def test_a_forced_refresh_that_is_never_sent_leaves_everything_as_it_was() -> No
 
     async def main() -> None:
         rig = Rig(invalid_grant(), NotSent("no route"), success(1))
-        with pytest.raises(GrantRejected):
-            await rig.access()
-        with pytest.raises((NotSent, GrantRejected)):
-            await rig.source.refresh(force=True)
+        await refused(GrantRejected, rig.access())
+        await refused((NotSent, GrantRejected), rig.source.refresh(force=True))
         rig.clock.advance(5)
-        with pytest.raises(GrantRejected):
-            await rig.access()
+        await refused(GrantRejected, rig.access())
         assert (await rig.source.refresh(force=True)).access_token == "access-1"
 
     run(main)

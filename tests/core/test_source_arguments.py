@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 import warnings
@@ -11,6 +10,7 @@ from pathlib import Path, PosixPath
 from typing import Any
 
 import pytest
+from _moments import holding, refused, under_way
 from _rig import Rig, invalid_grant, run, success
 
 from tokensession import (
@@ -282,8 +282,7 @@ async def assert_check(rig: Rig, kind: type[TokenSessionError] | None) -> None:
     if kind is None:
         assert (await rig.source.check()) == rig.source.snapshot()
     else:
-        with pytest.raises(kind):
-            await rig.source.check()
+        await refused(kind, rig.source.check())
     assert (store.done, rig.token_requests, rig.events) == ([], requests, events)
 
 
@@ -329,8 +328,7 @@ def test_check_raises_what_callers_would_get(process: str) -> None:
             rig.clock.advance(LIFETIME)
             if end == "sign out":
                 await rig.source.sign_out()
-            with pytest.raises(kind):
-                await rig.access()
+            await refused(kind, rig.access())
             await assert_check(rig if process == "the same" else Rig(store=store, clock=rig.clock), kind)
         nothing, _ = checked(configured=None)
         await assert_check(nothing, SignInRequired)
@@ -375,8 +373,7 @@ def test_check_does_not_disturb_a_running_refresh() -> None:
     async def main() -> None:
         paused = Paused(success(1))
         rig, _ = checked(paused)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        caller = await under_way(rig.access(), paused)
         snapshot = await rig.source.check()
         assert snapshot.refreshing
         paused.release()
@@ -391,8 +388,7 @@ def test_check_copies_nothing_from_a_former_default_key() -> None:
     async def main() -> None:
         clock = FakeClock()
         store = WatchedStore(clock=clock)
-        plain = Rig(success(1), provider=provider(rotates=False), store=store, clock=clock, key=None)
-        await plain.access()
+        plain = await holding(provider=provider(rotates=False), store=store, clock=clock, key=None)
         scoped = Rig(provider=provider(rotates=False, scope="read"), store=store, clock=clock, key=None)
         await assert_check(scoped, None)
         assert await store.keys() == [plain.source.key]
@@ -436,8 +432,7 @@ def test_a_session_leaves_your_source_open() -> None:
             provider(), ScriptedTransport(paused), store="memory:", clock=FakeClock()
         ) as source:
             async with AuthedSession(source):
-                caller = asyncio.create_task(source.token())
-                await paused.arrived.wait()
+                caller = await under_way(source.token(), paused)
             assert source.snapshot().refreshing
             paused.release()
             assert (await caller).access_token == "access-1"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _moments import beside, holding, refresh_token_in, refused, state_in, under_way
 from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, seconds_until_done, success
 from _scripted_store import fail, scripted
 from _shared_store import STORES, SharedStore
@@ -131,15 +132,13 @@ def test_f51_a_rejection_after_the_store_went_back_says_why() -> None:
     """The record that was lost may have been a newer one, of another process."""
 
     async def main() -> None:
-        rig = Rig(success(1), success(2), invalid_grant())
-        await rig.access()
+        rig = await holding(success(2), invalid_grant())
         before = await rig.store.load(rig.source.key)
         assert before is not None
         await rig.source.refresh()
         rig.clock.advance(LIFETIME)
         await rig.store.put(rig.source.key, before.data)
-        with pytest.raises(GrantLost, match=r"invalid_grant.*The store went back"):
-            await rig.access()
+        await refused(GrantLost, rig.access(), match=r"invalid_grant.*The store went back")
         assert rig.token_requests == 3
 
     run(main)
@@ -201,26 +200,24 @@ def test_f51_f52_a_refresh_token_that_may_be_spent_is_left_alone_until_the_end(w
     """Another process may have refreshed since. While the access token is valid, it has time to look."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        behind = Rig(success(1), store=store, clock=clock)
-        newest = Rig(success(2), success(3), store=store, clock=clock)
+        behind = Rig(success(1))
+        newest = beside(behind, success(2), success(3))
         await behind.access()
-        before = await store.load("account")
+        before = await behind.store.load("account")
         assert before is not None
-        clock.advance(LIFETIME - 299)
+        behind.clock.advance(LIFETIME - 299)
         await newest.source.refresh()
         if way == "lost":
-            await store.delete("account")
+            await behind.store.delete("account")
         else:
             await behind.source.check()  # has seen access-2, and access-1 comes back
             await newest.source.refresh()
-            await store.put("account", before.data)
+            await behind.store.put("account", before.data)
         for _ in range(3):
             await behind.access()
             await behind.refreshed()
             await behind.source.refresh()
-            clock.advance(60)
+            behind.clock.advance(60)
         assert behind.token_requests == 1
         with contextlib.suppress(RateLimited):
             await newest.source.refresh()
@@ -238,17 +235,12 @@ def test_f52_k08_a_record_that_is_lost_during_the_request_loses_no_token(tmp_pat
         clock = FakeClock()
         shared = SharedStore(kind, tmp_path, clock)
         paused = Paused(success(2))
-        rig = Rig(success(1), paused, store=shared.open(), clock=clock)
-        await rig.access()
-        caller = asyncio.create_task(rig.source.refresh())
-        await paused.arrived.wait()
+        rig = await holding(paused, store=shared.open(), clock=clock)
+        caller = await under_way(rig.source.refresh(), paused)
         await shared.lose()
         paused.release()
         assert (await caller).access_token == "access-2"
-        stored = await shared.stored()
-        assert stored is not None
-        assert stored.token is not None
-        assert stored.token.refresh_token == "refresh-2"
+        assert await refresh_token_in(shared) == "refresh-2"
         assert not rig.source.snapshot().unsaved
         await close(rig)
 
@@ -263,12 +255,10 @@ def test_f51_a_store_that_goes_back_during_the_request_loses_no_token(tmp_path: 
         clock = FakeClock()
         shared = SharedStore(kind, tmp_path, clock)
         paused = Paused(success(3))
-        rig = Rig(success(1), success(2), paused, store=shared.open(), clock=clock)
-        await rig.access()
+        rig = await holding(success(2), paused, store=shared.open(), clock=clock)
         copy = await shared.copy()
         await rig.source.refresh()
-        caller = asyncio.create_task(rig.source.refresh())
-        await paused.arrived.wait()
+        caller = await under_way(rig.source.refresh(), paused)
         await shared.go_back(copy)
         paused.release()
         assert (await caller).access_token == "access-3"
@@ -283,21 +273,15 @@ def test_f52_a_rejection_that_arrives_after_the_record_was_lost_is_remembered() 
 
     async def main() -> None:
         paused = Paused(invalid_grant())
-        rig = Rig(success(1), paused)
-        await rig.access()
-        rig.clock.advance(LIFETIME)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        rig = await holding(paused, age=LIFETIME)
+        caller = await under_way(rig.access(), paused)
         await rig.store.delete("account")
         paused.release()
-        with pytest.raises(GrantRejected):
-            await caller
+        await refused(GrantRejected, caller)
         for _ in range(3):
             rig.clock.advance(60)
-            with pytest.raises((GrantRejected, TokenUnavailable)):
-                await rig.access()
-        with pytest.raises(GrantRejected):
-            await rig.access()
+            await refused((GrantRejected, TokenUnavailable), rig.access())
+        await refused(GrantRejected, rig.access())
         assert rig.token_requests == 2
 
     run(main)
@@ -307,14 +291,11 @@ def test_f52_a_process_whose_token_has_expired_first_waits_a_minute_for_a_newer_
     """Another process may have refreshed since, and then its refresh token is spent."""
 
     async def main() -> None:
-        rig = Rig(success(1), success(2))
-        await rig.access()
-        rig.clock.advance(LIFETIME)
+        rig = await holding(success(2), age=LIFETIME)
         await rig.store.delete("account")
         for left in (60, 40, 20, 1):
-            with pytest.raises(TokenUnavailable, match="record is gone") as caught:
-                await rig.access()
-            assert caught.value.retry_after == left
+            caught = await refused(TokenUnavailable, rig.access(), match="record is gone")
+            assert caught.retry_after == left
             rig.clock.advance(20 if left > 20 else 19 if left > 1 else 1)
         assert await rig.access() == "access-2"
         assert refresh_tokens(rig) == ["configured-token", "refresh-1"]
@@ -327,20 +308,17 @@ def test_f52_while_it_waits_for_a_newer_one_it_adopts_it() -> None:
     """The process with the newest token writes it back when it looks, and nothing spent is sent."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        behind = Rig(success(1), store=store, clock=clock, policy=Policy())
-        newest = Rig(success(2), store=store, clock=clock)
+        behind = Rig(success(1), policy=Policy())
+        newest = beside(behind, success(2))
         await behind.access()
-        clock.advance(LIFETIME)
+        behind.clock.advance(LIFETIME)
         await newest.access()
-        await store.delete("account")
-        with pytest.raises(TokenUnavailable):
-            await behind.access()
+        await behind.store.delete("account")
+        await refused(TokenUnavailable, behind.access())
         assert restored(behind) == []
-        clock.advance(5)
+        behind.clock.advance(5)
         await newest.source.refresh()  # looks, and writes its state back
-        clock.advance(1)
+        behind.clock.advance(1)
         assert await behind.access() == "access-2"
         assert behind.token_requests == 1
 
@@ -351,19 +329,17 @@ def test_f52_a_caller_with_patience_gets_the_token_that_is_written_back_meanwhil
     """It waits, and looks about once a second."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        behind = Rig(success(1), store=store, clock=clock, policy=Policy(retry_within=90, caller_timeout=90))
-        newest = Rig(success(2), store=store, clock=clock)
+        behind = Rig(success(1), policy=Policy(retry_within=90, caller_timeout=90))
+        newest = beside(behind, success(2))
         await behind.access()
-        clock.advance(LIFETIME)
+        behind.clock.advance(LIFETIME)
         await newest.access()
-        await store.delete("account")
+        await behind.store.delete("account")
         caller = asyncio.create_task(behind.access())
         await let_tasks_run()
         assert not caller.done()
         await newest.source.refresh()
-        assert await seconds_until_done(caller, clock) <= 1
+        assert await seconds_until_done(caller, behind.clock) <= 1
         assert await caller == "access-2"
         assert behind.token_requests == 1
 
@@ -398,9 +374,7 @@ def test_f52_without_rotation_the_record_is_put_back_at_once() -> None:
     """The refresh token is not spent by another process's refresh, so there is nothing to wait for."""
 
     async def main() -> None:
-        rig = Rig(success(1), success(2), rotates=False)
-        await rig.access()
-        rig.clock.advance(LIFETIME)
+        rig = await holding(success(2), rotates=False, age=LIFETIME)
         await rig.store.delete("account")
         assert await rig.access() == "access-2"
         assert restored(rig) == ["nothing"]
@@ -418,8 +392,7 @@ def test_f52_a_process_that_never_used_its_record_for_a_week_does_not_put_it_bac
             await rig.access()
             await rig.store.delete("account")
             rig.clock.advance(WEEK + 1)
-        with pytest.raises(SignInRequired, match="week"):
-            await rotating.access()
+        await refused(SignInRequired, rotating.access(), match="week")
         assert await rotating.store.load("account") is None
         assert await reusable.access() == "access-2"
         assert "refresh_token=configured-token" in reusable.sent()
@@ -433,8 +406,7 @@ def test_f41_a_sign_out_is_put_back_too(way: str) -> None:
     """A process that knows of it writes the tombstone again, and stays signed out."""
 
     async def main() -> None:
-        rig = Rig(success(1))
-        await rig.access()
+        rig = await holding()
         before = await rig.store.load("account")
         assert before is not None
         await rig.source.sign_out()
@@ -444,10 +416,8 @@ def test_f41_a_sign_out_is_put_back_too(way: str) -> None:
             await rig.store.put("account", before.data)
         for _ in range(2):
             rig.clock.advance(60)
-            with pytest.raises(SignedOut):
-                await rig.access()
-        stored = await rig.stored()
-        assert stored is not None
+            await refused(SignedOut, rig.access())
+        stored = await state_in(rig)
         assert stored.signed_out
         assert rig.token_requests == 1
 
@@ -463,11 +433,9 @@ def test_f41_a_sign_out_is_not_a_loss_and_no_process_undoes_it() -> None:
         rig, other = Rig(success(1), store=store, clock=clock), Rig(store=store, clock=clock)
         await rig.access()
         await other.source.sign_out()
-        with pytest.raises(SignedOut):
-            await rig.source.refresh()
+        await refused(SignedOut, rig.source.refresh())
         clock.advance(LIFETIME)
-        with pytest.raises(SignedOut):
-            await rig.access()
+        await refused(SignedOut, rig.access())
         assert (restored(rig), rig.token_requests) == ([], 1)
 
     run(main)
@@ -478,21 +446,19 @@ def test_f51_f52_a_sign_in_after_the_loss_counts_more_than_what_processes_rememb
     """An operator restores on purpose by signing in. A process that has just started knows no number."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        rig = Rig(*numbered(1, 4), store=store, clock=clock)
+        rig = Rig(*numbered(1, 4))
         await rig.access()
-        before = await store.load("account")
+        before = await rig.store.load("account")
         assert before is not None
         for _ in range(3):
             await rig.source.refresh()
         if way == "lost":
-            await store.delete("account")
+            await rig.store.delete("account")
         else:
-            await store.put("account", before.data)
-        fresh = Rig(success(9), store=store, clock=clock)
+            await rig.store.put("account", before.data)
+        fresh = beside(rig, success(9))
         await fresh.source.sign_in(refresh_token="of-a-person")
-        clock.advance(LIFETIME - 299)
+        rig.clock.advance(LIFETIME - 299)
         await rig.access()
         await rig.refreshed()
         assert await rig.access() == "access-9"
@@ -505,20 +471,14 @@ def test_f52_a_refusal_that_was_remembered_is_put_back_with_the_record() -> None
     """The rejected refresh token is not sent once more, and neither is the configured one."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        rig = Rig(success(1), invalid_grant(), store=store, clock=clock, policy=Policy(retry_within=0))
-        await rig.access()
-        with pytest.raises(GrantRejected):
-            await rig.source.refresh()
-        await store.delete("account")
-        clock.advance(60)
-        with pytest.raises(GrantRejected):
-            await rig.source.refresh()
-        other = Rig(store=store, clock=clock)
-        clock.advance(LIFETIME)
-        with pytest.raises(GrantRejected):
-            await other.access()
+        rig = await holding(invalid_grant(), policy=Policy(retry_within=0))
+        await refused(GrantRejected, rig.source.refresh())
+        await rig.store.delete("account")
+        rig.clock.advance(60)
+        await refused(GrantRejected, rig.source.refresh())
+        other = beside(rig)
+        rig.clock.advance(LIFETIME)
+        await refused(GrantRejected, other.access())
         assert (rig.token_requests, other.token_requests) == (2, 0)
 
     run(main)
@@ -529,15 +489,12 @@ def test_f52_a_pause_that_the_server_asked_for_is_kept_through_a_loss() -> None:
 
     async def main() -> None:
         limited = token_response({}, status=429, headers=(("retry-after", "600"),))
-        rig = Rig(success(1), limited, success(2), rotates=False)
-        await rig.access()
-        with pytest.raises(RateLimited):
-            await rig.source.refresh()
+        rig = await holding(limited, success(2), rotates=False)
+        await refused(RateLimited, rig.source.refresh())
         await rig.store.delete("account")
         for _ in range(9):
             rig.clock.advance(60)
-            with pytest.raises(RateLimited):
-                await rig.source.refresh()
+            await refused(RateLimited, rig.source.refresh())
         assert rig.token_requests == 2
         rig.clock.advance(60)
         assert (await rig.source.refresh()).access_token == "access-2"
@@ -554,8 +511,7 @@ def test_f52_a_state_that_cannot_be_put_back_sends_nothing() -> None:
         await store.delete("account")
         store.steps["put"] = fail
         for _ in range(3):
-            with pytest.raises(StoreUnavailable):
-                await rig.source.refresh()
+            await refused(StoreUnavailable, rig.source.refresh())
             clock.advance(2)
             assert await rig.access() == "access-1"
         assert rig.token_requests == 1

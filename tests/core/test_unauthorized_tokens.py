@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from _moments import beside, refused
 from _rig import LIFETIME, Rig, let_tasks_run, run, success
 
 from tokensession import NotSent, OutcomeUnknown
@@ -135,14 +136,12 @@ def test_f33_a_process_that_restarts_keeps_to_the_pace() -> None:
     """A service that is restarted after each 401 causes no more token requests than one that runs on."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
         sent = 0
         for number in range(60):
-            rig = Rig(success(number), success(100 + number), store=store, clock=clock)
+            rig = Rig(success(number), success(100 + number))
             await rig.source.refresh(await rig.source.token())
             sent += rig.token_requests
-            clock.advance(10)
+            rig.clock.advance(10)
         assert sent == 6
 
     run(main)
@@ -168,10 +167,8 @@ def test_f32_a_newer_token_is_adopted_although_requests_are_paced() -> None:
     """A server that ends the old token at each refresh: a process looks at the store after every 401."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        one = Rig(success(1), success(2), success(3), store=store, clock=clock)
-        other = Rig(store=store, clock=clock)
+        one = Rig(success(1), success(2), success(3))
+        other = beside(one)
         await one.access()
         second = await one.source.refresh(await other.source.token())
         assert (await other.source.refresh(await other.source.token())) == second
@@ -202,14 +199,12 @@ def test_a_401_on_a_token_with_another_end_but_the_same_bytes_needs_other_bytes(
     """After a 401, a higher generation with the same bytes does not help, so a request is made (rule 15)."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
         same = {"access_token": "the-same", "token_type": "Bearer", "expires_in": LIFETIME}
-        one = Rig(token_response(same), token_response(same), store=store, clock=clock, rotates=False)
-        other = Rig(success(7), store=store, clock=clock, rotates=False)
+        one = Rig(token_response(same), token_response(same), rotates=False)
+        other = beside(one, success(7), rotates=False)
         await one.access()
         token = await other.source.token()
-        clock.advance(60)
+        one.clock.advance(60)
         await one.source.refresh()
         assert (await other.source.refresh(token)).access_token == "access-7"
 
@@ -222,8 +217,7 @@ def test_after_a_401_a_lost_answer_does_not_hold_back_the_next_request() -> None
     async def main() -> None:
         rig = Rig(success(1), OutcomeUnknown("got no answer"), success(2))
         token = await rig.source.token()
-        with pytest.raises(OutcomeUnknown):
-            await rig.source.refresh(token)
+        await refused(OutcomeUnknown, rig.source.refresh(token))
         rig.clock.advance(2)
         assert (await rig.source.refresh(token)).access_token == "access-2"
         assert rig.token_requests == 3
@@ -239,8 +233,7 @@ def test_a_401_while_the_token_server_is_down_is_answered_after_each_pause() -> 
         token = await rig.source.token()
         for _ in range(60):
             for _ in range(5):
-                with pytest.raises(NotSent):
-                    await rig.source.refresh(token)
+                await refused(NotSent, rig.source.refresh(token))
             rig.clock.advance(1)
         await let_tasks_run()
         assert 2 <= rig.token_requests <= 40  # 300 calls

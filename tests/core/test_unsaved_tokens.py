@@ -7,6 +7,7 @@ import contextlib
 from typing import Any
 
 import pytest
+from _moments import beside, let_pass, refused, state_in, under_way
 from _rig import Rig, let_tasks_run, run, run_in_every_turn, success, until_sleeping
 from _scripted_store import Gate, fail, running_task, scripted
 
@@ -15,7 +16,6 @@ from tokensession._refresh.state import Now, TokenState, encode
 from tokensession.clock import within
 from tokensession.events import RefreshFailed, Saved
 from tokensession.providers import OAuth2
-from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, Paused, token_response
 
 # -- signing in and out ------------------------------------------------------------------------------
@@ -29,15 +29,13 @@ def test_f41_a_sign_out_while_a_sign_in_releases_an_old_claim_is_not_undone() ->
         store.steps["commit"] = fail
         assert await rig.access() == "access-1", "unsaved, and the claim stays held"
         gate = store.steps["abandon"] = Gate()
-        signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
-        await gate.arrived.wait()
+        signing_in = await under_way(rig.source.sign_in(refresh_token="new"), gate)
         signing_out = asyncio.create_task(rig.source.sign_out())
         await let_tasks_run()
         gate.open.set()
         await signing_out
         for late in (signing_in, rig.access()):
-            with pytest.raises(SignedOut):
-                await late
+            await refused(SignedOut, late)
 
     run(main)
 
@@ -48,14 +46,10 @@ def test_f41_a_refresh_that_was_stored_before_a_sign_out_is_not_served_after_it(
     async def main() -> None:
         rig, store, _ = scripted(success(1))
         gate = store.steps["committed"] = Gate()
-        caller = asyncio.create_task(rig.access())
-        await gate.arrived.wait()
+        caller = await under_way(rig.access(), gate)
         await rig.source.sign_out()
         gate.open.set()
-        with pytest.raises(SignedOut):
-            await caller
-        with pytest.raises(SignedOut):
-            await rig.access()
+        await refused(SignedOut, caller, rig.access())
         assert rig.token_requests == 1
 
     run(main)
@@ -67,14 +61,11 @@ def test_f41_a_sign_out_during_the_first_refresh_stays() -> None:
     async def main() -> None:
         paused = Paused(success(1))
         rig = Rig(paused)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        caller = await under_way(rig.access(), paused)
         await rig.source.sign_out()
         paused.release()
-        with pytest.raises(SignedOut):
-            await caller
-        state = await rig.stored()
-        assert state is not None
+        await refused(SignedOut, caller)
+        state = await state_in(rig)
         assert state.signed_out
 
     run(main)
@@ -88,16 +79,14 @@ def test_f27_an_unsaved_sign_in_is_not_lost_to_a_refresh_that_saves_an_older_tok
         store.steps["commit"] = fail
         await rig.access()
         gate = store.steps["commit"] = Gate()
-        caller = asyncio.create_task(rig.source.refresh())
-        await gate.arrived.wait()
+        caller = await under_way(rig.source.refresh(), gate)
         store.steps["put"] = fail
         assert (await rig.source.sign_in(refresh_token="new")).access_token == "access-2"
         store.steps.clear()
         gate.open.set()
         await asyncio.gather(caller, return_exceptions=True)
         assert await rig.access() == "access-2"
-        clock.advance(1)
-        await let_tasks_run()
+        await let_pass(clock, 1)
         assert (await rig.access(), await rig.stored_access()) == ("access-2", "access-2")
         assert not rig.source.snapshot().unsaved
         assert not store.has_claims()
@@ -110,20 +99,17 @@ def test_f20_without_rotation_a_late_refresh_does_not_replace_a_newer_token(newe
     """Old and new tokens have the same refresh token then, and the newer access token still stays."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
         paused = Paused(success(1, refresh=None))
-        rig = Rig(paused, success(2, refresh=None), rotates=False, store=store, clock=clock)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        rig = Rig(paused, success(2, refresh=None), rotates=False)
+        caller = await under_way(rig.access(), paused)
         if newer == "a sign-in":
             signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="configured-token"))
-            await until_sleeping(clock, 5)
-            clock.advance(5)  # sign_in_wait: it does without the claim
+            await until_sleeping(rig.clock, 5)
+            rig.clock.advance(5)  # sign_in_wait: it does without the claim
             await signing_in
         else:
-            store._holders.clear()  # as if its lease had lapsed
-            other = Rig(success(2, refresh=None), rotates=False, store=store, clock=clock)
+            rig.store._holders.clear()  # as if its lease had lapsed
+            other = beside(rig, success(2, refresh=None), rotates=False)
             assert await other.access() == "access-2"
         paused.release()
         await asyncio.gather(caller, return_exceptions=True)
@@ -140,9 +126,7 @@ def test_f02_a_claim_granted_to_a_cancelled_refresh_is_released() -> None:
     """In whichever turn of the event loop the refresh is cancelled, its claim does not stay held."""
 
     async def main(turn: int) -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        rig = Rig(success(1), store=store, clock=clock)
+        rig = Rig(success(1))
         caller = asyncio.create_task(rig.access())
         for _ in range(turn + 1):
             await asyncio.sleep(0)
@@ -150,7 +134,7 @@ def test_f02_a_claim_granted_to_a_cancelled_refresh_is_released() -> None:
             running_task(rig).cancel()
         await asyncio.gather(caller, return_exceptions=True)
         await let_tasks_run()
-        assert not store._holders, turn
+        assert not rig.store._holders, turn
 
     run_in_every_turn(main, 60)
 
@@ -166,8 +150,7 @@ def test_f01_a_response_that_has_arrived_is_stored_although_the_refresh_is_cance
         paused = Paused(success(1))
         rig, store, _ = scripted(paused)
         store.steps["commit"] = a_few_turns
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        caller = await under_way(rig.access(), paused)
         paused.release()
         for _ in range(turn + 2):  # by then the transport has it
             await asyncio.sleep(0)
@@ -186,8 +169,7 @@ def test_f01_a_write_that_is_cancelled_twice_leaves_the_mark_of_its_claim() -> N
     async def main(turn: int) -> None:
         rig, store, clock = scripted(success(1))
         gate = store.steps["commit"] = Gate()
-        caller = asyncio.create_task(rig.access())
-        await gate.arrived.wait()
+        caller = await under_way(rig.access(), gate)
         task = running_task(rig)
         task.cancel()
         for _ in range(turn + 1):
@@ -208,14 +190,12 @@ def test_f01_a_cancelled_request_whose_note_is_superseded_is_not_repeated() -> N
     async def main() -> None:
         paused = Paused(success(1))
         rig = Rig(paused, success(2))
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        caller = await under_way(rig.access(), paused)
         assert rig.provider.credential is not None
         newer = TokenState(number=1, configured=rig.provider.credential.fingerprint)
         await rig.store.put("account", encode(newer, Now(rig.clock.wall(), rig.clock.boot())))
         running_task(rig).cancel()
-        with pytest.raises(TokenUnavailable):
-            await caller
+        await refused(TokenUnavailable, caller)
         assert rig.token_requests == 1
 
     run(main)
@@ -239,8 +219,7 @@ def test_f20_a_note_never_replaces_what_another_process_has_stored(answer: str, 
         code = OAuth2(token_url="https://id.example.com/token", client_id="c", client_secret="s", code="code")
         more = [OutcomeUnknown("lost")] if (answer, credential) == ("lost", "code") else []
         rig = Rig(paused, *more, clock=clock, provider=code if credential == "code" else None)
-        caller = asyncio.create_task(rig.access())
-        await paused.arrived.wait()
+        caller = await under_way(rig.access(), paused)
         other = Rig(success(9), store=rig.store, clock=clock, provider=rig.provider)
         signing_in = asyncio.create_task(other.source.sign_in(code="new"))
         await let_tasks_run()
@@ -271,11 +250,9 @@ def test_f43_a_sign_in_that_is_stopped_as_the_store_fails_is_still_pending() -> 
                 store.steps["put"] = fail
 
         store.steps["put"] = put
-        signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="x"))
-        await gate.arrived.wait()
+        signing_in = await under_way(rig.source.sign_in(refresh_token="x"), gate)
         running_task(rig).cancel()
-        with pytest.raises(TokenUnavailable, match="stopped"):
-            await signing_in
+        await refused(TokenUnavailable, signing_in, match="stopped")
         assert rig.source.snapshot().unsaved
         store.steps.clear()
         await rig.source.aclose()
@@ -344,8 +321,7 @@ def test_f43_a_transport_that_cancels_itself_has_failed() -> None:
 
     async def main() -> None:
         rig = Rig(asyncio.CancelledError(), clock=FakeClock(jitter=1.0))
-        with pytest.raises(TokenUnavailable):
-            await rig.access()
+        await refused(TokenUnavailable, rig.access())
         assert any(isinstance(event, RefreshFailed) for event in rig.events)
         assert rig.source.snapshot().last_error == "OutcomeUnknown"
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from _moments import beside, holding, keep_failing, refused, state_in
 from _rig import LIFETIME, Rig, invalid_grant, run, success
 from _scripted_store import fail, scripted
 
@@ -51,10 +52,7 @@ def refresh_tokens(rig: Rig) -> list[str]:
 
 async def ask(rig: Rig, times: int, pause: float) -> None:
     """Ask so often, and get the error each time."""
-    for _ in range(times):
-        with pytest.raises(TokenSessionError):
-            await rig.access()
-        rig.clock.advance(pause)
+    await keep_failing(TokenSessionError, rig, times=times, pause=pause)
 
 
 @WRONG
@@ -64,20 +62,14 @@ def test_f59_k07_the_new_refresh_token_is_stored_and_the_spent_one_is_never_sent
     """The error names what is wrong, and the next request brings the new refresh token."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        rig = Rig(success(1), unusable(2, **wrong), success(3), store=store, clock=clock)
-        await rig.access()
-        clock.advance(LIFETIME)
-        with pytest.raises(InvalidTokenResponse, match="answered 200") as caught:
-            await rig.access()
-        assert caught.value.granted
-        stored = await rig.stored()
-        assert stored is not None
+        rig = await holding(unusable(2, **wrong), success(3), age=LIFETIME)
+        caught = await refused(InvalidTokenResponse, rig.access(), match="answered 200")
+        assert caught.granted
+        stored = await state_in(rig)
         assert stored.token is not None
         assert (stored.token.refresh_token, stored.servable) == ("refresh-2", None)
-        clock.advance(LIFETIME)
-        other = Rig(success(3), store=store, clock=clock)  # after a restart
+        rig.clock.advance(LIFETIME)
+        other = beside(rig, success(3))  # after a restart
         assert await other.access() == "access-3"
         assert refresh_tokens(rig) + refresh_tokens(other) == ["configured-token", "refresh-1", "refresh-2"]
 
@@ -95,8 +87,7 @@ def test_f59_no_process_serves_it(wrong: dict[str, Any]) -> None:
         rigs = [Rig(*script, store=store, clock=clock) for _ in range(3)]
         for _ in range(60):
             for rig in rigs:
-                with pytest.raises(TokenSessionError):
-                    await rig.access()
+                await refused(TokenSessionError, rig.access())
             clock.advance(1)
         assert sum(rig.token_requests for rig in rigs) <= 2
 
@@ -107,17 +98,13 @@ def test_f59_k07_an_unusable_token_with_a_lifetime_causes_no_request_until_it_en
     """The server would answer the same again. A person has to look at it, and the error is repeated."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        rig = Rig(unusable(1), success(2), store=store, clock=clock)
-        other = Rig(store=store, clock=clock)
+        rig = Rig(unusable(1), success(2))
+        other = beside(rig)
         for _ in range(59):
-            for each in (rig, other):
-                with pytest.raises(InvalidTokenResponse, match="not a bearer token"):
-                    await each.access()
-            clock.advance(60)
+            await refused(InvalidTokenResponse, rig.access(), other.access(), match="not a bearer token")
+            rig.clock.advance(60)
         assert rig.token_requests + other.token_requests == 1
-        clock.advance(60)
+        rig.clock.advance(60)
         assert await rig.access() == "access-2"
 
     run(main)
@@ -140,16 +127,13 @@ def test_f59_a_token_that_is_still_valid_is_used_to_its_end() -> None:
     """The new one cannot be used, and the old one still can."""
 
     async def main() -> None:
-        rig = Rig(success(1), unusable(2), success(3))
-        await rig.access()
-        rig.clock.advance(LIFETIME - 299)
+        rig = await holding(unusable(2), success(3), age=LIFETIME - 299)
         assert await rig.access() == "access-1"
         await rig.refreshed()
         rig.clock.advance(200)
         assert await rig.access() == "access-1"
         rig.clock.advance(99)
-        with pytest.raises(InvalidTokenResponse):
-            await rig.access()
+        await refused(InvalidTokenResponse, rig.access())
         assert isinstance(rig.events[-1], RefreshFailed)
         assert rig.token_requests == 2
 
@@ -161,8 +145,7 @@ def test_f59_a_forced_refresh_asks_again_with_the_new_refresh_token() -> None:
 
     async def main() -> None:
         rig = Rig(unusable(1), success(2))
-        with pytest.raises(InvalidTokenResponse):
-            await rig.access()
+        await refused(InvalidTokenResponse, rig.access())
         assert (await rig.source.refresh(force=True)).access_token == "access-2"
         assert refresh_tokens(rig) == ["configured-token", "refresh-1"]
 
@@ -174,8 +157,7 @@ def test_f59_a_sign_in_replaces_it() -> None:
 
     async def main() -> None:
         rig = Rig(unusable(1), success(2))
-        with pytest.raises(InvalidTokenResponse):
-            await rig.access()
+        await refused(InvalidTokenResponse, rig.access())
         await rig.source.sign_in(refresh_token="of-a-person")
         assert await rig.access() == "access-2"
 
@@ -186,19 +168,14 @@ def test_f59_the_refresh_token_before_it_is_kept_until_the_new_one_has_worked() 
     """A response that is wrong may have brought a wrong refresh token too: then the one before may work."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        rig = Rig(success(1), unusable(2, error="odd"), invalid_grant(), success(3), store=store, clock=clock)
-        await rig.access()
-        clock.advance(LIFETIME)
+        rig = await holding(unusable(2, error="odd"), invalid_grant(), success(3), age=LIFETIME)
         while rig.transport.left:
             try:
                 assert await rig.access() == "access-3"
             except TokenSessionError:
-                clock.advance(60)
+                rig.clock.advance(60)
         assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2", "refresh-1"]
-        stored = await rig.stored()
-        assert stored is not None
+        stored = await state_in(rig)
         assert stored.previous is None
 
     run(main)
@@ -208,12 +185,9 @@ def test_f59_if_the_refresh_token_before_it_is_rejected_too_a_person_has_to_sign
     """Each of the two was sent once since, and neither is sent again."""
 
     async def main() -> None:
-        rig = Rig(success(1), unusable(2, error="odd"), invalid_grant(), invalid_grant())
-        await rig.access()
-        rig.clock.advance(LIFETIME)
+        rig = await holding(unusable(2, error="odd"), invalid_grant(), invalid_grant(), age=LIFETIME)
         await ask(rig, times=100, pause=60)
-        with pytest.raises(GrantRejected):
-            await rig.access()
+        await refused(GrantRejected, rig.access())
         assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2", "refresh-1"]
 
     run(main)
@@ -237,10 +211,8 @@ def test_f59_a_known_refusal_in_a_2xx_brings_no_token() -> None:
 
     async def main() -> None:
         rig = Rig(unusable(1, error="invalid_grant"))
-        with pytest.raises(GrantRejected):
-            await rig.access()
-        stored = await rig.stored()
-        assert stored is not None
+        await refused(GrantRejected, rig.access())
+        stored = await state_in(rig)
         assert stored.token is None
 
     run(main)
@@ -251,8 +223,7 @@ def test_f59_a_rate_limit_in_a_2xx_brings_no_token() -> None:
 
     async def main() -> None:
         rig = Rig(unusable(1, error="slow_down"), success(2))
-        with pytest.raises(RateLimited):
-            await rig.access()
+        await refused(RateLimited, rig.access())
         rig.clock.advance(60)
         assert await rig.access() == "access-2"
 
@@ -267,8 +238,7 @@ def test_f59_what_cannot_be_stored_is_not_lost_with_the_error() -> None:
         await rig.access()
         clock.advance(LIFETIME)
         store.steps["commit"] = store.steps["put"] = fail
-        with pytest.raises(InvalidTokenResponse):
-            await rig.access()
+        await refused(InvalidTokenResponse, rig.access())
         assert rig.source.snapshot().unsaved
         assert any(isinstance(event, SaveFailed) for event in rig.events)
         store.steps.clear()
@@ -284,8 +254,7 @@ def test_f59_a_sign_in_with_a_code_stores_what_it_brought() -> None:
 
     async def main() -> None:
         rig = Rig(unusable(1, error="odd"), success(2), configured=None)
-        with pytest.raises(InvalidTokenResponse):
-            await rig.source.sign_in(code="once")
+        await refused(InvalidTokenResponse, rig.source.sign_in(code="once"))
         rig.clock.advance(60)
         assert await rig.access() == "access-2"
         assert "refresh_token=refresh-1" in rig.sent()

@@ -1,0 +1,103 @@
+"""Moments that many tests begin at or wait for: a token that has aged, a request on its way, a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+import pytest
+from _rig import Rig, let_tasks_run, success
+
+from tokensession._refresh.state import TokenState
+from tokensession.testing import FakeClock
+
+Error = TypeVar("Error", bound=BaseException)
+
+
+class HasStored(Protocol):
+    """A `Rig` or a `SharedStore`."""
+
+    async def stored(self) -> TokenState | None: ...
+
+
+class Arrival(Protocol):
+    """A `Paused` or a `Gate`."""
+
+    arrived: asyncio.Event
+
+
+def beside(rig: Rig, *script: Any, **options: Any) -> Rig:
+    """Another process, on the store of this one."""
+    return Rig(*script, store=rig.store, clock=rig.clock, **options)
+
+
+async def holding(*rest: Any, age: float = 0, **options: Any) -> Rig:
+    """A process that has had `access-1` for `age` seconds. The rest of its script follows."""
+    rig = Rig(success(1), *rest, **options)
+    await rig.access()
+    rig.clock.advance(age)
+    return rig
+
+
+async def under_way(call: Coroutine[Any, Any, Any], gate: Arrival) -> asyncio.Task[Any]:
+    """A task with this call, which has arrived at the gate."""
+    task = asyncio.create_task(call)
+    await gate.arrived.wait()
+    return task
+
+
+async def refused(kind: type[Error], *calls: Awaitable[object], match: str | None = None) -> Error:
+    """Each of these calls, one after the other, gets this error. Returns the last one."""
+    for call in calls:
+        with pytest.raises(kind, match=match) as caught:
+            await call
+    return caught.value
+
+
+async def keep_failing(
+    kind: type[BaseException], *rigs: Rig, times: int, pause: float, match: str | None = None
+) -> None:
+    """Each process asks so often, with this pause after each round, and gets this error each time."""
+    for _ in range(times):
+        await refused(kind, *(rig.access() for rig in rigs), match=match)
+        rigs[0].clock.advance(pause)
+
+
+async def let_pass(clock: FakeClock, seconds: float) -> None:
+    """Let time pass, and let what that wakes run."""
+    clock.advance(seconds)
+    await let_tasks_run()
+
+
+async def wait_in_vain_for_the_claim(clock: FakeClock, seconds: int = 5) -> None:
+    """A sign-in waits `sign_in_wait` for a running refresh, and then does without the claim."""
+    await let_tasks_run()
+    assert seconds in clock.sleepers
+    await let_pass(clock, seconds)
+
+
+async def state_in(place: HasStored) -> TokenState:
+    """The state that is stored there."""
+    state = await place.stored()
+    assert state is not None
+    return state
+
+
+async def refresh_token_in(place: HasStored) -> str | None:
+    """The refresh token that is stored there."""
+    token = (await state_in(place)).token
+    assert token is not None
+    return token.refresh_token
+
+
+def refresh_tokens(rig: Rig) -> list[str]:
+    """The refresh tokens that this process has sent, in order."""
+    return [rig.sent(index).split("refresh_token=")[1] for index in range(rig.token_requests)]
+
+
+async def close(*rigs: Rig) -> None:
+    """Close these processes and their stores."""
+    for rig in rigs:
+        await rig.source.aclose()
+        await rig.store.aclose()
