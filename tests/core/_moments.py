@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import pytest
-from _rig import Rig, let_tasks_run, success
+from _rig import Rig, let_tasks_run, success, until_sleeping
 
 from tokensession._refresh.state import TokenState
 from tokensession.testing import FakeClock
@@ -45,6 +46,25 @@ async def under_way(call: Coroutine[Any, Any, Any], gate: Arrival) -> asyncio.Ta
     task = asyncio.create_task(call)
     await gate.arrived.wait()
     return task
+
+
+def killed(call: Coroutine[Any, Any, Any], gate: Arrival) -> None:
+    """Run it in an event loop that ends when it arrives at the gate, without a word to its tasks."""
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # "Task was destroyed but it is pending!" is the point here
+    task = loop.run_until_complete(under_way(call, gate))
+    assert not task.done()
+    loop.close()
+    del task
+    gc.collect()
+
+
+async def asking_after_a_killed_holder(rig: Rig) -> asyncio.Task[str]:
+    """A caller whose refresh has waited for what a killed holder may have sent."""
+    caller = asyncio.create_task(rig.access())
+    await until_sleeping(rig.clock, 2)  # orphan_wait
+    rig.clock.advance(2)
+    return caller
 
 
 async def refused(kind: type[Error], *calls: Awaitable[object], match: str | None = None) -> Error:

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import pytest
-from _moments import beside, holding, keep_failing, refused, state_in
+from _moments import asking_after_a_killed_holder, beside, holding, keep_failing, refused, state_in
 from _rig import (
     LIFETIME,
     Rig,
@@ -18,7 +18,6 @@ from _rig import (
     run,
     seconds_until_done,
     success,
-    until_sleeping,
 )
 
 from tokensession import (
@@ -424,12 +423,9 @@ async def killed_while_sending(store: Store) -> None:
 
 
 async def after_a_killed_holder(rig: Rig) -> asyncio.Task[str]:
-    """A caller whose refresh has waited for the request of a killed holder."""
+    """A caller of a process that looks right after such a holder."""
     await killed_while_sending(rig.store)
-    caller = asyncio.create_task(rig.access())
-    await until_sleeping(rig.clock, 2)  # orphan_wait
-    rig.clock.advance(2)
-    return caller
+    return await asking_after_a_killed_holder(rig)
 
 
 def test_a_code_that_got_no_response_is_sent_once_more_at_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sqlite3
 import sys
@@ -25,7 +26,7 @@ from tokensession.token import Token
 MANY = 100_000
 
 
-def lines_of(work: Callable[[], Any]) -> int:
+def lines_of(work: Callable[[Any], Any], argument: Any) -> int:
     """How many lines and calls of Python this runs. A loop over all keys would show."""
     count = 0
 
@@ -39,7 +40,7 @@ def lines_of(work: Callable[[], Any]) -> int:
     gc.disable()  # otherwise finalisers of other objects would run here and be counted
     sys.settrace(trace)
     try:
-        work()
+        work(argument)
     finally:
         sys.settrace(before)
         gc.enable()
@@ -65,23 +66,17 @@ async def use(store: Store, key: str) -> None:
 def test_f44_memory_finds_a_key_in_the_same_number_of_steps_among_100_000() -> None:
     """Loading, claiming and committing run the same lines with 100,000 keys as with ten."""
     steps = []
-    for keys in (10, MANY):
-        store = MemoryStore(clock=FakeClock())
 
-        async def fill(store: MemoryStore = store, keys: int = keys) -> None:
+    async def main() -> None:
+        for keys in (10, MANY):
+            store = MemoryStore(clock=FakeClock())
             for number in range(keys):
                 await store.put(f"tenant-{number}", b"data")
             await store.put("tenant-last", b"data")
-
-        async def one(store: MemoryStore = store) -> int:
             drive(use(store, "tenant-last"))  # what is done only once is done now
-            return lines_of(lambda: drive(use(store, "tenant-last")))
+            steps.append(lines_of(drive, use(store, "tenant-last")))
 
-        async def main(store: MemoryStore = store) -> None:
-            await fill()
-            steps.append(await one())
-
-        run(main)
+    run(main)
     assert steps[0] == steps[1] > 20
 
 
@@ -93,21 +88,18 @@ def test_f44_sqlite_finds_a_key_by_its_index_among_100_000(tmp_path: Path) -> No
         store = SQLiteStore(tmp_path / "tokens.db", clock=FakeClock())
         for keys in (10, MANY):
             await store.put("tenant-7", b"data")
-            with sqlite3.connect(tmp_path / "tokens.db") as filling:
+            with contextlib.closing(sqlite3.connect(tmp_path / "tokens.db")) as direct:
                 rows = ((f"tenant-{number}", new_version(), b"data") for number in range(keys))
-                filling.executemany(
-                    "INSERT OR IGNORE INTO tokens (key, version, data) VALUES (?, ?, ?)", rows
-                )
-            filling.close()
+                direct.executemany("INSERT OR IGNORE INTO tokens (key, version, data) VALUES (?, ?, ?)", rows)
+                direct.commit()
             await use(store, "tenant-7")
             counted, statements = await watched(store, "tenant-7")
             steps.append(counted)
-            with sqlite3.connect(tmp_path / "tokens.db") as reading:
+            with contextlib.closing(sqlite3.connect(tmp_path / "tokens.db")) as direct:
                 for statement in statements:
                     if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE")):
-                        plan = reading.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+                        plan = direct.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
                         assert not any("SCAN" in str(row) for row in plan), (statement, plan)
-            reading.close()
             assert any("SELECT" in statement for statement in statements)
         await store.aclose()
 
@@ -139,21 +131,17 @@ def test_f44_the_file_store_opens_only_the_file_of_the_key(tmp_path: Path) -> No
 
     async def main() -> None:
         store = FileStore(tmp_path / "tokens", clock=FakeClock())
-        await use_all(store, range(10))
-        steps.append(lines_of(lambda: store._files.read("tenant-7")))
+        for number in range(10):
+            await store.put(f"tenant-{number}", b"data")
+            await use(store, f"tenant-{number}")
+        steps.append(lines_of(store._files.read, "tenant-7"))
         for number in range(290):  # as the files of other keys
             (tmp_path / "tokens" / f"{number:064x}.token").write_bytes(b"")
-        steps.append(lines_of(lambda: store._files.read("tenant-7")))
+        steps.append(lines_of(store._files.read, "tenant-7"))
         await store.aclose()
 
     run(main)
     assert steps[0] == steps[1] > 5
-
-
-async def use_all(store: Store, numbers: range) -> None:
-    for number in numbers:
-        await store.put(f"tenant-{number}", b"data")
-        await use(store, f"tenant-{number}")
 
 
 def test_f44_a_refresh_leaves_only_its_record_in_the_store() -> None:

@@ -6,21 +6,28 @@ import asyncio
 from typing import Any
 
 import pytest
-from _moments import beside, holding, keep_failing, refused, under_way
-from _rig import LIFETIME, Rig, invalid_grant, run, seconds_until_done, success, until_sleeping
+from _moments import (
+    asking_after_a_killed_holder,
+    beside,
+    holding,
+    keep_failing,
+    killed,
+    refused,
+    state_in,
+    under_way,
+)
+from _rig import LIFETIME, Rig, invalid_grant, run, seconds_until_done, success
 from _scripted_store import fail, scripted
 
 from tokensession import (
     GrantLost,
-    ManagedSource,
     NotSent,
     OutcomeUnknown,
     StoreUnavailable,
     TokenUnavailable,
 )
 from tokensession.providers.protocol import TokenRequest, TokenResponse
-from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, Paused
+from tokensession.testing import Paused
 
 
 def connecting() -> Paused:
@@ -51,13 +58,11 @@ def test_f55_k01_a_first_request_that_is_never_sent_leaves_no_record() -> None:
     """Neither a note nor a claim: another process sends its own request at once."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        rig, other = Rig(*never_sent(1), store=store, clock=clock), Rig(success(1), store=store, clock=clock)
+        rig = Rig(*never_sent(1))
         await refused(NotSent, rig.access())
-        assert await store.load("account") is None
-        assert await other.access() == "access-1"
-        clock.advance(1)
+        assert await rig.store.load("account") is None
+        assert await beside(rig, success(1)).access() == "access-1"
+        rig.clock.advance(1)
         assert await rig.access() == "access-1"
 
     run(main)
@@ -67,60 +72,39 @@ def test_f55_k01_one_process_without_a_network_does_not_silence_the_others() -> 
     """Its pause is its own. While it waits, it looks at the store, and adopts what another one gets."""
 
     async def main() -> None:
-        cut_off = Rig(success(1), *never_sent(30))
-        other = beside(cut_off, success(2))
-        await cut_off.access()
-        cut_off.clock.advance(LIFETIME)
+        cut_off = await holding(*never_sent(30), age=LIFETIME)
         await keep_failing(NotSent, cut_off, times=20, pause=5)
-        assert await other.access() == "access-2"
+        assert await beside(cut_off, success(2)).access() == "access-2"
         cut_off.clock.advance(1)
         assert await cut_off.access() == "access-2"
 
     run(main)
 
 
-@pytest.mark.parametrize("way", ["SIGKILL", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "end", [killed, lambda *call: asyncio.run(under_way(*call))], ids=["SIGKILL", "Ctrl-C"]
+)
 @pytest.mark.parametrize("times", [1, 2, 5])
-def test_f55_k02_a_process_that_ends_while_it_connects_leaves_nothing_behind(way: str, times: int) -> None:
+def test_f55_k02_a_process_that_ends_while_it_connects_leaves_nothing_behind(end: Any, times: int) -> None:
     """However often: the next process waits for nothing, and knows of nothing lost."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        await Rig(success(1), store=store, clock=clock).access()
-        clock.advance(LIFETIME)
+        before = await holding(age=LIFETIME)
         for _ in range(times):
             paused = connecting()
-            dying = Rig(paused, store=store, clock=clock)
-            await asyncio.to_thread(end_during, way, dying.source, paused.arrived)
-        rig = Rig(success(2), store=store, clock=clock)
+            dying = beside(before, paused)
+            await asyncio.to_thread(end, dying.access(), paused)
+        rig = beside(before, success(2))
         assert await rig.access() == "access-2"  # without the pause after a killed holder
         assert await quiet(rig)
 
     run(main)
 
 
-def end_during(way: str, source: ManagedSource, arrived: asyncio.Event) -> None:
-    """A process that ends when its token request has arrived there. SIGKILL cancels no task."""
-
-    async def main() -> None:
-        caller = asyncio.ensure_future(source.token())
-        await arrived.wait()
-        caller.cancel()
-
-    if way == "Ctrl-C":
-        asyncio.run(main())  # it cancels all tasks at its end
-        return
-    loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda *_: None)  # a task that was destroyed
-    loop.run_until_complete(main())
-    loop.close()
-
-
 async def quiet(rig: Rig) -> bool:
     """Whether the stored state has no note of anything that went wrong."""
-    state = await rig.stored()
-    return state is not None and state.failures is None and not state.rejections
+    state = await state_in(rig)
+    return state.failures is None and not state.rejections
 
 
 def test_f55_k02_closing_while_the_connection_is_opened_notes_nothing() -> None:
@@ -136,8 +120,7 @@ def test_f55_k02_closing_while_the_connection_is_opened_notes_nothing() -> None:
         await closing
         await refused(TokenUnavailable, caller)
         assert await rig.store.load("account") == before
-        again = Rig(success(2), store=rig.store, clock=rig.clock)
-        assert await again.access() == "access-2"
+        assert await beside(rig, success(2)).access() == "access-2"
 
     run(main)
 
@@ -192,43 +175,32 @@ class WithoutHook:
         raise AssertionError
 
 
+async def killed_without_hook(rig: Rig) -> None:
+    """A process beside this one that is killed during a token request of such a transport."""
+    transport: Any = WithoutHook()  # the type of a transport has the hook
+    await asyncio.to_thread(killed, beside(rig, transport=transport).access(), transport)
+
+
 def test_f55_a_transport_without_the_hook_counts_as_sent_from_its_start() -> None:
     """If its process is killed, the next one waits for the request's end, and tells of a lost answer."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        await killed_without_hook(store, clock)
-        rig = Rig(invalid_grant(), store=store, clock=clock)
-        caller = asyncio.create_task(rig.access())
-        await until_sleeping(clock, 2)
-        clock.advance(2)
-        await refused(GrantLost, caller, match="Its process ended")
+        rig = Rig(invalid_grant())
+        await killed_without_hook(rig)
+        await refused(GrantLost, await asking_after_a_killed_holder(rig), match="Its process ended")
 
     run(main)
-
-
-async def killed_without_hook(store: MemoryStore, clock: FakeClock) -> None:
-    """A process that is killed during a token request of such a transport."""
-    transport: Any = WithoutHook()  # the type of a transport has the hook
-    source = ManagedSource(Rig().provider, transport, store=store, key="account", clock=clock)
-    await asyncio.to_thread(end_during, "SIGKILL", source, transport.arrived)
 
 
 def test_f55_a_request_that_is_never_sent_does_not_make_an_earlier_lost_one_forgotten() -> None:
     """A killed process had sent one, the next finds no connection: the one after that still knows."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        await killed_without_hook(store, clock)
-        rig = Rig(*never_sent(2), invalid_grant(), store=store, clock=clock)
+        rig = Rig(*never_sent(2), invalid_grant())
+        await killed_without_hook(rig)
         for expected in (NotSent, NotSent, GrantLost):
-            caller = asyncio.create_task(rig.access())
-            await until_sleeping(clock, 2)  # orphan_wait
-            clock.advance(2)
-            await refused(expected, caller)
-            clock.advance(10)
+            await refused(expected, await asking_after_a_killed_holder(rig))
+            rig.clock.advance(10)
 
     run(main)
 
