@@ -244,15 +244,16 @@ def test_a_forced_refresh_returns_a_new_token_although_the_old_one_is_valid() ->
 SAME = {"access_token": "the-same", "token_type": "Bearer", "expires_in": LIFETIME}
 
 
-def test_f60_k18_one_request_renews_a_token_whose_bytes_stay_the_same() -> None:
+@pytest.mark.parametrize("refresh", ["refresh-{}", "the-same-too"], ids=["rotating", "the same"])
+def test_f60_k18_one_request_renews_a_token_whose_bytes_stay_the_same(refresh: str) -> None:
     """The server returns the same access token with a later expiry: eight processes, one token request."""
 
     async def main() -> None:
-        script = [token_response({**SAME, "refresh_token": f"refresh-{number}"}) for number in range(3)]
+        script = [token_response({**SAME, "refresh_token": refresh.format(number)}) for number in range(3)]
         first = Rig(*script)
         rigs = [first, *(beside(first, *script) for _ in range(7))]
         for expected in (1, 2, 3):
-            tokens = await asyncio.gather(*(rig.access() for rig in rigs))
+            tokens = await asyncio.gather(*(rig.access() for rig in rigs for _ in range(20)))
             assert set(tokens) == {"the-same"}
             assert sum(rig.token_requests for rig in rigs) == expected
             assert {rig.source.snapshot().freshness for rig in rigs} == {Freshness.FRESH}

@@ -7,9 +7,9 @@ import contextlib
 from typing import Any
 
 import pytest
-from _moments import beside, let_pass, refused, state_in, under_way
-from _rig import Rig, let_tasks_run, run, run_in_every_turn, success, until_sleeping
-from _scripted_store import Gate, fail, running_task, scripted
+from _moments import beside, let_pass, refresh_token_in, refused, state_in, under_way
+from _rig import Rig, let_tasks_run, run, run_in_every_turn, seconds_until_done, success, until_sleeping
+from _scripted_store import Gate, fail, hang, running_task, scripted
 
 from tokensession import ConfigurationError, OutcomeUnknown, SignedOut, TokenUnavailable
 from tokensession._refresh.state import Now, TokenState, encode
@@ -298,20 +298,27 @@ async def misconfigured() -> None:
     raise ConfigurationError("No key to encrypt with.")
 
 
-@pytest.mark.parametrize("problem", [cancels_itself, misconfigured])
-def test_f27_whatever_a_third_party_store_raises_a_rotated_token_is_served_and_saved(problem: Any) -> None:
-    """A commit that raises an unexpected exception has failed, and the token is saved again."""
+async def reset() -> None:
+    """As any driver may."""
+    raise ConnectionResetError("by peer")
+
+
+@pytest.mark.parametrize("problem", [cancels_itself, misconfigured, reset, hang])
+def test_f27_whatever_a_third_party_store_does_a_rotated_token_is_served_and_saved(problem: Any) -> None:
+    """A commit that raises an unexpected exception, or hangs, has failed, and the token is saved again."""
 
     async def main() -> None:
         rig, store, clock = scripted(success(1))
         store.steps["commit"] = problem
-        assert await rig.access() == "access-1"
+        caller = asyncio.create_task(rig.access())
+        assert await seconds_until_done(caller, clock) == (10 if problem is hang else 0)
+        assert await caller == "access-1"
         assert rig.source.snapshot().unsaved
         store.steps.clear()
-        clock.advance(1)
+        clock.advance(31)
         while rig.source.snapshot().unsaved:
             await let_tasks_run()
-        assert await rig.stored_access() == "access-1"
+        assert await refresh_token_in(rig) == "refresh-1"
 
     run(main)
 
