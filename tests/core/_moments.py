@@ -10,7 +10,9 @@ from typing import Any, Protocol, TypeVar
 import pytest
 from _rig import Rig, let_tasks_run, success, until_sleeping
 
+from tokensession import OutcomeUnknown
 from tokensession._refresh.state import TokenState
+from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.testing import FakeClock
 
 Error = TypeVar("Error", bound=BaseException)
@@ -31,6 +33,11 @@ class Arrival(Protocol):
 def beside(rig: Rig, *script: Any, **options: Any) -> Rig:
     """Another process, on the store of this one."""
     return Rig(*script, store=rig.store, clock=rig.clock, **options)
+
+
+def lost(_request: TokenRequest) -> TokenResponse:
+    """A line of a script: the answer to this request gets lost."""
+    raise OutcomeUnknown("The token request got no whole answer.")
 
 
 async def holding(*rest: Any, age: float = 0, **options: Any) -> Rig:
@@ -67,7 +74,9 @@ async def asking_after_a_killed_holder(rig: Rig) -> asyncio.Task[str]:
     return caller
 
 
-async def refused(kind: type[Error], *calls: Awaitable[object], match: str | None = None) -> Error:
+async def refused(
+    kind: type[Error] | tuple[type[Error], ...], *calls: Awaitable[object], match: str | None = None
+) -> Error:
     """Each of these calls, one after the other, gets this error. Returns the last one."""
     for call in calls:
         with pytest.raises(kind, match=match) as caught:
@@ -76,7 +85,7 @@ async def refused(kind: type[Error], *calls: Awaitable[object], match: str | Non
 
 
 async def keep_failing(
-    kind: type[BaseException], *rigs: Rig, times: int, pause: float, match: str | None = None
+    kind: type[BaseException], *rigs: Rig, times: int = 1, pause: float = 0, match: str | None = None
 ) -> None:
     """Each process asks so often, with this pause after each round, and gets this error each time."""
     for _ in range(times):

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import pytest
-from _moments import asking_after_a_killed_holder, beside, holding, keep_failing, refused, state_in
+from _moments import asking_after_a_killed_holder, beside, holding, keep_failing, lost, refused, state_in
 from _rig import (
     LIFETIME,
     Rig,
@@ -34,11 +34,6 @@ from tokensession.providers.protocol import Credential, TokenRequest, TokenRespo
 from tokensession.stores import MemoryStore
 from tokensession.stores.protocol import Record, Store
 from tokensession.testing import FakeClock, token_response
-
-
-def lost(_request: TokenRequest) -> TokenResponse:
-    """The answer to this request gets lost."""
-    raise OutcomeUnknown("The token request got no whole answer.")
 
 
 def test_after_a_lost_response_the_refresh_token_is_sent_once_more_and_then_left_alone() -> None:

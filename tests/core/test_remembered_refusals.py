@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from _moments import beside, holding, keep_failing, state_in
+from _moments import beside, holding, keep_failing, lost, refused, state_in
 from _rig import LIFETIME, Rig, invalid_grant, run, success
 
 from tokensession import (
@@ -25,8 +25,7 @@ from tokensession import (
 )
 from tokensession.providers import OAuth2
 from tokensession.providers.protocol import Credential, TokenRequest, TokenResponse
-from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, token_response
+from tokensession.testing import token_response
 
 MINUTE, HOUR = 60.0, 3600.0
 USUAL: dict[str, Any] = {
@@ -37,7 +36,7 @@ USUAL: dict[str, Any] = {
 }
 
 
-def refused(code: str, status: int = 400) -> TokenResponse:
+def refusal(code: str, status: int = 400) -> TokenResponse:
     """The provider refuses with this error code."""
     return token_response({"error": code}, status=status)
 
@@ -47,57 +46,26 @@ def unexplained() -> TokenResponse:
     return token_response(b"", status=400)
 
 
-def lost(_request: TokenRequest) -> TokenResponse:
-    """The answer to this request gets lost."""
-    raise OutcomeUnknown("The token request got no whole answer.")
-
-
 def oauth2(**changed: Any) -> OAuth2:
     """The provider of `Rig`, with something changed in its configuration."""
     return OAuth2(**(USUAL | changed))
 
 
-class Processes:
-    """Two processes over one store: the same script for both, and the requests of both."""
-
-    def __init__(self, *script: Any, **options: Any) -> None:
-        self.clock = FakeClock()
-        self.store = MemoryStore(clock=self.clock)
-        lines = iter(script)
-
-        def next_line(request: TokenRequest) -> TokenResponse:
-            line = next(lines)
-            response: TokenResponse = line(request) if callable(line) else line
-            return response
-
-        self.rigs = [Rig(*[next_line] * 100, store=self.store, clock=self.clock, **options) for _ in range(2)]
-
-    @property
-    def requests(self) -> int:
-        """How many token requests both have made."""
-        return sum(rig.token_requests for rig in self.rigs)
-
-    async def ask(self, expected: type[TokenSessionError], *, times: int = 1, pause: float = 0) -> None:
-        """Each process asks so often, with pauses, and gets this error each time."""
-        for _ in range(times):
-            for rig in self.rigs:
-                await refused(expected, rig.access())
-            self.clock.advance(pause)
-
-
-# -- rejected for good ------------------------------------------------------------------------------------
+def pair(*script: Any, **options: Any) -> tuple[Rig, Rig]:
+    """Two processes over one store, with one script for both. The token requests of either are both's."""
+    one = Rig(*script, **options)
+    return one, beside(one, transport=one.transport, **options)
 
 
 @pytest.mark.parametrize("code", ["invalid_grant", "bad_refresh_token", "invalid_refresh_token"])
-def test_f57_a_rejection_is_remembered_for_good_after_one_request(code: str) -> None:
+def test_f21_f57_a_rejection_is_remembered_for_good_after_one_request(code: str) -> None:
     """In all processes, after a restart too, and the error says to sign in again."""
 
     async def main() -> None:
-        both = Processes(refused(code))
-        await both.ask(GrantRejected, times=48, pause=HOUR)
-        restarted = Rig(store=both.store, clock=both.clock)
-        await refused(SignInRequired, restarted.access(), match="Sign in again")
-        assert both.requests == 1
+        one, other = pair(refusal(code))
+        await keep_failing(GrantRejected, one, other, times=48, pause=HOUR, match="Sign in again")
+        await refused(SignInRequired, beside(one).access(), match="Sign in again")
+        assert one.token_requests == 1
 
     run(main)
 
@@ -119,13 +87,9 @@ def test_f57_a_remembered_rejection_is_bound_to_what_was_sent(changed: dict[str,
         old = Rig(invalid_grant(), provider=oauth2())
         await refused(GrantRejected, old.access())
         new = beside(old, invalid_grant(), provider=oauth2(**changed))
-        for _ in range(3):
-            await refused(GrantRejected, new.access())
-            old.clock.advance(HOUR)
-        assert new.token_requests == 1
-        with pytest.raises(GrantRejected):  # and the old configuration is still remembered
-            await old.access()
-        assert old.token_requests == 1
+        await keep_failing(GrantRejected, new, times=3, pause=HOUR)
+        await refused(GrantRejected, old.access())  # and the old configuration is still remembered
+        assert (old.token_requests, new.token_requests) == (1, 1)
         corrected = beside(old, success(1), provider=oauth2(client_secret="the-right-one"))
         assert await corrected.access() == "access-1"
 
@@ -150,8 +114,7 @@ def test_a_rejection_is_remembered_though_each_request_is_signed_anew() -> None:
     """The provider says what stays the same until its configuration changes."""
 
     async def main() -> None:
-        signing = Signing(**USUAL)
-        rig = Rig(invalid_grant(), provider=signing)
+        rig = Rig(invalid_grant(), provider=Signing(**USUAL))
         await keep_failing(GrantRejected, rig, times=3, pause=HOUR)
         assert rig.token_requests == 1
 
@@ -160,27 +123,23 @@ def test_a_rejection_is_remembered_though_each_request_is_signed_anew() -> None:
 
 @pytest.mark.parametrize("rotates", [True, False], ids=["rotates", "does not rotate"])
 @pytest.mark.parametrize(
-    "changed",
+    ("name", "value"),
     [
-        {"scope": "read"},
-        {"client_id": "the-right-client"},
-        {"token_url": "https://login.example.com/token"},
+        ("scope", "read"),
+        ("client_id", "the-right-client"),
+        ("token_url", "https://login.example.com/token"),
     ],
-    ids=lambda changed: next(iter(changed)),
 )
 def test_f57_a_configuration_that_never_got_a_token_can_be_corrected(
-    changed: dict[str, str], rotates: bool
+    name: str, value: str, rotates: bool
 ) -> None:
     """A first sign-in with a wrong scope, client or server: the corrected one is not another identity's."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        wrong = oauth2(scope="raed", rotates=rotates)
-        await refused(GrantRejected, Rig(invalid_grant(), store=store, clock=clock, provider=wrong).access())
-        right = oauth2(**({"scope": "raed", "rotates": rotates} | changed))
-        rig = Rig(success(1), store=store, clock=clock, provider=right)
-        assert await rig.access() == "access-1"
+        wrong = {"scope": "raed", "rotates": rotates}
+        old = Rig(invalid_grant(), provider=oauth2(**wrong))
+        await refused(GrantRejected, old.access())
+        assert await beside(old, success(1), provider=oauth2(**wrong | {name: value})).access() == "access-1"
 
     run(main)
 
@@ -213,9 +172,6 @@ def test_f57_a_rotated_refresh_token_that_is_rejected_is_tried_once_with_a_new_c
     run(main)
 
 
-# -- rejected, probably -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "code", ["invalid_token", "interaction_required", "login_required", "consent_required", "invalid_code"]
 )
@@ -223,16 +179,16 @@ def test_f57_a_probable_rejection_is_tried_every_15_minutes_and_later_every_6_ho
     """Callers are told to sign in at once. All processes together make one request per pause."""
 
     async def main() -> None:
-        both = Processes(*[refused(code)] * 100)
-        caught = await refused(SignInRequired, both.rigs[0].access(), match="Sign in again")
+        one, other = pair(*[refusal(code)] * 100)
+        caught = await refused(SignInRequired, one.access(), match="Sign in again")
         assert isinstance(caught, GrantRejected)
         assert (caught.code, caught.certain) == (code, False)
-        await both.ask(GrantRejected, times=119, pause=MINUTE)
-        assert both.requests == 8  # at 0, 15, ... 105 minutes
-        await both.ask(GrantRejected, times=61, pause=MINUTE)
-        assert both.requests == 9  # at 120 minutes, and then after 6 hours
-        await both.ask(GrantRejected, times=72, pause=20 * MINUTE)
-        assert both.requests == 9 + 4
+        await keep_failing(GrantRejected, one, other, times=119, pause=MINUTE)
+        assert one.token_requests == 8  # at 0, 15, ... 105 minutes
+        await keep_failing(GrantRejected, one, other, times=61, pause=MINUTE)
+        assert one.token_requests == 9  # at 120 minutes, and then after 6 hours
+        await keep_failing(GrantRejected, one, other, times=72, pause=20 * MINUTE)
+        assert one.token_requests == 9 + 4
 
     run(main)
 
@@ -241,18 +197,16 @@ def test_f57_a_probable_rejection_ends_with_the_first_success() -> None:
     """It is never final. Afterwards it counts from the beginning."""
 
     async def main() -> None:
-        both = Processes(
-            refused("login_required"), refused("login_required"), success(1), *[refused("login_required")] * 9
-        )
-        await both.ask(GrantRejected, times=2, pause=15 * MINUTE)
-        for rig in both.rigs:
-            assert await rig.access() == "access-1"
-        assert both.requests == 3
-        state = await state_in(both.rigs[0])
+        rejected = refusal("login_required")
+        one, other = pair(rejected, rejected, success(1), *[rejected] * 9)
+        await keep_failing(GrantRejected, one, other, times=2, pause=15 * MINUTE)
+        assert [await one.access(), await other.access()] == ["access-1", "access-1"]
+        assert one.token_requests == 3
+        state = await state_in(one)
         assert (state.rejections, state.failures) == ((), None)
-        both.clock.advance(LIFETIME)
-        await both.ask(GrantRejected, times=46, pause=MINUTE)
-        assert both.requests == 3 + 4
+        one.clock.advance(LIFETIME)
+        await keep_failing(GrantRejected, one, other, times=46, pause=MINUTE)
+        assert one.token_requests == 3 + 4
 
     run(main)
 
@@ -261,7 +215,7 @@ def test_f57_a_probable_rejection_leaves_the_access_token_in_use() -> None:
     """The background refresh finds it, and callers get the valid token to its end."""
 
     async def main() -> None:
-        rig = await holding(refused("consent_required"), success(2), age=LIFETIME - 299)
+        rig = await holding(refusal("consent_required"), success(2), age=LIFETIME - 299)
         for _ in range(290):
             assert await rig.access() == "access-1"
             await rig.refreshed()
@@ -278,17 +232,14 @@ def test_f57_one_that_is_probably_rejected_can_turn_out_to_be_rejected(rotates: 
     """Then it is for good."""
 
     async def main() -> None:
-        both = Processes(refused("invalid_token"), invalid_grant(), rotates=rotates)
-        await both.ask(GrantRejected, pause=15 * MINUTE)
-        await both.ask(GrantRejected, times=100, pause=HOUR)
-        caught = await refused(GrantRejected, both.rigs[0].access(), match="invalid_grant")
+        one, other = pair(refusal("invalid_token"), invalid_grant(), rotates=rotates)
+        await keep_failing(GrantRejected, one, other, pause=15 * MINUTE)
+        await keep_failing(GrantRejected, one, other, times=100, pause=HOUR)
+        caught = await refused(GrantRejected, one.access(), match="invalid_grant")
         assert caught.certain
-        assert both.requests == 2
+        assert one.token_requests == 2
 
     run(main)
-
-
-# -- refused without a word -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -307,19 +258,19 @@ def test_f58_three_refusals_without_a_word_over_a_minute_are_probably_a_rejectio
     """Counted in the store: each process has made some of the requests. Then one every 15 minutes."""
 
     async def main() -> None:
-        both = Processes(*[answer] * 20)
-        await refused(UnexplainedRefusal, both.rigs[0].access())
-        await both.ask(TokenUnavailable, times=2)
-        assert both.requests == 1
-        both.clock.advance(30)
-        await both.ask(TokenUnavailable)
-        assert both.requests == 2
-        both.clock.advance(30)
-        await both.ask(GrantRejected, times=14, pause=MINUTE)
-        assert both.requests == 3
-        both.clock.advance(MINUTE)
-        caught = await refused(GrantRejected, both.rigs[1].access())
-        assert (caught.code, caught.certain, both.requests) == ("", False, 4)
+        one, other = pair(*[answer] * 20)
+        await refused(UnexplainedRefusal, one.access())
+        await keep_failing(TokenUnavailable, one, other, times=2)
+        assert one.token_requests == 1
+        one.clock.advance(30)
+        await keep_failing(TokenUnavailable, one, other)
+        assert one.token_requests == 2
+        one.clock.advance(30)
+        await keep_failing(GrantRejected, one, other, times=14, pause=MINUTE)
+        assert one.token_requests == 3
+        one.clock.advance(MINUTE)
+        caught = await refused(GrantRejected, other.access())
+        assert (caught.code, caught.certain, one.token_requests) == ("", False, 4)
 
     run(main)
 
@@ -328,10 +279,10 @@ def test_f58_the_pause_after_a_refusal_without_a_word_is_shared() -> None:
     """Callers who ask each second cause one request in 30 s, with two processes as with one."""
 
     async def main() -> None:
-        both = Processes(unexplained(), unexplained(), success(1))
-        await both.ask(TokenUnavailable, times=60, pause=1)
-        assert both.requests == 2
-        assert [await rig.access() for rig in both.rigs] == ["access-1", "access-1"]
+        one, other = pair(unexplained(), unexplained(), success(1))
+        await keep_failing(TokenUnavailable, one, other, times=60, pause=1)
+        assert one.token_requests == 2
+        assert [await one.access(), await other.access()] == ["access-1", "access-1"]
 
     run(main)
 
@@ -341,9 +292,9 @@ def test_f58_refusals_without_a_word_count_only_in_a_row() -> None:
 
     async def main() -> None:
         down = token_response(b"", status=503)
-        both = Processes(*[unexplained(), unexplained(), down] * 5, success(1))
-        await both.ask(TokenUnavailable, times=15, pause=40)
-        assert [await rig.access() for rig in both.rigs] == ["access-1", "access-1"]
+        one, other = pair(*[unexplained(), unexplained(), down] * 5, success(1))
+        await keep_failing(TokenUnavailable, one, other, times=15, pause=40)
+        assert [await one.access(), await other.access()] == ["access-1", "access-1"]
 
     run(main)
 
@@ -366,20 +317,17 @@ def test_f58_a_refusal_without_a_word_after_a_lost_answer_is_probably_a_rejectio
     """Reuse may be answered so. The error says that the answer before got lost, and it is tried on."""
 
     async def main() -> None:
-        both = Processes(lost, unexplained(), unexplained(), success(1))
-        await both.ask(OutcomeUnknown, pause=2)
-        caught = await refused(GrantLost, both.rigs[0].access(), match="no whole answer")
+        one, other = pair(lost, unexplained(), unexplained(), success(1))
+        await keep_failing(OutcomeUnknown, one, other, pause=2)
+        caught = await refused(GrantLost, one.access(), match="no whole answer")
         assert not caught.certain
-        await both.ask(GrantLost, times=15, pause=MINUTE)
-        assert both.requests == 2
-        await both.ask(GrantLost, times=15, pause=MINUTE)  # the second one, too
-        assert both.requests == 3
-        assert [await rig.access() for rig in both.rigs] == ["access-1", "access-1"]
+        await keep_failing(GrantLost, one, other, times=15, pause=MINUTE)
+        assert one.token_requests == 2
+        await keep_failing(GrantLost, one, other, times=15, pause=MINUTE)  # the second one, too
+        assert one.token_requests == 3
+        assert [await one.access(), await other.access()] == ["access-1", "access-1"]
 
     run(main)
-
-
-# -- faults of the client ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", ["invalid_client", "unauthorized_client", "access_denied"])
@@ -387,7 +335,7 @@ def test_f57_a_fault_of_the_client_pauses_longer_each_time_and_silences_no_other
     """The pause grows up to an hour. A process with the right configuration needs no patience."""
 
     async def main() -> None:
-        wrong = Rig(*[refused(code, 401)] * 50)
+        wrong = Rig(*[refusal(code, 401)] * 50)
         await keep_failing(ClientRejected, wrong, times=6 * 60, pause=MINUTE, match="Check the client")
         assert wrong.token_requests <= 12
         right = beside(wrong, success(1))
@@ -398,9 +346,6 @@ def test_f57_a_fault_of_the_client_pauses_longer_each_time_and_silences_no_other
     run(main)
 
 
-# -- waits ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("code", ["invalid_grant", "access_denied", "invalid_client", "whatever"])
 @pytest.mark.parametrize("status", [429, 503])
 def test_f56_k05_a_wait_counts_whatever_the_body_says(status: int, code: str) -> None:
@@ -408,27 +353,24 @@ def test_f56_k05_a_wait_counts_whatever_the_body_says(status: int, code: str) ->
 
     async def main() -> None:
         busy = token_response({"error": code}, status=status, headers=(("retry-after", "30"),))
-        both = Processes(busy, success(1))
-        await both.ask(RateLimited, times=30, pause=1)
-        assert both.requests == 1
-        assert [await rig.access() for rig in both.rigs] == ["access-1", "access-1"]
+        one, other = pair(busy, success(1))
+        await keep_failing(RateLimited, one, other, times=30, pause=1)
+        assert one.token_requests == 1
+        assert [await one.access(), await other.access()] == ["access-1", "access-1"]
 
     run(main)
-
-
-# -- asking again -----------------------------------------------------------------------------------------
 
 
 def test_a_forced_refresh_makes_one_request_although_a_rejection_is_remembered() -> None:
     """Servers do answer invalid_grant to a refresh that merely overlapped another one."""
 
     async def main() -> None:
-        both = Processes(invalid_grant(), success(1))
-        await both.ask(GrantRejected)
-        assert (await both.rigs[1].source.refresh(force=True)).access_token == "access-1"
-        both.clock.advance(1)
-        assert await both.rigs[0].access() == "access-1"
-        assert both.requests == 2
+        one, other = pair(invalid_grant(), success(1))
+        await keep_failing(GrantRejected, one, other)
+        assert (await other.source.refresh(force=True)).access_token == "access-1"
+        one.clock.advance(1)
+        assert await one.access() == "access-1"
+        assert one.token_requests == 2
 
     run(main)
 
@@ -449,16 +391,14 @@ def test_a_forced_refresh_that_fails_leaves_the_rejection_in_place(
     """Only a success, or a sign-in, ends it."""
 
     async def main() -> None:
-        both = Processes(invalid_grant(), transient, success(1))
-        await both.ask(GrantRejected)
-        caught = await refused(TokenSessionError, both.rigs[0].source.refresh(force=True))
-        assert isinstance(caught, expected | GrantRejected)
-        for _ in range(5):
-            both.clock.advance(MINUTE)
-            await both.ask(GrantRejected)
-        assert both.requests == 2
-        token = await both.rigs[0].source.sign_in(refresh_token="of-a-person")
-        assert token.access_token == "access-1"
+        one, other = pair(invalid_grant(), transient, success(1))
+        await keep_failing(GrantRejected, one, other)
+        error = await refused(TokenSessionError, one.source.refresh(force=True))
+        assert isinstance(error, expected | GrantRejected)
+        one.clock.advance(MINUTE)
+        await keep_failing(GrantRejected, one, other, times=5, pause=MINUTE)
+        assert one.token_requests == 2
+        assert (await one.source.sign_in(refresh_token="of-a-person")).access_token == "access-1"
 
     run(main)
 
@@ -467,13 +407,12 @@ def test_forced_refreshes_make_one_request_a_minute_over_all_processes() -> None
     """A button that people press, in every process."""
 
     async def main() -> None:
-        both = Processes(*[invalid_grant()] * 20)
-        await both.ask(GrantRejected)
+        one, other = pair(*[invalid_grant()] * 20)
+        await keep_failing(GrantRejected, one, other)
         for _ in range(5 * 12):
-            for rig in both.rigs:
-                await refused(GrantRejected, rig.source.refresh(force=True))
-            both.clock.advance(5)
-        assert both.requests == 1 + 5
+            await refused(GrantRejected, *(rig.source.refresh(force=True) for rig in (one, other)))
+            one.clock.advance(5)
+        assert one.token_requests == 1 + 5
 
     run(main)
 
@@ -482,13 +421,11 @@ def test_a_forced_refresh_ignores_a_pause_of_our_own() -> None:
     """A person who knows that the server is back need not wait for the end of a back-off."""
 
     async def main() -> None:
-        down = [token_response(b"", status=500)] * 6
-        both = Processes(*down, success(1))
-        for _ in range(6):
-            await both.ask(TokenUnavailable, pause=30)
-        both.clock.advance(30)
-        await both.rigs[0].source.refresh(force=True)
-        assert await both.rigs[0].access() == "access-1"
+        one, other = pair(*[token_response(b"", status=500)] * 6, success(1))
+        await keep_failing(TokenUnavailable, one, other, times=6, pause=30)
+        one.clock.advance(30)
+        await one.source.refresh(force=True)
+        assert await one.access() == "access-1"
 
     run(main)
 
@@ -498,14 +435,14 @@ def test_a_forced_refresh_does_not_ignore_a_pause_that_the_server_asked_for() ->
 
     async def main() -> None:
         limited = token_response({}, status=429, headers=(("retry-after", "600"),))
-        both = Processes(limited, success(1))
-        await both.ask(RateLimited)
+        one, other = pair(limited, success(1))
+        await keep_failing(RateLimited, one, other)
         for _ in range(9):
-            both.clock.advance(MINUTE)
-            await refused(RateLimited, both.rigs[1].source.refresh(force=True))
-        assert both.requests == 1
-        both.clock.advance(MINUTE)
-        assert (await both.rigs[1].source.refresh(force=True)).access_token == "access-1"
+            one.clock.advance(MINUTE)
+            await refused(RateLimited, other.source.refresh(force=True))
+        assert one.token_requests == 1
+        one.clock.advance(MINUTE)
+        assert (await other.source.refresh(force=True)).access_token == "access-1"
 
     run(main)
 
@@ -526,12 +463,12 @@ def test_forced_refreshes_at_once_share_one_request() -> None:
     """Ten buttons pressed at the same moment, in two processes."""
 
     async def main() -> None:
-        both = Processes(invalid_grant(), success(1))
-        await both.ask(GrantRejected)
-        presses = [rig.source.refresh(force=True) for rig in both.rigs for _ in range(5)]
+        one, other = pair(invalid_grant(), success(1))
+        await keep_failing(GrantRejected, one, other)
+        presses = [rig.source.refresh(force=True) for rig in (one, other) for _ in range(5)]
         tokens = await asyncio.gather(*presses)
         assert {token.access_token for token in tokens} == {"access-1"}
-        assert both.requests == 2
+        assert one.token_requests == 2
 
     run(main)
 

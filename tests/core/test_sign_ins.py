@@ -61,9 +61,6 @@ async def corrupt() -> None:
     raise StoreCorrupt("The record is damaged.")
 
 
-# -- a sign-in that is stored late -------------------------------------------------------------------
-
-
 async def signed_in_unsaved(rig: Rig, store: ScriptedStore) -> None:
     """Sign in while the store fails. It works again when this returns, and the next try has not begun."""
     store.steps["put"] = fail
@@ -300,9 +297,6 @@ def test_f63_a_refresh_token_that_works_once_is_not_sent_without_the_claim() -> 
     run(main)
 
 
-# -- calls that overlap ------------------------------------------------------------------------------
-
-
 def test_f41_a_sign_in_that_was_stored_before_a_sign_out_is_not_served_after_it() -> None:
     """The sign-out returns first, and the stored record says which of the two was last."""
 
@@ -459,9 +453,6 @@ def test_f41_a_401_during_an_unsaved_sign_in_returns_the_new_token() -> None:
         assert (await caller).access_token == "access-3"
 
     run(main)
-
-
-# -- a code is sent once (rule 5) --------------------------------------------------------------------
 
 
 def configured_with(**changes: Any) -> OAuth2:
@@ -865,9 +856,6 @@ def kill_while_it_waits(call: Coroutine[Any, Any, Any], paused: Paused) -> None:
     gc.collect()
 
 
-# -- a credential that is configured anew (rule 5) -----------------------------------------------
-
-
 class Secrets:
     """A server whose refresh tokens do not rotate, and can be revoked."""
 
@@ -998,9 +986,6 @@ def test_f40_k27_with_the_default_key_another_code_is_another_record() -> None:
         assert len(await processes.store.keys()) == 2
 
     run(main)
-
-
-# -- a commit that fails after its time-out ----------------------------------------------------------
 
 
 class HangingRecords:

@@ -67,8 +67,6 @@ async def stored_token(path: Path) -> str | None:
     return token.refresh_token if token else None
 
 
-# -- the store ---------------------------------------------------------------------------------------
-
 STORES: dict[str, Callable[[Path], str | Path]] = {
     "URL": lambda path: f"sqlite:///{path}",
     "Path": lambda path: path,
@@ -151,9 +149,6 @@ def test_something_else_than_a_store_is_rejected_by_its_type(
         opens(provider(), store=wrong)
 
 
-# -- the transport and the clock ---------------------------------------------------------------------
-
-
 def test_a_source_needs_no_transport() -> None:
     """The default sends the token request over HTTP."""
 
@@ -191,9 +186,6 @@ def test_a_clock_for_the_session_lets_your_test_move_time() -> None:
                 clock.advance(LIFETIME)
 
     run(main)
-
-
-# -- without a store ---------------------------------------------------------------------------------
 
 
 @BOTH
@@ -246,9 +238,6 @@ def test_no_warning_if_you_ask_for_memory_or_refresh_tokens_do_not_rotate(
         opens(provider(refresh_token=None), store="memory:", key="account")
         opens(provider(rotates=False))
         opens(provider(rotates=False, refresh_token=None), key="account")
-
-
-# -- check -------------------------------------------------------------------------------------------
 
 
 class WatchedStore(MemoryStore):
@@ -396,8 +385,6 @@ def test_check_copies_nothing_from_a_former_default_key() -> None:
     run(main)
 
 
-# -- a session over a source of your own -------------------------------------------------------------
-
 SETTINGS: dict[str, Callable[[], Any]] = {
     "store": MemoryStore,
     "key": lambda: "account",
@@ -438,9 +425,6 @@ def test_a_session_leaves_your_source_open() -> None:
             assert (await caller).access_token == "access-1"
 
     run(main)
-
-
-# -- settings ----------------------------------------------------------------------------------------
 
 
 async def slow_observer(event: Event) -> None:

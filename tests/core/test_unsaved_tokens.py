@@ -18,8 +18,6 @@ from tokensession.events import RefreshFailed, Saved
 from tokensession.providers import OAuth2
 from tokensession.testing import FakeClock, Paused, token_response
 
-# -- signing in and out ------------------------------------------------------------------------------
-
 
 def test_f41_a_sign_out_while_a_sign_in_releases_an_old_claim_is_not_undone() -> None:
     """A sign-out that comes while a sign-in cleans up wins, in the store and in memory."""
@@ -117,9 +115,6 @@ def test_f20_without_rotation_a_late_refresh_does_not_replace_a_newer_token(newe
         assert await rig.access() == "access-2"
 
     run(main)
-
-
-# -- cancellation, once and twice --------------------------------------------------------------------
 
 
 def test_f02_a_claim_granted_to_a_cancelled_refresh_is_released() -> None:
@@ -283,9 +278,6 @@ def test_f03_a_deadline_that_is_cancelled_twice_leaves_no_timer() -> None:
         await let_tasks_run()
 
     run(main)
-
-
-# -- third-party stores and transports ---------------------------------------------------------------
 
 
 async def cancels_itself() -> None:
