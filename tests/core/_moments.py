@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 from _rig import Rig, let_tasks_run, success, until_sleeping
+from _shared_store import SharedStore
 
 from tokensession import OutcomeUnknown
 from tokensession._refresh.state import TokenState
@@ -33,6 +34,11 @@ class Arrival(Protocol):
 def beside(rig: Rig, *script: Any, **options: Any) -> Rig:
     """Another process, on the store of this one."""
     return Rig(*script, store=rig.store, clock=rig.clock, **options)
+
+
+def process(shared: SharedStore, *script: Any, **options: Any) -> Rig:
+    """A process that opens this store for itself."""
+    return Rig(*script, store=shared.open(), clock=shared.clock, **options)
 
 
 def lost(_request: TokenRequest) -> TokenResponse:

@@ -7,12 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _moments import holding, let_pass, refresh_token_in, refused, under_way
+from _moments import (
+    beside,
+    close,
+    holding,
+    let_pass,
+    process,
+    refresh_token_in,
+    refresh_tokens,
+    refused,
+    under_way,
+)
 from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, state_of, success
-from _shared_store import STORES, SharedStore
+from _shared_store import SharedStore
 
 from tokensession import ClaimTimeout, Policy
 from tokensession._refresh.state import Now, TokenState, encode
+from tokensession.clock import Clock
 from tokensession.errors import Superseded
 from tokensession.stores import MemoryStore
 from tokensession.stores.protocol import Claim, Record, Store
@@ -35,53 +46,47 @@ class GatedStore:
         return self.claimed
 
 
-def a_state(configured: str, clock: FakeClock) -> bytes:
+def a_state(configured: str, clock: Clock) -> bytes:
     """The bytes of a state with a mark of its own."""
     return encode(TokenState(configured=configured), Now(clock.wall(), clock.boot()))
 
 
-@STORES
+@pytest.fixture(params=["memory", "file", "sqlite"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> SharedStore:
+    return SharedStore(request.param, tmp_path, FakeClock())
+
+
 @pytest.mark.parametrize("expires_in", [LIFETIME, 0], ids=["usable", "expired"])
 def test_f08_a_refresh_token_that_was_read_before_the_claim_is_not_sent(
-    tmp_path: Path, kind: str, expires_in: int
+    shared: SharedStore, expires_in: int
 ) -> None:
     """If another process rotates between reading and claiming, its token is adopted or its successor sent."""
 
     async def main() -> None:
-        clock = FakeClock()
-        shared = SharedStore(kind, tmp_path, clock)
-        one = Rig(success(1), success(2, expires_in=expires_in), store=shared.open(), clock=clock)
+        one = process(shared, success(1), success(2, expires_in=expires_in))
         paused = GatedStore(shared.open())
-        other = Rig(success(3), store=paused, clock=clock)
+        other = Rig(success(3), store=paused, clock=one.clock)
         await one.access()
-        clock.advance(LIFETIME)
+        one.clock.advance(LIFETIME)
         caller = asyncio.create_task(other.access())
         await paused.looked.wait()  # it has seen refresh-1, and has no claim yet
         assert await one.access() == "access-2"
         paused.go_on.set()
-        if expires_in:
-            assert await caller == "access-2"
-            assert other.token_requests == 0
-        else:
-            assert await caller == "access-3"
-            assert "refresh_token=refresh-2" in other.sent()
-        for rig in (one, other):
-            await rig.source.aclose()
-            await rig.store.aclose()
+        assert await caller == ("access-2" if expires_in else "access-3")
+        assert refresh_tokens(other) == ([] if expires_in else ["refresh-2"])
+        await close(one, other)
 
     run(main)
 
 
-@STORES
-def test_f09_the_claim_is_held_from_the_second_look_to_the_commit(tmp_path: Path, kind: str) -> None:
+def test_f09_the_claim_is_held_from_the_second_look_to_the_commit(shared: SharedStore) -> None:
     """No other process gets the claim during a token request, and once it is free, the record is there."""
 
     async def main() -> None:
-        clock = FakeClock()
-        shared = SharedStore(kind, tmp_path, clock)
         paused = Paused(success(2))
-        rig = await holding(paused, store=shared.open(), clock=clock)
-        clock.advance(LIFETIME)
+        rig = process(shared, success(1), paused)
+        await rig.access()
+        rig.clock.advance(LIFETIME)
         other = shared.open()
         record = await other.load("account")
         assert record is not None
@@ -91,35 +96,31 @@ def test_f09_the_claim_is_held_from_the_second_look_to_the_commit(tmp_path: Path
         assert await caller == "access-2"
         newer = await other.claim("account", seen=record.version, timeout=0)
         assert isinstance(newer, Record)
-        token = state_of(newer, clock).token
+        token = state_of(newer, rig.clock).token
         assert token is not None
         assert token.refresh_token == "refresh-2"
-        await rig.source.aclose()
-        await rig.store.aclose()
+        await close(rig)
         await other.aclose()
 
     run(main)
 
 
-@STORES
-def test_f12_a_commit_compares_versions_and_not_owners_of_the_claim(tmp_path: Path, kind: str) -> None:
+def test_f12_a_commit_compares_versions_and_not_owners_of_the_claim(shared: SharedStore) -> None:
     """A result whose claim is gone is stored if nothing newer is, and changes nothing otherwise."""
 
     async def main() -> None:
-        clock = FakeClock()
-        shared = SharedStore(kind, tmp_path, clock)
         store, other = shared.open(), shared.open()
         late_claim = await store.claim("account", seen=None, timeout=1)
         assert not isinstance(late_claim, Record)
         await late_claim.abandon()  # as if its lease had lapsed
         other_claim = await other.claim("account", seen=None, timeout=1)
         assert not isinstance(other_claim, Record)
-        record = await late_claim.commit(a_state("late", clock))
+        record = await late_claim.commit(a_state("late", shared.clock))
         assert await other.load("account") == record
-        await refused(Superseded, other_claim.commit(a_state("between", clock)))
+        await refused(Superseded, other_claim.commit(a_state("between", shared.clock)))
         assert await other.load("account") == record
         newer = await other.put("account", b"newer")
-        await refused(Superseded, late_claim.commit(a_state("later", clock)))
+        await refused(Superseded, late_claim.commit(a_state("later", shared.clock)))
         assert await other.load("account") == newer
         await store.aclose()
         await other.aclose()
@@ -128,22 +129,19 @@ def test_f12_a_commit_compares_versions_and_not_owners_of_the_claim(tmp_path: Pa
 
 
 @pytest.mark.parametrize("newer", [False, True], ids=["nothing newer", "a newer generation"])
-@STORES
 def test_f12_a_refresh_that_loses_its_claim_stores_its_token_or_adopts_the_newer(
-    tmp_path: Path, kind: str, newer: bool
+    shared: SharedStore, newer: bool
 ) -> None:
     """If the claim is lost during the request, the token is stored unless a newer one is there."""
 
     async def main() -> None:
-        clock = FakeClock()
-        shared = SharedStore(kind, tmp_path, clock)
         paused = Paused(success(2))
         store = GatedStore(shared.open())
         store.go_on.set()
-        rig = Rig(success(1), paused, store=store, clock=clock)
-        other = Rig(success(7), store=shared.open(), clock=clock)
+        rig = Rig(success(1), paused, store=store, clock=shared.clock)
+        other = process(shared, success(7))
         await rig.access()
-        clock.advance(LIFETIME)
+        rig.clock.advance(LIFETIME)
         caller = await under_way(rig.access(), paused)
         assert not isinstance(store.claimed, Record)
         await store.claimed.abandon()
@@ -152,26 +150,21 @@ def test_f12_a_refresh_that_loses_its_claim_stores_its_token_or_adopts_the_newer
         paused.release()
         assert await caller == ("access-7" if newer else "access-2")
         assert await refresh_token_in(shared) == ("refresh-7" if newer else "refresh-2")
-        for each in (rig, other):
-            await each.source.aclose()
-            await each.store.aclose()
+        await close(rig, other)
 
     run(main)
 
 
-@STORES
-def test_f20_the_loser_of_a_race_leaves_the_winners_record_as_it_is(tmp_path: Path, kind: str) -> None:
+def test_f20_the_loser_of_a_race_leaves_the_winners_record_as_it_is(shared: SharedStore) -> None:
     """invalid_grant for an older version changes no byte, and the loser adopts the winner's token."""
 
     async def main() -> None:
-        clock = FakeClock()
-        shared = SharedStore(kind, tmp_path, clock)
         paused = Paused(invalid_grant())
-        loser = Rig(success(1), paused, store=shared.open(), clock=clock)
+        loser = process(shared, success(1), paused)
         at_once = Policy(retry_within=0, sign_in_wait=0)  # the loser's request holds the claim
-        winner = Rig(success(7), store=shared.open(), clock=clock, policy=at_once)
+        winner = process(shared, success(7), policy=at_once)
         await loser.access()
-        clock.advance(LIFETIME)
+        loser.clock.advance(LIFETIME)
         caller = await under_way(loser.access(), paused)
         await winner.source.sign_in(code="new-code")
         before = await winner.store.load("account")
@@ -180,9 +173,7 @@ def test_f20_the_loser_of_a_race_leaves_the_winners_record_as_it_is(tmp_path: Pa
         await let_tasks_run()
         assert await winner.store.load("account") == before
         assert await winner.access() == "access-7"
-        for rig in (loser, winner):
-            await rig.source.aclose()
-            await rig.store.aclose()
+        await close(loser, winner)
 
     run(main)
 
@@ -218,11 +209,8 @@ def test_f12_who_takes_over_a_lapsed_claim_waits_for_its_holders_answer(arrives:
         clock = FakeClock()
         store = LapsedStore(clock=clock)
         paused = Paused(success(2))
-        patient = Policy(retry_within=0, caller_timeout=100)
-        holder = Rig(success(1), paused, store=store, clock=clock)
-        other = Rig(success(3), store=store, clock=clock, policy=patient)
-        await holder.access()
-        clock.advance(LIFETIME)
+        holder = await holding(paused, store=store, clock=clock, age=LIFETIME)
+        other = beside(holder, success(3), policy=Policy(retry_within=0, caller_timeout=100))
         first = await under_way(holder.access(), paused)
         store.lapse("account")
         second = asyncio.create_task(other.access())
