@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 import pytest
@@ -34,6 +34,12 @@ class Arrival(Protocol):
 def beside(rig: Rig, *script: Any, **options: Any) -> Rig:
     """Another process, on the store of this one."""
     return Rig(*script, store=rig.store, clock=rig.clock, **options)
+
+
+def processes(count: int, *script: Any, **options: Any) -> list[Rig]:
+    """So many processes on one store, each with this script."""
+    first = Rig(*script, **options)
+    return [first, *(beside(first, *script, **options) for _ in range(count - 1))]
 
 
 def process(shared: SharedStore, *script: Any, **options: Any) -> Rig:
@@ -91,7 +97,11 @@ async def refused(
 
 
 async def keep_failing(
-    kind: type[BaseException], *rigs: Rig, times: int = 1, pause: float = 0, match: str | None = None
+    kind: type[BaseException] | tuple[type[BaseException], ...],
+    *rigs: Rig,
+    times: int = 1,
+    pause: float = 0,
+    match: str | None = None,
 ) -> None:
     """Each process asks so often, with this pause after each round, and gets this error each time."""
     for _ in range(times):
@@ -110,6 +120,11 @@ async def wait_in_vain_for_the_claim(clock: FakeClock, seconds: int = 5) -> None
     await let_tasks_run()
     assert seconds in clock.sleepers
     await let_pass(clock, seconds)
+
+
+def requests_of(rigs: Iterable[Rig]) -> int:
+    """How many token requests these processes have sent."""
+    return sum(rig.token_requests for rig in rigs)
 
 
 async def state_in(place: HasStored) -> TokenState:

@@ -9,10 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _moments import beside, holding, refresh_token_in, refused, state_in, under_way
+from _moments import (
+    beside,
+    close,
+    holding,
+    keep_failing,
+    process,
+    processes,
+    refresh_token_in,
+    refresh_tokens,
+    refused,
+    requests_of,
+    state_in,
+    under_way,
+)
 from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, seconds_until_done, success
 from _scripted_store import fail, scripted
-from _shared_store import STORES, SharedStore
+from _shared_store import SharedStore
 from _steps import Provider
 
 from tokensession import (
@@ -26,7 +39,7 @@ from tokensession import (
     TokenUnavailable,
 )
 from tokensession.events import Restored
-from tokensession.stores import FileStore, MemoryStore
+from tokensession.stores import FileStore
 from tokensession.testing import FakeClock, Paused, token_response
 
 WEEK = 7 * 86400
@@ -42,29 +55,37 @@ def restored(rig: Rig) -> list[str]:
     return [event.found for event in rig.events if isinstance(event, Restored)]
 
 
-def refresh_tokens(rig: Rig) -> list[str]:
-    """The refresh tokens that were sent, in order."""
-    return [rig.sent(index).split("refresh_token=")[1] for index in range(rig.token_requests)]
+async def copy_of(rig: Rig) -> bytes:
+    """What is stored now, as a backup keeps it."""
+    record = await rig.store.load(rig.source.key)
+    assert record is not None
+    return record.data
 
 
-async def close(*rigs: Rig) -> None:
-    """Close these processes."""
-    for rig in rigs:
-        await rig.source.aclose()
-        await rig.store.aclose()
+WAYS = pytest.mark.parametrize("way", ["lost", "older"])
 
 
-@STORES
+async def lose(rig: Rig, way: str, older: bytes) -> None:
+    """The record is lost, or an older one is back."""
+    if way == "lost":
+        await rig.store.delete("account")
+    else:
+        await rig.store.put("account", older)
+
+
+@pytest.fixture(params=["memory", "file", "sqlite"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> SharedStore:
+    return SharedStore(request.param, tmp_path, FakeClock())
+
+
 @pytest.mark.parametrize("generation", [0, 1, 2])
 def test_f51_k08_an_older_record_is_not_adopted_and_ours_is_put_back(
-    tmp_path: Path, kind: str, generation: int
+    shared: SharedStore, generation: int
 ) -> None:
     """A restored backup, a failover. The token is used on, the refresh token left alone until its end."""
 
     async def main() -> None:
-        clock = FakeClock()
-        shared = SharedStore(kind, tmp_path, clock)
-        rig = Rig(*numbered(0, 4), store=shared.open(), clock=clock)
+        rig = process(shared, *numbered(0, 4))
         await rig.access()
         copies = [await shared.copy()]
         for _ in range(3):
@@ -73,10 +94,10 @@ def test_f51_k08_an_older_record_is_not_adopted_and_ours_is_put_back(
         await shared.go_back(copies[generation])
         for _ in range(3):
             assert (await rig.source.refresh()).access_token == "access-3"
-            clock.advance(60)
+            rig.clock.advance(60)
         assert await rig.stored_access() == "access-3"
         assert restored(rig) == ["an older record"]
-        clock.advance(LIFETIME)
+        rig.clock.advance(LIFETIME)
         assert await rig.access() == "access-4"
         assert refresh_tokens(rig) == ["configured-token", "refresh-0", "refresh-1", "refresh-2", "refresh-3"]
         await close(rig)
@@ -84,18 +105,15 @@ def test_f51_k08_an_older_record_is_not_adopted_and_ours_is_put_back(
     run(main)
 
 
-@STORES
-def test_f51_an_older_record_is_not_adopted_after_our_token_has_expired(tmp_path: Path, kind: str) -> None:
+def test_f51_an_older_record_is_not_adopted_after_our_token_has_expired(shared: SharedStore) -> None:
     """The only refresh token that can still work is the one in memory."""
 
     async def main() -> None:
-        clock = FakeClock()
-        shared = SharedStore(kind, tmp_path, clock)
-        rig = Rig(*numbered(1, 3), store=shared.open(), clock=clock)
+        rig = process(shared, *numbered(1, 3))
         await rig.access()
         copy = await shared.copy()
         await rig.source.refresh()
-        clock.advance(LIFETIME)
+        rig.clock.advance(LIFETIME)
         await shared.go_back(copy)
         assert await rig.access() == "access-3"
         assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2"]
@@ -133,12 +151,11 @@ def test_f51_a_rejection_after_the_store_went_back_says_why() -> None:
 
     async def main() -> None:
         rig = await holding(success(2), invalid_grant())
-        before = await rig.store.load(rig.source.key)
-        assert before is not None
+        older = await copy_of(rig)
         await rig.source.refresh()
         rig.clock.advance(LIFETIME)
-        await rig.store.put(rig.source.key, before.data)
-        await refused(GrantLost, rig.access(), match=r"invalid_grant.*The store went back")
+        await lose(rig, "older", older)
+        await refused(GrantLost, rig.access(), match="invalid_grant.*The store went back")
         assert rig.token_requests == 3
 
     run(main)
@@ -148,45 +165,39 @@ def test_f51_every_process_puts_back_what_it_knows_and_the_highest_stays() -> No
     """One that knows less writes first, and adopts the other's. Neither writes again and again."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        less, more = (Rig(*numbered(1, 4), store=store, clock=clock) for _ in range(2))
+        less, more = rigs = processes(2, *numbered(1, 4))
         await less.access()
-        oldest = await store.load("account")
-        assert oldest is not None
+        oldest = await copy_of(less)
         await less.source.refresh()
         await more.access()
         await more.source.refresh()  # access-1 of its own script
         newest = await more.access()
-        await store.put("account", oldest.data)
+        await lose(less, "older", oldest)
         for _ in range(5):
             await less.source.refresh()
             await more.source.refresh()
-            clock.advance(60)
+            less.clock.advance(60)
         assert await less.access() == await more.access() == newest
-        assert (len(restored(less)), len(restored(more))) == (1, 1)
-        assert less.token_requests + more.token_requests == 3
+        assert [len(restored(rig)) for rig in rigs] == [1, 1]
+        assert requests_of(rigs) == 3
 
     run(main)
 
 
-@STORES
 def test_f52_k08_a_record_that_is_lost_is_put_back_and_the_spent_credential_is_not_sent(
-    tmp_path: Path, kind: str
+    shared: SharedStore,
 ) -> None:
     """A process with a valid token writes its state back, and goes on from there."""
 
     async def main() -> None:
-        clock = FakeClock()
-        shared = SharedStore(kind, tmp_path, clock)
-        rig = Rig(*numbered(1, 4), store=shared.open(), clock=clock)
+        rig = process(shared, *numbered(1, 4))
         await rig.access()
         await rig.source.refresh()
         for number in (2, 3):
             await shared.lose()
             assert (await rig.source.refresh()).access_token == f"access-{number}"
             assert await rig.stored_access() == f"access-{number}"
-            clock.advance(LIFETIME)
+            rig.clock.advance(LIFETIME)
             assert await rig.access() == f"access-{number + 1}"
         assert restored(rig) == ["nothing", "nothing"]
         assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2", "refresh-3"]
@@ -195,24 +206,19 @@ def test_f52_k08_a_record_that_is_lost_is_put_back_and_the_spent_credential_is_n
     run(main)
 
 
-@pytest.mark.parametrize("way", ["lost", "older"])
+@WAYS
 def test_f51_f52_a_refresh_token_that_may_be_spent_is_left_alone_until_the_end(way: str) -> None:
     """Another process may have refreshed since. While the access token is valid, it has time to look."""
 
     async def main() -> None:
-        behind = Rig(success(1))
+        behind = await holding(age=LIFETIME - 299)
         newest = beside(behind, success(2), success(3))
-        await behind.access()
-        before = await behind.store.load("account")
-        assert before is not None
-        behind.clock.advance(LIFETIME - 299)
+        older = await copy_of(behind)
         await newest.source.refresh()
-        if way == "lost":
-            await behind.store.delete("account")
-        else:
+        if way == "older":
             await behind.source.check()  # has seen access-2, and access-1 comes back
             await newest.source.refresh()
-            await behind.store.put("account", before.data)
+        await lose(behind, way, older)
         for _ in range(3):
             await behind.access()
             await behind.refreshed()
@@ -227,42 +233,24 @@ def test_f51_f52_a_refresh_token_that_may_be_spent_is_left_alone_until_the_end(w
     run(main)
 
 
-@STORES
-def test_f52_k08_a_record_that_is_lost_during_the_request_loses_no_token(tmp_path: Path, kind: str) -> None:
-    """The grant is spent, so the new token is stored all the same."""
+@WAYS
+def test_f51_f52_k08_a_record_that_is_lost_or_goes_back_during_the_request_loses_no_token(
+    shared: SharedStore, way: str
+) -> None:
+    """The grant is spent, so the new token is stored all the same: it is higher than what is there."""
 
     async def main() -> None:
-        clock = FakeClock()
-        shared = SharedStore(kind, tmp_path, clock)
-        paused = Paused(success(2))
-        rig = await holding(paused, store=shared.open(), clock=clock)
-        caller = await under_way(rig.source.refresh(), paused)
-        await shared.lose()
-        paused.release()
-        assert (await caller).access_token == "access-2"
-        assert await refresh_token_in(shared) == "refresh-2"
-        assert not rig.source.snapshot().unsaved
-        await close(rig)
-
-    run(main)
-
-
-@STORES
-def test_f51_a_store_that_goes_back_during_the_request_loses_no_token(tmp_path: Path, kind: str) -> None:
-    """The older record under the commit is one that our state is higher than."""
-
-    async def main() -> None:
-        clock = FakeClock()
-        shared = SharedStore(kind, tmp_path, clock)
         paused = Paused(success(3))
-        rig = await holding(success(2), paused, store=shared.open(), clock=clock)
-        copy = await shared.copy()
+        rig = process(shared, success(1), success(2), paused)
+        await rig.access()
+        older = await shared.copy()
         await rig.source.refresh()
         caller = await under_way(rig.source.refresh(), paused)
-        await shared.go_back(copy)
+        await (shared.lose() if way == "lost" else shared.go_back(older))
         paused.release()
         assert (await caller).access_token == "access-3"
-        assert await rig.stored_access() == "access-3"
+        assert await refresh_token_in(shared) == "refresh-3"
+        assert not rig.source.snapshot().unsaved
         await close(rig)
 
     run(main)
@@ -278,9 +266,8 @@ def test_f52_a_rejection_that_arrives_after_the_record_was_lost_is_remembered() 
         await rig.store.delete("account")
         paused.release()
         await refused(GrantRejected, caller)
-        for _ in range(3):
-            rig.clock.advance(60)
-            await refused((GrantRejected, TokenUnavailable), rig.access())
+        rig.clock.advance(60)
+        await keep_failing((GrantRejected, TokenUnavailable), rig, times=3, pause=60)
         await refused(GrantRejected, rig.access())
         assert rig.token_requests == 2
 
@@ -293,10 +280,10 @@ def test_f52_a_process_whose_token_has_expired_first_waits_a_minute_for_a_newer_
     async def main() -> None:
         rig = await holding(success(2), age=LIFETIME)
         await rig.store.delete("account")
-        for left in (60, 40, 20, 1):
-            caught = await refused(TokenUnavailable, rig.access(), match="record is gone")
-            assert caught.retry_after == left
-            rig.clock.advance(20 if left > 20 else 19 if left > 1 else 1)
+        for left, pause in ((60, 20), (40, 20), (20, 19), (1, 1)):
+            error = await refused(TokenUnavailable, rig.access(), match="record is gone")
+            assert error.retry_after == left
+            rig.clock.advance(pause)
         assert await rig.access() == "access-2"
         assert refresh_tokens(rig) == ["configured-token", "refresh-1"]
         assert await rig.stored_access() == "access-2"
@@ -304,16 +291,20 @@ def test_f52_a_process_whose_token_has_expired_first_waits_a_minute_for_a_newer_
     run(main)
 
 
+async def behind_a_loss(policy: Policy) -> tuple[Rig, Rig]:
+    """A process whose token has expired, and one that has a newer token, after the record was lost."""
+    behind = await holding(age=LIFETIME, policy=policy)
+    newest = beside(behind, success(2))
+    await newest.access()
+    await behind.store.delete("account")
+    return behind, newest
+
+
 def test_f52_while_it_waits_for_a_newer_one_it_adopts_it() -> None:
     """The process with the newest token writes it back when it looks, and nothing spent is sent."""
 
     async def main() -> None:
-        behind = Rig(success(1), policy=Policy())
-        newest = beside(behind, success(2))
-        await behind.access()
-        behind.clock.advance(LIFETIME)
-        await newest.access()
-        await behind.store.delete("account")
+        behind, newest = await behind_a_loss(Policy())
         await refused(TokenUnavailable, behind.access())
         assert restored(behind) == []
         behind.clock.advance(5)
@@ -329,12 +320,7 @@ def test_f52_a_caller_with_patience_gets_the_token_that_is_written_back_meanwhil
     """It waits, and looks about once a second."""
 
     async def main() -> None:
-        behind = Rig(success(1), policy=Policy(retry_within=90, caller_timeout=90))
-        newest = beside(behind, success(2))
-        await behind.access()
-        behind.clock.advance(LIFETIME)
-        await newest.access()
-        await behind.store.delete("account")
+        behind, newest = await behind_a_loss(Policy(retry_within=90, caller_timeout=90))
         caller = asyncio.create_task(behind.access())
         await let_tasks_run()
         assert not caller.done()
@@ -351,33 +337,41 @@ def test_f52_several_processes_put_the_record_back_once(expired: bool) -> None:
     """All of them know the same state: one writes it back, and after its end one makes the token request."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        policy = Policy(retry_within=90, caller_timeout=90)
-        rigs = [Rig(*numbered(1, 3), store=store, clock=clock, policy=policy) for _ in range(8)]
+        rigs = processes(8, *numbered(1, 3), policy=Policy(retry_within=90, caller_timeout=90))
+        clock = rigs[0].clock
         await asyncio.gather(*(rig.access() for rig in rigs))
         clock.advance(LIFETIME if expired else 600)
-        await store.delete("account")
+        await rigs[0].store.delete("account")
         refreshes = asyncio.gather(*(rig.source.refresh() for rig in rigs))
         assert await seconds_until_done(refreshes, clock) <= (61 if expired else 0)
         assert len({token.access_token for token in await refreshes}) == 1
-        assert sum(rig.token_requests for rig in rigs) == 1 + expired
+        assert requests_of(rigs) == 1 + expired
         assert sum(len(restored(rig)) for rig in rigs) == 1
         clock.advance(LIFETIME)
         await asyncio.gather(*(rig.access() for rig in rigs))
-        assert sum(rig.token_requests for rig in rigs) == 2 + expired
+        assert requests_of(rigs) == 2 + expired
 
     run(main)
 
 
-def test_f52_without_rotation_the_record_is_put_back_at_once() -> None:
-    """The refresh token is not spent by another process's refresh, so there is nothing to wait for."""
+@pytest.mark.parametrize("expired", [False, True], ids=["valid", "expired"])
+@pytest.mark.parametrize(
+    ("refresh", "sent"), [("rotating", "refresh-1"), (None, "configured-token")], ids=["with", "without"]
+)
+def test_f52_without_rotation_the_record_is_put_back_at_once(
+    refresh: str | None, sent: str, expired: bool
+) -> None:
+    """With or without a refresh token in it: no other process spends what is sent, so no one waits."""
 
     async def main() -> None:
-        rig = await holding(success(2), rotates=False, age=LIFETIME)
+        rig = Rig(success(1, refresh=refresh), success(2, refresh=refresh), rotates=False)
+        await rig.access()
+        rig.clock.advance(LIFETIME if expired else 0)
         await rig.store.delete("account")
-        assert await rig.access() == "access-2"
+        token = await (rig.source.token() if expired else rig.source.refresh())
+        assert token.access_token == "access-2"
         assert restored(rig) == ["nothing"]
+        assert refresh_tokens(rig) == ["configured-token", sent]
 
     run(main)
 
@@ -401,24 +395,18 @@ def test_f52_a_process_that_never_used_its_record_for_a_week_does_not_put_it_bac
     run(main)
 
 
-@pytest.mark.parametrize("way", ["lost", "older"])
+@WAYS
 def test_f41_a_sign_out_is_put_back_too(way: str) -> None:
     """A process that knows of it writes the tombstone again, and stays signed out."""
 
     async def main() -> None:
         rig = await holding()
-        before = await rig.store.load("account")
-        assert before is not None
+        older = await copy_of(rig)
         await rig.source.sign_out()
-        if way == "lost":
-            await rig.store.delete("account")
-        else:
-            await rig.store.put("account", before.data)
-        for _ in range(2):
-            rig.clock.advance(60)
-            await refused(SignedOut, rig.access())
-        stored = await state_in(rig)
-        assert stored.signed_out
+        await lose(rig, way, older)
+        rig.clock.advance(60)
+        await keep_failing(SignedOut, rig, times=2, pause=60)
+        assert (await state_in(rig)).signed_out
         assert rig.token_requests == 1
 
     run(main)
@@ -428,36 +416,27 @@ def test_f41_a_sign_out_is_not_a_loss_and_no_process_undoes_it() -> None:
     """A sign-out leaves a tombstone, so a process with a token in memory does not write it back."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        rig, other = Rig(success(1), store=store, clock=clock), Rig(store=store, clock=clock)
-        await rig.access()
-        await other.source.sign_out()
+        rig = await holding()
+        await beside(rig).source.sign_out()
         await refused(SignedOut, rig.source.refresh())
-        clock.advance(LIFETIME)
+        rig.clock.advance(LIFETIME)
         await refused(SignedOut, rig.access())
         assert (restored(rig), rig.token_requests) == ([], 1)
 
     run(main)
 
 
-@pytest.mark.parametrize("way", ["lost", "older"])
+@WAYS
 def test_f51_f52_a_sign_in_after_the_loss_counts_more_than_what_processes_remember(way: str) -> None:
     """An operator restores on purpose by signing in. A process that has just started knows no number."""
 
     async def main() -> None:
-        rig = Rig(*numbered(1, 4))
-        await rig.access()
-        before = await rig.store.load("account")
-        assert before is not None
+        rig = await holding(*numbered(2, 4))
+        older = await copy_of(rig)
         for _ in range(3):
             await rig.source.refresh()
-        if way == "lost":
-            await rig.store.delete("account")
-        else:
-            await rig.store.put("account", before.data)
-        fresh = beside(rig, success(9))
-        await fresh.source.sign_in(refresh_token="of-a-person")
+        await lose(rig, way, older)
+        await beside(rig, success(9)).source.sign_in(refresh_token="of-a-person")
         rig.clock.advance(LIFETIME - 299)
         await rig.access()
         await rig.refreshed()
@@ -522,45 +501,27 @@ def test_f52_a_state_that_cannot_be_put_back_sends_nothing() -> None:
     run(main)
 
 
-def test_f52_a_token_without_a_refresh_token_is_put_back_too() -> None:
-    """There is nothing to redeem but the configured credential, which works again and again."""
-
-    async def main() -> None:
-        rig = Rig(success(1, refresh=None), success(2, refresh=None), rotates=False)
-        await rig.access()
-        await rig.store.delete("account")
-        assert (await rig.source.refresh()).access_token == "access-2"
-        assert refresh_tokens(rig) == ["configured-token"] * 2
-
-    run(main)
-
-
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("processes", [1, 3])
-def test_f51_f52_whatever_the_store_loses_nothing_spent_is_sent(seed: int, processes: int) -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_f51_f52_whatever_the_store_loses_nothing_spent_is_sent(seed: int, count: int) -> None:
     """Lost and older records at random, as long as every process has looked at the record before its loss."""
 
     async def main() -> None:
         draw = random.Random(seed)
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
         server = Provider()
-        rigs = [Rig(*[server.answer] * 100, store=store, clock=clock) for _ in range(processes)]
+        rigs = processes(count, *[server.answer] * 100)
         older: list[bytes] = []
         for _ in range(30):
-            clock.advance(draw.choice([1, 60, LIFETIME - 200, LIFETIME]))
+            rigs[0].clock.advance(draw.choice([1, 60, LIFETIME - 200, LIFETIME]))
             await asyncio.gather(*(answered(rig) for rig in rigs))
-            record = await store.load("account")
+            record = await rigs[0].store.load("account")
             if record is not None:
                 older.append(record.data)
                 for rig in rigs:
                     await rig.source.check()  # looks
-                if draw.random() < 0.5:
-                    await store.delete("account")
-                else:
-                    await store.put("account", draw.choice(older))
+                await lose(rigs[0], draw.choice(["lost", "older"]), draw.choice(older))
             if draw.random() < 0.5:
-                await asyncio.gather(*(renewed(rig) for rig in rigs[draw.randrange(processes) :]))
+                await asyncio.gather(*(renewed(rig) for rig in rigs[draw.randrange(count) :]))
         assert server.reused == 0
         assert server.issued > 5
 

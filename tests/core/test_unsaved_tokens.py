@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import Any
 
 import pytest
-from _moments import beside, let_pass, refresh_token_in, refused, state_in, under_way
-from _rig import Rig, let_tasks_run, run, run_in_every_turn, seconds_until_done, success, until_sleeping
+from _moments import (
+    beside,
+    let_pass,
+    refresh_token_in,
+    refused,
+    state_in,
+    under_way,
+    wait_in_vain_for_the_claim,
+)
+from _rig import (
+    Rig,
+    invalid_grant,
+    let_tasks_run,
+    run,
+    run_in_every_turn,
+    seconds_until_done,
+    success,
+    until_sleeping,
+)
 from _scripted_store import Gate, fail, hang, running_task, scripted
 
 from tokensession import ConfigurationError, OutcomeUnknown, SignedOut, TokenUnavailable
@@ -32,8 +50,7 @@ def test_f41_a_sign_out_while_a_sign_in_releases_an_old_claim_is_not_undone() ->
         await let_tasks_run()
         gate.open.set()
         await signing_out
-        for late in (signing_in, rig.access()):
-            await refused(SignedOut, late)
+        await refused(SignedOut, signing_in, rig.access())
 
     run(main)
 
@@ -63,8 +80,7 @@ def test_f41_a_sign_out_during_the_first_refresh_stays() -> None:
         await rig.source.sign_out()
         paused.release()
         await refused(SignedOut, caller)
-        state = await state_in(rig)
-        assert state.signed_out
+        assert (await state_in(rig)).signed_out
 
     run(main)
 
@@ -102,8 +118,7 @@ def test_f20_without_rotation_a_late_refresh_does_not_replace_a_newer_token(newe
         caller = await under_way(rig.access(), paused)
         if newer == "a sign-in":
             signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="configured-token"))
-            await until_sleeping(rig.clock, 5)
-            rig.clock.advance(5)  # sign_in_wait: it does without the claim
+            await wait_in_vain_for_the_claim(rig.clock)
             await signing_in
         else:
             rig.store._holders.clear()  # as if its lease had lapsed
@@ -123,8 +138,7 @@ def test_f02_a_claim_granted_to_a_cancelled_refresh_is_released() -> None:
     async def main(turn: int) -> None:
         rig = Rig(success(1))
         caller = asyncio.create_task(rig.access())
-        for _ in range(turn + 1):
-            await asyncio.sleep(0)
+        await let_tasks_run(turn + 1)
         if rig.source._coordinator._tasks.running:
             running_task(rig).cancel()
         await asyncio.gather(caller, return_exceptions=True)
@@ -137,18 +151,13 @@ def test_f02_a_claim_granted_to_a_cancelled_refresh_is_released() -> None:
 def test_f01_a_response_that_has_arrived_is_stored_although_the_refresh_is_cancelled() -> None:
     """In whichever turn after the response's arrival the refresh is cancelled, the token is stored."""
 
-    async def a_few_turns() -> None:
-        for _ in range(3):
-            await asyncio.sleep(0)
-
     async def main(turn: int) -> None:
         paused = Paused(success(1))
         rig, store, _ = scripted(paused)
-        store.steps["commit"] = a_few_turns
+        store.steps["commit"] = partial(let_tasks_run, 3)
         caller = await under_way(rig.access(), paused)
         paused.release()
-        for _ in range(turn + 2):  # by then the transport has it
-            await asyncio.sleep(0)
+        await let_tasks_run(turn + 2)  # by then the transport has it
         if rig.source._coordinator._tasks.running:
             running_task(rig).cancel()
         await asyncio.gather(caller, return_exceptions=True)
@@ -167,8 +176,7 @@ def test_f01_a_write_that_is_cancelled_twice_leaves_the_mark_of_its_claim() -> N
         caller = await under_way(rig.access(), gate)
         task = running_task(rig)
         task.cancel()
-        for _ in range(turn + 1):
-            await asyncio.sleep(0)
+        await let_tasks_run(turn + 1)
         task.cancel()
         await let_tasks_run()
         clock.advance(10)  # store_timeout, in case the second cancellation came before the second try
@@ -199,7 +207,7 @@ def test_f01_a_cancelled_request_whose_note_is_superseded_is_not_repeated() -> N
 NOTED: dict[str, Any] = {
     "lost": OutcomeUnknown("lost"),
     "500": token_response({}, 500),
-    "rejected": token_response({"error": "invalid_grant"}, 400),
+    "rejected": invalid_grant(),
 }
 
 
@@ -209,16 +217,14 @@ def test_f20_a_note_never_replaces_what_another_process_has_stored(answer: str, 
     """The failure is about an older state, so the newer one stays as it is, and its token is served."""
 
     async def main() -> None:
-        clock = FakeClock(jitter=0.5)
         paused = Paused(NOTED[answer])
         code = OAuth2(token_url="https://id.example.com/token", client_id="c", client_secret="s", code="code")
         more = [OutcomeUnknown("lost")] if (answer, credential) == ("lost", "code") else []
-        rig = Rig(paused, *more, clock=clock, provider=code if credential == "code" else None)
+        rig = Rig(paused, *more, provider=code if credential == "code" else None)
         caller = await under_way(rig.access(), paused)
-        other = Rig(success(9), store=rig.store, clock=clock, provider=rig.provider)
+        other = beside(rig, success(9), provider=rig.provider)
         signing_in = asyncio.create_task(other.source.sign_in(code="new"))
-        await let_tasks_run()
-        clock.advance(5)  # sign_in_wait: it does without the claim
+        await wait_in_vain_for_the_claim(rig.clock)
         await signing_in
         record = await rig.store.load("account")
         paused.release()

@@ -6,15 +6,24 @@ import asyncio
 from typing import Any
 
 import pytest
-from _moments import beside, holding, keep_failing, refused, state_in
+from _moments import (
+    beside,
+    holding,
+    keep_failing,
+    processes,
+    refresh_token_in,
+    refresh_tokens,
+    refused,
+    requests_of,
+    state_in,
+)
 from _rig import LIFETIME, Rig, invalid_grant, run, success
 from _scripted_store import fail, scripted
 
 from tokensession import GrantRejected, InvalidTokenResponse, RateLimited, TokenSessionError
 from tokensession.events import RefreshFailed, SaveFailed
 from tokensession.providers.protocol import TokenResponse
-from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, token_response
+from tokensession.testing import token_response
 
 
 def unusable(number: int, **wrong: Any) -> TokenResponse:
@@ -45,16 +54,6 @@ WRONG = pytest.mark.parametrize(
 )
 
 
-def refresh_tokens(rig: Rig) -> list[str]:
-    """The refresh tokens that were sent, in order."""
-    return [rig.sent(index).split("refresh_token=")[1] for index in range(rig.token_requests)]
-
-
-async def ask(rig: Rig, times: int, pause: float) -> None:
-    """Ask so often, and get the error each time."""
-    await keep_failing(TokenSessionError, rig, times=times, pause=pause)
-
-
 @WRONG
 def test_f59_k07_the_new_refresh_token_is_stored_and_the_spent_one_is_never_sent_again(
     wrong: dict[str, Any],
@@ -63,15 +62,14 @@ def test_f59_k07_the_new_refresh_token_is_stored_and_the_spent_one_is_never_sent
 
     async def main() -> None:
         rig = await holding(unusable(2, **wrong), success(3), age=LIFETIME)
-        caught = await refused(InvalidTokenResponse, rig.access(), match="answered 200")
-        assert caught.granted
-        stored = await state_in(rig)
-        assert stored.token is not None
-        assert (stored.token.refresh_token, stored.servable) == ("refresh-2", None)
+        error = await refused(InvalidTokenResponse, rig.access(), match="answered 200")
+        assert error.granted
+        assert await refresh_token_in(rig) == "refresh-2"
+        assert (await state_in(rig)).servable is None
         rig.clock.advance(LIFETIME)
-        other = beside(rig, success(3))  # after a restart
-        assert await other.access() == "access-3"
-        assert refresh_tokens(rig) + refresh_tokens(other) == ["configured-token", "refresh-1", "refresh-2"]
+        restarted = beside(rig, transport=rig.transport)
+        assert await restarted.access() == "access-3"
+        assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2"]
 
     run(main)
 
@@ -81,15 +79,9 @@ def test_f59_no_process_serves_it(wrong: dict[str, Any]) -> None:
     """All of them get the error, and together they make at most one request a minute."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        script = [unusable(number, **wrong) for number in range(1, 20)]
-        rigs = [Rig(*script, store=store, clock=clock) for _ in range(3)]
-        for _ in range(60):
-            for rig in rigs:
-                await refused(TokenSessionError, rig.access())
-            clock.advance(1)
-        assert sum(rig.token_requests for rig in rigs) <= 2
+        rigs = processes(3, *(unusable(number, **wrong) for number in range(1, 20)))
+        await keep_failing(TokenSessionError, *rigs, times=60, pause=1)
+        assert requests_of(rigs) <= 2
 
     run(main)
 
@@ -98,14 +90,11 @@ def test_f59_k07_an_unusable_token_with_a_lifetime_causes_no_request_until_it_en
     """The server would answer the same again. A person has to look at it, and the error is repeated."""
 
     async def main() -> None:
-        rig = Rig(unusable(1), success(2))
-        other = beside(rig)
-        for _ in range(59):
-            await refused(InvalidTokenResponse, rig.access(), other.access(), match="not a bearer token")
-            rig.clock.advance(60)
-        assert rig.token_requests + other.token_requests == 1
-        rig.clock.advance(60)
-        assert await rig.access() == "access-2"
+        rigs = processes(2, unusable(1), success(2))
+        await keep_failing(InvalidTokenResponse, *rigs, times=59, pause=60, match="not a bearer token")
+        assert requests_of(rigs) == 1
+        rigs[0].clock.advance(60)
+        assert await rigs[0].access() == "access-2"
 
     run(main)
 
@@ -115,7 +104,7 @@ def test_f59_a_server_that_always_answers_so_is_asked_less_and_less_often() -> N
 
     async def main() -> None:
         rig = Rig(*(unusable(number, error="deprecated_client") for number in range(1, 100)))
-        await ask(rig, times=6 * 60, pause=60)
+        await keep_failing(TokenSessionError, rig, times=6 * 60, pause=60)
         assert 5 <= rig.token_requests <= 12
         tokens = refresh_tokens(rig)
         assert len(set(tokens)) == len(tokens)
@@ -175,8 +164,7 @@ def test_f59_the_refresh_token_before_it_is_kept_until_the_new_one_has_worked() 
             except TokenSessionError:
                 rig.clock.advance(60)
         assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2", "refresh-1"]
-        stored = await state_in(rig)
-        assert stored.previous is None
+        assert (await state_in(rig)).previous is None
 
     run(main)
 
@@ -186,7 +174,7 @@ def test_f59_if_the_refresh_token_before_it_is_rejected_too_a_person_has_to_sign
 
     async def main() -> None:
         rig = await holding(unusable(2, error="odd"), invalid_grant(), invalid_grant(), age=LIFETIME)
-        await ask(rig, times=100, pause=60)
+        await keep_failing(TokenSessionError, rig, times=100, pause=60)
         await refused(GrantRejected, rig.access())
         assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2", "refresh-1"]
 
@@ -198,7 +186,7 @@ def test_f59_several_unusable_responses_keep_the_last_two_refresh_tokens() -> No
 
     async def main() -> None:
         rig = Rig(unusable(1, error="odd"), unusable(2, error="odd"), success(3))
-        await ask(rig, times=3, pause=60)
+        await keep_failing(TokenSessionError, rig, times=3, pause=60)
         rig.clock.advance(60)
         assert await rig.access() == "access-3"
         assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2"]
@@ -212,8 +200,7 @@ def test_f59_a_known_refusal_in_a_2xx_brings_no_token() -> None:
     async def main() -> None:
         rig = Rig(unusable(1, error="invalid_grant"))
         await refused(GrantRejected, rig.access())
-        stored = await state_in(rig)
-        assert stored.token is None
+        assert (await state_in(rig)).token is None
 
     run(main)
 
@@ -242,7 +229,7 @@ def test_f59_what_cannot_be_stored_is_not_lost_with_the_error() -> None:
         assert rig.source.snapshot().unsaved
         assert any(isinstance(event, SaveFailed) for event in rig.events)
         store.steps.clear()
-        await ask(rig, times=1, pause=60)
+        await keep_failing(TokenSessionError, rig, times=1, pause=60)
         assert await rig.access() == "access-3"
         assert refresh_tokens(rig) == ["configured-token", "refresh-1", "refresh-2"]
 
@@ -266,12 +253,10 @@ def test_f59_callers_at_once_share_the_error_and_the_one_request() -> None:
     """A hundred callers, three processes."""
 
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        rigs = [Rig(unusable(1), store=store, clock=clock) for _ in range(3)]
+        rigs = processes(3, unusable(1))
         calls = [rig.access() for rig in rigs for _ in range(100)]
         errors = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(error) for error in errors} == {InvalidTokenResponse}
-        assert sum(rig.token_requests for rig in rigs) == 1
+        assert requests_of(rigs) == 1
 
     run(main)
