@@ -14,6 +14,7 @@ from _shared_store import SharedStore
 from tokensession import OutcomeUnknown
 from tokensession._refresh.state import TokenState
 from tokensession.providers.protocol import TokenRequest, TokenResponse
+from tokensession.stores.protocol import Claim, Record, Store
 from tokensession.testing import FakeClock
 
 Error = TypeVar("Error", bound=BaseException)
@@ -65,6 +66,14 @@ async def under_way(call: Coroutine[Any, Any, Any], gate: Arrival) -> asyncio.Ta
     task = asyncio.create_task(call)
     await gate.arrived.wait()
     return task
+
+
+async def held_claim(store: Store) -> Claim:
+    """The claim of another holder, which is in the way of everyone else."""
+    record = await store.load("account")
+    claim = await store.claim("account", seen=record.version if record else None, timeout=0)
+    assert not isinstance(claim, Record)
+    return claim
 
 
 def killed(call: Coroutine[Any, Any, Any], gate: Arrival) -> None:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from _moments import let_pass, refused, state_in, under_way
+from _moments import (
+    asking_after_a_killed_holder,
+    beside,
+    close,
+    held_claim,
+    holding,
+    keep_failing,
+    killed,
+    let_pass,
+    refresh_token_in,
+    refresh_tokens,
+    refused,
+    state_in,
+    under_way,
+    wait_in_vain_for_the_claim,
+)
 from _rig import (
     LIFETIME,
     Rig,
@@ -22,9 +35,8 @@ from _rig import (
     seconds_until_done,
     state_of,
     success,
-    until_sleeping,
 )
-from _scripted_store import Gate, ScriptedClaim, ScriptedStore, fail, scripted
+from _scripted_store import Gate, ScriptedStore, Step, fail, scripted
 
 from tokensession import (
     ClaimTimeout,
@@ -49,11 +61,31 @@ from tokensession.testing import FakeClock, Paused, ScriptedTransport, token_res
 from tokensession.token import fingerprint
 
 
-async def wait_in_vain_for_the_claim(clock: FakeClock, seconds: int = 5) -> None:
-    """A sign-in waits `sign_in_wait` for a running refresh, and then does without the claim."""
-    await let_tasks_run()
-    assert seconds in clock.sleepers
-    await let_pass(clock, seconds)
+class Processes:
+    """Several processes over one store, which share the script of their token requests."""
+
+    def __init__(self, *script: Any) -> None:
+        self.clock = FakeClock()
+        self.store = ScriptedStore(clock=self.clock)
+        self.transport = ScriptedTransport(*script)
+
+    def start(self, key: str | None = "account", **settings: Any) -> Rig:
+        """A process with these settings. Its refresh tokens rotate, and the settings bring its credential."""
+        usual = {"token_url": "https://id.example.com/token", "client_id": "client", "client_secret": "s"}
+        provider = OAuth2(**usual | settings)
+        return Rig(provider=provider, store=self.store, clock=self.clock, key=key, transport=self.transport)
+
+    @property
+    def sent(self) -> list[str]:
+        """The codes and refresh tokens of the token requests, in order."""
+        fields = [parse_qs(request.body.decode()) for request in self.transport.requests]
+        return [(each.get("code") or each["refresh_token"])[0] for each in fields]
+
+
+async def known(*rigs: Rig, **credential: str) -> None:
+    """Each of these processes says that the credential was redeemed already."""
+    for rig in rigs:
+        await refused(SignInRequired, rig.source.sign_in(**credential), match="redeemed already")
 
 
 async def corrupt() -> None:
@@ -61,26 +93,32 @@ async def corrupt() -> None:
     raise StoreCorrupt("The record is damaged.")
 
 
-async def signed_in_unsaved(rig: Rig, store: ScriptedStore) -> None:
+async def signed_in_unsaved(rig: Rig, store: ScriptedStore, name: str = "new", at: str = "put") -> None:
     """Sign in while the store fails. It works again when this returns, and the next try has not begun."""
-    store.steps["put"] = fail
-    await rig.source.sign_in(refresh_token="new")
+    store.steps[at] = fail
+    await rig.source.sign_in(refresh_token=name)
     store.steps.clear()
 
 
-def test_f20_f27_a_sign_in_that_is_stored_late_does_not_replace_a_later_one() -> None:
-    """Another process has signed in while ours waited for the store, and its sign-in stays."""
+@pytest.mark.parametrize("then", ["sign in", "sign out"])
+@pytest.mark.parametrize("damage", [{}, {"load": corrupt}], ids=["sound", "damaged"])
+def test_f20_f27_a_sign_in_that_is_stored_late_does_not_replace_a_later_change(
+    damage: dict[str, Step], then: str
+) -> None:
+    """Another process signs in or out before it. A damaged record had no version to compare with."""
 
     async def main() -> None:
         rig, store, clock = scripted(success(1))
-        store.steps["put"] = fail
-        await rig.source.sign_in(refresh_token="one")
-        store.steps.clear()
-        other = Rig(success(2), store=store, clock=clock)
-        await other.source.sign_in(refresh_token="two")
+        store.steps |= damage
+        await signed_in_unsaved(rig, store)
+        other = beside(rig, success(2)).source
+        await (other.sign_in(refresh_token="two") if then == "sign in" else other.sign_out())
         await let_pass(clock, 1)
-        assert await rig.stored_access() == "access-2"
-        assert await rig.access() == "access-2"
+        if then == "sign in":
+            assert (await rig.stored_access(), await rig.access()) == ("access-2", "access-2")
+        else:
+            assert (await state_in(rig)).signed_out
+            await refused(SignedOut, rig.access())
 
     run(main)
 
@@ -90,19 +128,16 @@ def test_f20_f27_a_sign_in_that_is_stored_late_does_not_replace_a_later_one_of_i
 
     async def main() -> None:
         rig, store, _ = scripted(success(1), success(2), success(3))
-        store.steps["put"] = fail
-        await rig.source.sign_in(refresh_token="one")
+        await signed_in_unsaved(rig, store)
         gate = store.steps["put"] = Gate()
-        caller = asyncio.create_task(rig.source.refresh())  # it saves first
-        await gate.arrived.wait()
+        caller = await under_way(rig.source.refresh(), gate)  # it saves first
         store.steps.clear()
         await rig.source.sign_in(refresh_token="two")
         assert await rig.stored_access() == "access-2"
         gate.open.set()
         await asyncio.gather(caller, return_exceptions=True)
         await let_tasks_run()
-        bodies = [request.body.decode() for request in rig.transport.requests]
-        assert not [body for body in bodies if "refresh_token=refresh-1" in body]
+        assert "refresh-1" not in refresh_tokens(rig)
 
     run(main)
 
@@ -112,13 +147,11 @@ def test_f20_f27_a_sign_in_that_was_stored_despite_an_error_does_not_replace_its
 
     async def main() -> None:
         rig, store, clock = scripted(success(1))
-        store.steps["stored"] = fail
-        await rig.source.sign_in(refresh_token="one")
-        store.steps.clear()
+        await signed_in_unsaved(rig, store, at="stored")
         assert (await rig.stored_access(), rig.source.snapshot().unsaved) == ("access-1", True)
-        other = Rig(success(2), store=store, clock=clock)
+        other = beside(rig, success(2))
         await other.source.refresh()
-        assert "refresh-1" in other.sent()
+        assert refresh_tokens(other) == ["refresh-1"]
         await let_pass(clock, 1)
         assert await rig.stored_access() == "access-2"
         assert (await rig.access(), rig.source.snapshot().unsaved) == ("access-2", False)
@@ -131,9 +164,7 @@ def test_f27_a_sign_in_that_was_stored_despite_an_error_is_found_and_not_written
 
     async def main() -> None:
         rig, store, clock = scripted(success(1))
-        store.steps["stored"] = fail
-        await rig.source.sign_in(refresh_token="one")
-        store.steps.clear()
+        await signed_in_unsaved(rig, store, at="stored")
         record = await store.load("account")
         await let_pass(clock, 1)
         assert await store.load("account") == record
@@ -143,52 +174,22 @@ def test_f27_a_sign_in_that_was_stored_despite_an_error_is_found_and_not_written
     run(main)
 
 
-def test_f27_a_sign_in_that_is_stored_late_replaces_a_refresh_of_the_old_sign_in() -> None:
-    """What another process has got with the old refresh token is older than the new sign-in."""
+@pytest.mark.parametrize("lost", [False, True], ids=["an older sign-in", "nothing"])
+def test_f27_f52_a_sign_in_that_is_stored_late_replaces_what_is_older_and_a_loss(lost: bool) -> None:
+    """A refresh of the sign-in before is older. A missing record is no sign-out, which leaves a tombstone."""
 
     async def main() -> None:
         rig, store, clock = scripted(success(1), success(2))
         await rig.access()
         await signed_in_unsaved(rig, store)
-        other = Rig(success(3), store=store, clock=clock)
-        await other.source.refresh()
-        assert await rig.stored_access() == "access-3"
+        if lost:
+            await store.delete("account")
+        else:
+            await beside(rig, success(3)).source.refresh()
+        assert await rig.stored_access() == (None if lost else "access-3")
         await let_pass(clock, 1)
         assert (await rig.stored_access(), await rig.access()) == ("access-2", "access-2")
-
-    run(main)
-
-
-@pytest.mark.parametrize("then", ["sign in", "sign out"])
-def test_f20_f27_a_late_sign_in_over_a_damaged_record_does_not_replace_a_later_change(then: str) -> None:
-    """The damaged record had no version to compare with, but what has been stored since has one."""
-
-    async def main() -> None:
-        rig, store, clock = scripted(success(1))
-        store.steps = {"load": corrupt, "put": fail}
-        await rig.source.sign_in(refresh_token="one")
-        store.steps.clear()
-        other = Rig(success(2), store=store, clock=clock)
-        await (other.source.sign_in(refresh_token="two") if then == "sign in" else other.source.sign_out())
-        await let_pass(clock, 1)
-        state = await state_in(rig)
-        assert (await rig.stored_access(), state.signed_out) == (
-            ("access-2", False) if then == "sign in" else (None, True)
-        )
-
-    run(main)
-
-
-def test_f27_f52_a_sign_in_that_is_stored_late_is_stored_although_the_record_is_gone() -> None:
-    """A missing record is a loss of data: a sign-out would have left a tombstone."""
-
-    async def main() -> None:
-        rig, store, clock = scripted(success(1), success(2))
-        await rig.access()
-        await signed_in_unsaved(rig, store)
-        await store.delete(rig.source.key)
-        await let_pass(clock, 1)
-        assert (await rig.stored_access(), rig.source.snapshot().unsaved) == ("access-2", False)
+        assert not rig.source.snapshot().unsaved
 
     run(main)
 
@@ -198,9 +199,8 @@ def test_f27_of_two_sign_ins_that_are_stored_late_the_second_stays() -> None:
 
     async def main() -> None:
         rig, store, clock = scripted(success(1), success(2))
-        store.steps["put"] = fail
-        await rig.source.sign_in(refresh_token="one")
-        await rig.source.sign_in(refresh_token="two")
+        for name in ("one", "two"):
+            await signed_in_unsaved(rig, store, name)
         gate = store.steps["put"] = Gate()
         clock.advance(1)
         await gate.arrived.wait()
@@ -236,7 +236,7 @@ def test_f27_an_unsaved_refresh_holds_its_claim_until_the_sign_in_after_it_is_st
         paused.release()
         await asyncio.gather(caller, return_exceptions=True)
         assert (await store.load("account"), rig.source.snapshot().unsaved) == (noted, True)
-        other = Rig(invalid_grant(), store=store, clock=clock)
+        other = beside(rig, invalid_grant())
         waiting = asyncio.create_task(other.source.refresh())
         await let_tasks_run()
         assert (other.token_requests, waiting.done()) == (0, False)
@@ -254,13 +254,10 @@ def test_f27_an_unsaved_refresh_of_the_new_sign_in_is_not_given_up() -> None:
     async def main() -> None:
         rig, store, clock = scripted(success(1), success(2, expires_in=1), success(3), rotates=False)
         await rig.access()
-        record = await store.load("account")
-        assert record is not None
-        others = await store.claim("account", seen=record.version, timeout=0)
-        assert isinstance(others, ScriptedClaim)
+        others = await held_claim(store)
         stored = store.steps["stored"] = Gate()
         signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
-        await wait_in_vain_for_the_claim(clock, 5)
+        await wait_in_vain_for_the_claim(clock)
         await stored.arrived.wait()  # stored, but the sign-in does not know it yet
         await others.abandon()
         clock.advance(LIFETIME)
@@ -270,9 +267,7 @@ def test_f27_an_unsaved_refresh_of_the_new_sign_in_is_not_given_up() -> None:
         await signing_in
         store.steps.clear()
         await rig.source.aclose()
-        state = await state_in(rig)
-        assert state.token is not None
-        assert (state.token.refresh_token, store.has_claims()) == ("refresh-3", False)
+        assert (await refresh_token_in(rig), store.has_claims()) == ("refresh-3", False)
 
     run(main)
 
@@ -281,14 +276,10 @@ def test_f63_a_refresh_token_that_works_once_is_not_sent_without_the_claim() -> 
     """Another process may wait to send the same one. After two minutes the person is told to try again."""
 
     async def main() -> None:
-        rig, store, clock = scripted(success(1), success(2))
-        await rig.access()
-        record = await store.load("account")
-        assert record is not None
-        others = await store.claim("account", seen=record.version, timeout=0)
-        assert isinstance(others, ScriptedClaim)
+        rig = await holding(success(2))
+        others = await held_claim(rig.store)
         signing_in = asyncio.create_task(rig.source.sign_in(refresh_token="new"))
-        await wait_in_vain_for_the_claim(clock, 120)
+        await wait_in_vain_for_the_claim(rig.clock, 120)
         await refused(ClaimTimeout, signing_in)
         await others.abandon()
         assert (await rig.source.sign_in(refresh_token="new")).access_token == "access-2"
@@ -307,8 +298,7 @@ def test_f41_a_sign_in_that_was_stored_before_a_sign_out_is_not_served_after_it(
         store.steps.clear()
         await rig.source.sign_out()
         gate.open.set()
-        for late in (signing_in, rig.access()):
-            await refused(SignedOut, late)
+        await refused(SignedOut, signing_in, rig.access())
 
     run(main)
 
@@ -318,43 +308,39 @@ def test_f41_f52_an_operator_signs_a_key_out_and_no_process_brings_it_back() -> 
 
     async def main() -> None:
         processes = Processes(success(1), success(2))
-        ours = processes.start(code=None, refresh_token="configured")
+        ours = processes.start(refresh_token="configured")
         assert not await sign_out(processes.store, "account"), "there is nothing yet"
         await ours.access()
         assert await sign_out(processes.store, "account")
         assert not await sign_out(processes.store, "account"), "it is signed out already"
         processes.clock.advance(LIFETIME)
-        for process in (ours, processes.start(code=None, refresh_token="configured")):
-            await refused(SignedOut, process.access())
-        await refused(
-            SignInRequired, ours.source.sign_in(refresh_token="configured"), match="redeemed already"
-        )
+        await refused(SignedOut, ours.access(), processes.start(refresh_token="configured").access())
+        await known(ours, refresh_token="configured")
         assert (await ours.source.sign_in(refresh_token="new")).access_token == "access-2"
         assert processes.sent == ["configured", "new"]
 
     run(main)
 
 
-def test_f20_an_operators_sign_out_wins_against_a_refresh_that_is_running() -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["the refresh first", "the sign-out first"])
+def test_f20_an_operators_sign_out_wins_against_a_refresh_that_is_running(late: bool) -> None:
     """The refresh is stored between its look and its write, or comes after it."""
 
     async def main() -> None:
-        for late in (False, True):
-            paused = Paused(success(2))
-            processes = Processes(success(1), paused)
-            ours = processes.start(code=None, refresh_token="configured")
-            await ours.access()
-            refreshing = await under_way(ours.source.refresh(), paused)
-            gate = processes.store.steps["put"] = Gate()
-            signing_out = await under_way(sign_out(processes.store, "account"), gate)
-            processes.store.steps.clear()
-            for step in (gate.open.set, paused.release) if late else (paused.release, gate.open.set):
-                step()
-                await let_tasks_run()
-            assert await signing_out
-            await asyncio.wait([refreshing])
-            processes.clock.advance(LIFETIME)
-            await refused(SignedOut, ours.access())
+        paused = Paused(success(2))
+        rig, store, clock = scripted(success(1), paused)
+        await rig.access()
+        refreshing = await under_way(rig.source.refresh(), paused)
+        gate = store.steps["put"] = Gate()
+        signing_out = await under_way(sign_out(store, "account"), gate)
+        store.steps.clear()
+        for step in (gate.open.set, paused.release) if late else (paused.release, gate.open.set):
+            step()
+            await let_tasks_run()
+        assert await signing_out
+        await asyncio.wait([refreshing])
+        clock.advance(LIFETIME)
+        await refused(SignedOut, rig.access())
 
     run(main)
 
@@ -366,14 +352,14 @@ def test_f41_f63_a_credential_that_a_sign_out_overtook_is_not_sent_again(credent
     async def main() -> None:
         paused = Paused(success(1))
         processes = Processes(paused, success(2))
-        ours, other = processes.start(code=None), processes.start(code=None)
+        ours, other = processes.start(), processes.start()
         signing_in = await under_way(ours.source.sign_in(**credential), paused)
         await other.source.sign_out()
         paused.release()
         await refused(SignedOut, signing_in)
-        for process in (other, ours, processes.start(code=None)):
-            await refused(SignInRequired, process.source.sign_in(**credential), match="redeemed already")
-            await refused(SignedOut, process.access())
+        for rig in (other, ours, processes.start()):
+            await known(rig, **credential)
+            await refused(SignedOut, rig.access())
         assert processes.sent == ["new"]
 
     run(main)
@@ -385,7 +371,7 @@ def test_f41_f63_a_configured_credential_that_a_sign_out_overtook_is_not_sent_ag
     async def main() -> None:
         paused = Paused(success(1))
         processes = Processes(paused, success(2), invalid_grant(), success(3))
-        ours, other = processes.start(code=None, refresh_token="configured"), processes.start(code=None)
+        ours, other = processes.start(refresh_token="configured"), processes.start()
         caller = await under_way(ours.access(), paused)
         await other.source.sign_out()
         noted = list[bool]()
@@ -402,7 +388,7 @@ def test_f41_f63_a_configured_credential_that_a_sign_out_overtook_is_not_sent_ag
         processes.store.steps.clear()
         await other.source.sign_in(refresh_token="newer")
         processes.clock.advance(LIFETIME)
-        restarted = processes.start(code=None, refresh_token="configured")
+        restarted = processes.start(refresh_token="configured")
         await refused(GrantRejected, ours.access(), other.access(), restarted.access())
         assert processes.sent == ["configured", "newer", "refresh-2"]
 
@@ -455,37 +441,6 @@ def test_f41_a_401_during_an_unsaved_sign_in_returns_the_new_token() -> None:
     run(main)
 
 
-def configured_with(**changes: Any) -> OAuth2:
-    """A client that rotates its refresh tokens, with the code "code-1"."""
-    settings: dict[str, Any] = {
-        "token_url": "https://id.example.com/token",
-        "client_id": "client",
-        "client_secret": "client-secret",
-        "code": None if "refresh_token" in changes else "code-1",
-    }
-    return OAuth2(**(settings | changes))
-
-
-class Processes:
-    """Several processes over one store, which share the script of their token requests."""
-
-    def __init__(self, *script: Any) -> None:
-        self.clock = FakeClock()
-        self.store = ScriptedStore(clock=self.clock)
-        self.transport = ScriptedTransport(*script)
-
-    def start(self, key: str | None = "account", **changes: Any) -> Rig:
-        """A process with this configuration."""
-        provider = configured_with(**changes)
-        return Rig(provider=provider, store=self.store, clock=self.clock, key=key, transport=self.transport)
-
-    @property
-    def sent(self) -> list[str]:
-        """The codes and refresh tokens of the token requests, in order."""
-        fields = [parse_qs(request.body.decode()) for request in self.transport.requests]
-        return [(each.get("code") or each["refresh_token"])[0] for each in fields]
-
-
 @pytest.mark.parametrize("first", ["token", "sign_in"])
 def test_f63_k14_a_code_that_token_and_sign_in_bring_at_once_is_sent_once(first: str) -> None:
     """The configured code is brought to `sign_in` too, as by a callback: both get the one token."""
@@ -493,10 +448,9 @@ def test_f63_k14_a_code_that_token_and_sign_in_bring_at_once_is_sent_once(first:
     async def main() -> None:
         paused = Paused(success(1))
         processes = Processes(paused)
-        source = processes.start().source
-        calls: list[Callable[[], Coroutine[Any, Any, Token]]]
-        calls = [source.token, partial(source.sign_in, code="code-1")]
-        tasks = [asyncio.create_task(call()) for call in (calls if first == "token" else calls[::-1])]
+        rig = processes.start(code="code-1")
+        ways = WAYS if first == "token" else WAYS[::-1]
+        tasks = [asyncio.create_task(bring(rig, way)) for way in ways]
         await paused.arrived.wait()
         await let_tasks_run()
         paused.release()
@@ -515,11 +469,11 @@ def test_f63_k14_a_code_that_is_brought_again_gets_the_token_and_is_not_sent_aga
 
     async def main() -> None:
         processes = Processes(success(1), success(2))
-        first = processes.start(code=None)
+        first = processes.start()
         await first.source.sign_in(code="once")
         if refreshed:
             await first.source.refresh()
-        again = first if process == "the same" else processes.start(code=None)
+        again = first if process == "the same" else processes.start()
         token = await again.source.sign_in(code="once")
         assert token.access_token == ("access-2" if refreshed else "access-1")
         assert processes.sent == ["once", "refresh-1"][: 1 + refreshed]
@@ -532,15 +486,10 @@ def test_f41_f63_a_credential_of_an_unsaved_sign_in_is_not_sent_again_after_the_
 
     async def main() -> None:
         processes = Processes(success(1), success(2))
-        ours = processes.start(code=None)
-        processes.store.steps["put"] = fail
-        await ours.source.sign_in(refresh_token="new")
-        processes.store.steps.clear()
+        ours = processes.start()
+        await signed_in_unsaved(ours, processes.store)
         await ours.source.sign_in(refresh_token="newer")
-        for process in (ours, processes.start(code=None)):
-            await refused(
-                SignInRequired, process.source.sign_in(refresh_token="new"), match="redeemed already"
-            )
+        await known(ours, processes.start(), refresh_token="new")
         assert processes.sent == ["new", "newer"]
 
     run(main)
@@ -552,14 +501,13 @@ def test_f41_f63_a_credential_whose_token_is_not_stored_yet_is_not_sent_again(la
 
     async def main() -> None:
         processes = Processes(success(1), success(2))
-        ours, other = processes.start(code=None), processes.start(code=None)
-        processes.store.steps["put"] = fail
-        await ours.source.sign_in(refresh_token="new")
+        ours, other = processes.start(), processes.start()
+        await signed_in_unsaved(ours, processes.store)
         if later:
-            processes.store.steps.clear()
             await other.source.sign_in(refresh_token="newer")
-            processes.store.steps["put"] = fail
-            await refused(SignInRequired, ours.source.sign_in(refresh_token="new"), match="redeemed already")
+        processes.store.steps["put"] = fail
+        if later:
+            await known(ours, refresh_token="new")
         else:
             assert (await ours.source.sign_in(refresh_token="new")).access_token == "access-1"
         assert processes.sent == ["new", "newer"][: 1 + later]
@@ -574,7 +522,7 @@ def test_f41_a_sign_in_never_returns_an_older_token_than_a_caller_has_got() -> N
 
     async def main() -> None:
         processes = Processes(success(1), success(2))
-        other, ours = processes.start(code=None), processes.start(code=None)
+        other, ours = processes.start(), processes.start()
         await other.source.sign_in(code="once")
         gate = processes.store.steps["abandoned"] = Gate()
         again = await under_way(ours.source.sign_in(code="once"), gate)
@@ -593,18 +541,12 @@ def test_f63_what_works_once_is_an_error_after_another_sign_in(credential: str, 
     """Its own sign-in is over. It is not sent again, and what is stored stays."""
 
     async def main() -> None:
-        processes = Processes(success(1), success(2))
-        rig = processes.start(code=None)
+        rig = Rig(success(1), success(2), configured=None)
         await rig.source.sign_in(**{credential: "once"})
-        if then == "a sign-out":
-            await rig.source.sign_out()
-        else:
-            await rig.source.sign_in(code="another")
-        before = await rig.store.load("account")
-        requests = len(processes.sent)
-        await refused(SignInRequired, rig.source.sign_in(**{credential: "once"}), match="redeemed already")
-        assert await rig.store.load("account") == before
-        assert len(processes.sent) == requests
+        await (rig.source.sign_out() if then == "a sign-out" else rig.source.sign_in(code="another"))
+        before = await rig.store.load("account"), rig.token_requests
+        await known(rig, **{credential: "once"})
+        assert (await rig.store.load("account"), rig.token_requests) == before
 
     run(main)
 
@@ -613,12 +555,11 @@ def test_f63_an_explicit_sign_in_with_what_can_be_used_again_is_always_sent() ->
     """A refresh token that does not rotate may be brought back as often as you like."""
 
     async def main() -> None:
-        processes = Processes(*(success(number, refresh=None) for number in range(1, 5)))
-        rig = processes.start(refresh_token="A", rotates=False)
+        rig = Rig(*(success(number, refresh=None) for number in range(1, 5)), configured="A", rotates=False)
         await rig.access()
         for name in "BAA":
             await rig.source.sign_in(refresh_token=name)
-        assert processes.sent == ["A", "B", "A", "A"]
+        assert refresh_tokens(rig) == ["A", "B", "A", "A"]
         assert await rig.stored_access() == "access-4"
 
     run(main)
@@ -628,30 +569,43 @@ def test_f63_a_code_is_remembered_for_a_day() -> None:
     """Codes live for minutes. After a day its fingerprint makes place for others."""
 
     async def main() -> None:
-        processes = Processes(*(success(number) for number in range(1, 5)))
-        rig = processes.start(code=None)
+        rig = Rig(*(success(number) for number in range(1, 5)), configured=None)
         await rig.source.sign_in(code="once")
-        processes.clock.advance(23 * 3600)
+        rig.clock.advance(23 * 3600)
         await rig.source.sign_in(code="second")
-        await refused(SignInRequired, rig.source.sign_in(code="once"))
-        processes.clock.advance(3600)
+        await known(rig, code="once")
+        rig.clock.advance(3600)
         await rig.source.sign_in(code="third")
         state = await state_in(rig)
-        assert [state.has_redeemed(fingerprint(name)) for name in ("once", "second", "third")] == [
-            False,
-            True,
-            True,
-        ]
+        remembered = [name for name in ("once", "second", "third") if state.has_redeemed(fingerprint(name))]
+        assert remembered == ["second", "third"]
 
     run(main)
 
 
-UNSENT: dict[str, Any] = {
+WAYS = ("configured", "sign_in")
+BOTH_WAYS = pytest.mark.parametrize("way", WAYS)
+
+
+def start(processes: Processes, way: str) -> Rig:
+    """A process that has the code in its configuration, or waits for a sign-in."""
+    return processes.start(code="code-1" if way == "configured" else None)
+
+
+def bring(rig: Rig, way: str) -> Coroutine[Any, Any, Token]:
+    """The call that brings the code."""
+    return rig.source.token() if way == "configured" else rig.source.sign_in(code="code-1")
+
+
+LINES: dict[str, Any] = {
+    "lost": OutcomeUnknown("lost"),
+    "502": token_response(b"", 502),
     "not sent": NotSent("no route"),
     "429": token_response({}, 429),
     "500": token_response({}, 500),
     "503": token_response({}, 503),
     "invalid_client": token_response({"error": "invalid_client"}, 401),
+    "rejected": invalid_grant(),
 }
 
 
@@ -661,91 +615,64 @@ def test_f63_a_process_that_comes_too_late_with_a_code_leaves_the_note_of_the_fi
     async def main() -> None:
         paused = Paused(success(1))
         processes = Processes(paused, success(2))
-        held = await processes.store.claim("account", seen=None, timeout=0)
-        sources = [processes.start(code=None).source for _ in range(2)]
+        held = await held_claim(processes.store)
+        sources = [processes.start().source for _ in range(2)]
         first, second = (asyncio.create_task(source.sign_in(code="once")) for source in sources)
         await wait_in_vain_for_the_claim(processes.clock)
         await paused.arrived.wait()
         await held.abandon()
         await refused(SignInRequired, second, match="redeemed already")
-        await refused(
-            SignInRequired, processes.start(code=None).source.sign_in(code="once"), match="redeemed already"
-        )
+        await known(processes.start(), code="once")
         paused.release()
         assert (await first).access_token == "access-1"
 
     run(main)
 
 
-@pytest.mark.parametrize("way", ["configured", "sign_in"])
-@pytest.mark.parametrize("failure", UNSENT)
+@BOTH_WAYS
+@pytest.mark.parametrize("failure", ["not sent", "429", "500", "503", "invalid_client"])
 def test_f63_a_code_that_was_not_redeemed_is_sent_again(failure: str, way: str) -> None:
     """No connection, a 429, a 5xx or a wrong secret: the server has kept the code, so it still works."""
 
     async def main() -> None:
-        processes = Processes(UNSENT[failure], success(1))
-        rig = processes.start(code="code-1" if way == "configured" else None)
-
-        def call() -> Coroutine[Any, Any, Token]:
-            return rig.source.token() if way == "configured" else rig.source.sign_in(code="code-1")
-
-        caught = await refused(TokenSessionError, call())
-        assert not isinstance(caught, SignInRequired)
+        processes = Processes(LINES[failure], success(1))
+        rig = start(processes, way)
+        error = await refused(TokenSessionError, bring(rig, way))
+        assert not isinstance(error, SignInRequired)
         assert not processes.store.has_claims()
         processes.clock.advance(60)
-        assert (await call()).access_token == "access-1"
+        assert (await bring(rig, way)).access_token == "access-1"
         assert processes.sent == ["code-1"] * 2
 
     run(main)
 
 
-@pytest.mark.parametrize("way", ["configured", "sign_in"])
-@pytest.mark.parametrize("lost", [OutcomeUnknown("lost"), token_response(b"", 502)], ids=["reset", "502"])
-def test_f63_a_code_whose_answer_was_lost_is_sent_once_more_at_once(lost: Any, way: str) -> None:
+@BOTH_WAYS
+@pytest.mark.parametrize("failure", ["lost", "502"])
+def test_f63_a_code_whose_answer_was_lost_is_sent_once_more_at_once(failure: str, way: str) -> None:
     """Servers accept that for a moment, if the first request did not reach them; later it is no use."""
 
     async def main() -> None:
-        processes = Processes(lost, success(1))
-        source = processes.start(code="code-1" if way == "configured" else None).source
-        token = await (source.token() if way == "configured" else source.sign_in(code="code-1"))
-        assert token.access_token == "access-1"
+        processes = Processes(LINES[failure], success(1))
+        assert (await bring(start(processes, way), way)).access_token == "access-1"
         assert processes.sent == ["code-1"] * 2
 
     run(main)
 
 
-SECOND: dict[str, Any] = {
-    "lost": OutcomeUnknown("lost"),
-    "not sent": NotSent("no route"),
-    "429": token_response({}, 429),
-    "500": token_response({}, 500),
-    "rejected": invalid_grant(),
-}
-
-
-@pytest.mark.parametrize("way", ["configured", "sign_in"])
-@pytest.mark.parametrize("second", SECOND)
+@BOTH_WAYS
+@pytest.mark.parametrize("second", ["lost", "not sent", "429", "500", "rejected"])
 def test_f63_a_code_whose_answer_was_lost_is_never_sent_a_third_time(second: str, way: str) -> None:
     """Whatever comes of the repetition: the first request may have redeemed it (RFC 6749, 4.1.2)."""
 
     async def main() -> None:
-        processes = Processes(OutcomeUnknown("lost"), SECOND[second])
-        rig = processes.start(code="code-1" if way == "configured" else None)
-        restarted = processes.start(code="code-1" if way == "configured" else None)
-        errors = []
-        for process in (rig, rig, restarted, rig):
-            caught = await refused(
-                TokenSessionError,
-                (process.access() if way == "configured" else process.source.sign_in(code="code-1")),
-            )
-            errors.append(caught)
+        processes = Processes(LINES["lost"], LINES[second])
+        rig, restarted = start(processes, way), start(processes, way)
+        await refused(GrantLost if second == "rejected" else TokenSessionError, bring(rig, way))
+        for process in (rig, restarted, rig):
             processes.clock.advance(60)
+            await refused(GrantLost if way == "configured" else SignInRequired, bring(process, way))
         assert processes.sent == ["code-1"] * 2
-        assert all(isinstance(error, SignInRequired) for error in errors[1:])
-        if way == "configured":
-            assert all(isinstance(error, GrantLost) for error in errors[1:])
-        if second == "rejected":
-            assert isinstance(errors[0], GrantLost)
 
     run(main)
 
@@ -757,12 +684,12 @@ def test_f63_a_code_whose_request_was_cut_short_is_not_sent_again(before: list[A
     async def main() -> None:
         paused = Paused(success(1))
         processes = Processes(*before, paused, success(2))
-        rig = processes.start()
+        rig = processes.start(code="code-1")
         caller = await under_way(rig.access(), paused)
         closing = asyncio.create_task(rig.source.aclose())
         await seconds_until_done(closing, processes.clock)
         await refused(TokenSessionError, caller)
-        for process in (rig, processes.start()):
+        for process in (rig, processes.start(code="code-1")):
             processes.clock.advance(60)
             await refused(GrantLost, process.access())
         assert processes.sent == ["code-1"] * (len(before) + 1)
@@ -775,10 +702,10 @@ def test_f63_a_code_is_not_repeated_after_a_response_that_cannot_be_read() -> No
 
     async def main() -> None:
         processes = Processes(token_response(b"<html>"))
-        rig = processes.start()
-        for kinds in ((InvalidTokenResponse, GrantLost), GrantLost, GrantLost):
-            await refused(kinds, rig.access())
-            processes.clock.advance(60)
+        rig = processes.start(code="code-1")
+        await refused((InvalidTokenResponse, GrantLost), rig.access())
+        processes.clock.advance(60)
+        await keep_failing(GrantLost, rig, times=2, pause=60)
         assert processes.sent == ["code-1"]
 
     run(main)
@@ -789,36 +716,30 @@ def test_f63_a_rejected_code_is_sent_once() -> None:
 
     async def main() -> None:
         processes = Processes(success(1), invalid_grant(), success(2))
-        rig = processes.start(code=None)
-        await rig.source.sign_in(code="once")
-        for process in (rig, processes.start(code=None)):
-            await refused(SignInRequired, process.source.sign_in(code="bad"))
+        rigs = processes.start(), processes.start()
+        await rigs[0].source.sign_in(code="once")
+        await refused(SignInRequired, *(rig.source.sign_in(code="bad") for rig in rigs))
         assert processes.sent == ["once", "bad"]
         processes.clock.advance(LIFETIME)
-        assert await rig.access() == "access-2"
+        assert await rigs[0].access() == "access-2"
 
     run(main)
 
 
-@pytest.mark.parametrize("way", ["configured", "sign_in"])
+@BOTH_WAYS
 def test_f17_f63_a_code_that_was_being_sent_when_its_process_was_killed_is_not_sent_again(way: str) -> None:
     """The note is there before the code leaves, so the next process knows, and says to sign in again."""
     paused = Paused(success(1))
     processes = Processes(paused, success(2))
-    killed = processes.start(code="code-1" if way == "configured" else None)
-    call = killed.access() if way == "configured" else killed.source.sign_in(code="code-1")
-    kill_while_it_waits(call, paused)
+    killed(bring(start(processes, way), way), paused)
 
     async def main() -> None:
-        rig = processes.start(code="code-1" if way == "configured" else None)
-        caller: asyncio.Task[Any]
+        rig = start(processes, way)
         if way == "configured":
-            caller = asyncio.create_task(rig.access())
-            await until_sleeping(processes.clock, 2)  # orphan_wait
-            processes.clock.advance(2)
+            caller = await asking_after_a_killed_holder(rig)
+            await refused(GrantLost, caller, match="Sign in again")
         else:
-            caller = asyncio.create_task(rig.source.sign_in(code="code-1"))
-        await refused(GrantLost if way == "configured" else SignInRequired, caller, match="Sign in again")
+            await refused(SignInRequired, bring(rig, way), match="Sign in again")
         assert processes.sent == ["code-1"]
         assert (await rig.source.sign_in(code="new")).access_token == "access-2"
 
@@ -828,76 +749,53 @@ def test_f17_f63_a_code_that_was_being_sent_when_its_process_was_killed_is_not_s
 def test_f42_f63_a_sign_in_that_a_closed_event_loop_has_left_behind_holds_up_no_other() -> None:
     """The same code, in the next event loop, does not wait for the dead task."""
     paused = Paused(success(1))
-    processes = Processes(paused, success(2))
-    rig = processes.start(code=None)
-    kill_while_it_waits(rig.source.sign_in(code="once"), paused)
+    rig = Rig(paused, success(2), configured=None)
+    killed(rig.source.sign_in(code="once"), paused)
 
     async def main() -> None:
-        await refused(SignInRequired, rig.source.sign_in(code="once"), match="redeemed already")
+        await known(rig, code="once")
         assert (await rig.source.sign_in(code="new")).access_token == "access-2"
         assert len(rig.source._coordinator._signing_in) == 0
 
     run(main)
 
 
-def kill_while_it_waits(call: Coroutine[Any, Any, Any], paused: Paused) -> None:
-    """Run it in an event loop that ends while its token request waits, without a word to its tasks."""
-
-    async def until_sent() -> None:
-        await paused.arrived.wait()
-
-    loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda *_: None)  # "Task was destroyed but it is pending!" is the point here
-    task = loop.create_task(call)
-    loop.run_until_complete(until_sent())
-    assert not task.done()
-    loop.close()
-    del task
-    gc.collect()
-
-
-class Secrets:
-    """A server whose refresh tokens do not rotate, and can be revoked."""
+class Deployment(Processes):
+    """Processes of a server whose refresh tokens do not rotate, and can be revoked."""
 
     def __init__(self, *valid: str) -> None:
+        super().__init__(*[self.answer] * 50)
         self.valid = set(valid)
-        self.issued = 0
 
-    def __call__(self, request: TokenRequest) -> TokenResponse:
+    def answer(self, request: TokenRequest) -> TokenResponse:
         (name,) = parse_qs(request.body.decode())["refresh_token"]
         if name not in self.valid:
             return invalid_grant()
-        self.issued += 1
-        return token_response({"access_token": f"{name}-{self.issued}", "expires_in": LIFETIME})
+        return token_response({"access_token": f"{name}-{len(self.sent)}", "expires_in": LIFETIME})
 
-
-def rolling(*valid: str) -> tuple[Processes, Secrets]:
-    """Processes over one store and one server that accepts these refresh tokens."""
-    server = Secrets(*valid)
-    return Processes(*[server] * 50), server
+    def start_with(self, secret: str) -> Rig:
+        """A process that is configured with this refresh token."""
+        return self.start(refresh_token=secret, rotates=False)
 
 
 def test_f49_f63_k15_in_a_rolling_deployment_the_newer_configuration_wins() -> None:
     """A process of the old deployment that starts late uses the new secret's token, and starts nothing."""
 
     async def main() -> None:
-        processes, server = rolling("OLD", "NEW")
-
-        def start(name: str) -> Rig:
-            return processes.start(refresh_token=name, rotates=False)
-
-        old = start("OLD")
+        processes = Deployment("OLD", "NEW")
+        old = processes.start_with("OLD")
         assert await old.access() == "OLD-1"
-        new = start("NEW")
+        new = processes.start_with("NEW")
         assert await new.access() == "NEW-2"
-        late = start("OLD")
+        late = processes.start_with("OLD")
         assert await late.access() == "NEW-2"
         for _ in range(3):
             processes.clock.advance(LIFETIME)
             assert {(await rig.access()).split("-")[0] for rig in (new, old, late)} == {"NEW"}
-        server.valid.discard("OLD")
+        processes.valid.discard("OLD")
         processes.clock.advance(LIFETIME)
-        assert {(await rig.access()).split("-")[0] for rig in (late, new, old, start("NEW"))} == {"NEW"}
+        rigs = late, new, old, processes.start_with("NEW")
+        assert {(await rig.access()).split("-")[0] for rig in rigs} == {"NEW"}
         assert processes.sent.count("OLD") == 1
 
     run(main)
@@ -907,19 +805,18 @@ def test_f49_f63_k15_a_configuration_that_was_rolled_back_is_used_if_the_newer_o
     """The new secret was wrong, and the operator goes back to the old one."""
 
     async def main() -> None:
-        processes, server = rolling("OLD", "NEW")
-        old = processes.start(refresh_token="OLD", rotates=False)
+        processes = Deployment("OLD", "NEW")
+        old = processes.start_with("OLD")
         await old.access()
-        new = processes.start(refresh_token="NEW", rotates=False)
+        new = processes.start_with("NEW")
         await new.access()
-        server.valid.discard("NEW")
+        processes.valid.discard("NEW")
         processes.clock.advance(LIFETIME)
         await refused(GrantRejected, new.access())
-        back = processes.start(refresh_token="OLD", rotates=False)
-        assert (await back.access()).startswith("OLD")
+        back = processes.start_with("OLD")
         for rig in (back, old, new):
-            processes.clock.advance(1)
             assert (await rig.access()).startswith("OLD")
+            processes.clock.advance(1)
         assert processes.sent.count("NEW") == 2
 
     run(main)
@@ -929,14 +826,13 @@ def test_f49_f63_a_new_secret_that_was_rejected_at_once_disturbs_no_running_proc
     """The process with the wrong secret is told, and those with the right one go on."""
 
     async def main() -> None:
-        processes, _ = rolling("OLD")
-        old = processes.start(refresh_token="OLD", rotates=False)
-        await old.access()
-        wrong = processes.start(refresh_token="WRONG", rotates=False)
+        processes = Deployment("OLD")
+        old, wrong = processes.start_with("OLD"), processes.start_with("WRONG")
         for _ in range(3):
+            assert (await old.access()).startswith("OLD")
             await refused(GrantRejected, wrong.access())
             processes.clock.advance(LIFETIME)
-            assert (await old.access()).startswith("OLD")
+        assert (await old.access()).startswith("OLD")
         assert processes.sent.count("WRONG") == 1
 
     run(main)
@@ -947,14 +843,13 @@ def test_f49_f63_the_last_sixteen_configurations_are_remembered() -> None:
 
     async def main() -> None:
         names = [f"secret-{number}" for number in range(17)]
-        processes, _ = rolling(*names)
+        processes = Deployment(*names)
         for name in names:
-            newest = await processes.start(refresh_token=name, rotates=False).access()
+            newest = await processes.start_with(name).access()
         for name in names[:-1]:
-            assert await processes.start(refresh_token=name, rotates=False).access() == newest
+            assert await processes.start_with(name).access() == newest
         assert processes.sent == names
-        state = await state_in(processes.start(refresh_token=names[0], rotates=False))
-        assert len(state.superseded) == 16
+        assert len((await state_in(processes.start_with(names[0]))).superseded) == 16
 
     run(main)
 
@@ -1017,31 +912,27 @@ def test_f27_a_commit_that_fails_after_its_time_out_keeps_the_claim(
         clock = FakeClock(jitter=1.0)
         ours, theirs = (kind(tmp_path / "tokens", clock=clock) for _ in range(2))
         records = ours._claims._records = HangingRecords(ours._claims._records)
-        rig = Rig(success(1), store=ours, clock=clock)
+        rig, other = (Rig(success(1), store=store, clock=clock) for store in (ours, theirs))
         caller = asyncio.create_task(rig.access())
         await asyncio.to_thread(records.arrived.wait, 30)
         await let_tasks_run()
-        clock.advance(10)  # store_timeout
-        await let_tasks_run()
+        await let_pass(clock, 10)  # store_timeout
         clock.advance(2)
         assert await caller == "access-1"
         records.go.set()
-        await ours.load(rig.source.key)  # runs after the write, and after what follows it
-        await ours.load(rig.source.key)
-        other = Rig(success(2), store=theirs, clock=clock)
+        for _ in range(2):  # runs after the write, and after what follows it
+            await ours.load("account")
         waiting = asyncio.create_task(other.access())
-        await theirs.load(rig.source.key)
-        await theirs.load(rig.source.key)
+        for _ in range(2):
+            await theirs.load("account")
         await let_tasks_run()
         assert (other.token_requests, waiting.done()) == (0, False)
         records.failing = False
         await rig.source.aclose()  # this stores it
         while not waiting.done():
             clock.advance(0.01)
-            await theirs.load(rig.source.key)
+            await theirs.load("account")
         assert (await waiting, other.token_requests) == ("access-1", 0)
-        await other.source.aclose()
-        await ours.aclose()
-        await theirs.aclose()
+        await close(rig, other)
 
     run(main)
