@@ -22,7 +22,6 @@ from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, success, unti
 from _scripted_store import Step, fail, hang, scripted
 
 from tokensession import (
-    ClientRejected,
     GrantLost,
     GrantRejected,
     InvalidTokenResponse,
@@ -38,21 +37,6 @@ from tokensession.events import RefreshFailed, Saved, SaveFailed
 from tokensession.providers.protocol import TokenResponse
 from tokensession.stores import FileStore, SQLiteStore
 from tokensession.testing import FakeClock, Paused, token_response
-
-
-def test_f25_a_background_refresh_that_fails_is_an_event_and_not_an_error() -> None:
-    """Callers go on getting the valid token."""
-
-    async def main() -> None:
-        rig = await holding(NotSent("down"), clock=FakeClock(jitter=0.5), age=LIFETIME - 299)
-        assert await rig.access() == "access-1"
-        await rig.refreshed()
-        assert await rig.access() == "access-1"
-        assert isinstance(rig.events[-1], RefreshFailed)
-        assert rig.events[-1].still_usable > 0
-
-    run(main)
-
 
 FAILURES: dict[str, Any] = {
     **{str(status): token_response(b"", status) for status in (502, 503, 504, 408)},
@@ -120,19 +104,6 @@ def test_f23_a_429_while_the_token_is_usable_pauses_for_a_minute_if_it_names_no_
             await rig.refreshed()
             assert rig.token_requests == requests
         assert await rig.access() == "access-2"
-
-    run(main)
-
-
-def test_a_rejected_client_sends_one_request_a_minute() -> None:
-    """The error says what to check."""
-
-    async def main() -> None:
-        rig = Rig(token_response({"error": "invalid_client"}, 401), success(1))
-        await keep_failing(ClientRejected, rig, times=20, pause=2, match="credentials")
-        assert rig.token_requests == 1
-        rig.clock.advance(60)
-        assert await rig.access() == "access-1"
 
     run(main)
 

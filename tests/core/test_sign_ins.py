@@ -871,13 +871,15 @@ def test_f49_k27_a_new_code_under_a_named_key_ends_the_refusal_of_the_running_se
     run(main)
 
 
-def test_f40_k27_with_the_default_key_another_code_is_another_record() -> None:
+@pytest.mark.parametrize("credential", ["code", "refresh_token"])
+def test_f40_k27_with_the_default_key_another_credential_is_another_record(credential: str) -> None:
     """The key contains the credential, so the running service does not learn of it: name your keys."""
 
     async def main() -> None:
         processes = Processes(success(1), success(2))
-        assert await processes.start(key=None, code="code-1").access() == "access-1"
-        assert await processes.start(key=None, code="code-2").access() == "access-2"
+        for number in (1, 2):
+            rig = processes.start(key=None, **{credential: f"credential-{number}"})
+            assert await rig.access() == f"access-{number}"
         assert len(await processes.store.keys()) == 2
 
     run(main)

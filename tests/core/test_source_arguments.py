@@ -112,20 +112,6 @@ def test_a_store_that_you_pass_in_stays_open(opens: Opens) -> None:
     run(main)
 
 
-def test_a_source_needs_no_transport() -> None:
-    """The default sends the token request over HTTP."""
-
-    async def main() -> None:
-        async with (
-            OAuth2Server() as server,
-            ManagedSource(OAuth2(**server.credentials), store="memory:") as source,
-        ):
-            assert (await source.token()).access_token
-            assert server.stats.token_requests == 1
-
-    run(main)
-
-
 def test_a_clock_for_the_session_lets_your_test_move_time() -> None:
     """With `AuthedSession(clock=FakeClock())`, the next request after an hour has a new token."""
 

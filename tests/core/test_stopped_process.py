@@ -86,7 +86,7 @@ def test_f03_a_deadline_still_ends_what_has_not_arrived() -> None:
 
 
 @pytest.mark.parametrize(("rotates", "limit"), [(False, 20), (True, 120)], ids=["permanent", "rotating"])
-def test_f10_the_deadline_of_a_token_request_covers_the_body(rotates: bool, limit: int) -> None:
+def test_f03_f10_the_deadline_of_a_token_request_covers_the_body(rotates: bool, limit: int) -> None:
     """A response of which only half has arrived at the deadline is lost."""
 
     async def main() -> None:
