@@ -5,31 +5,20 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Coroutine, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from _rig import Rig, let_tasks_run, success, until_sleeping
+from _scripted_store import Gate
 from _shared_store import SharedStore
 
 from tokensession import OutcomeUnknown
 from tokensession._refresh.state import TokenState
 from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores.protocol import Claim, Record, Store
-from tokensession.testing import FakeClock
+from tokensession.testing import FakeClock, Paused
 
 Error = TypeVar("Error", bound=BaseException)
-
-
-class HasStored(Protocol):
-    """A `Rig` or a `SharedStore`."""
-
-    async def stored(self) -> TokenState | None: ...
-
-
-class Arrival(Protocol):
-    """A `Paused` or a `Gate`."""
-
-    arrived: asyncio.Event
 
 
 def beside(rig: Rig, *script: Any, **options: Any) -> Rig:
@@ -61,7 +50,7 @@ async def holding(*rest: Any, age: float = 0, **options: Any) -> Rig:
     return rig
 
 
-async def under_way(call: Coroutine[Any, Any, Any], gate: Arrival) -> asyncio.Task[Any]:
+async def under_way(call: Coroutine[Any, Any, Any], gate: Paused | Gate) -> asyncio.Task[Any]:
     """A task with this call, which has arrived at the gate."""
     task = asyncio.create_task(call)
     await gate.arrived.wait()
@@ -76,7 +65,7 @@ async def held_claim(store: Store) -> Claim:
     return claim
 
 
-def killed(call: Coroutine[Any, Any, Any], gate: Arrival) -> None:
+def killed(call: Coroutine[Any, Any, Any], gate: Paused | Gate) -> None:
     """Run it in an event loop that ends when it arrives at the gate, without a word to its tasks."""
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)  # "Task was destroyed but it is pending!" is the point here
@@ -136,14 +125,14 @@ def requests_of(rigs: Iterable[Rig]) -> int:
     return sum(rig.token_requests for rig in rigs)
 
 
-async def state_in(place: HasStored) -> TokenState:
+async def state_in(place: Rig | SharedStore) -> TokenState:
     """The state that is stored there."""
     state = await place.stored()
     assert state is not None
     return state
 
 
-async def refresh_token_in(place: HasStored) -> str | None:
+async def refresh_token_in(place: Rig | SharedStore) -> str | None:
     """The refresh token that is stored there."""
     token = (await state_in(place)).token
     assert token is not None

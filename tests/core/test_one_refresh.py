@@ -11,6 +11,7 @@ import anyio
 import pytest
 from _moments import (
     beside,
+    held_claim,
     holding,
     processes,
     refresh_token_in,
@@ -20,7 +21,7 @@ from _moments import (
     state_in,
     under_way,
 )
-from _rig import LIFETIME, Rig, let_tasks_run, run, success, until_sleeping
+from _rig import LIFETIME, Rig, let_tasks_run, run, seconds_until_done, success
 
 from tokensession import (
     ClaimTimeout,
@@ -236,33 +237,21 @@ def test_f60_k18_the_same_token_with_a_later_end_is_adopted_one_after_the_other(
     run(main)
 
 
-def test_f28_waiting_too_long_for_a_claim_is_a_typed_error_and_sends_nothing() -> None:
-    """Contention is ClaimTimeout after `claim_timeout`, and nothing is redeemed without the claim."""
+@pytest.mark.parametrize(
+    ("claim_timeout", "seconds", "kind"), [(10, 10, ClaimTimeout), (30, 20, TokenUnavailable)]
+)
+def test_f28_a_caller_waits_for_a_claim_no_longer_than_for_anything_else(
+    claim_timeout: float, seconds: float, kind: type[Exception]
+) -> None:
+    """It gets an error after `claim_timeout` or `caller_timeout`. Nothing is redeemed without the claim."""
 
     async def main() -> None:
-        rig = Rig(policy=Policy(retry_within=0, claim_timeout=10))
-        claim = await rig.store.claim("account", seen=None, timeout=1)
+        rig = Rig(policy=Policy(retry_within=0, claim_timeout=claim_timeout))
+        claim = await held_claim(rig.store)
         caller = asyncio.create_task(rig.access())
-        await until_sleeping(rig.clock, 10)
-        rig.clock.advance(10)
-        await refused(ClaimTimeout, caller)
-        assert rig.token_requests == 0
-        del claim
-
-    run(main)
-
-
-def test_f28_a_caller_waits_for_a_claim_no_longer_than_for_anything_else() -> None:
-    """It gets a transient error after `caller_timeout`. The refresh ends with its own, and sends nothing."""
-
-    async def main() -> None:
-        rig = Rig()
-        claim = await rig.store.claim("account", seen=None, timeout=1)
-        caller = asyncio.create_task(rig.access())
-        await until_sleeping(rig.clock, 30)
-        rig.clock.advance(20)
-        await refused(TokenUnavailable, caller)
-        rig.clock.advance(10)
+        assert await seconds_until_done(caller, rig.clock) == seconds
+        await refused(kind, caller)
+        rig.clock.advance(claim_timeout - seconds)
         await rig.refreshed()
         ended = rig.events[-1]
         assert isinstance(ended, RefreshFailed)

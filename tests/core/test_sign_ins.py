@@ -288,21 +288,6 @@ def test_f63_a_refresh_token_that_works_once_is_not_sent_without_the_claim() -> 
     run(main)
 
 
-def test_f41_a_sign_in_that_was_stored_before_a_sign_out_is_not_served_after_it() -> None:
-    """The sign-out returns first, and the stored record says which of the two was last."""
-
-    async def main() -> None:
-        rig, store, _ = scripted(success(1))
-        gate = store.steps["stored"] = Gate()
-        signing_in = await under_way(rig.source.sign_in(refresh_token="new"), gate)
-        store.steps.clear()
-        await rig.source.sign_out()
-        gate.open.set()
-        await refused(SignedOut, signing_in, rig.access())
-
-    run(main)
-
-
 def test_f41_f52_an_operator_signs_a_key_out_and_no_process_brings_it_back() -> None:
     """Without a provider. The configured credential counts as known, so a restart does not sign in either."""
 

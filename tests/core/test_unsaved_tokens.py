@@ -55,32 +55,29 @@ def test_f41_a_sign_out_while_a_sign_in_releases_an_old_claim_is_not_undone() ->
     run(main)
 
 
-def test_f41_a_refresh_that_was_stored_before_a_sign_out_is_not_served_after_it() -> None:
-    """A refresh whose commit returns after a sign-out publishes nothing."""
+@pytest.mark.parametrize(
+    ("way", "step"),
+    [("refresh", "request"), ("refresh", "committed"), ("sign in", "stored")],
+    ids=["during the request", "after the commit", "after a sign-in was stored"],
+)
+def test_f41_what_a_sign_out_has_overtaken_is_not_served_after_it(way: str, step: str) -> None:
+    """The sign-out returns first, and the stored record says which of the two was last."""
 
     async def main() -> None:
-        rig, store, _ = scripted(success(1))
-        gate = store.steps["committed"] = Gate()
-        caller = await under_way(rig.access(), gate)
-        await rig.source.sign_out()
-        gate.open.set()
-        await refused(SignedOut, caller, rig.access())
-        assert rig.token_requests == 1
-
-    run(main)
-
-
-def test_f41_a_sign_out_during_the_first_refresh_stays() -> None:
-    """The first token of the configured credential is not served after the sign-out."""
-
-    async def main() -> None:
-        paused = Paused(success(1))
-        rig = Rig(paused)
-        caller = await under_way(rig.access(), paused)
+        paused, gate = Paused(success(1)), Gate()
+        rig, store, _ = scripted(paused)
+        if step != "request":
+            store.steps[step] = gate
+            paused.release()
+        call = rig.source.token() if way == "refresh" else rig.source.sign_in(refresh_token="new")
+        caller = await under_way(call, paused if step == "request" else gate)
+        store.steps.clear()
         await rig.source.sign_out()
         paused.release()
-        await refused(SignedOut, caller)
+        gate.open.set()
+        await refused(SignedOut, caller, rig.access())
         assert (await state_in(rig)).signed_out
+        assert rig.token_requests == 1
 
     run(main)
 

@@ -129,26 +129,16 @@ def test_f59_a_token_that_is_still_valid_is_used_to_its_end() -> None:
     run(main)
 
 
-def test_f59_a_forced_refresh_asks_again_with_the_new_refresh_token() -> None:
-    """After the server, or the strategy, was corrected."""
+@pytest.mark.parametrize(("way", "sent"), [("force", "refresh-1"), ("sign in", "of-a-person")])
+def test_f59_a_forced_refresh_or_a_sign_in_replaces_it(way: str, sent: str) -> None:
+    """After the server, or the strategy, was corrected: the new refresh token is sent, or a person's."""
 
     async def main() -> None:
         rig = Rig(unusable(1), success(2))
         await refused(InvalidTokenResponse, rig.access())
-        assert (await rig.source.refresh(force=True)).access_token == "access-2"
-        assert refresh_tokens(rig) == ["configured-token", "refresh-1"]
-
-    run(main)
-
-
-def test_f59_a_sign_in_replaces_it() -> None:
-    """A person signs in again, and all is well."""
-
-    async def main() -> None:
-        rig = Rig(unusable(1), success(2))
-        await refused(InvalidTokenResponse, rig.access())
-        await rig.source.sign_in(refresh_token="of-a-person")
+        await (rig.source.refresh(force=True) if way == "force" else rig.source.sign_in(refresh_token=sent))
         assert await rig.access() == "access-2"
+        assert refresh_tokens(rig) == ["configured-token", sent]
 
     run(main)
 
@@ -194,25 +184,21 @@ def test_f59_several_unusable_responses_keep_the_last_two_refresh_tokens() -> No
     run(main)
 
 
-def test_f59_a_known_refusal_in_a_2xx_brings_no_token() -> None:
-    """`invalid_grant` beside a token is a rejection, and what stands beside it is not stored."""
+@pytest.mark.parametrize(
+    ("error", "kind"), [("invalid_grant", GrantRejected), ("slow_down", RateLimited)], ids=str
+)
+def test_f59_a_known_refusal_in_a_2xx_brings_no_token(error: str, kind: type[TokenSessionError]) -> None:
+    """It is judged as what it says, and what stands beside it is not stored."""
 
     async def main() -> None:
-        rig = Rig(unusable(1, error="invalid_grant"))
-        await refused(GrantRejected, rig.access())
+        rig = Rig(unusable(1, error=error), success(2))
+        await refused(kind, rig.access())
         assert (await state_in(rig)).token is None
-
-    run(main)
-
-
-def test_f59_a_rate_limit_in_a_2xx_brings_no_token() -> None:
-    """It is judged as a rate limit."""
-
-    async def main() -> None:
-        rig = Rig(unusable(1, error="slow_down"), success(2))
-        await refused(RateLimited, rig.access())
         rig.clock.advance(60)
-        assert await rig.access() == "access-2"
+        if kind is RateLimited:
+            assert await rig.access() == "access-2"
+        else:
+            await refused(kind, rig.access())
 
     run(main)
 
