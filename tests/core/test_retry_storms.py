@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from _moments import holding, refused
 from _rig import IMPATIENT, LIFETIME, Rig, run, success
+from _scripted_store import ScriptedStore
 
 from tokensession import (
     AiohttpTransport,
