@@ -10,15 +10,7 @@ from typing import Any
 
 import pytest
 from _moments import asking_after_a_killed_holder, beside, holding, keep_failing, lost, refused, state_in
-from _rig import (
-    LIFETIME,
-    Rig,
-    invalid_grant,
-    let_tasks_run,
-    run,
-    seconds_until_done,
-    success,
-)
+from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, seconds_until_done, success
 
 from tokensession import (
     GrantLost,
@@ -30,7 +22,7 @@ from tokensession import (
     TokenUnavailable,
 )
 from tokensession.events import RefreshHeld
-from tokensession.providers.protocol import Credential, TokenRequest, TokenResponse
+from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import MemoryStore
 from tokensession.stores.protocol import Record, Store
 from tokensession.testing import FakeClock, token_response
@@ -376,8 +368,6 @@ def test_f17_any_number_of_killed_holders_ends_with_the_first_answer() -> None:
 
 
 def test_f17_a_rejection_after_a_killed_holder_says_what_may_have_happened() -> None:
-    """The error says that the killed process may have spent the refresh token."""
-
     async def main() -> None:
         caller = await after_a_killed_holder(Rig(invalid_grant()))
         await refused(GrantLost, caller, match="invalid_grant.*Its process ended")
@@ -421,21 +411,6 @@ async def after_a_killed_holder(rig: Rig) -> asyncio.Task[str]:
     """A caller of a process that looks right after such a holder."""
     await killed_while_sending(rig.store)
     return await asking_after_a_killed_holder(rig)
-
-
-def test_a_code_that_got_no_response_is_sent_once_more_at_once() -> None:
-    """A code is spent by its use, even where refresh tokens do not rotate, and lives for minutes."""
-
-    async def main() -> None:
-        rig = Rig(lost, lost, rotates=False)
-        rig.provider.credential = Credential("authorization_code", "the-code")
-        for _ in range(3):
-            caught = await refused(GrantLost, rig.access(), match="got no whole answer")
-            assert "rejected" not in str(caught)  # no one has said so
-            rig.clock.advance(60)
-        assert rig.token_requests == 2
-
-    run(main)
 
 
 @pytest.mark.parametrize(

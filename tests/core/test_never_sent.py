@@ -19,13 +19,7 @@ from _moments import (
 from _rig import LIFETIME, Rig, invalid_grant, run, seconds_until_done, success
 from _scripted_store import fail, scripted
 
-from tokensession import (
-    GrantLost,
-    NotSent,
-    OutcomeUnknown,
-    StoreUnavailable,
-    TokenUnavailable,
-)
+from tokensession import GrantLost, NotSent, OutcomeUnknown, StoreUnavailable, TokenUnavailable
 from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.testing import Paused
 

@@ -183,8 +183,6 @@ def test_f28_a_store_that_is_down_fails_at_once_and_is_not_taken_for_contention(
 def test_f28_a_store_on_a_disk_that_is_gone_fails_without_waiting(
     tmp_path: Path, kind: type[FileStore | SQLiteStore]
 ) -> None:
-    """A missing directory is StoreUnavailable, without waiting and without a token request."""
-
     async def main() -> None:
         clock = FakeClock()
         rig = Rig(success(1), store=kind(tmp_path / "unmounted" / "tokens", clock=clock), clock=clock)
@@ -269,8 +267,6 @@ def test_f17_f27_a_lost_response_whose_note_cannot_be_stored_is_remembered_in_me
 
 
 def test_an_unsaved_token_gives_way_to_a_newer_sign_in() -> None:
-    """The late write is superseded, and the newer token is served."""
-
     async def main() -> None:
         rig, store, clock = scripted(success(1))
         store.steps["commit"] = fail
@@ -304,8 +300,6 @@ def test_a_code_is_not_spent_when_the_store_is_down() -> None:
 
 
 def test_a_sign_out_that_cannot_be_stored_fails_and_changes_nothing() -> None:
-    """The token is served as before."""
-
     async def main() -> None:
         rig, store, _ = scripted(success(1))
         await rig.access()

@@ -229,8 +229,6 @@ def test_f57_a_probable_rejection_leaves_the_access_token_in_use() -> None:
 
 @pytest.mark.parametrize("rotates", [True, False], ids=["rotates", "does not rotate"])
 def test_f57_one_that_is_probably_rejected_can_turn_out_to_be_rejected(rotates: bool) -> None:
-    """Then it is for good."""
-
     async def main() -> None:
         one, other = pair(refusal("invalid_token"), invalid_grant(), rotates=rotates)
         await keep_failing(GrantRejected, one, other, pause=15 * MINUTE)
@@ -285,8 +283,6 @@ def test_f58_refusals_without_a_word_count_only_in_a_row() -> None:
 
 
 def test_f58_a_refusal_without_a_word_is_never_final() -> None:
-    """However long it lasts, the next success ends it."""
-
     async def main() -> None:
         rig = await holding(*[unexplained()] * 30, success(2), age=LIFETIME)
         while rig.transport.left > 1:
@@ -420,8 +416,6 @@ def test_a_forced_refresh_does_not_ignore_a_pause_that_the_server_asked_for() ->
 
 
 def test_f41_a_forced_refresh_does_not_undo_a_sign_out() -> None:
-    """Only a sign-in does."""
-
     async def main() -> None:
         rig = await holding()
         await rig.source.sign_out()

@@ -9,7 +9,7 @@ from pathlib import Path, PosixPath
 from typing import Any
 
 import pytest
-from _moments import beside, holding, refused, under_way
+from _moments import beside, refused, under_way
 from _rig import LIFETIME, Rig, invalid_grant, run, success
 from _scripted_store import ScriptedStore, fail, scripted
 
@@ -95,8 +95,6 @@ def test_a_store_given_as_url_or_path_is_opened_and_closed_each_time(
 
 @BOTH
 def test_a_store_that_you_pass_in_stays_open(opens: Opens) -> None:
-    """Several sources may share it; you close it yourself."""
-
     class Store(MemoryStore):
         closed = False
 
@@ -192,28 +190,20 @@ async def assert_check(rig: Rig, kind: type[TokenSessionError] | None) -> None:
 
 
 def test_check_is_content_with_a_token_or_a_way_to_get_one() -> None:
-    """Before the first token, while one is valid, and after its end."""
+    """Before the first token, while one is valid, and after its end. A new process finds what is stored."""
 
     async def main() -> None:
         rig, _, _ = scripted(success(1))
         await assert_check(rig, None)
         await rig.access()
         await assert_check(rig, None)
+        restarted = beside(rig)
+        await assert_check(restarted, None)
+        assert restarted.source.snapshot().token == rig.source.snapshot().token
+        assert await restarted.access() == "access-1"
         rig.clock.advance(LIFETIME)
         await assert_check(rig, None)
         await assert_check(beside(rig), None)
-
-    run(main)
-
-
-def test_check_finds_the_token_that_is_stored() -> None:
-    """Its snapshot is that of a process that could serve requests now."""
-
-    async def main() -> None:
-        rig = await holding()
-        fresh = beside(rig)
-        assert (await fresh.source.check()).token == rig.source.snapshot().token
-        assert await fresh.access() == "access-1"
 
     run(main)
 
@@ -279,8 +269,6 @@ def test_check_raises_the_error_of_a_store_that_is_down() -> None:
 
 
 def test_check_does_not_disturb_a_running_refresh() -> None:
-    """It looks at the store beside it."""
-
     async def main() -> None:
         paused = Paused(success(1))
         rig = Rig(paused)

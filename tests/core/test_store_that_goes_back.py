@@ -398,8 +398,6 @@ def test_f41_a_sign_out_is_put_back_too(way: str) -> None:
 
 
 def test_f41_a_sign_out_is_not_a_loss_and_no_process_undoes_it() -> None:
-    """A sign-out leaves a tombstone, so a process with a token in memory does not write it back."""
-
     async def main() -> None:
         rig = await holding()
         await beside(rig).source.sign_out()

@@ -260,8 +260,6 @@ def test_f43_a_sign_in_that_is_stopped_as_the_store_fails_is_still_pending() -> 
 
 
 def test_f03_a_deadline_that_is_cancelled_twice_leaves_no_timer() -> None:
-    """No timer is left running, even if the work ignores its cancellation."""
-
     async def main() -> None:
         clock, release = FakeClock(), asyncio.Event()
 

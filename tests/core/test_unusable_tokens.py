@@ -236,8 +236,6 @@ def test_f59_a_sign_in_with_a_code_stores_what_it_brought() -> None:
 
 
 def test_f59_callers_at_once_share_the_error_and_the_one_request() -> None:
-    """A hundred callers, three processes."""
-
     async def main() -> None:
         rigs = processes(3, unusable(1))
         calls = [rig.access() for rig in rigs for _ in range(100)]
