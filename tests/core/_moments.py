@@ -12,7 +12,7 @@ from _rig import Rig, let_tasks_run, success, until_sleeping
 from _scripted_store import Gate
 from _shared_store import SharedStore
 
-from tokensession import OutcomeUnknown
+from tokensession import OutcomeUnknown, StoreCorrupt
 from tokensession._refresh.state import TokenState
 from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores.protocol import Claim, Record, Store
@@ -40,6 +40,16 @@ def process(shared: SharedStore, *script: Any, **options: Any) -> Rig:
 def lost(_request: TokenRequest) -> TokenResponse:
     """A line of a script: the answer to this request gets lost."""
     raise OutcomeUnknown("The token request got no whole answer.")
+
+
+async def reset() -> None:
+    """A step of a store: an error that its driver raises."""
+    raise ConnectionResetError("by peer")
+
+
+async def corrupt() -> None:
+    """A step of a store: the record is damaged."""
+    raise StoreCorrupt("The record is damaged.")
 
 
 async def holding(*rest: Any, age: float = 0, **options: Any) -> Rig:

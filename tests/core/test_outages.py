@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from _moments import (
     beside,
+    corrupt,
     holding,
     keep_failing,
     let_pass,
     refresh_token_in,
     refused,
+    reset,
     state_in,
     under_way,
     wait_in_vain_for_the_claim,
@@ -122,16 +124,6 @@ def test_f25_in_an_outage_a_token_is_served_until_it_expires() -> None:
 
 NO_READS: dict[str, Step] = {"load": fail, "claim": fail}
 NO_WRITES: dict[str, Step] = {"put": fail, "commit": fail}
-
-
-async def corrupt() -> None:
-    """The record is damaged."""
-    raise StoreCorrupt("The file is damaged.")
-
-
-async def reset() -> None:
-    """As the driver of a store of your own does."""
-    raise ConnectionResetError("by peer")
 
 
 def test_f26_an_unreadable_store_does_not_clear_the_token_in_memory() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _rig import let_tasks_run, run, state_of
+from _rig import LIFETIME, let_tasks_run, run, state_of
 from _steps import REFRESH, Steps
 
 from tokensession import AiohttpTransport, AuthedSession, ManagedSource
@@ -18,7 +18,6 @@ from tokensession.providers import Priava
 from tokensession.stores import FileStore
 from tokensession.testing import FakeClock, PriavaServer
 
-LIFETIME = 3600
 MANY = 300
 """More suspensions than one request or refresh has. A test that gets here would never end."""
 

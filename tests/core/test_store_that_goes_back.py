@@ -42,8 +42,6 @@ from tokensession.events import Restored
 from tokensession.stores import FileStore
 from tokensession.testing import FakeClock, Paused, token_response
 
-WEEK = 7 * 86400
-
 
 def numbered(first: int, last: int) -> list[Any]:
     """The responses with the tokens `first` to `last`."""
@@ -370,7 +368,7 @@ def test_f52_a_process_that_never_used_its_record_for_a_week_does_not_put_it_bac
         for rig in (rotating, reusable):
             await rig.access()
             await rig.store.delete("account")
-            rig.clock.advance(WEEK + 1)
+            rig.clock.advance(7 * 86400 + 1)
         await refused(SignInRequired, rotating.access(), match="week")
         assert await rotating.store.load("account") is None
         assert await reusable.access() == "access-2"
@@ -433,7 +431,7 @@ def test_f52_a_refusal_that_was_remembered_is_put_back_with_the_record() -> None
     """The rejected refresh token is not sent once more, and neither is the configured one."""
 
     async def main() -> None:
-        rig = await holding(invalid_grant(), policy=Policy(retry_within=0))
+        rig = await holding(invalid_grant())
         await refused(GrantRejected, rig.source.refresh())
         await rig.store.delete("account")
         rig.clock.advance(60)

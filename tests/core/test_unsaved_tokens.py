@@ -13,6 +13,7 @@ from _moments import (
     let_pass,
     refresh_token_in,
     refused,
+    reset,
     state_in,
     under_way,
     wait_in_vain_for_the_claim,
@@ -289,11 +290,6 @@ async def cancels_itself() -> None:
 async def misconfigured() -> None:
     """As an encrypting store without its key does."""
     raise ConfigurationError("No key to encrypt with.")
-
-
-async def reset() -> None:
-    """As any driver may."""
-    raise ConnectionResetError("by peer")
 
 
 @pytest.mark.parametrize("problem", [cancels_itself, misconfigured, reset, hang])
