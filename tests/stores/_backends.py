@@ -18,8 +18,8 @@ from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store
 from tokensession.testing.conformance.backend import Backend
 
 
-def memory(directory: Path) -> Backend:
-    store = MemoryStore()
+def memory(directory: Path, kind: type[MemoryStore] = MemoryStore) -> Backend:
+    store = kind()
 
     def open_with(clock: Clock | None = None) -> MemoryStore:
         store._clock = clock or store._clock

@@ -4,117 +4,88 @@ from __future__ import annotations
 
 import asyncio
 
-from broken import in_memory
+from broken import BrokenMemoryStore, Expect, breaks
 from tokensession.errors import StoreUnavailable, Superseded
-from tokensession.stores.memory import MemoryClaim, MemoryStore, _Holder
-from tokensession.stores.protocol import ANY, AnyVersion, Record, check_key, new_version
-
-__all__ = ["BROKEN_CLAIMS"]
-
-Expect = str | AnyVersion | None
+from tokensession.stores.memory import MemoryClaim, _Holder
+from tokensession.stores.protocol import ANY, Record, check_key, new_version
+from tokensession.testing.conformance.backend import ticks
 
 
-class _Claim(MemoryClaim):
-    """A claim that a broken store can change."""
-
-    def __init__(self, claim: MemoryClaim) -> None:
-        super().__init__(claim._store, claim._key, claim._current, claim._holder)
-
-
-class CommitIgnoresVersions(MemoryStore):
+@breaks("test_a_late_commit_replaces_nothing_newer", "test_a_deletion_during_a_claim_supersedes_its_commit")
+class CommitIgnoresVersions(BrokenMemoryStore):
     """The last commit wins: a sign-in or a rotated refresh token is lost."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Overwriting(_Claim):
-            async def commit(self, data: bytes) -> Record:
-                self._current = await self._store.load(self._key)
-                return await super().commit(data)
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Overwriting(found)
+    class Claim(MemoryClaim):
+        async def commit(self, data: bytes) -> Record:
+            self._current = await self._store.load(self._key)
+            return await super().commit(data)
 
 
-class CommitNeedsTheClaim(MemoryStore):
+@breaks("test_a_late_commit_is_stored_if_nothing_newer_is")
+class CommitNeedsTheClaim(BrokenMemoryStore):
     """A holder that has lost its claim cannot commit, so the only copy of a rotated refresh token is lost."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Strict(_Claim):
-            async def commit(self, data: bytes) -> Record:
-                if self._store._holders.get(self._key) is not self._holder:
-                    raise StoreUnavailable("The lease was lost.")
-                return await super().commit(data)
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Strict(found)
+    class Claim(MemoryClaim):
+        async def commit(self, data: bytes) -> Record:
+            if self._store._holders.get(self._key) is not self._holder:
+                raise StoreUnavailable("The lease was lost.")
+            return await super().commit(data)
 
 
-class SupersededCommitsEndTheClaim(MemoryStore):
+@breaks("test_a_sign_in_during_a_claim_supersedes_its_commit")
+class SupersededCommitsEndTheClaim(BrokenMemoryStore):
     """Another holder sends what has just been spent, before the new token can be stored."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Hasty(_Claim):
-            async def commit(self, data: bytes) -> Record:
-                try:
-                    return await super().commit(data)
-                except Superseded:
-                    await self.abandon()
-                    raise
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Hasty(found)
+    class Claim(MemoryClaim):
+        async def commit(self, data: bytes) -> Record:
+            try:
+                return await super().commit(data)
+            except Superseded:
+                await self.abandon()
+                raise
 
 
-class CommitIsNotRepeatable(MemoryStore):
+@breaks("test_a_repeated_commit_returns_the_same_record")
+class CommitIsNotRepeatable(BrokenMemoryStore):
     """Each try gets a new version, so the second takes the first for the commit of another holder."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class NewVersionEachTime(_Claim):
-            async def commit(self, data: bytes) -> Record:
-                self._version = new_version()
-                return await super().commit(data)
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else NewVersionEachTime(found)
+    class Claim(MemoryClaim):
+        async def commit(self, data: bytes) -> Record:
+            self._version = new_version()
+            return await super().commit(data)
 
 
-class CommitIsCancelledWithItsCaller(MemoryStore):
+@breaks("test_commit_finishes_although_its_caller_is_cancelled")
+class CommitIsCancelledWithItsCaller(BrokenMemoryStore):
     """The write can be cancelled after the refresh token was spent."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Cancellable(_Claim):
-            async def commit(self, data: bytes) -> Record:
-                for _ in range(5):
-                    await asyncio.sleep(0)
-                return await super().commit(data)
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Cancellable(found)
+    class Claim(MemoryClaim):
+        async def commit(self, data: bytes) -> Record:
+            await ticks(5)
+            return await super().commit(data)
 
 
-class AbandonIsCancelledWithItsCaller(MemoryStore):
+@breaks("test_abandon_finishes_although_its_caller_is_cancelled")
+class AbandonIsCancelledWithItsCaller(BrokenMemoryStore):
     """The claim stays held when the caller of `abandon` is cancelled."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Cancellable(_Claim):
-            async def abandon(self) -> None:
-                for _ in range(5):
-                    await asyncio.sleep(0)
-                await super().abandon()
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Cancellable(found)
+    class Claim(MemoryClaim):
+        async def abandon(self) -> None:
+            await ticks(5)
+            await super().abandon()
 
 
-class PutIsCancelledWithItsCaller(MemoryStore):
+@breaks("test_put_finishes_although_its_caller_is_cancelled")
+class PutIsCancelledWithItsCaller(BrokenMemoryStore):
     """A sign-in is lost when its caller is cancelled."""
 
     async def put(self, key: str, data: bytes, *, expect: Expect = ANY) -> Record:
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await ticks(5)
         return await super().put(key, data, expect=expect)
 
 
-class ClaimLeaksWhenCancelled(MemoryStore):
+@breaks("test_a_claim_cancelled_at_any_point_holds_nothing")
+class ClaimLeaksWhenCancelled(BrokenMemoryStore):
     """A caller that is cancelled just after the grant leaves a claim that is never released."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
@@ -123,28 +94,32 @@ class ClaimLeaksWhenCancelled(MemoryStore):
         return found
 
 
-class ReleasesOtherHolders(MemoryStore):
+@breaks("test_ending_a_claim_twice_is_safe")
+class ReleasesOtherHolders(BrokenMemoryStore):
     """Ending a claim twice ends the next holder's claim too."""
 
     def _release(self, key: str, holder: _Holder, *, resolved: bool) -> None:
         super()._release(key, self._holders.get(key, holder), resolved=resolved)
 
 
-class NoExclusion(MemoryStore):
+@breaks("test_one_task_at_a_time_holds_the_claim", "test_a_claim_excludes_every_other_store_object")
+class NoExclusion(BrokenMemoryStore):
     """Every caller gets the claim."""
 
     def _free(self, key: str) -> bool:
         return True
 
 
-class OneClaimForAllKeys(MemoryStore):
+@breaks("test_a_claim_does_not_block_other_keys")
+class OneClaimForAllKeys(BrokenMemoryStore):
     """A refresh of one tenant's token stops all the others."""
 
     def _free(self, key: str) -> bool:
         return super()._free(key) and not self._holders
 
 
-class PutWaitsForTheClaim(MemoryStore):
+@breaks("test_a_sign_in_during_a_claim_supersedes_its_commit", "test_a_sign_in_serves_all_waiters")
+class PutWaitsForTheClaim(BrokenMemoryStore):
     """A sign-in waits for a refresh, which may never end."""
 
     async def put(self, key: str, data: bytes, *, expect: Expect = ANY) -> Record:
@@ -153,7 +128,8 @@ class PutWaitsForTheClaim(MemoryStore):
         return await super().put(key, data, expect=expect)
 
 
-class LoadWaitsForTheClaim(MemoryStore):
+@breaks("test_load_never_waits_for_a_claim")
+class LoadWaitsForTheClaim(BrokenMemoryStore):
     """While a token is refreshed, the old one cannot be used although it is still valid."""
 
     async def load(self, key: str) -> Record | None:
@@ -162,7 +138,8 @@ class LoadWaitsForTheClaim(MemoryStore):
         return await super().load(key)
 
 
-class WaitersQueue(MemoryStore):
+@breaks("test_one_commit_serves_all_waiters")
+class WaitersQueue(BrokenMemoryStore):
     """A waiter gets the claim without looking for a new record, so each of them refreshes again."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
@@ -172,7 +149,8 @@ class WaitersQueue(MemoryStore):
         return await super().claim(key, seen=seen, timeout=timeout)
 
 
-class SeenNoneMeansAnything(MemoryStore):
+@breaks("test_seen_decides_between_a_newer_record_and_the_claim")
+class SeenNoneMeansAnything(BrokenMemoryStore):
     """A caller that has seen nothing does not get the record that is stored."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
@@ -182,7 +160,8 @@ class SeenNoneMeansAnything(MemoryStore):
         )
 
 
-class DeletionLooksNewer(MemoryStore):
+@breaks("test_seen_decides_between_a_newer_record_and_the_claim")
+class DeletionLooksNewer(BrokenMemoryStore):
     """A caller that has seen a deleted record waits for one that never comes."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
@@ -191,7 +170,8 @@ class DeletionLooksNewer(MemoryStore):
         return await super().claim(key, seen=seen, timeout=timeout)
 
 
-class NewerRecordNeedsTheClaim(MemoryStore):
+@breaks("test_a_newer_record_is_returned_while_another_holds_the_claim")
+class NewerRecordNeedsTheClaim(BrokenMemoryStore):
     """It takes the lock first and looks at the record after that."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
@@ -203,21 +183,24 @@ class NewerRecordNeedsTheClaim(MemoryStore):
         return found
 
 
-class TimeoutIsIgnored(MemoryStore):
+@breaks("test_waiting_ends_with_a_claim_timeout")
+class TimeoutIsIgnored(BrokenMemoryStore):
     """Waiting does not end."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
         return await super().claim(key, seen=seen, timeout=3600)
 
 
-class NoWaiterIsWoken(MemoryStore):
+@breaks("test_an_abandoned_claim_goes_to_one_waiter", "test_fifty_keys_can_be_waited_for_at_once")
+class NoWaiterIsWoken(BrokenMemoryStore):
     """Waiters notice a change only when their time is over."""
 
     def _wake(self, key: str) -> None:
         pass
 
 
-class CommitWakesOne(MemoryStore):
+@breaks("test_one_commit_serves_all_waiters")
+class CommitWakesOne(BrokenMemoryStore):
     """The other waiters go on waiting for a claim that is free."""
 
     def _wake(self, key: str) -> None:
@@ -226,7 +209,8 @@ class CommitWakesOne(MemoryStore):
                 waiter.set_result(None)
 
 
-class InterruptionIsNotReported(MemoryStore):
+@breaks("test_a_holder_with_a_closed_event_loop_loses_its_claim")
+class InterruptionIsNotReported(BrokenMemoryStore):
     """The next holder sends its request while that of the interrupted one may still be on the way."""
 
     def _free(self, key: str) -> bool:
@@ -235,14 +219,16 @@ class InterruptionIsNotReported(MemoryStore):
         return free
 
 
-class InterruptionIsReportedOnce(MemoryStore):
+@breaks("test_a_holder_with_a_closed_event_loop_loses_its_claim")
+class InterruptionIsReportedOnce(BrokenMemoryStore):
     """If the holder that learned of it abandons its claim, the next one does not learn of it."""
 
     def _release(self, key: str, holder: _Holder, *, resolved: bool) -> None:
         super()._release(key, holder, resolved=True)
 
 
-class EveryEndIsAnInterruption(MemoryStore):
+@breaks("test_a_clean_end_is_not_an_interruption")
+class EveryEndIsAnInterruption(BrokenMemoryStore):
     """Each refresh waits for a dead holder that does not exist."""
 
     def _release(self, key: str, holder: _Holder, *, resolved: bool) -> None:
@@ -250,14 +236,16 @@ class EveryEndIsAnInterruption(MemoryStore):
         self._interrupted[key] = holder.since
 
 
-class OrphanedHoldersKeepTheClaim(MemoryStore):
+@breaks("test_a_holder_with_a_closed_event_loop_loses_its_claim")
+class OrphanedHoldersKeepTheClaim(BrokenMemoryStore):
     """A holder with a closed event loop keeps its claim."""
 
     def _free(self, key: str) -> bool:
         return key not in self._holders
 
 
-class MarksAtTheClaim(MemoryStore):
+@breaks("test_a_holder_that_has_sent_nothing_is_no_interruption")
+class MarksAtTheClaim(BrokenMemoryStore):
     """A holder that has sent nothing counts as interrupted, and two of them end the sign-in."""
 
     def _grant(self, key: str, record: Record | None, now: float) -> MemoryClaim:
@@ -266,7 +254,8 @@ class MarksAtTheClaim(MemoryStore):
         return claim
 
 
-class InterruptionEndsWithTheNextHolder(MemoryStore):
+@breaks("test_an_interruption_outlives_holders_that_send_nothing")
+class InterruptionEndsWithTheNextHolder(BrokenMemoryStore):
     """If the holder that learned of it is killed before it sends, the next one does not learn of it."""
 
     def _free(self, key: str) -> bool:
@@ -276,7 +265,8 @@ class InterruptionEndsWithTheNextHolder(MemoryStore):
         return super()._free(key)
 
 
-class InterruptionDatesFromTheClaim(MemoryStore):
+@breaks("test_an_interruption_is_as_old_as_the_last_request")
+class InterruptionDatesFromTheClaim(BrokenMemoryStore):
     """The next holder takes the request for older than it is, and does not wait for its end."""
 
     def _free(self, key: str) -> bool:
@@ -286,88 +276,30 @@ class InterruptionDatesFromTheClaim(MemoryStore):
         return super()._free(key)
 
 
-class OnlyTheFirstRequestCounts(MemoryStore):
+@breaks("test_an_interruption_is_as_old_as_the_last_request")
+class OnlyTheFirstRequestCounts(BrokenMemoryStore):
     """The next holder does not wait for the end of the second request."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Once(_Claim):
-            async def sending(self, *, listening: float = 0.0) -> None:
-                if self._holder.sent is None:
-                    await super().sending(listening=listening)
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Once(found)
-
-
-class SendingIsCancelledWithItsCaller(MemoryStore):
-    """The mark may be missing although the request has left."""
-
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Cancellable(_Claim):
-            async def sending(self, *, listening: float = 0.0) -> None:
-                for _ in range(5):
-                    await asyncio.sleep(0)
+    class Claim(MemoryClaim):
+        async def sending(self, *, listening: float = 0.0) -> None:
+            if self._holder.sent is None:
                 await super().sending(listening=listening)
 
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Cancellable(found)
+
+@breaks("test_sending_finishes_although_its_caller_is_cancelled")
+class SendingIsCancelledWithItsCaller(BrokenMemoryStore):
+    """The mark may be missing although the request has left."""
+
+    class Claim(MemoryClaim):
+        async def sending(self, *, listening: float = 0.0) -> None:
+            await ticks(5)
+            await super().sending(listening=listening)
 
 
-class EndedClaimsMaySend(MemoryStore):
+@breaks("test_a_claim_that_has_ended_sends_nothing")
+class EndedClaimsMaySend(BrokenMemoryStore):
     """A holder that has lost its claim sends its request beside that of the next one."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> MemoryClaim | Record:
-        class Careless(_Claim):
-            async def sending(self, *, listening: float = 0.0) -> None:
-                self._holder.sent = self._store._clock.boot()
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Careless(found)
-
-
-_LATE = "test_a_late_commit_replaces_nothing_newer"
-_SIGN_IN = "test_a_sign_in_during_a_claim_supersedes_its_commit"
-
-_TABLE: list[tuple[type[MemoryStore], tuple[str, ...]]] = [
-    (CommitIgnoresVersions, (_LATE, "test_a_deletion_during_a_claim_supersedes_its_commit")),
-    (SupersededCommitsEndTheClaim, (_SIGN_IN,)),
-    (CommitNeedsTheClaim, ("test_a_late_commit_is_stored_if_nothing_newer_is",)),
-    (CommitIsNotRepeatable, ("test_a_repeated_commit_returns_the_same_record",)),
-    (
-        CommitIsCancelledWithItsCaller,
-        ("test_commit_finishes_although_its_caller_is_cancelled",),
-    ),
-    (AbandonIsCancelledWithItsCaller, ("test_abandon_finishes_although_its_caller_is_cancelled",)),
-    (PutIsCancelledWithItsCaller, ("test_put_finishes_although_its_caller_is_cancelled",)),
-    (ClaimLeaksWhenCancelled, ("test_a_claim_cancelled_at_any_point_holds_nothing",)),
-    (ReleasesOtherHolders, ("test_ending_a_claim_twice_is_safe",)),
-    (
-        NoExclusion,
-        ("test_one_task_at_a_time_holds_the_claim", "test_a_claim_excludes_every_other_store_object"),
-    ),
-    (OneClaimForAllKeys, ("test_a_claim_does_not_block_other_keys",)),
-    (PutWaitsForTheClaim, (_SIGN_IN, "test_a_sign_in_serves_all_waiters")),
-    (LoadWaitsForTheClaim, ("test_load_never_waits_for_a_claim",)),
-    (WaitersQueue, ("test_one_commit_serves_all_waiters",)),
-    (SeenNoneMeansAnything, ("test_seen_decides_between_a_newer_record_and_the_claim",)),
-    (DeletionLooksNewer, ("test_seen_decides_between_a_newer_record_and_the_claim",)),
-    (NewerRecordNeedsTheClaim, ("test_a_newer_record_is_returned_while_another_holds_the_claim",)),
-    (TimeoutIsIgnored, ("test_waiting_ends_with_a_claim_timeout",)),
-    (
-        NoWaiterIsWoken,
-        ("test_an_abandoned_claim_goes_to_one_waiter", "test_fifty_keys_can_be_waited_for_at_once"),
-    ),
-    (CommitWakesOne, ("test_one_commit_serves_all_waiters",)),
-    (InterruptionIsNotReported, ("test_a_holder_with_a_closed_event_loop_loses_its_claim",)),
-    (InterruptionIsReportedOnce, ("test_a_holder_with_a_closed_event_loop_loses_its_claim",)),
-    (EveryEndIsAnInterruption, ("test_a_clean_end_is_not_an_interruption",)),
-    (OrphanedHoldersKeepTheClaim, ("test_a_holder_with_a_closed_event_loop_loses_its_claim",)),
-    (MarksAtTheClaim, ("test_a_holder_that_has_sent_nothing_is_no_interruption",)),
-    (InterruptionEndsWithTheNextHolder, ("test_an_interruption_outlives_holders_that_send_nothing",)),
-    (InterruptionDatesFromTheClaim, ("test_an_interruption_is_as_old_as_the_last_request",)),
-    (OnlyTheFirstRequestCounts, ("test_an_interruption_is_as_old_as_the_last_request",)),
-    (SendingIsCancelledWithItsCaller, ("test_sending_finishes_although_its_caller_is_cancelled",)),
-    (EndedClaimsMaySend, ("test_a_claim_that_has_ended_sends_nothing",)),
-]
-
-BROKEN_CLAIMS = [in_memory(kind, *promises) for kind, promises in _TABLE]
+    class Claim(MemoryClaim):
+        async def sending(self, *, listening: float = 0.0) -> None:
+            self._holder.sent = self._store._clock.boot()

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import _backends
 
-from broken import Broken
+from broken import breaks, opened_by_peers
 from tokensession.stores import SQLiteStore
 from tokensession.stores._local.database import Database
 from tokensession.stores._local.files import check_file
 from tokensession.stores._local.schema import fetch
 from tokensession.testing.conformance.backend import Backend
-
-__all__ = ["BROKEN_DATABASES"]
 
 
 class BrokenSQLiteStore(SQLiteStore):
@@ -26,11 +22,17 @@ class BrokenSQLiteStore(SQLiteStore):
 
     database: type[Database] = Database
 
+    @classmethod
+    def make_backend(cls, directory: Path) -> Backend:
+        path = directory / "database" / "tokens.db"
+        return opened_by_peers(_backends.sqlite(directory, cls), cls, path)
+
     def __init__(self, path: Path, *, clock: Any = None) -> None:
         super().__init__(path, clock=clock)
         self._database.__class__ = self.database
 
 
+@breaks("test_a_backup_by_the_process_itself_breaks_nothing")
 class WriteAheadLog(BrokenSQLiteStore):
     """A backup drops its locks, and the next process that closes the database deletes the log in use."""
 
@@ -50,6 +52,11 @@ class WriteAheadLog(BrokenSQLiteStore):
             self._up_to_date = True
 
 
+@breaks(
+    "test_a_file_that_others_may_open_is_not_used",
+    "test_a_file_of_another_user_is_not_used",
+    "test_a_second_name_leads_to_no_second_claim",
+)
 class OnlyTheDatabaseIsChecked(BrokenSQLiteStore):
     """SQLite believes whatever is in the journal beside it, and a second name has locks of its own."""
 
@@ -64,32 +71,3 @@ class OnlyTheDatabaseIsChecked(BrokenSQLiteStore):
 
         def _check_name(self, status: os.stat_result | None) -> None:
             pass
-
-
-def backend_of(kind: type[BrokenSQLiteStore]) -> Callable[[Path], Backend]:
-    """A function that makes the backend of such a store."""
-
-    def make(directory: Path) -> Backend:
-        backend = _backends.sqlite(directory, kind)
-        return dataclasses.replace(
-            backend,
-            url=f"{kind.__module__}:{kind.__name__}:{directory / 'database' / 'tokens.db'}",
-            opener="broken.files:open_broken",
-        )
-
-    return make
-
-
-_TABLE: list[tuple[type[BrokenSQLiteStore], tuple[str, ...]]] = [
-    (WriteAheadLog, ("test_a_backup_by_the_process_itself_breaks_nothing",)),
-    (
-        OnlyTheDatabaseIsChecked,
-        (
-            "test_a_file_that_others_may_open_is_not_used",
-            "test_a_file_of_another_user_is_not_used",
-            "test_a_second_name_leads_to_no_second_claim",
-        ),
-    ),
-]
-
-BROKEN_DATABASES = [Broken(kind.__name__, backend_of(kind), promises) for kind, promises in _TABLE]

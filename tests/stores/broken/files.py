@@ -10,16 +10,14 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import _backends
 import msgpack
 
-from broken import Broken
+from broken import Expect, breaks, opened_by_peers
 from tokensession.clock import SystemClock
 from tokensession.errors import ClaimTimeout, StoreUnavailable
 from tokensession.stores._local.claims import Claims, LocalClaim
@@ -27,13 +25,9 @@ from tokensession.stores._local.lock import SidecarLock
 from tokensession.stores._local.moment import Moment
 from tokensession.stores._local.worker import Busy, Worker
 from tokensession.stores.file import FileStore, _encode, _Files
-from tokensession.stores.protocol import ANY, AnyVersion, Record, Store, new_version
+from tokensession.stores.protocol import ANY, Record, new_version
 from tokensession.testing import FakeClock
 from tokensession.testing.conformance.backend import Backend
-
-__all__ = ["BROKEN_IN_FILES", "BrokenFileStore", "backend_of", "open_broken"]
-
-Expect = str | AnyVersion | None
 
 
 class BrokenFileStore(FileStore):
@@ -41,7 +35,13 @@ class BrokenFileStore(FileStore):
 
     files: type[_Files] = _Files
     claims: type[Claims] = Claims
+    Claim: type[LocalClaim] = LocalClaim
     patience = 3.0
+
+    @classmethod
+    def make_backend(cls, directory: Path) -> Backend:
+        backend = dataclasses.replace(_backends.file(directory, cls), patience=cls.patience)
+        return opened_by_peers(backend, cls, directory / "tokens")
 
     def __init__(self, directory: Path, *, clock: Any = None) -> None:
         clock = clock or SystemClock()
@@ -49,7 +49,14 @@ class BrokenFileStore(FileStore):
         self._files = self.files(self._files.directory, clock)
         self._claims = self.claims(self._files, self._worker, clock)
 
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
+        found = await super().claim(key, seen=seen, timeout=timeout)
+        if isinstance(found, LocalClaim):
+            found.__class__ = self.Claim
+        return found
 
+
+@breaks("test_a_reader_never_sees_a_torn_record", "test_a_failed_write_changes_nothing_and_can_be_repeated")
 class WritesInPlace(BrokenFileStore):
     """A reader, or the next process after a crash, finds half a record."""
 
@@ -66,6 +73,7 @@ class WritesInPlace(BrokenFileStore):
             return record
 
 
+@breaks("test_what_is_stored_survives_its_killed_writer", "test_a_killed_writer_leaves_a_whole_record")
 class WritesLater(BrokenFileStore):
     """The record is not stored yet when `put` or `commit` returns."""
 
@@ -75,6 +83,7 @@ class WritesLater(BrokenFileStore):
             return record
 
 
+@breaks("test_a_paused_holder_overwrites_nothing_newer", "test_removing_a_lock_file_loses_nothing")
 class CommitIgnoresVersions(BrokenFileStore):
     """The last commit wins."""
 
@@ -83,6 +92,7 @@ class CommitIgnoresVersions(BrokenFileStore):
             return super().write(key, record, ANY)
 
 
+@breaks("test_the_next_writer_removes_what_a_killed_one_left")
 class TemporaryFilesStay(BrokenFileStore):
     """Each write has a new temporary name, so the file of a killed writer stays."""
 
@@ -98,6 +108,7 @@ class TemporaryFilesStay(BrokenFileStore):
             return record
 
 
+@breaks("test_files_are_private_under_any_umask")
 class ModesFollowTheUmask(BrokenFileStore):
     """With umask 0, every user may read the tokens."""
 
@@ -108,6 +119,14 @@ class ModesFollowTheUmask(BrokenFileStore):
             return record
 
 
+@breaks(
+    "test_damaged_data_is_an_error_until_the_next_put",
+    "test_a_file_that_others_may_open_is_not_used",
+    "test_a_directory_that_others_may_enter_is_not_used",
+    "test_a_directory_that_others_may_write_to_is_not_used",
+    "test_a_file_of_another_user_is_not_used",
+    "test_a_symbolic_link_is_not_followed",
+)
 class NothingIsChecked(BrokenFileStore):
     """It uses any file that it finds."""
 
@@ -124,6 +143,7 @@ class NothingIsChecked(BrokenFileStore):
             return document["key"].decode(), Record(document["version"], document["data"])
 
 
+@breaks("test_a_file_that_others_may_open_is_not_used")
 class ModesAreRepaired(BrokenFileStore):
     """It takes rights from others and goes on, although they may have written to the file."""
 
@@ -136,6 +156,7 @@ class ModesAreRepaired(BrokenFileStore):
             return path
 
 
+@breaks("test_a_record_that_was_moved_to_another_key_is_not_read")
 class KeysAreNotBound(BrokenFileStore):
     """A record that was moved to another key is that account's token."""
 
@@ -145,6 +166,11 @@ class KeysAreNotBound(BrokenFileStore):
             return None if stored is None else stored[1]
 
 
+@breaks(
+    "test_a_claim_reserves_space_for_its_commit",
+    "test_a_claim_reserves_a_file_for_its_commit",
+    "test_a_disk_without_inodes_fails_the_claim_and_no_commit",
+)
 class NothingIsReserved(BrokenFileStore):
     """Whether the record fits on the disk is only known after the refresh token was spent."""
 
@@ -156,6 +182,7 @@ class NothingIsReserved(BrokenFileStore):
             )
 
 
+@breaks("test_a_full_disk_fails_the_claim", "test_a_read_only_directory_fails_the_claim")
 class ClaimsWithoutChecking(BrokenFileStore):
     """It grants a claim although the store cannot be written."""
 
@@ -169,6 +196,7 @@ class ClaimsWithoutChecking(BrokenFileStore):
             )
 
 
+@breaks("test_an_abandoned_claim_leaves_no_file_behind")
 class ReservedFilesStay(BrokenFileStore):
     """Each claim that is abandoned leaves a file behind."""
 
@@ -177,6 +205,7 @@ class ReservedFilesStay(BrokenFileStore):
             pass
 
 
+@breaks("test_removing_a_lock_file_loses_nothing")
 class LostClaimsMaySend(BrokenFileStore):
     """A holder whose lock file was removed sends its request beside that of the next one."""
 
@@ -187,6 +216,7 @@ class LostClaimsMaySend(BrokenFileStore):
         return found
 
 
+@breaks("test_a_locked_store_fails_the_claim")
 class LockedStoresAreClaimed(BrokenFileStore):
     """That the record cannot be written is only known after the refresh token was spent."""
 
@@ -195,6 +225,10 @@ class LockedStoresAreClaimed(BrokenFileStore):
             pass
 
 
+@breaks(
+    "test_a_write_to_a_locked_store_ends_and_can_be_repeated",
+    "test_closing_ends_although_the_store_is_locked",
+)
 class BusyWritesNeverGiveUp(BrokenFileStore):
     """A caller waits for ever, and so does a service that wants to stop."""
 
@@ -206,6 +240,7 @@ class BusyWritesNeverGiveUp(BrokenFileStore):
         self._claims = self.claims(self._files, self._worker, clock)
 
 
+@breaks("test_closing_does_not_wait_for_a_claim_that_was_cancelled")
 class CancelledClaimsAreRetried(BrokenFileStore):
     """A service that wants to stop waits for a claim whose caller has left long ago."""
 
@@ -219,6 +254,7 @@ class CancelledClaimsAreRetried(BrokenFileStore):
             return found
 
 
+@breaks("test_a_write_to_a_locked_store_delays_no_reader")
 class BusyWritesBlockTheThread(BrokenFileStore):
     """While one write waits for another program, no token can be read."""
 
@@ -233,6 +269,7 @@ class BusyWritesBlockTheThread(BrokenFileStore):
                     time.sleep(0.005)
 
 
+@breaks("test_a_claim_timeout_says_who_holds_the_claim")
 class HoldersAreAnonymous(BrokenFileStore):
     """You only learn that someone has been holding the claim for too long."""
 
@@ -241,92 +278,3 @@ class HoldersAreAnonymous(BrokenFileStore):
             return await super().claim(key, seen=seen, timeout=timeout)
         except ClaimTimeout:
             raise ClaimTimeout("The claim is held elsewhere.") from None
-
-
-def open_broken(url: str) -> Store:
-    """The store that "module:ClassName:/path" names."""
-    module, name, directory = url.split(":", 2)
-    kind: Callable[[Path], Store] = getattr(import_module(module), name)
-    return kind(Path(directory))
-
-
-def backend_of(kind: type[BrokenFileStore]) -> Callable[[Path], Backend]:
-    """A function that makes the backend of such a store."""
-
-    def make(directory: Path) -> Backend:
-        backend = _backends.file(directory, kind)
-        return dataclasses.replace(
-            backend,
-            url=f"{kind.__module__}:{kind.__name__}:{backend.root}",
-            opener="broken.files:open_broken",
-            patience=kind.patience,
-        )
-
-    return make
-
-
-_TABLE: list[tuple[type[BrokenFileStore], tuple[str, ...]]] = [
-    (
-        WritesInPlace,
-        (
-            "test_a_reader_never_sees_a_torn_record",
-            "test_a_failed_write_changes_nothing_and_can_be_repeated",
-        ),
-    ),
-    (
-        WritesLater,
-        (
-            "test_what_is_stored_survives_its_killed_writer",
-            "test_a_killed_writer_leaves_a_whole_record",
-        ),
-    ),
-    (
-        CommitIgnoresVersions,
-        ("test_a_paused_holder_overwrites_nothing_newer", "test_removing_a_lock_file_loses_nothing"),
-    ),
-    (TemporaryFilesStay, ("test_the_next_writer_removes_what_a_killed_one_left",)),
-    (ModesFollowTheUmask, ("test_files_are_private_under_any_umask",)),
-    (
-        NothingIsChecked,
-        (
-            "test_damaged_data_is_an_error_until_the_next_put",
-            "test_a_file_that_others_may_open_is_not_used",
-            "test_a_directory_that_others_may_enter_is_not_used",
-            "test_a_directory_that_others_may_write_to_is_not_used",
-            "test_a_file_of_another_user_is_not_used",
-            "test_a_symbolic_link_is_not_followed",
-        ),
-    ),
-    (
-        NothingIsReserved,
-        (
-            "test_a_claim_reserves_space_for_its_commit",
-            "test_a_claim_reserves_a_file_for_its_commit",
-            "test_a_disk_without_inodes_fails_the_claim_and_no_commit",
-        ),
-    ),
-    (ModesAreRepaired, ("test_a_file_that_others_may_open_is_not_used",)),
-    (KeysAreNotBound, ("test_a_record_that_was_moved_to_another_key_is_not_read",)),
-    (LostClaimsMaySend, ("test_removing_a_lock_file_loses_nothing",)),
-    (ReservedFilesStay, ("test_an_abandoned_claim_leaves_no_file_behind",)),
-    (LockedStoresAreClaimed, ("test_a_locked_store_fails_the_claim",)),
-    (
-        BusyWritesNeverGiveUp,
-        (
-            "test_a_write_to_a_locked_store_ends_and_can_be_repeated",
-            "test_closing_ends_although_the_store_is_locked",
-        ),
-    ),
-    (CancelledClaimsAreRetried, ("test_closing_does_not_wait_for_a_claim_that_was_cancelled",)),
-    (BusyWritesBlockTheThread, ("test_a_write_to_a_locked_store_delays_no_reader",)),
-    (HoldersAreAnonymous, ("test_a_claim_timeout_says_who_holds_the_claim",)),
-    (
-        ClaimsWithoutChecking,
-        (
-            "test_a_full_disk_fails_the_claim",
-            "test_a_read_only_directory_fails_the_claim",
-        ),
-    ),
-]
-
-BROKEN_IN_FILES = [Broken(kind.__name__, backend_of(kind), promises) for kind, promises in _TABLE]

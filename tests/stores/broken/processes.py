@@ -9,19 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from broken import Broken
-from broken.files import BrokenFileStore, backend_of
+from broken import Expect, breaks
+from broken.files import BrokenFileStore
 from tokensession.errors import ClaimTimeout, StoreUnavailable
 from tokensession.stores._local.claims import LocalClaim
 from tokensession.stores._local.lock import lock_name
 from tokensession.stores.file import _Files
-from tokensession.stores.protocol import ANY, AnyVersion, Record
-
-__all__ = ["BROKEN_BETWEEN_PROCESSES"]
-
-Expect = str | AnyVersion | None
+from tokensession.stores.protocol import ANY, Record
 
 
+@breaks("test_one_process_at_a_time_holds_the_claim")
 class ExclusionPerProcess(BrokenFileStore):
     """Each process has a lock of its own."""
 
@@ -31,6 +28,7 @@ class ExclusionPerProcess(BrokenFileStore):
             return path.with_name(f"{os.getpid()}-{path.name}")
 
 
+@breaks("test_one_commit_serves_all_waiting_processes")
 class WaitersIgnoreNewRecords(BrokenFileStore):
     """Each waiter gets the lock in its turn, and refreshes again."""
 
@@ -46,6 +44,7 @@ class WaitersIgnoreNewRecords(BrokenFileStore):
                     return found
 
 
+@breaks("test_a_hundred_keys_held_elsewhere_can_be_waited_for_at_once")
 class OnlyFortyCanWait(BrokenFileStore):
     """Each waiter needs one of forty threads, so further callers wait for a thread."""
 
@@ -57,36 +56,29 @@ class OnlyFortyCanWait(BrokenFileStore):
             return await super().claim(key, seen=seen, timeout=timeout)
 
 
-class _Claim(LocalClaim):
-    """A claim that a broken store can change."""
-
-    def __init__(self, claim: LocalClaim) -> None:
-        self.__dict__.update(claim.__dict__)
-
-
+@breaks("test_a_commit_is_noticed_although_its_process_is_killed_at_once")
 class WaitersDependOnANotice(BrokenFileStore):
     """A waiter only looks after a notice, which the committing process may be too dead to send."""
 
     patience = 1.5
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        class Notifying(_Claim):
-            async def commit(self, data: bytes) -> Record:
-                record = await super().commit(data)
-                asyncio.get_running_loop().call_later(60, notice.touch)
-                return record
+    class Claim(LocalClaim):
+        async def commit(self, data: bytes) -> Record:
+            record = await super().commit(data)
+            asyncio.get_running_loop().call_later(60, self._lock.path.with_suffix(".notice").touch)
+            return record
 
+    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         notice = self._files.prepare(key).with_suffix(".notice")
         while True:
             try:
-                found = await super().claim(key, seen=seen, timeout=0)
+                return await super().claim(key, seen=seen, timeout=0)
             except ClaimTimeout:
                 while not notice.exists():
                     await asyncio.sleep(0)
-            else:
-                return found if isinstance(found, Record) else Notifying(found)
 
 
+@breaks("test_sixteen_processes_may_start_at_once")
 class EachStartCreatesTheTable(BrokenFileStore):
     """A start finds no table and creates one, and deletes what other processes have stored since."""
 
@@ -104,6 +96,7 @@ class EachStartCreatesTheTable(BrokenFileStore):
         return record
 
 
+@breaks("test_a_forked_child_may_use_the_store_it_inherited")
 class UnusableAfterAFork(BrokenFileStore):
     """Its thread stays in the parent, so the child gets an error."""
 
@@ -117,19 +110,17 @@ class UnusableAfterAFork(BrokenFileStore):
         return await super().put(key, data, expect=expect)
 
 
+@breaks("test_a_killed_holder_loses_its_claim_and_the_next_one_learns_of_it")
 class NoInterruptionIsReported(BrokenFileStore):
     """The next holder sends its request while that of a dead one may still be on the way."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        class Silent(_Claim):
-            @property
-            def interrupted(self) -> float | None:
-                return None
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Silent(found)
+    class Claim(LocalClaim):
+        @property
+        def interrupted(self) -> float | None:
+            return None
 
 
+@breaks("test_a_holder_killed_before_it_sends_leaves_nothing")
 class MarksAtTheClaim(BrokenFileStore):
     """A process that is killed during its DNS look-up counts as one whose request was sent."""
 
@@ -140,6 +131,7 @@ class MarksAtTheClaim(BrokenFileStore):
         return found
 
 
+@breaks("test_a_holder_killed_before_it_sends_leaves_nothing")
 class MarksEndWithTheNextClaim(BrokenFileStore):
     """If the holder that learned of an interruption is killed too, the next one does not learn of it."""
 
@@ -150,63 +142,55 @@ class MarksEndWithTheNextClaim(BrokenFileStore):
         return found
 
 
+@breaks("test_a_killed_holder_loses_its_claim_and_the_next_one_learns_of_it")
 class DeadHoldersListen(BrokenFileStore):
     """The next holder waits for a process that it knows to be dead."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        class Patient(_Claim):
-            @property
-            def listening(self) -> float:
-                return 0.0 if self.interrupted is None else 3600.0
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Patient(found)
+    class Claim(LocalClaim):
+        @property
+        def listening(self) -> float:
+            return 0.0 if self.interrupted is None else 3600.0
 
 
+@breaks("test_after_a_clock_reset_an_interruption_counts_as_old")
 class AgesCanBeNegative(BrokenFileStore):
     """A holder from before a reboot has a negative age."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        class Subtracting(_Claim):
-            @property
-            def interrupted(self) -> float | None:
-                now = self._clock.boot()
-                return None if self._predecessor is None else now - self._predecessor.sent
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Subtracting(found)
+    class Claim(LocalClaim):
+        @property
+        def interrupted(self) -> float | None:
+            now = self._clock.boot()
+            return None if self._predecessor is None else now - self._predecessor.sent
 
 
+@breaks(
+    "test_a_paused_holder_commits_if_nothing_newer_is_stored",
+    "test_a_holder_with_a_blocked_event_loop_commits_if_nothing_newer_is_stored",
+)
 class LeaseExpiresAtOnce(BrokenFileStore):
     """A paused holder cannot commit, although nothing newer is stored."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        class Lapsed(_Claim):
-            async def commit(self, data: bytes) -> Record:
-                raise StoreUnavailable("The lease has lapsed.")
-
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        return found if isinstance(found, Record) else Lapsed(found)
+    class Claim(LocalClaim):
+        async def commit(self, data: bytes) -> Record:
+            raise StoreUnavailable("The lease has lapsed.")
 
 
+@breaks("test_a_killed_waiter_leaves_nothing_behind")
 class KilledWaitersCountAsHolders(BrokenFileStore):
     """A process that was killed while it waited counts as an interrupted holder."""
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        class FalselyInterrupted(_Claim):
-            @property
-            def interrupted(self) -> float | None:
-                return 0.0
-
         self._files.prepare(key)
         mine = self._files.directory / f"{os.getpid()}.waiting"
         mine.touch()
         found = await super().claim(key, seen=seen, timeout=timeout)
         mine.unlink()
-        others = list(self._files.directory.glob("*.waiting"))
-        return FalselyInterrupted(found) if others and isinstance(found, LocalClaim) else found
+        if isinstance(found, LocalClaim) and any(self._files.directory.glob("*.waiting")):
+            found._interrupted = 0.0
+        return found
 
 
+@breaks("test_waiting_for_another_process_does_not_block_the_event_loop")
 class WaitingBlocksTheEventLoop(BrokenFileStore):
     """While one task waits, all the others stop (here for a moment)."""
 
@@ -219,6 +203,7 @@ class WaitingBlocksTheEventLoop(BrokenFileStore):
         raise ClaimTimeout("Another holder has the claim.")
 
 
+@breaks("test_a_backup_by_the_process_itself_breaks_nothing")
 class LocksEndWithAnyDescriptor(BrokenFileStore):
     """A POSIX lock: it is gone when the process closes another descriptor of the file."""
 
@@ -233,6 +218,7 @@ class LocksEndWithAnyDescriptor(BrokenFileStore):
         return found
 
 
+@breaks("test_no_file_is_touched_in_the_event_loops_thread")
 class WaitersLookInTheEventLoop(BrokenFileStore):
     """If the file system hangs, each service that waits stops, with all its other tasks."""
 
@@ -248,6 +234,7 @@ class WaitersLookInTheEventLoop(BrokenFileStore):
                 await asyncio.sleep(0)
 
 
+@breaks("test_no_file_is_touched_in_the_event_loops_thread")
 class ClosingJoinsTheThread(BrokenFileStore):
     """If its thread is stuck in a file system that hangs, the service never stops."""
 
@@ -257,6 +244,7 @@ class ClosingJoinsTheThread(BrokenFileStore):
         await super().aclose()
 
 
+@breaks("test_a_pickled_store_is_a_new_one_over_the_same_records")
 class CannotBePickled(BrokenFileStore):
     """A spawned process cannot get the store."""
 
@@ -264,6 +252,7 @@ class CannotBePickled(BrokenFileStore):
         return type(self), (self._files.directory,), {"_worker": self._worker}
 
 
+@breaks("test_a_forked_child_keeps_no_claim_alive")
 class AForkedChildKeepsTheLock(BrokenFileStore):
     """A forked child keeps the lock of its dead parent."""
 
@@ -272,34 +261,3 @@ class AForkedChildKeepsTheLock(BrokenFileStore):
         if isinstance(found, LocalClaim):
             self._copy = os.dup(found._lock._fd)
         return found
-
-
-_TABLE: list[tuple[type[BrokenFileStore], tuple[str, ...]]] = [
-    (ExclusionPerProcess, ("test_one_process_at_a_time_holds_the_claim",)),
-    (WaitersIgnoreNewRecords, ("test_one_commit_serves_all_waiting_processes",)),
-    (OnlyFortyCanWait, ("test_a_hundred_keys_held_elsewhere_can_be_waited_for_at_once",)),
-    (WaitersDependOnANotice, ("test_a_commit_is_noticed_although_its_process_is_killed_at_once",)),
-    (EachStartCreatesTheTable, ("test_sixteen_processes_may_start_at_once",)),
-    (UnusableAfterAFork, ("test_a_forked_child_may_use_the_store_it_inherited",)),
-    (NoInterruptionIsReported, ("test_a_killed_holder_loses_its_claim_and_the_next_one_learns_of_it",)),
-    (MarksAtTheClaim, ("test_a_holder_killed_before_it_sends_leaves_nothing",)),
-    (MarksEndWithTheNextClaim, ("test_a_holder_killed_before_it_sends_leaves_nothing",)),
-    (DeadHoldersListen, ("test_a_killed_holder_loses_its_claim_and_the_next_one_learns_of_it",)),
-    (AgesCanBeNegative, ("test_after_a_clock_reset_an_interruption_counts_as_old",)),
-    (
-        LeaseExpiresAtOnce,
-        (
-            "test_a_paused_holder_commits_if_nothing_newer_is_stored",
-            "test_a_holder_with_a_blocked_event_loop_commits_if_nothing_newer_is_stored",
-        ),
-    ),
-    (KilledWaitersCountAsHolders, ("test_a_killed_waiter_leaves_nothing_behind",)),
-    (WaitingBlocksTheEventLoop, ("test_waiting_for_another_process_does_not_block_the_event_loop",)),
-    (LocksEndWithAnyDescriptor, ("test_a_backup_by_the_process_itself_breaks_nothing",)),
-    (WaitersLookInTheEventLoop, ("test_no_file_is_touched_in_the_event_loops_thread",)),
-    (ClosingJoinsTheThread, ("test_no_file_is_touched_in_the_event_loops_thread",)),
-    (CannotBePickled, ("test_a_pickled_store_is_a_new_one_over_the_same_records",)),
-    (AForkedChildKeepsTheLock, ("test_a_forked_child_keeps_no_claim_alive",)),
-]
-
-BROKEN_BETWEEN_PROCESSES = [Broken(kind.__name__, backend_of(kind), promises) for kind, promises in _TABLE]
