@@ -2,24 +2,70 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tokensession import ManagedSource
 from tokensession.clock import Clock
 from tokensession.providers import OAuth2
 from tokensession.stores import FileStore, SQLiteStore, Store, open_store
+from tokensession.stores._local.worker import Worker
 from tokensession.testing import ScriptedTransport, token_response
 from tokensession.testing.conformance.backend import Backend
 
 Local = FileStore | SQLiteStore
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 60))
+def printed(program: str, *arguments: object) -> str:
+    """What a program prints in a process of its own. It must end without an error or a warning."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def failing(number: int) -> Callable[..., NoReturn]:
+    """A system call that fails with this error number."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def sql(path: Path, statement: str, *values: object) -> list[Any]:
+    """What this statement of another program returns."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        return connection.execute(statement, values).fetchall()
+
+
+def private(path: Path, script: str) -> bytes:
+    """Make a private database of another program. Returns its bytes."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+    path.chmod(0o600)
+    return path.read_bytes()
+
+
+def gated(worker: Worker) -> threading.Event:
+    """Keep the worker busy until the returned event is set."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def job() -> None:
+        begun.set()
+        assert gate.wait(30)
+
+    worker.post(job)
+    assert begun.wait(30)
+    return gate
 
 
 def success(number: int) -> Any:

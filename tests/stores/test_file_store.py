@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Coroutine
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgpack
 import pytest
 from _backends import flocked
+from _store_helpers import Local, Run, failing, gated, printed
 
 from tokensession.errors import (
     ClaimTimeout,
@@ -31,44 +30,53 @@ from tokensession.stores._local.moment import Moment
 from tokensession.testing import FakeClock
 from tokensession.testing.conformance.backend import claimed, newer, ticks
 
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 60))
-
-
 WRITTEN = Moment(wall=1_750_000_000.0, boot=1000.0)
 CONTENT = msgpack.unpackb(file._encode("k", Record("v", b"data"), WRITTEN))
+NO_SPACE = "No space left on device"
 
 
-def named(directory: Path, suffix: str, key: str = "k") -> Path:
-    return directory / lock_name(key, suffix)
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "tokens"
 
 
-def test_the_stored_bytes_are_pinned(tmp_path: Path) -> None:
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store(run: Run, directory: Path, clock: FakeClock) -> Iterator[FileStore]:
+    store = FileStore(directory, clock=clock)
+    yield store
+    run(store.aclose())
+
+
+def named(directory: Path, suffix: str) -> Path:
+    return directory / lock_name("k", suffix)
+
+
+FORMAT_1 = bytes.fromhex(
+    "85a6666f726d617401a36b6579c4016ba776657273696f6ea176a464617461c4026869a5636865636bc410"
+    "972379478b5a122cc2d6f36287130816"
+)
+FORMAT_2 = bytes.fromhex(
+    "87a6666f726d617402a36b6579c4016ba776657273696f6ea176a464617461c4026869a477616c6ccb41da13b8"
+    "60000000a4626f6f74cb408f400000000000a5636865636bc410f7fa8f39d89e4121e87affec605ae3e0"
+)
+
+
+def test_the_stored_bytes_are_pinned() -> None:
     """The next version must read the files that this one writes."""
-    content = bytes.fromhex(
-        "87a6666f726d617402a36b6579c4016ba776657273696f6ea176a464617461c4026869a477616c6ccb41da13b8"
-        "60000000a4626f6f74cb408f400000000000a5636865636bc410f7fa8f39d89e4121e87affec605ae3e0"
-    )
-    clock = FakeClock(wall=1_750_000_007.0, boot=1007.0)
-    assert file._encode("k", Record("v", b"hi"), WRITTEN) == content
-    assert decoded(content, clock) == ("k", Record("v", b"hi"), 7)
+    assert file._encode("k", Record("v", b"hi"), WRITTEN) == FORMAT_2
 
 
-def test_a_file_of_version_0_1_0_is_read_with_the_age_0() -> None:
-    """Its format 1 does not say when it was written."""
-    content = bytes.fromhex(
-        "85a6666f726d617401a36b6579c4016ba776657273696f6ea176a464617461c4026869a5636865636bc410"
-        "972379478b5a122cc2d6f36287130816"
-    )
-    assert decoded(content, FakeClock()) == ("k", Record("v", b"hi"), 0)
-
-
-def decoded(content: bytes, clock: FakeClock) -> tuple[str, Record, float]:
-    found = file._decode(Path("tokens"), content, clock)
-    assert not isinstance(found, StoreCorrupt)
-    key, record = found
-    return key, record, record.age
+@pytest.mark.parametrize(("content", "age"), [(FORMAT_1, 0), (FORMAT_2, 7)], ids=["0.1.0", "this version"])
+def test_a_file_of_this_version_or_of_0_1_0_is_read(content: bytes, age: float) -> None:
+    """Version 0.1.0 did not say when it wrote a file, so that has the age 0."""
+    found = file._decode(Path("tokens"), content, FakeClock(wall=1_750_000_007.0, boot=1007.0))
+    assert found == ("k", Record("v", b"hi"))
+    assert found[1].age == age
 
 
 @pytest.mark.parametrize(
@@ -95,66 +103,35 @@ def decoded(content: bytes, clock: FakeClock) -> tuple[str, Record, float]:
         file._encode("k", Record("v", b"data"), WRITTEN) + b"\0",
     ],
 )
-def test_any_other_content_is_corrupt_until_the_next_put(content: bytes, tmp_path: Path) -> None:
-    directory = tmp_path / "tokens"
+def test_any_other_content_is_corrupt_until_the_next_put(
+    content: bytes, run: Run, directory: Path, store: FileStore
+) -> None:
     directory.mkdir(mode=0o700)
     path = named(directory, ".token")
+    path.touch(mode=0o600)
     path.write_bytes(content)
-    path.chmod(0o600)
-
-    async def main() -> None:
-        store = FileStore(directory)
+    for work in (store.load("k"), store.put("k", b"new", expect=None)):
         with pytest.raises(StoreCorrupt):
-            await store.load("k")
-        with pytest.raises(StoreCorrupt):
-            await store.put("k", b"new", expect=None)
-        assert path.read_bytes() == content
-        record = await store.put("k", b"new")
-        assert await store.load("k") == record
-        await store.aclose()
-
-    run(main())
+            run(work)
+    assert path.read_bytes() == content
+    record = run(store.put("k", b"new"))
+    assert run(store.load("k")) == record
 
 
-def test_reading_creates_nothing(tmp_path: Path) -> None:
-    async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
-        assert await store.load("k") is None
-        assert await store.keys() == []
-        await store.aclose()
-
-    run(main())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_missing_parent_directory_is_an_error_that_says_so(tmp_path: Path) -> None:
-    async def main() -> None:
-        store = FileStore(tmp_path / "missing" / "tokens")
+def test_a_missing_parent_directory_is_an_error_that_says_so(run: Run, tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "missing" / "tokens")
+    for work in (store.put("k", b"data"), store.claim("k", seen=None, timeout=0)):
         with pytest.raises(StoreUnavailable, match="No such file or directory"):
-            await store.put("k", b"data")
-        with pytest.raises(StoreUnavailable, match="No such file or directory"):
-            await store.claim("k", seen=None, timeout=0)
-        await store.aclose()
-
-    run(main())
-
-
-def test_a_relative_directory_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    store = FileStore("tokens")
-    monkeypatch.chdir("/")
-    run(store.put("k", b"data"))
+            run(work)
     run(store.aclose())
-    assert (tmp_path / "tokens").is_dir()
 
 
-def test_a_stuck_writer_stops_no_other_key(tmp_path: Path) -> None:
-    """Neither its readers nor its writers."""
+def test_a_stuck_writer_stops_no_other_key(run: Run, directory: Path, store: FileStore) -> None:
+    """Its clock stands still, so no write gives up."""
 
     async def main() -> None:
-        store = FileStore(tmp_path / "tokens", clock=FakeClock())  # which stands still: no write gives up
         await store.put("k", b"before")
-        with flocked(named(tmp_path / "tokens", ".write")):
+        with flocked(named(directory, ".write")):
             put = asyncio.ensure_future(store.put("k", b"after"))
             await ticks()
             for number in range(10):
@@ -164,103 +141,93 @@ def test_a_stuck_writer_stops_no_other_key(tmp_path: Path) -> None:
                 assert await store.load("other") == record
             assert not put.done()
         assert (await put).data == b"after"
-        await store.aclose()
 
     run(main())
 
 
-def test_a_commit_waits_for_a_running_write(tmp_path: Path) -> None:
+def test_a_commit_waits_for_a_running_write(run: Run, directory: Path, store: FileStore) -> None:
     """A put that has begun its comparison is not overtaken, and the commit then finds what it wrote."""
 
     async def main() -> None:
-        store, other = FileStore(tmp_path / "tokens"), FileStore(tmp_path / "tokens")
         claim = await claimed(store, "k")
-        with flocked(named(tmp_path / "tokens", ".write")):
+        with flocked(named(directory, ".write")):
             commit = asyncio.ensure_future(claim.commit(b"late"))
             while store._worker._pending == 0:
                 await asyncio.sleep(0)
             record = Record("v", b"signed in")
-            file._save(named(tmp_path / "tokens", ".token"), file._encode("k", record, WRITTEN))
+            file._save(named(directory, ".token"), file._encode("k", record, WRITTEN))
         with pytest.raises(Superseded) as caught:
             await commit
-        assert caught.value.record == record == await newer(other, "k")
-        await store.aclose()
-        await other.aclose()
+        assert caught.value.record == record == await newer(store, "k")
 
     run(main())
 
 
-def test_the_temporary_file_of_a_killed_writer_is_removed(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_killed_writer_is_removed(
+    run: Run, directory: Path, tmp_path: Path, store: FileStore
+) -> None:
     """The next put or delete of its key removes it, whatever it is."""
-
-    async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
-        for sweep in (store.put("k", b"data"), store.delete("k"), store.delete("k")):
-            await sweep
-            assert not named(tmp_path / "tokens", ".tmp").exists()
-            named(tmp_path / "tokens", ".tmp").symlink_to(tmp_path / "elsewhere")
-        await store.aclose()
-
-    run(main())
+    for sweep in (store.put("k", b"data"), store.delete("k"), store.delete("k")):
+        run(sweep)
+        assert not named(directory, ".tmp").exists()
+        named(directory, ".tmp").symlink_to(tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(("content", "mode"), [(b"half a rec", 0o600), (b"", 0o644)])
-def test_only_an_empty_private_temporary_file_is_used(content: bytes, mode: int, tmp_path: Path) -> None:
+def test_only_an_empty_private_temporary_file_is_used(
+    content: bytes, mode: int, run: Run, directory: Path, store: FileStore
+) -> None:
     """Another one was left by a killed writer, or is being written, if the lock was removed."""
-
-    async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
-        await store.put("k", b"data")
-        temporary = named(tmp_path / "tokens", ".tmp")
-        temporary.write_bytes(content)
-        temporary.chmod(mode)
-        with temporary.open("rb+") as other:
-            record = await store.put("k", b"new")
-            other.write(b"by the other writer")
-        assert await store.load("k") == record
-        await store.aclose()
-
-    run(main())
+    run(store.put("k", b"data"))
+    temporary = named(directory, ".tmp")
+    temporary.write_bytes(content)
+    temporary.chmod(mode)
+    with temporary.open("rb+") as other:
+        record = run(store.put("k", b"new"))
+        other.write(b"by the other writer")
+    assert run(store.load("k")) == record
 
 
-def test_a_commit_uses_the_file_that_its_claim_has_made(tmp_path: Path) -> None:
+def test_a_commit_uses_the_file_that_its_claim_has_made(run: Run, directory: Path, store: FileStore) -> None:
     """So it needs no other inode."""
-
-    async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
-        claim = await claimed(store, "k")
-        reserved = named(tmp_path / "tokens", ".tmp").stat()
-        assert (reserved.st_size, reserved.st_mode & 0o777) == (0, 0o600)
-        await claim.commit(b"data")
-        assert named(tmp_path / "tokens", ".token").stat().st_ino == reserved.st_ino
-        await store.aclose()
-
-    run(main())
+    claim = run(claimed(store, "k"))
+    reserved = named(directory, ".tmp").stat()
+    assert (reserved.st_size, reserved.st_mode & 0o777) == (0, 0o600)
+    run(claim.commit(b"data"))
+    assert named(directory, ".token").stat().st_ino == reserved.st_ino
 
 
-def test_a_repeated_write_is_durable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_write_is_durable_too(
+    run: Run, directory: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The record may be there, and its name not be synced yet: the first try failed at that."""
     syncs = list[Path]()
 
-    def fail(directory: Path) -> None:
-        syncs.append(directory)
+    def fail(path: Path) -> None:
+        syncs.append(path)
         if len(syncs) < 3:
             raise OSError(5, "Input/output error")
 
-    async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
-        claim = await claimed(store, "k")
-        with monkeypatch.context() as patch:
-            patch.setattr(file, "sync_directory", fail)
-            for _ in range(2):
-                with pytest.raises(StoreUnavailable, match="Input/output error"):
-                    await claim.commit(b"data")
-            assert (await claim.commit(b"data")).data == b"data"
-        assert syncs == [tmp_path / "tokens"] * 3
-        await store.aclose()
+    claim = run(claimed(store, "k"))
+    monkeypatch.setattr(file, "sync_directory", fail)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="Input/output error"):
+            run(claim.commit(b"data"))
+    assert run(claim.commit(b"data")).data == b"data"
+    assert syncs == [directory] * 3
 
-    run(main())
+
+def taken(path: Path) -> SidecarLock:
+    locked = try_lock(path)
+    assert isinstance(locked, SidecarLock)
+    return locked
+
+
+def held(path: Path) -> HeldElsewhere:
+    found = try_lock(path)
+    assert isinstance(found, HeldElsewhere)
+    return found
 
 
 def test_a_lock_file_replaced_between_open_and_lock_is_locked_again(
@@ -273,20 +240,18 @@ def test_a_lock_file_replaced_between_open_and_lock_is_locked_again(
     def open_then_replace(path: Path, flags: int) -> int:
         fd = files.open_private(path, flags)
         opened.append(fd)
-        if len(opened) == 1:
+        if len(opened) <= 2:
             path.unlink()
         if len(opened) == 2:
-            path.unlink()
             path.touch(mode=0o600)
         return fd
 
     monkeypatch.setattr(lock, "open_private", open_then_replace)
-    locked = try_lock(path)
-    assert isinstance(locked, SidecarLock)
+    locked = taken(path)
     assert len(opened) == 3
     assert os.path.samestat(os.fstat(locked._fd), path.stat())
     monkeypatch.undo()
-    assert isinstance(try_lock(path), HeldElsewhere)
+    assert held(path)
     locked.unlock()
     locked.unlock()
     assert repr(locked) == "<SidecarLock unlocked>"
@@ -303,13 +268,10 @@ def test_a_lock_file_that_is_always_replaced_is_an_error(
 
 def test_a_release_frees_the_lock_although_another_process_has_a_copy(tmp_path: Path) -> None:
     """As a subprocess has that has not called exec yet."""
-    locked = try_lock(tmp_path / "k.lock")
-    assert isinstance(locked, SidecarLock)
+    locked = taken(tmp_path / "k.lock")
     copy = os.dup(locked._fd)
     locked.release()
-    again = try_lock(tmp_path / "k.lock")
-    assert isinstance(again, SidecarLock)
-    again.release()
+    taken(tmp_path / "k.lock").release()
     os.close(copy)
 
 
@@ -359,198 +321,145 @@ def test_the_error_of_a_waiter_describes_the_holder(line: bytes, text: str | Non
     assert (None if holder is None else holder.describe(100.0)) == text
 
 
-def test_a_claim_timeout_names_the_holder_of_the_claim(tmp_path: Path) -> None:
+def test_a_claim_timeout_names_the_holder_of_the_claim(run: Run, clock: FakeClock, store: FileStore) -> None:
     """Or no one, if the lock file does not say it: one of version 0.1.0 does not."""
-    clock = FakeClock()
-
-    async def main() -> None:
-        store, other = (FileStore(tmp_path / "tokens", clock=clock) for _ in range(2))
-        claim = await claimed(store, "k")
-        clock.advance(31)
-        with pytest.raises(ClaimTimeout, match=rf"held by process {os.getpid()} on \S+, for 31\.0 s"):
-            await other.claim("k", seen=None, timeout=0)
-        os.pwrite(claim._lock._fd, bytes(384), 128)  # type: ignore[attr-defined]
-        with pytest.raises(ClaimTimeout, match="held by another holder"):
-            await other.claim("k", seen=None, timeout=0)
-        await claim.abandon()
-        await store.aclose()
-        await other.aclose()
-
-    run(main())
+    claim = run(claimed(store, "k"))
+    clock.advance(31)
+    with pytest.raises(ClaimTimeout, match=rf"held by process {os.getpid()} on \S+, for 31\.0 s"):
+        run(store.claim("k", seen=None, timeout=0))
+    os.pwrite(claim._lock._fd, bytes(384), 128)
+    with pytest.raises(ClaimTimeout, match="held by another holder"):
+        run(store.claim("k", seen=None, timeout=0))
 
 
 def test_only_a_release_looks_like_a_change_to_waiters(tmp_path: Path) -> None:
     """Each of them would look at the record for nothing while the holder sends its request or commits."""
     path = tmp_path / "k.lock"
-    locked = try_lock(path)
-    assert isinstance(locked, SidecarLock)
+    locked = taken(path)
     locked.begin(Holder(1.0, 1, "web-1"), nonce=7)
-    held = try_lock(path)
-    assert isinstance(held, HeldElsewhere)
+    waiting = held(path)
     locked.leave_mark(Mark(1.0, "v"))
     locked.free_reserve()
-    assert not held.changed
+    assert not waiting.changed
     locked.release(Mark(1.0, "v"))
-    assert held.changed
-    again = try_lock(path)
-    assert isinstance(again, SidecarLock)
+    assert waiting.changed
+    again = taken(path)
     again.begin(Holder(2.0, 1, "web-1"), nonce=8)
-    assert held.changed
+    assert waiting.changed
     assert again.mark(2.0) == Mark(1.0, "v")
     again.release()
-    assert held.changed
+    assert waiting.changed
     path.unlink()
-    assert not held.changed
+    assert not waiting.changed
 
 
 def test_the_claim_after_a_killed_holder_looks_like_a_change(tmp_path: Path) -> None:
     """Whatever size the killed holder has left the file with."""
     path = tmp_path / "k.lock"
-    for number in (4095, 0):
-        locked = try_lock(path)
-        assert isinstance(locked, SidecarLock)
-        locked.begin(Holder(1.0, 1, "web-1"), nonce=number)
-        if number:
-            held = try_lock(path)
-            assert isinstance(held, HeldElsewhere)
-        locked.unlock()  # as the kernel does
-    assert held.changed
+    killed = taken(path)
+    killed.begin(Holder(1.0, 1, "web-1"), nonce=4095)
+    waiting = held(path)
+    killed.unlock()  # as the kernel does
+    taken(path).begin(Holder(1.0, 1, "web-1"), nonce=0)
+    assert waiting.changed
 
 
 @pytest.mark.parametrize("sent", [False, True])
-def test_an_unfinished_claim_gives_the_earlier_mark_back(sent: bool, tmp_path: Path) -> None:
+def test_an_unfinished_claim_gives_the_earlier_mark_back(
+    sent: bool, run: Run, directory: Path, clock: FakeClock, store: FileStore
+) -> None:
     """Byte for byte, whether or not the claim has left its own mark."""
-    path = named(tmp_path / "tokens", ".lock")
-    clock = FakeClock()
 
     async def interrupted() -> None:
-        async with FileStore(tmp_path / "tokens", clock=clock) as store:
-            await (await claimed(store, "k")).sending(listening=120.0)
+        await (await claimed(store, "k")).sending(listening=120.0)
+        await store.aclose()
 
-    run(interrupted())
+    asyncio.run(interrupted())
+    path = named(directory, ".lock")
     before = path.read_bytes()[:128]
     clock.advance(5)
-
-    async def main() -> None:
-        async with FileStore(tmp_path / "tokens", clock=clock) as store:
-            claim = await claimed(store, "k")
-            if sent:
-                await claim.sending()
-            assert (path.read_bytes()[:128] == before) is not sent
-            await claim.abandon()
-
-    run(main())
+    claim = run(claimed(store, "k"))
+    if sent:
+        run(claim.sending())
+    assert (path.read_bytes()[:128] == before) is not sent
+    run(claim.abandon())
     assert path.read_bytes() == before
 
 
-def test_a_mark_that_cannot_be_left_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mark_that_cannot_be_left_is_an_error(
+    run: Run, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Then nothing may be sent. The claim stays held."""
-
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
-        claim = await claimed(store, "k")
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "pwrite", full)
-            with pytest.raises(StoreUnavailable, match=r"\.lock could not be marked: No space left"):
-                await claim.sending()
-        await claim.sending()
-        await claim.abandon()
-        await store.aclose()
-
-    run(main())
+    claim = run(claimed(store, "k"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.ENOSPC))
+        with pytest.raises(StoreUnavailable, match=rf"\.lock could not be marked: {NO_SPACE}"):
+            run(claim.sending())
+    run(claim.sending())
 
 
-def test_ages_are_measured_by_the_boot_clock(tmp_path: Path) -> None:
+def test_ages_are_measured_by_the_boot_clock(clock: FakeClock, directory: Path) -> None:
     """Steps of the wall clock do not matter."""
-    clock = FakeClock()
 
-    async def begin() -> None:
-        store = FileStore(tmp_path / "tokens", clock=clock)
-        await (await claimed(store, "k")).sending()
-        await store.aclose()
+    async def take_over(*, send: bool) -> float | None:
+        async with FileStore(directory, clock=clock) as store:
+            claim = await claimed(store, "k")
+            await (claim.sending() if send else claim.abandon())
+            return claim.interrupted
 
-    async def take_over() -> float | None:
-        store = FileStore(tmp_path / "tokens", clock=clock)
-        claim = await claimed(store, "k")
-        await claim.abandon()
-        await store.aclose()
-        return claim.interrupted
-
-    run(begin())
+    asyncio.run(take_over(send=True))
     clock.advance(7)
     clock.step_wall(-1_000_000)
-    assert run(take_over()) == 7.0
+    assert asyncio.run(take_over(send=False)) == 7.0
     clock.advance(3)
     clock.step_wall(2_000_000)
-    assert run(take_over()) == 10.0
+    assert asyncio.run(take_over(send=False)) == 10.0
 
 
-def test_a_holder_that_died_after_its_commit_was_not_interrupted(tmp_path: Path) -> None:
+def test_a_holder_that_died_after_its_commit_was_not_interrupted(run: Run, store: FileStore) -> None:
     """The mark names the version; here the process ends between the rename and the release."""
-
-    async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
-        claim = await claimed(store, "k")
-        await claim.sending()
-        record = store._files.write("k", Record(claim._version, b"data"), None)  # type: ignore[attr-defined]
-        claim._lock.unlock()  # type: ignore[attr-defined] - as the kernel does
-        following = await claimed(store, "k", record.version)
-        assert following.interrupted is None
-        await following.abandon()
-        await store.aclose()
-
-    run(main())
+    claim = run(claimed(store, "k"))
+    run(claim.sending())
+    record = store._files.write("k", Record(claim._version, b"data"), None)
+    claim._lock.unlock()  # as the kernel does
+    assert run(claimed(store, "k", record.version)).interrupted is None
 
 
-def test_space_is_reserved_and_freed(tmp_path: Path) -> None:
-    async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
-        path = named(tmp_path / "tokens", ".lock")
-        claim = await claimed(store, "k")
-        assert path.stat().st_blocks * 512 >= 64 * 1024
-        await claim.commit(b"data")
-        assert (path.stat().st_size, path.stat().st_blocks) == (0, 0)
-        await store.aclose()
-
-    run(main())
+def test_space_is_reserved_and_freed(run: Run, directory: Path, store: FileStore) -> None:
+    claim = run(claimed(store, "k"))
+    path = named(directory, ".lock")
+    assert path.stat().st_blocks * 512 >= 64 * 1024
+    run(claim.commit(b"data"))
+    assert (path.stat().st_size, path.stat().st_blocks) == (0, 0)
 
 
-def test_a_claim_that_fails_gives_its_space_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_that_fails_gives_its_space_back(
+    run: Run, directory: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The disk is full, and others need the space too."""
-
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "pwrite", full)
-            with pytest.raises(StoreUnavailable, match="No space left on device"):
-                await store.claim("k", seen=None, timeout=0)
-        assert named(tmp_path / "tokens", ".lock").stat().st_blocks == 0
-        assert not named(tmp_path / "tokens", ".tmp").exists()
-        await store.aclose()
-
-    run(main())
+    monkeypatch.setattr(os, "pwrite", failing(errno.ENOSPC))
+    with pytest.raises(StoreUnavailable, match=NO_SPACE):
+        run(store.claim("k", seen=None, timeout=0))
+    assert named(directory, ".lock").stat().st_blocks == 0
+    assert not named(directory, ".tmp").exists()
 
 
-def test_making_a_store_without_flock_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_making_a_store_without_flock_is_an_error(
+    kind: type[Local], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    with pytest.raises(ConfigurationError, match="FileStore needs POSIX file locks"):
-        FileStore(tmp_path)
+    with pytest.raises(ConfigurationError, match=f"{kind.__name__} needs POSIX file locks"):
+        kind(tmp_path / "tokens")
 
 
 def test_the_modules_can_be_imported_without_flock() -> None:
-    program = (
-        "import sys; sys.modules['fcntl'] = None\n"
-        "from tokensession.stores import FileStore, SQLiteStore, MemoryStore, open_store\n"
-        "print(open_store('memory:'))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.stdout.startswith("<MemoryStore"), done.stderr
+    program = """
+import sys
+sys.modules['fcntl'] = None
+from tokensession.stores import FileStore, SQLiteStore, MemoryStore, open_store
+print(open_store('memory:'))
+"""
+    assert printed(program).startswith("<MemoryStore")
 
 
 UNPRIVILEGED = """
@@ -591,66 +500,54 @@ asyncio.run(main())
 def test_the_store_works_under_a_umask_that_excludes_the_owner() -> None:
     """Run as an ordinary user, because mode bits do not stop root."""
     with tempfile.TemporaryDirectory() as home:
-        command = [sys.executable, "-c", UNPRIVILEGED, home]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.returncode) == ("StoreUnavailable\n", 0), done.stderr
+        assert printed(UNPRIVILEGED, home) == "StoreUnavailable\n"
 
 
-def test_a_pipe_in_place_of_a_record_is_an_error_and_does_not_block(tmp_path: Path) -> None:
-    async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
-        await store.put("j", b"data")
-        os.mkfifo(named(tmp_path / "tokens", ".token"), 0o600)
-        with pytest.raises(StoreInsecure, match="not a regular file"):
-            await store.load("k")
-        await store.aclose()
-
-    run(main())
+def test_a_pipe_in_place_of_a_record_is_an_error_and_does_not_block(
+    run: Run, directory: Path, store: FileStore
+) -> None:
+    run(store.put("j", b"data"))
+    os.mkfifo(named(directory, ".token"), 0o600)
+    with pytest.raises(StoreInsecure, match="not a regular file"):
+        run(store.load("k"))
 
 
-def test_a_claim_granted_after_its_caller_was_cancelled_is_released(tmp_path: Path) -> None:
+async def cancelled(task: asyncio.Task[object]) -> None:
+    """Cancel it after it has begun."""
+    await ticks()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+def test_a_claim_granted_after_its_caller_was_cancelled_is_released(run: Run, store: FileStore) -> None:
     """The worker thread is busy when the claim is requested and cancelled, and takes the lock later."""
 
     async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
-        gate = threading.Event()
-        store._worker.post(lambda: gate.wait(30))
-        task = asyncio.ensure_future(store.claim("k", seen=None, timeout=30))
-        await ticks()
-        task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled()
+        gate = gated(store._worker)
+        await cancelled(asyncio.ensure_future(store.claim("k", seen=None, timeout=30)))
         gate.set()
-        claim = await claimed(FileStore(tmp_path / "tokens"), "k")
-        assert claim.interrupted is None
-        await claim.abandon()
-        await store.aclose()
+        assert (await claimed(store, "k")).interrupted is None
 
     run(main())
 
 
 def test_a_failed_write_whose_caller_was_cancelled_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Run, directory: Path, store: FileStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The claim stays held, because the data may be the only copy of a refresh token."""
 
     async def main() -> None:
-        store = FileStore(tmp_path / "tokens")
         claim = await claimed(store, "k")
-        gate = threading.Event()
-        store._worker.post(lambda: gate.wait(30))
-        task = asyncio.ensure_future(claim.commit(b"secret"))
-        await ticks()
-        task.cancel()
-        await asyncio.wait([task])
-        (tmp_path / "tokens").rename(tmp_path / "moved")
-        (tmp_path / "tokens").touch()
+        gate = gated(store._worker)
+        await cancelled(asyncio.ensure_future(claim.commit(b"secret")))
+        directory.rename(directory.with_name("moved"))
+        directory.touch()
         gate.set()
         await store.aclose()
         assert repr(claim) == "<LocalClaim held, interrupted=None>"
         await claim.abandon()
         assert repr(claim) == "<LocalClaim ended, interrupted=None>"
-        await store.aclose()
 
     run(main())
     assert "A write whose caller was cancelled failed" in caplog.text

@@ -11,12 +11,12 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from _store_helpers import run
+from _store_helpers import Run, printed, private, sql
 
 from tokensession.errors import ConfigurationError, StoreCorrupt, StoreInsecure, StoreUnavailable
 from tokensession.stores import Record, SQLiteStore, sqlite
@@ -41,12 +41,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tokens.db"
 
 
-def private(path: Path, script: str) -> bytes:
-    """Make a private database of another program. Returns its bytes."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript(script)
-    path.chmod(0o600)
-    return path.read_bytes()
+@pytest.fixture
+def store(run: Run, path: Path) -> Iterator[SQLiteStore]:
+    store = SQLiteStore(path)
+    yield store
+    run(store.aclose())
 
 
 async def use(store: SQLiteStore) -> None:
@@ -90,40 +89,26 @@ def in_another_process(path: Path, action: str) -> str:
                     print(type(error).__name__)
         asyncio.run(main())
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return printed(textwrap.dedent(program)).strip()
 
 
-# -- backups and other programs in the same process ---------------------------------------------------------
-
-
-def test_k34_a_backup_in_the_services_own_process_loses_no_commit(path: Path) -> None:
+def test_k34_a_backup_in_the_services_own_process_loses_no_commit(
+    run: Run, path: Path, store: SQLiteStore
+) -> None:
     """It opens and closes the file, and SQLite's locks are gone. Then another process comes and goes."""
-
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            first = await store.put("k", b"first")
-            shutil.copy(path, path.with_name("backup.db"))
-            assert in_another_process(path, "keys") == "['k']"
-            claim = await claimed(store, "k", first.version)
-            shutil.copy(path, path.with_name("backup.db"))
-            second = await claim.commit(b"second")
-        async with SQLiteStore(path) as store:
-            assert await store.load("k") == second
-
-    run(main())
+    first = run(store.put("k", b"first"))
+    shutil.copy(path, path.with_name("backup.db"))
+    assert in_another_process(path, "keys") == "['k']"
+    claim = run(claimed(store, "k", first.version))
+    shutil.copy(path, path.with_name("backup.db"))
+    second = run(claim.commit(b"second"))
+    run(store.aclose())
+    assert run(store.load("k")) == second
 
 
-@pytest.mark.parametrize("action", ["load", "put", "claim", "delete", "keys"])
+@pytest.mark.parametrize("action", ACTIONS)
 def test_k34_a_backup_during_a_commit_lets_no_other_process_in(
-    path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+    action: str, run: Run, path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite's locks are gone in the middle of a transaction. Others would roll its journal back."""
     seen = list[str]()
@@ -136,65 +121,45 @@ def test_k34_a_backup_during_a_commit_lets_no_other_process_in(
         return original(records, connection, key)
 
     original = sqlite._Records._read
-
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            record = await store.put("k", b"before")
-            monkeypatch.setattr(sqlite._Records, "_read", read)
-            record = await store.put("k", b"after", expect=record.version)
-            monkeypatch.undo()
-            assert seen == ["StoreUnavailable"]
-            assert await store.load("k") == record
-
-    run(main())
+    record = run(store.put("k", b"before"))
+    monkeypatch.setattr(sqlite._Records, "_read", read)
+    record = run(store.put("k", b"after", expect=record.version))
+    assert seen == ["StoreUnavailable"]
+    assert run(store.load("k")) == record
 
 
-def test_k34_k36_there_is_no_log_and_no_shared_memory(path: Path) -> None:
+def test_k34_k36_there_is_no_log_and_no_shared_memory(run: Run, path: Path, store: SQLiteStore) -> None:
     """One file that a program can copy, and none that is mapped into memory."""
-
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            await use(store)
-            names = {each.name for each in path.parent.iterdir()}
-            assert names == {"tokens.db", "tokens.db-journal", "tokens.db.locks"}
-            assert path.with_name("tokens.db-journal").read_bytes() == b""
-
-    run(main())
+    run(use(store))
+    names = {each.name for each in path.parent.iterdir()}
+    assert names == {"tokens.db", "tokens.db-journal", "tokens.db.locks"}
+    assert path.with_name("tokens.db-journal").read_bytes() == b""
 
 
-def test_a_long_reader_is_found_out_before_a_refresh_token_is_spent(path: Path) -> None:
+def test_a_long_reader_is_found_out_before_a_refresh_token_is_spent(run: Run, path: Path) -> None:
     """Another program reads and does not end: a commit would have to wait for it."""
-
-    async def main() -> None:
-        async with SQLiteStore(path, clock=Hurried()) as store:
-            record = await store.put("k", b"data")
-            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
-                reader.execute("BEGIN")
-                reader.execute("SELECT * FROM tokens").fetchall()
-                assert await store.load("k") == record
-                with pytest.raises(StoreUnavailable, match="locked"):
-                    await store.claim("k", seen=record.version, timeout=0)
-            await (await claimed(store, "k", record.version)).commit(b"more")
-
-    run(main())
+    store = SQLiteStore(path, clock=Hurried())
+    record = run(store.put("k", b"data"))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM tokens").fetchall()
+        assert run(store.load("k")) == record
+        with pytest.raises(StoreUnavailable, match="locked"):
+            run(store.claim("k", seen=record.version, timeout=0))
+    run(run(claimed(store, "k", record.version)).commit(b"more"))
+    run(store.aclose())
 
 
-def test_a_journal_that_another_program_has_removed_is_there_again_at_the_claim(path: Path) -> None:
+def test_a_journal_that_another_program_has_removed_is_there_again_at_the_claim(
+    run: Run, path: Path, store: SQLiteStore
+) -> None:
     """So that a commit needs no inode."""
-
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            record = await store.put("k", b"data")
-            journal = path.with_name("tokens.db-journal")
-            journal.unlink()
-            claim = await claimed(store, "k", record.version)
-            assert (journal.stat().st_size, journal.stat().st_mode & 0o777) == (0, 0o600)
-            await claim.commit(b"more")
-
-    run(main())
-
-
-# -- other users --------------------------------------------------------------------------------------------
+    record = run(store.put("k", b"data"))
+    journal = path.with_name("tokens.db-journal")
+    journal.unlink()
+    claim = run(claimed(store, "k", record.version))
+    assert (journal.stat().st_size, journal.stat().st_mode & 0o777) == (0, 0o600)
+    run(claim.commit(b"more"))
 
 
 def a_public_file(path: Path) -> None:
@@ -226,29 +191,24 @@ PLANTED = [a_public_file, a_link, a_directory, a_pipe, pytest.param(another_user
 @pytest.mark.parametrize("plant", PLANTED)
 @pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
 def test_k16_a_planted_side_file_is_not_used(
-    path: Path, suffix: str, plant: Callable[[Path], None], when: str
+    suffix: str, plant: Callable[[Path], None], when: str, run: Run, path: Path, store: SQLiteStore
 ) -> None:
     """SQLite would read it, or write tokens into it."""
-
-    async def main() -> None:
-        side = path.with_name(path.name + suffix)
-        async with SQLiteStore(path) as store:
-            await store.put("k", b"s3cr3t")
-            if when == "before it is opened":
-                await store.aclose()
-            side.unlink(missing_ok=True)
-            plant(side)
-            before = path.read_bytes()
-            for action in ACTIONS.values():
-                with pytest.raises(StoreInsecure, match=suffix):
-                    await action(store)
-            assert path.read_bytes() == before
-
-    run(main())
+    run(store.put("k", b"s3cr3t"))
+    if when == "before it is opened":
+        run(store.aclose())
+    side = path.with_name(path.name + suffix)
+    side.unlink(missing_ok=True)
+    plant(side)
+    before = path.read_bytes()
+    for action in ACTIONS.values():
+        with pytest.raises(StoreInsecure, match=suffix):
+            run(action(store))
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o733])
-def test_k16_a_directory_that_others_can_write_to_is_refused(path: Path, mode: int) -> None:
+def test_k16_a_directory_that_others_can_write_to_is_refused(mode: int, run: Run, path: Path) -> None:
     """The sticky bit does not help: it keeps no one from creating a file."""
     path.parent.chmod(mode)
     private(path, "CREATE TABLE other (a)")
@@ -259,55 +219,48 @@ def test_k16_a_directory_that_others_can_write_to_is_refused(path: Path, mode: i
 @needs_root
 @pytest.mark.parametrize(("group", "refused"), [(33, True), (54321, False), (0, False)])
 def test_k16_k45_a_directory_of_a_group_is_refused_if_the_group_has_other_users(
-    path: Path, group: int, refused: bool
+    group: int, refused: bool, run: Run, path: Path, store: SQLiteStore
 ) -> None:
     """www-data has one. The group of a Kubernetes volume has no name, and that of root no other user."""
     os.chown(path.parent, 0, group)
     path.parent.chmod(0o2775)
     private(path, "CREATE TABLE other (a)")
-    run(refuses(path, StoreInsecure, "mode 2775") if refused else use(SQLiteStore(path)))
-
-
-# -- other names --------------------------------------------------------------------------------------------
+    run(refuses(path, StoreInsecure, "mode 2775") if refused else use(store))
 
 
 @pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
-def test_f69_k35_a_database_with_two_names_is_refused(path: Path, when: str) -> None:
+def test_f69_k35_a_database_with_two_names_is_refused(
+    when: str, run: Run, path: Path, store: SQLiteStore
+) -> None:
     """Each name has its own lock files and journal, so two processes would refresh at once."""
-
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            await store.put("k", b"data")
-            if when == "before it is opened":
-                await store.aclose()
-            other = path.with_name("other.db")
-            os.link(path, other)
-            for action in ACTIONS.values():
-                with pytest.raises(StoreUnavailable, match="2 names"):
-                    await action(store)
-            other.unlink()
-            assert await store.load("k") is not None
-
-    run(main())
+    run(store.put("k", b"data"))
+    if when == "before it is opened":
+        run(store.aclose())
+    other = path.with_name("other.db")
+    os.link(path, other)
+    for action in ACTIONS.values():
+        with pytest.raises(StoreUnavailable, match="2 names"):
+            run(action(store))
+    other.unlink()
+    assert run(store.load("k")) is not None
 
 
-def test_k35_a_claim_that_is_held_can_be_committed_all_the_same(path: Path) -> None:
+def test_k35_a_claim_that_is_held_can_be_committed_all_the_same(
+    run: Run, path: Path, store: SQLiteStore
+) -> None:
     """A snapshot by hard links during a refresh: the new token has no other copy."""
-
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            claim = await claimed(store, "k")
-            os.link(path, path.with_name("snapshot.db"))
-            record = await claim.commit(b"data")
-            path.with_name("snapshot.db").unlink()
-            assert await store.load("k") == record
-
-    run(main())
+    claim = run(claimed(store, "k"))
+    os.link(path, path.with_name("snapshot.db"))
+    record = run(claim.commit(b"data"))
+    path.with_name("snapshot.db").unlink()
+    assert run(store.load("k")) == record
 
 
-def test_k35_a_database_that_is_mounted_by_itself_is_refused(path: Path) -> None:
+def test_k35_a_database_that_is_mounted_by_itself_is_refused(
+    run: Run, path: Path, store: SQLiteStore
+) -> None:
     """As a container's single-file volume. With its directory, it works."""
-    run(use(SQLiteStore(path)))
+    run(use(store))
     program = [sys.executable, "-c", "from test_sqlite_surroundings import mounted; mounted()", str(path)]
     done = subprocess.run(
         ["unshare", "--mount", *program],
@@ -352,56 +305,52 @@ def test_mount_points_are_read_from_any_text() -> None:
     assert mount_points(b"") == mount_points(b"nonsense\xff") == set()
 
 
-# -- other databases ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "words"),
     [
-        "UPDATE tokens SET data = (SELECT data FROM tokens WHERE key = 'bob') WHERE key = 'alice'",
-        "UPDATE tokens SET version = 'another', checksum = x'00'",
-        "UPDATE tokens SET written_wall = written_wall + 1",
-        "UPDATE tokens SET written_boot = NULL",
-        "UPDATE tokens SET checksum = CAST(checksum AS TEXT)",
-        "DELETE FROM tokens WHERE key = 'alice'; UPDATE tokens SET key = 'alice'",
+        ("data = (SELECT data FROM tokens WHERE key = 'bob') WHERE key = 'alice'", "damaged"),
+        ("version = 'another', checksum = x'00'", "damaged"),
+        ("written_wall = written_wall + 1", "damaged"),
+        ("written_boot = NULL", "damaged"),
+        ("checksum = CAST(checksum AS TEXT)", "damaged"),
+        ("key = 'alice' WHERE key = 'bob'", "damaged"),
+        ("data = 42", "wrong type"),
+        ("data = 'text'", "wrong type"),
+        ("version = 42.0 || x'ff'", "damaged"),
+        ("version = CAST(x'ff' AS TEXT)", "damaged"),
+        ("version = x'00'", "wrong type"),
     ],
 )
-def test_k37_a_record_that_is_not_whole_is_not_read(path: Path, damage: str) -> None:
+def test_k37_a_record_that_is_not_whole_is_not_read(
+    damage: str, words: str, run: Run, path: Path, store: SQLiteStore
+) -> None:
     """Pages of two databases may have come together. Only a new sign-in replaces such a record."""
-
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            for name in ("alice", "bob"):
-                await store.put(name, name.encode())
-            with contextlib.closing(sqlite3.connect(path)) as connection:
-                connection.executescript(damage)
-            with pytest.raises(StoreCorrupt, match="damaged"):
-                await store.load("alice")
-            with pytest.raises(StoreCorrupt):
-                await store.claim("alice", seen=None, timeout=0)
-            with pytest.raises(StoreCorrupt):
-                await store.put("alice", b"new", expect="v")
-            record = await store.put("alice", b"signed in")
-            assert await store.load("alice") == record
-
-    run(main())
+    for name in ("alice", "bob"):
+        run(store.put(name, name.encode()))
+    sql(path, f"UPDATE OR REPLACE tokens SET {damage}")
+    with pytest.raises(StoreCorrupt, match=words):
+        run(store.load("alice"))
+    for work in (store.claim("alice", seen=None, timeout=0), store.put("alice", b"new", expect="v")):
+        with pytest.raises(StoreCorrupt):
+            run(work)
+    record = run(store.put("alice", b"signed in"))
+    assert run(store.load("alice")) == record
 
 
-def test_k37_a_database_that_is_moved_over_another_does_not_get_its_log(path: Path) -> None:
+def test_k37_a_database_that_is_moved_over_another_does_not_get_its_log(run: Run, path: Path) -> None:
     """SQLite reads a write-ahead log that lies beside a database, whoever wrote it."""
-    theirs = path.with_name("theirs.db")
+    theirs, ours, log = path.with_name("theirs.db"), path.with_name("ours.db"), Path(f"{path}-wal")
     private(theirs, "PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
     with contextlib.closing(sqlite3.connect(theirs, isolation_level=None)) as connection:
         connection.execute("INSERT INTO t VALUES (1)")
-        log = Path(f"{theirs}-wal").read_bytes()
-    Path(f"{path}-wal").touch(0o600)
-    Path(f"{path}-wal").write_bytes(log)
-    ours = path.with_name("ours.db")
+        content = Path(f"{theirs}-wal").read_bytes()
+    log.touch(0o600)
+    log.write_bytes(content)
     run(use(SQLiteStore(ours)))
     ours.rename(path)
     run(refuses(path, StoreUnavailable, "log .* another database"))
-    assert Path(f"{path}-wal").read_bytes() == log
-    Path(f"{path}-wal").unlink()
+    assert log.read_bytes() == content
+    log.unlink()
     run(use(SQLiteStore(path)))
 
 
@@ -431,94 +380,73 @@ async def alice_and_bob(path: Path) -> tuple[Path, Record]:
         return theirs, await bob.put("account", b"bob's token")
 
 
-def test_a_commit_that_was_killed_is_rolled_back(path: Path) -> None:
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            record = await store.put("k", b"data")
-            killed_in_a_commit(path)
-            assert await store.load("k") == record
-            assert await store.keys() == ["k"]
-            await use(store)
-
-    run(main())
+def test_a_commit_that_was_killed_is_rolled_back(run: Run, path: Path, store: SQLiteStore) -> None:
+    record = run(store.put("k", b"data"))
+    killed_in_a_commit(path)
+    assert run(store.load("k")) == record
+    run(use(store))
 
 
-def test_f69_k37_a_database_that_is_moved_over_another_does_not_get_its_records(path: Path) -> None:
+def test_f69_k37_a_database_that_is_moved_over_another_does_not_get_its_records(
+    run: Run, path: Path, store: SQLiteStore
+) -> None:
     """SQLite rolls the journal of the old one back into the new one: alice's record comes with it."""
-
-    async def main() -> None:
-        theirs, record = await alice_and_bob(path)
-        killed_in_a_commit(path)
-        theirs.rename(path)
-        await refuses(path, StoreUnavailable, "journal")
-        path.with_name("tokens.db-journal").unlink()
-        async with SQLiteStore(path) as store:
-            assert await store.load("account") == record
-
-    run(main())
+    theirs, record = run(alice_and_bob(path))
+    killed_in_a_commit(path)
+    theirs.rename(path)
+    run(refuses(path, StoreUnavailable, "journal"))
+    path.with_name("tokens.db-journal").unlink()
+    assert run(store.load("account")) == record
 
 
-def test_k37_a_record_that_sqlite_brings_back_from_another_database_is_not_read(path: Path) -> None:
+def test_k37_a_record_that_sqlite_brings_back_from_another_database_is_not_read(
+    run: Run, path: Path, store: SQLiteStore
+) -> None:
     """The other database was copied over this one, so the file is the same one, and so is its journal."""
-
-    async def main() -> None:
-        theirs, _ = await alice_and_bob(path)
-        killed_in_a_commit(path)
-        path.write_bytes(theirs.read_bytes())
-        async with SQLiteStore(path) as store:
-            with pytest.raises(StoreCorrupt):
-                await store.load("account")
-            record = await store.put("account", b"bob has signed in")
-            assert await store.load("account") == record
-
-    run(main())
+    theirs, _ = run(alice_and_bob(path))
+    killed_in_a_commit(path)
+    path.write_bytes(theirs.read_bytes())
+    with pytest.raises(StoreCorrupt):
+        run(store.load("account"))
+    record = run(store.put("account", b"bob has signed in"))
+    assert run(store.load("account")) == record
 
 
-def test_k37_an_open_store_reads_a_database_that_was_copied_over_its_own(path: Path) -> None:
+def test_k37_an_open_store_reads_a_database_that_was_copied_over_its_own(
+    run: Run, path: Path, store: SQLiteStore
+) -> None:
     """And what it writes then can be read by others."""
-
-    async def main() -> None:
-        theirs, record = await alice_and_bob(path)
-        async with SQLiteStore(path) as store:
-            await store.load("account")
-            path.write_bytes(theirs.read_bytes())
-            assert await store.load("account") == record
-            record = await store.put("account", b"bob's next token")
-        async with SQLiteStore(path) as store:
-            assert await store.load("account") == record
-
-    run(main())
+    theirs, record = run(alice_and_bob(path))
+    run(store.load("account"))
+    path.write_bytes(theirs.read_bytes())
+    assert run(store.load("account")) == record
+    record = run(store.put("account", b"bob's next token"))
+    run(store.aclose())
+    assert run(store.load("account")) == record
 
 
-def test_f51_a_backup_that_is_copied_back_is_read_although_it_looks_the_same(path: Path) -> None:
+def test_f51_a_backup_that_is_copied_back_is_read_although_it_looks_the_same(
+    run: Run, path: Path, store: SQLiteStore
+) -> None:
     """SQLite compares a counter to know whether its pages are current. The backup comes to the same count."""
-
-    async def main() -> None:
-        async with SQLiteStore(path) as ours, SQLiteStore(path) as other:
-            old = await ours.put("k", b"backed up")
-            backup = path.read_bytes()
-            await ours.put("k", b"after the backup")
-            await other.load("k")
-            path.write_bytes(backup)
-            await ours.put("j", b"after the restore")
-            assert await other.load("k") == old
-            await other.put("i", b"data")
-            assert await ours.keys() == ["i", "j", "k"]
-
-    run(main())
+    other = SQLiteStore(path)
+    old = run(store.put("k", b"backed up"))
+    backup = path.read_bytes()
+    run(store.put("k", b"after the backup"))
+    run(other.load("k"))
+    path.write_bytes(backup)
+    run(store.put("j", b"after the restore"))
+    assert run(other.load("k")) == old
+    run(other.put("i", b"data"))
+    assert run(store.keys()) == ["i", "j", "k"]
+    run(other.aclose())
 
 
-def test_a_write_that_the_database_ignores_is_an_error(path: Path) -> None:
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            await store.put("k", b"data")
-            with contextlib.closing(sqlite3.connect(path)) as connection:
-                ignore = "BEGIN SELECT RAISE(IGNORE); END"
-                connection.execute(f"CREATE TRIGGER t BEFORE INSERT ON tokens {ignore}")
-            with pytest.raises(StoreUnavailable, match="ignored"):
-                await store.put("k", b"new")
-
-    run(main())
+def test_a_write_that_the_database_ignores_is_an_error(run: Run, path: Path, store: SQLiteStore) -> None:
+    run(store.put("k", b"data"))
+    sql(path, "CREATE TRIGGER t BEFORE INSERT ON tokens BEGIN SELECT RAISE(IGNORE); END")
+    with pytest.raises(StoreUnavailable, match="ignored"):
+        run(store.put("k", b"new"))
 
 
 KEY = "key TEXT PRIMARY KEY, version TEXT NOT NULL, data BLOB NOT NULL"
@@ -536,15 +464,12 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("script", FOREIGN.values(), ids=FOREIGN)
-def test_k44_another_programs_database_is_refused_and_not_changed(path: Path, script: str) -> None:
+def test_k44_another_programs_database_is_refused_and_not_changed(script: str, run: Run, path: Path) -> None:
     content = private(path, script)
     run(refuses(path, StoreUnavailable, "database of their own"))
     assert path.read_bytes() == content
-    assert {each.name for each in path.parent.iterdir()} <= {
-        "tokens.db",
-        "tokens.db.locks",
-        "tokens.db-journal",
-    }
+    found = {each.name for each in path.parent.iterdir()}
+    assert found <= {"tokens.db", "tokens.db.locks", "tokens.db-journal"}
 
 
 SHARED = {
@@ -558,13 +483,13 @@ SHARED = {
 
 
 @pytest.mark.parametrize("script", SHARED.values(), ids=SHARED)
-def test_k44_a_database_that_can_be_shared_works(path: Path, script: str) -> None:
+def test_k44_a_database_that_can_be_shared_works(script: str, run: Run, path: Path) -> None:
     private(path, script)
     run(use(SQLiteStore(path)))
 
 
 @pytest.mark.parametrize("length", [503, 504, 513, 4000])
-def test_k44_a_path_that_sqlite_cannot_use_is_an_error_at_once(tmp_path: Path, length: int) -> None:
+def test_k44_a_path_that_sqlite_cannot_use_is_an_error_at_once(length: int, run: Run, tmp_path: Path) -> None:
     directory = tmp_path
     while len(str(directory)) + 210 < length:
         directory /= "d" * 200
@@ -577,9 +502,6 @@ def test_k44_a_path_that_sqlite_cannot_use_is_an_error_at_once(tmp_path: Path, l
     else:
         directory.mkdir(parents=True)
         run(use(SQLiteStore(path)))
-
-
-# -- databases of older versions ----------------------------------------------------------------------------
 
 
 def of_an_older_version(path: Path) -> Record:
@@ -598,56 +520,45 @@ def of_an_older_version(path: Path) -> Record:
 
 
 def journal_mode(path: Path) -> str:
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        ((mode,),) = connection.execute("PRAGMA journal_mode").fetchall()
-    return str(mode)
+    return str(sql(path, "PRAGMA journal_mode")[0][0])
 
 
 @pytest.mark.parametrize("first", ["load", "put", "claim"])
-def test_k34_a_database_of_an_older_version_leaves_wal_mode(path: Path, first: str) -> None:
+def test_k34_a_database_of_an_older_version_leaves_wal_mode(
+    first: str, run: Run, path: Path, store: SQLiteStore
+) -> None:
     """Its records stay, and get a checksum."""
     record = of_an_older_version(path)
-
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            if first == "claim":
-                await (await claimed(store, "k", "v")).abandon()
-            elif first == "put":
-                await store.put("another", b"data")
-            assert await store.load("k") == record
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.execute("UPDATE tokens SET data = x'00' WHERE key = 'k'")
-            connection.commit()
-        async with SQLiteStore(path) as store:
-            with pytest.raises(StoreCorrupt):
-                await store.load("k")
-
-    run(main())
+    if first == "claim":
+        run(run(claimed(store, "k", "v")).abandon())
+    elif first == "put":
+        run(store.put("another", b"data"))
+    assert run(store.load("k")) == record
+    run(store.aclose())
+    sql(path, "UPDATE tokens SET data = x'00' WHERE key = 'k'")
+    with pytest.raises(StoreCorrupt):
+        run(store.load("k"))
     assert journal_mode(path) == "delete"
     assert not Path(f"{path}-wal").exists()
 
 
 def test_k34_a_database_that_is_open_elsewhere_stays_in_wal_mode_until_the_next_start(
-    path: Path, caplog: pytest.LogCaptureFixture
+    run: Run, path: Path, store: SQLiteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It works meanwhile, and you are told once."""
     record = of_an_older_version(path)
-
-    async def main() -> None:
-        with contextlib.closing(sqlite3.connect(path)) as other:
-            other.execute("SELECT * FROM tokens").fetchall()
-            async with SQLiteStore(path) as store:
-                assert await store.load("k") == record
-                await store.put("k", b"new")
-                await store.aclose()
-                await use(store)
-            assert journal_mode(path) == "wal"
-            assert [each.levelno for each in caplog.records] == [logging.WARNING]
-            assert "still in WAL mode" in caplog.text
-        async with SQLiteStore(path) as store:
-            await store.load("k")
-
-    run(main())
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("SELECT * FROM tokens").fetchall()
+        assert run(store.load("k")) == record
+        run(store.put("k", b"new"))
+        run(store.aclose())
+        run(use(store))
+        assert journal_mode(path) == "wal"
+        assert [each.levelno for each in caplog.records] == [logging.WARNING]
+        assert "still in WAL mode" in caplog.text
+    restarted = SQLiteStore(path)
+    run(restarted.load("k"))
+    run(restarted.aclose())
     assert journal_mode(path) == "delete"
 
 
@@ -658,32 +569,29 @@ OLDER_VERSION = (
 )
 
 
-def test_a_record_that_an_older_version_stores_after_the_upgrade_is_read(path: Path) -> None:
+def test_a_record_that_an_older_version_stores_after_the_upgrade_is_read(
+    run: Run, path: Path, store: SQLiteStore
+) -> None:
     """It has the database open, and knows no checksum. It may have the only copy of a refresh token."""
     of_an_older_version(path)
-
-    async def main() -> None:
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as older:
-            older.execute("SELECT * FROM tokens").fetchall()
-            async with SQLiteStore(path) as store:
-                await store.load("k")
-                for key in ("k", "new"):
-                    older.execute(OLDER_VERSION, (key, "of the older version", b"data"))
-                    assert await store.load(key) == Record("of the older version", b"data")
-                record = await store.put("k", b"ours")
-                assert await store.load("k") == record
-
-    run(main())
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as older:
+        older.execute("SELECT * FROM tokens").fetchall()
+        run(store.load("k"))
+        for key in ("k", "new"):
+            older.execute(OLDER_VERSION, (key, "of the older version", b"data"))
+            assert run(store.load(key)) == Record("of the older version", b"data")
+        record = run(store.put("k", b"ours"))
+        assert run(store.load("k")) == record
 
 
-def test_k34_processes_that_start_at_once_leave_wal_mode(path: Path) -> None:
+def test_k34_processes_that_start_at_once_leave_wal_mode(run: Run, path: Path) -> None:
     """None of them keeps the others from it, because none keeps a connection in WAL mode open."""
     of_an_older_version(path)
 
     async def main() -> None:
         stores = [SQLiteStore(path) for _ in range(6)]
-        await asyncio.gather(*(store.load("k") for store in stores))
-        await asyncio.gather(*(store.load("k") for store in stores))
+        for _ in range(2):
+            await asyncio.gather(*(store.load("k") for store in stores))
         assert journal_mode(path) == "delete"
         for store in stores:
             await store.aclose()
@@ -692,15 +600,11 @@ def test_k34_processes_that_start_at_once_leave_wal_mode(path: Path) -> None:
 
 
 def test_k34_a_read_only_database_of_an_older_version_can_be_read(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not converted, because that would be a write."""
     record = of_an_older_version(path)
     monkeypatch.setattr(database.Database, "_is_writable", lambda _: False)
-
-    async def main() -> None:
-        async with SQLiteStore(path) as store:
-            assert await store.load("k") == record
-
-    run(main())
+    assert run(store.load("k")) == record
+    run(store.aclose())
     assert journal_mode(path) == "wal"

@@ -1,0 +1,41 @@
+"""Fixtures of the tests of stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import _backends
+import pytest
+from _store_helpers import Local, Run
+
+from tokensession.stores import FileStore, SQLiteStore, open_store
+from tokensession.testing.conformance.backend import Backend
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Runs coroutines one after the other, in one event loop."""
+    with asyncio.Runner() as runner:
+        yield lambda work: runner.run(asyncio.wait_for(work, 60))
+
+
+@pytest.fixture(params=["file", "sqlite"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    made: Backend = getattr(_backends, request.param)(tmp_path)
+    return made
+
+
+@pytest.fixture
+def store(run: Run, backend: Backend) -> Iterator[Local]:
+    """A store object over `backend`, opened by its URL."""
+    assert backend.url is not None
+    store = open_store(backend.url)
+    yield store
+    run(store.aclose())
+
+
+@pytest.fixture(params=[FileStore, SQLiteStore])
+def kind(request: pytest.FixtureRequest) -> type[Local]:
+    return request.param
