@@ -8,12 +8,12 @@ import fcntl
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import _backends
 import pytest
-from _store_helpers import descriptors, files, opened, run, source, success
+from _store_helpers import Local, Run, descriptors, failing, files, opened, source, success
 
 from tokensession.clock import SystemClock
 from tokensession.errors import ClaimTimeout, StoreUnavailable
@@ -26,48 +26,42 @@ from tokensession.testing import FakeClock, ScriptedTransport
 from tokensession.testing.conformance.backend import Backend, claimed, is_free, newer, ticks
 
 
-@pytest.fixture(params=["file", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    made: Backend = getattr(_backends, request.param)(tmp_path)
-    return made
+class CountedRecords:
+    """Records that count the looks at them and the tries at the lock."""
 
-
-class WrittenBeforeTheLock:
-    """Records: another process stores one, once, between a caller's look and its lock."""
-
-    def __init__(self, records: Records, record: Record) -> None:
+    def __init__(self, records: Records) -> None:
         self._records = records
-        self._record = record
-        self.written = 0
+        self.looks = self.tries = 0
 
     def read(self, key: str) -> Record | None:
+        self.looks += 1
         return self._records.read(key)
 
     def prepare(self, key: str) -> Path:
-        path = self._records.prepare(key)
-        if not self.written:
-            self.written += 1
-            self._records.write(key, self._record, None)
-        return path
+        self.tries += 1
+        return self._records.prepare(key)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._records, name)
 
 
-def test_f08_a_record_is_read_again_under_the_lock(backend: Backend) -> None:
+class WrittenBeforeTheLock(CountedRecords):
+    """Records: another process stores one, once, between a caller's look and its lock."""
+
+    def prepare(self, key: str) -> Path:
+        path = super().prepare(key)
+        if self.tries == 1:
+            self._records.write(key, Record("newer", b"rotated"), None)
+        return path
+
+
+def test_f08_a_record_is_read_again_under_the_lock(run: Run, store: Local) -> None:
     """If a refresh ends between a caller's look and its lock, the caller gets that record and no claim."""
-
-    async def main() -> None:
-        async with opened(backend) as store:
-            records = WrittenBeforeTheLock(store._claims._records, Record("newer", b"rotated"))
-            worker = Worker("test")
-            claims = Claims(records, worker, SystemClock())
-            found = await claims.claim("k", seen=None, timeout=30)
-            assert (found, records.written) == (Record("newer", b"rotated"), 1)
-            assert await is_free(store, "k", "newer")
-            await worker.aclose(lambda: None)
-
-    run(main())
+    records, worker = WrittenBeforeTheLock(store._claims._records), Worker("test")
+    found = run(Claims(records, worker, SystemClock()).claim("k", seen=None, timeout=30))
+    assert (found, records.tries) == (Record("newer", b"rotated"), 1)
+    assert run(is_free(store, "k", "newer"))
+    run(worker.aclose())
 
 
 def test_f13_a_holder_releases_only_its_own_lock(backend: Backend) -> None:
@@ -96,7 +90,7 @@ FUTURE = 4_102_444_800  # the year 2100
 
 
 @pytest.mark.parametrize("mark", ["in the future", "unreadable"])
-def test_f15_times_in_the_future_block_no_claim(backend: Backend, mark: str) -> None:
+def test_f15_times_in_the_future_block_no_claim(mark: str, run: Run, backend: Backend, store: Local) -> None:
     """Lock marks and file times may be in the future after a clock step; no caller waits for them to pass."""
     assert backend.lock_file is not None
     with backend.peers() as [victim]:
@@ -106,102 +100,79 @@ def test_f15_times_in_the_future_block_no_claim(backend: Backend, mark: str) -> 
     content = Mark(SystemClock.boot() + 1e9, "v").encode() if mark == "in the future" else b"tomorrow"
     backend.lock_file("k").write_bytes(content)
 
-    async def main() -> None:
-        clock = FakeClock()  # it does not move, so waiting for it never ends
-        transport = ScriptedTransport(success(1), success(2))
-        for number in (1, 2):
-            for path in files(backend):
-                os.utime(path, (FUTURE, FUTURE))
-            async with opened(backend) as store:
-                work = source(store, transport, clock)
-                caller = asyncio.ensure_future(work.token() if number == 1 else work.refresh())
-                if mark == "unreadable" and number == 1:
-                    while 2.0 not in clock.sleepers:  # it counts as left just now: only `orphan_wait`
-                        await asyncio.sleep(0)
-                        await store.load("other")  # a job behind the one that the caller waits for
-                    clock.advance(2)
-                assert (await caller).access_token == f"access-{number}"
-                assert await work.token() == caller.result()
-        assert (len(transport.requests), transport.unexpected_requests) == (2, 0)
+    clock = FakeClock()  # it does not move, so waiting for it never ends
+    transport = ScriptedTransport(success(1), success(2))
 
-    run(main())
+    async def main(number: int) -> None:
+        for path in files(backend):
+            os.utime(path, (FUTURE, FUTURE))
+        work = source(store, transport, clock)
+        caller = asyncio.ensure_future(work.token() if number == 1 else work.refresh())
+        if mark == "unreadable" and number == 1:
+            while 2.0 not in clock.sleepers:  # it counts as left just now: only `orphan_wait`
+                await asyncio.sleep(0)
+                await store.load("other")  # a job behind the one that the caller waits for
+            clock.advance(2)
+        assert (await caller).access_token == f"access-{number}"
+        assert await work.token() == caller.result()
+        await store.aclose()
+
+    run(main(1))
+    run(main(2))
+    assert (len(transport.requests), transport.unexpected_requests) == (2, 0)
 
 
 # 10,000 in all. The SQLite store uses the same lock, so a fifth of them is enough there.
-TIMES = {"file": 1250, "sqlite": 250}
+TIMES = {"tokens": 1250, "database": 250}
 
 
-def test_f16_eight_processes_never_hold_one_claim_at_once(
-    backend: Backend, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_f16_eight_processes_never_hold_one_claim_at_once(backend: Backend, tmp_path: Path) -> None:
     """In thousands of claims by eight processes, no two are held at once."""
-    times = TIMES[request.node.callspec.params["backend"]]
+    assert backend.root is not None
+    times = TIMES[backend.root.name]
     with backend.peers(8) as contenders:
         for contender in contenders:
             contender.send("contend", key="k", times=times, arena=str(tmp_path / "arena"), commits=False)
         assert [contender.read() for contender in contenders] == [{"granted": times, "overlaps": 0}] * 8
 
 
-def test_f16_a_lock_file_keeps_its_name_and_its_inode(backend: Backend) -> None:
+def test_f16_a_lock_file_keeps_its_name_and_its_inode(run: Run, backend: Backend, store: Local) -> None:
     """It is never unlinked. Otherwise one process could lock the old file, and another the new one."""
     assert backend.lock_file is not None
     lock = backend.lock_file("k")
-
-    async def main() -> None:
-        async with opened(backend) as store:
-            claim = await claimed(store, "k")
-            inode = lock.stat().st_ino
-            await claim.abandon()
-            assert lock.stat().st_ino == inode
-            record = await (await claimed(store, "k")).commit(b"data")
-            assert lock.stat().st_ino == inode
-            await store.put("k", b"more", expect=record.version)
-            await store.delete("k")
-            assert lock.stat().st_ino == inode
-
-    run(main())
+    claim = run(claimed(store, "k"))
+    inodes = [lock.stat().st_ino]
+    run(claim.abandon())
+    inodes.append(lock.stat().st_ino)
+    record = run(run(claimed(store, "k")).commit(b"data"))
+    inodes.append(lock.stat().st_ino)
+    run(store.put("k", b"more", expect=record.version))
+    run(store.delete("k"))
+    assert [*inodes, lock.stat().st_ino] == inodes[:1] * 4
 
 
-def test_f30_two_hundred_waiters_hold_no_descriptor_and_no_connection(backend: Backend) -> None:
+def test_f30_two_hundred_waiters_hold_no_descriptor_and_no_connection(
+    run: Run, backend: Backend, store: Local
+) -> None:
     """200 tasks that wait for 50 keys of another process have no more files open than one reader."""
     keys = [f"key-{n}" for n in range(50)]
     with backend.peers() as [holder]:
         assert holder.ask("claim_all", keys=keys) == 50
 
         async def main() -> None:
-            async with opened(backend) as store:
-                await store.load("k")
-                before = await descriptors(store)
-                waiters = [asyncio.ensure_future(newer(store, key)) for key in keys * 4]
-                for _ in range(3):
-                    await ticks()
-                    assert await descriptors(store) <= before
-                assert not any(waiter.done() for waiter in waiters)
-                versions = holder.ask("commit_all")
-                found = await asyncio.gather(*waiters)
-                assert [record.version for record in found] == [versions[key] for key in keys * 4]
+            await store.load("k")
+            before = await descriptors(store)
+            waiters = [asyncio.ensure_future(newer(store, key)) for key in keys * 4]
+            for _ in range(3):
+                await ticks()
                 assert await descriptors(store) <= before
+            assert not any(waiter.done() for waiter in waiters)
+            versions = holder.ask("commit_all")
+            found = await asyncio.gather(*waiters)
+            assert [record.version for record in found] == [versions[key] for key in keys * 4]
+            assert await descriptors(store) <= before
 
         run(main())
-
-
-class CountedRecords:
-    """Records that count the looks at them and the tries at the lock."""
-
-    def __init__(self, records: Records) -> None:
-        self._records = records
-        self.looks = self.tries = 0
-
-    def read(self, key: str) -> Record | None:
-        self.looks += 1
-        return self._records.read(key)
-
-    def prepare(self, key: str) -> Path:
-        self.tries += 1
-        return self._records.prepare(key)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._records, name)
 
 
 class Waiting:
@@ -235,111 +206,103 @@ class Waiting:
                 await asyncio.sleep(0)
             count -= 1
 
-    async def close(self) -> None:
-        await self.worker.aclose(lambda: None)
+
+@pytest.fixture
+def waiting(run: Run, store: Local) -> Iterator[Waiting]:
+    waiting = Waiting(store)
+    yield waiting
+    run(waiting.worker.aclose())
 
 
 @pytest.mark.parametrize("count", [1, 10, 200])
-def test_f31_each_waiter_needs_one_look_however_many_there_are(backend: Backend, count: int) -> None:
+def test_f31_each_waiter_needs_one_look_however_many_there_are(
+    count: int, run: Run, store: Local, waiting: Waiting
+) -> None:
     """After a commit, each of up to 200 waiters looks once and tries no lock."""
 
     async def main() -> None:
-        async with opened(backend) as store:
-            waiting = Waiting(store)
-            holder = await claimed(store, "k")
-            waiters = await waiting.start(count)
-            record = await holder.commit(b"data")
-            assert await asyncio.gather(*waiters) == [record] * count
-            assert (waiting.records.looks, waiting.records.tries) == (count, 0)
-            await waiting.close()
+        holder = await claimed(store, "k")
+        waiters = await waiting.start(count)
+        record = await holder.commit(b"data")
+        assert await asyncio.gather(*waiters) == [record] * count
+        assert (waiting.records.looks, waiting.records.tries) == (count, 0)
 
     run(main())
 
 
-def test_f31_an_abandoned_claim_goes_to_one_waiter_and_the_others_keep_watching(backend: Backend) -> None:
+def test_f31_an_abandoned_claim_goes_to_one_waiter_and_the_others_keep_watching(
+    run: Run, store: Local, waiting: Waiting
+) -> None:
     """Waiters do not queue: one that does not get the lock looks again, and the next commit serves it."""
 
     async def main() -> None:
-        async with opened(backend) as store:
-            waiting = Waiting(store)
-            holder = await claimed(store, "k")
-            waiters = set(await waiting.start(50))
-            await holder.abandon()
-            done, waiters = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-            claim: Claim = done.pop().result()
-            assert (len(done), isinstance(claim, Record)) == (0, False)
-            await waiting.rounds()
-            assert not any(waiter.done() for waiter in waiters)
-            record = await claim.commit(b"data")
-            assert await asyncio.gather(*waiters) == [record] * 49
-            await waiting.close()
+        holder = await claimed(store, "k")
+        waiters = set(await waiting.start(50))
+        await holder.abandon()
+        done, waiters = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        claim: Claim = done.pop().result()
+        assert (len(done), isinstance(claim, Record)) == (0, False)
+        await waiting.rounds()
+        assert not any(waiter.done() for waiter in waiters)
+        record = await claim.commit(b"data")
+        assert await asyncio.gather(*waiters) == [record] * 49
 
     run(main())
 
 
 @pytest.mark.parametrize("end", ["commit", "abandon"])
-def test_a_waiter_notices_a_release_long_before_its_next_look(backend: Backend, end: str) -> None:
+def test_a_waiter_notices_a_release_long_before_its_next_look(
+    end: str, run: Run, store: Local, waiting: Waiting
+) -> None:
     """It checks the size of the lock file much more often than it looks at the record."""
 
     async def main() -> None:
-        async with opened(backend) as store:
-            waiting = Waiting(store)
-            holder = await claimed(store, "k")
-            [waiter] = await waiting.start()
-            await waiting.rounds()
-            assert (waiting.records.looks, waiter.done()) == (0, False)
-            await (holder.commit(b"data") if end == "commit" else holder.abandon())
-            found = await waiter
-            assert isinstance(found, Record) == (end == "commit")
-            if not isinstance(found, Record):
-                await found.abandon()
-            await waiting.close()
+        holder = await claimed(store, "k")
+        [waiter] = await waiting.start()
+        await waiting.rounds()
+        assert (waiting.records.looks, waiter.done()) == (0, False)
+        await (holder.commit(b"data") if end == "commit" else holder.abandon())
+        assert isinstance(await waiter, Record) == (end == "commit")
 
     run(main())
 
 
-def test_a_sign_in_during_a_claim_is_found_by_the_next_look(backend: Backend) -> None:
+def test_a_sign_in_during_a_claim_is_found_by_the_next_look(run: Run, store: Local, waiting: Waiting) -> None:
     """It does not change the lock file. Looks are at most a tenth of a second apart, by the given clock."""
 
     async def main() -> None:
-        async with opened(backend) as store:
-            waiting = Waiting(store)
-            holder = await claimed(store, "k")
-            [waiter] = await waiting.start()
-            record = await store.put("k", b"signed in")
-            await waiting.rounds()
-            assert (waiting.records.looks, waiter.done()) == (0, False)
-            waiting.clock.advance(0.1)
-            assert await waiter == record
-            await holder.abandon()
-            await waiting.close()
+        holder = await claimed(store, "k")
+        [waiter] = await waiting.start()
+        record = await store.put("k", b"signed in")
+        await waiting.rounds()
+        assert (waiting.records.looks, waiter.done()) == (0, False)
+        waiting.clock.advance(0.1)
+        assert await waiter == record
+        await holder.abandon()
 
     run(main())
 
 
-def test_a_wait_ends_by_the_given_clock(backend: Backend) -> None:
+def test_a_wait_ends_by_the_given_clock(run: Run, store: Local, waiting: Waiting) -> None:
     """And not before. The lock has been tried once more then."""
 
     async def main() -> None:
-        async with opened(backend) as store:
-            waiting = Waiting(store)
-            holder = await claimed(store, "k")
-            [waiter] = await waiting.start(timeout=30)
-            waiting.clock.advance(29.9)
-            await waiting.rounds()
-            assert not waiter.done()
-            waiting.records.tries = 0
-            waiting.clock.advance(0.1)
-            with pytest.raises(ClaimTimeout, match="After 30 s the claim was still held by process"):
-                await waiter
-            assert waiting.records.tries == 1
-            await holder.abandon()
-            await waiting.close()
+        holder = await claimed(store, "k")
+        [waiter] = await waiting.start(timeout=30)
+        waiting.clock.advance(29.9)
+        await waiting.rounds()
+        assert not waiter.done()
+        waiting.records.tries = 0
+        waiting.clock.advance(0.1)
+        with pytest.raises(ClaimTimeout, match="After 30 s the claim was still held by process"):
+            await waiter
+        assert waiting.records.tries == 1
+        await holder.abandon()
 
     run(main())
 
 
-def test_k46_the_event_loop_makes_no_file_system_call(backend: Backend) -> None:
+def test_k46_the_event_loop_makes_no_file_system_call(run: Run, backend: Backend, store: Local) -> None:
     """On a hung mount, even an `lstat` does not return, and would stop the whole program."""
     made = list[str]()
 
@@ -350,26 +313,24 @@ def test_k46_the_event_loop_makes_no_file_system_call(backend: Backend) -> None:
             made.append(name)
 
     async def main() -> None:
-        async with opened(backend) as store:
-            holder = await claimed(store, "k")
-            async with opened(backend) as other:
-                waiters = [asyncio.ensure_future(newer(other, "k")) for _ in range(3)]
-                while not all(job.busy_since is None for job in other._worker._waiting) or (
-                    len(other._worker._waiting) < 3
-                ):
-                    await asyncio.sleep(0)
-                cancelled = asyncio.ensure_future(other.claim("k", seen=None, timeout=30))
-                await ticks()
-                cancelled.cancel()
-                with pytest.raises(ClaimTimeout):
-                    await other.claim("k", seen=None, timeout=0.03)
-                await holder.sending()
-                record = await holder.commit(b"data")
-                assert await asyncio.gather(*waiters) == [record] * 3
-                await other.put("k", b"more")
-                assert await other.keys() == ["k"]
-                await (await claimed(other, "j")).abandon()
-                assert await other.delete("k")
+        holder = await claimed(store, "k")
+        async with opened(backend) as other:
+            waiters = [asyncio.ensure_future(newer(other, "k")) for _ in range(3)]
+            while [job.busy_since for job in other._worker._waiting] != [None] * 3:
+                await asyncio.sleep(0)
+            cancelled = asyncio.ensure_future(other.claim("k", seen=None, timeout=30))
+            await ticks()
+            cancelled.cancel()
+            with pytest.raises(ClaimTimeout):
+                await other.claim("k", seen=None, timeout=0.03)
+            await holder.sending()
+            record = await holder.commit(b"data")
+            assert await asyncio.gather(*waiters) == [record] * 3
+            await other.put("k", b"more")
+            assert await other.keys() == ["k"]
+            await (await claimed(other, "j")).abandon()
+            assert await other.delete("k")
+        await store.aclose()
 
     sys.setprofile(watch)
     try:
@@ -385,7 +346,7 @@ OF_A_DRIVER = {"Connection", "Cursor", "FileIO"}
 
 @pytest.mark.parametrize("hung", ["lstat", "open"])
 def test_k46_a_hung_mount_stops_no_event_loop(
-    hung: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    hung: str, run: Run, backend: Backend, store: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its waiter can be cancelled at once. What it had asked for is not taken later."""
     real, gate, reached = getattr(os, hung), threading.Event(), threading.Event()
@@ -397,7 +358,7 @@ def test_k46_a_hung_mount_stops_no_event_loop(
         return real(*args, **options)
 
     async def main() -> None:
-        async with opened(backend) as store, opened(backend) as other:
+        async with opened(backend) as other:
             holder = await claimed(store, "k")
             waiter = asyncio.ensure_future(other.claim("k", seen=None, timeout=30))
             await ticks()
@@ -416,55 +377,46 @@ def test_k46_a_hung_mount_stops_no_event_loop(
     run(main())
 
 
-def test_a_hundred_keys_are_waited_for_in_one_round_and_delay_no_other_key(backend: Backend) -> None:
+def test_a_hundred_keys_are_waited_for_in_one_round_and_delay_no_other_key(
+    run: Run, backend: Backend, store: Local
+) -> None:
     """Jobs of other keys do not begin a round, however many there are."""
     keys = [f"key-{number}" for number in range(100)]
     with backend.peers() as [holder]:
         assert holder.ask("claim_all", keys=keys) == 100
 
         async def main() -> None:
-            async with opened(backend) as store:
-                waiters = [asyncio.ensure_future(newer(store, key)) for key in keys]
-                while len(store._worker._waiting) < 100:
-                    await asyncio.sleep(0)
-                began, rounds = SystemClock.boot(), set[float]()
-                for _ in range(100):
-                    await store.load("other")
-                    rounds.add(store._worker._next_round)
-                # A round of a hundred begins 25 ms after the one before it.
-                assert len(rounds) <= 2 + (SystemClock.boot() - began) / 0.025
-                versions = holder.ask("commit_all")
-                found = await asyncio.gather(*waiters)
-                assert [record.version for record in found] == [versions[key] for key in keys]
+            waiters = [asyncio.ensure_future(newer(store, key)) for key in keys]
+            while len(store._worker._waiting) < 100:
+                await asyncio.sleep(0)
+            began, rounds = SystemClock.boot(), set[float]()
+            for _ in range(100):
+                await store.load("other")
+                rounds.add(store._worker._next_round)
+            # A round of a hundred begins 25 ms after the one before it.
+            assert len(rounds) <= 2 + (SystemClock.boot() - began) / 0.025
+            versions = holder.ask("commit_all")
+            found = await asyncio.gather(*waiters)
+            assert [record.version for record in found] == [versions[key] for key in keys]
 
         run(main())
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
 def test_k42_a_file_system_without_locks_fails_the_claim_and_spends_nothing(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
+    number: int, run: Run, store: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NFS without its lock service answers ENOLCK, some FUSE ones ENOSYS. The error says what helps."""
-    for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
-
-        def refuse(*_: object, number: int = number) -> None:
-            raise OSError(number, os.strerror(number))
-
-        async def main() -> None:
-            transport = ScriptedTransport(success(1))
-            async with opened(backend) as store:
-                with pytest.raises(StoreUnavailable, match=r"a file system that cannot lock it.*local file"):
-                    await source(store, transport).token()
-                with pytest.raises(StoreUnavailable, match="a file system that cannot lock it"):
-                    await store.put("k", b"data")
-            assert transport.requests == []
-
-        with monkeypatch.context() as patch:
-            patch.setattr(fcntl, "flock", refuse)
-            run(main())
+    transport = ScriptedTransport(success(1))
+    monkeypatch.setattr(fcntl, "flock", failing(number))
+    for work in (source(store, transport).token(), store.put("k", b"data")):
+        with pytest.raises(StoreUnavailable, match=r"a file system that cannot lock it.*local file"):
+            run(work)
+    assert transport.requests == []
 
 
 def test_k43_inode_numbers_that_change_end_in_a_clear_error(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
+    run: Run, store: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some FUSE file systems make them up. Nothing spins, and no request is sent under such a claim."""
     lstat, looks = Path.lstat, list[Path]()
@@ -476,21 +428,16 @@ def test_k43_inode_numbers_that_change_end_in_a_clear_error(
         looks.append(path)
         return os.stat_result((status.st_mode, len(looks) + 1_000_000, *status[2:]))
 
-    async def main() -> None:
-        transport = ScriptedTransport(success(1))
-        async with opened(backend) as store:
-            await store.put("other", b"data")
-            granted = await claimed(store, "granted")
-            with monkeypatch.context() as patch:
-                patch.setattr(Path, "lstat", changing)
-                with pytest.raises(StoreUnavailable, match="inode number"):
-                    await source(store, transport).token()
-                assert len(looks) == 100
-                with pytest.raises(StoreUnavailable, match="inode number"):
-                    await granted.sending()
-            assert transport.requests == []
-            assert await is_free(store, "k")
-            await granted.sending()
-            await granted.abandon()
-
-    run(main())
+    transport = ScriptedTransport(success(1))
+    run(store.put("other", b"data"))
+    granted = run(claimed(store, "granted"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", changing)
+        with pytest.raises(StoreUnavailable, match="inode number"):
+            run(source(store, transport).token())
+        assert len(looks) == 100
+        with pytest.raises(StoreUnavailable, match="inode number"):
+            run(granted.sending())
+    assert transport.requests == []
+    assert run(is_free(store, "k"))
+    run(granted.sending())

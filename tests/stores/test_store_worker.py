@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import subprocess
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from _store_helpers import Run, gated, printed
 
 from tokensession.errors import StoreUnavailable
 from tokensession.stores._local import fork
@@ -22,82 +22,72 @@ from tokensession.stores._local.worker import Busy, TryLater, Worker
 from tokensession.testing import FakeClock
 
 LOCKED = Path("/var/lib/tokens.db")
+CLOSED = "<Worker test closed, 0 pending>"
 
 
 def nothing() -> None:
     pass
 
 
-def collect(results: list[str], outcome: Future[str]) -> None:
-    results.append(outcome.result())
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
-def gated(worker: Worker) -> threading.Event:
-    """Keep the worker busy until the returned event is set."""
-    gate, begun = threading.Event(), threading.Event()
-
-    def job() -> None:
-        begun.set()
-        assert gate.wait(30)
-
-    worker.post(job)
-    assert begun.wait(30)
-    return gate
+@pytest.fixture
+def worker(run: Run, clock: FakeClock) -> Iterator[Worker]:
+    worker = Worker("test", clock=clock)
+    yield worker
+    run(worker.aclose(nothing))
+    assert repr(worker) == CLOSED
 
 
-def test_a_queued_job_runs_although_its_caller_was_cancelled() -> None:
-    async def main() -> None:
-        worker, done = Worker("test"), []
-        gate = gated(worker)
-        task = asyncio.ensure_future(worker.run(lambda: done.append("job")))
-        await asyncio.sleep(0)
+async def cancelled(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
         task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled()
-        assert done == []
-        gate.set()
-        await worker.aclose(nothing)
-        assert done == ["job"]
-
-    asyncio.run(main())
+    await asyncio.wait(tasks)
 
 
-def test_a_result_that_its_cancelled_caller_missed_is_handed_over_exactly_once() -> None:
+@pytest.mark.parametrize(("moment", "handed_over"), [("queued", [""]), ("done", [""]), ("awaited", [])])
+def test_a_result_that_its_cancelled_caller_missed_is_handed_over_exactly_once(
+    moment: str, handed_over: list[str], run: Run, worker: Worker
+) -> None:
     """True for a job that is queued, running, or done with its result on the way to the caller."""
+    results = list[str]()
+
+    def collect(outcome: Future[str]) -> None:
+        results.append(outcome.result())
 
     async def main() -> None:
-        worker = Worker("test")
-        for moment in ("queued", "done", "awaited"):
-            results: list[str] = []
-            gate = gated(worker)
-            task = asyncio.ensure_future(worker.run(str, on_abandoned=partial(collect, results)))
-            await asyncio.sleep(0)
-            if moment != "queued":
-                gate.set()
-                worker.post(nothing).result(30)  # the job before it is done; this loop has not noticed
-            if moment == "awaited":
-                assert await task == ""
-            task.cancel()
+        gate = gated(worker)
+        task = asyncio.ensure_future(worker.run(str, on_abandoned=collect))
+        await asyncio.sleep(0)
+        if moment != "queued":
             gate.set()
-            await asyncio.wait([task])
-            await worker.run(nothing)
-            assert results == ([] if moment == "awaited" else [""]), moment
-        await worker.aclose(nothing)
+            worker.post(nothing).result(30)  # the job before it is done; this loop has not noticed
+        if moment == "awaited":
+            assert await task == ""
+        task.cancel()
+        gate.set()
+        await asyncio.wait([task])
+        await worker.run(nothing)
+        assert results == handed_over
 
-    asyncio.run(main())
+    run(main())
 
 
 class BusyJob:
-    """A job that is busy until it is released. It counts its tries."""
+    """A job that is busy until it is released, or has another reason. It counts its tries."""
 
-    def __init__(self) -> None:
+    def __init__(self, reason: Callable[[], Exception] | None = None) -> None:
+        self.reason = reason or partial(Busy, LOCKED)
         self.tries = 0
         self.released = threading.Event()
 
     def __call__(self) -> str:
         self.tries += 1
         if not self.released.is_set():
-            raise Busy(LOCKED)
+            raise self.reason()
         return "done"
 
     async def tried(self) -> None:
@@ -107,44 +97,27 @@ class BusyJob:
             await asyncio.sleep(0)
 
 
-def test_a_busy_job_lets_the_others_run_first() -> None:
+def test_a_busy_job_is_tried_again_although_others_keep_coming(run: Run, worker: Worker) -> None:
     async def main() -> None:
-        worker, busy, order = Worker("test"), BusyJob(), list[str]()
-        waiting = asyncio.ensure_future(worker.run(busy))
-        await busy.tried()
-        for number in range(5):
-            await worker.run(partial(order.append, str(number)))
-        assert not waiting.done()
-        busy.released.set()
-        assert await waiting == "done"
-        assert order == list("01234")
-        await worker.aclose(nothing)
-
-    asyncio.run(main())
-
-
-def test_a_busy_job_is_tried_again_although_others_keep_coming() -> None:
-    async def main() -> None:
-        worker, busy = Worker("test"), BusyJob()
+        busy = BusyJob()
         waiting = asyncio.ensure_future(worker.run(busy))
         while busy.tries < 20:
             await worker.run(nothing)
         busy.released.set()
         while not waiting.done():
             await worker.run(nothing)
-        await worker.aclose(nothing)
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize(("droppable", "patience"), [(True, 2.0), (False, 5.0)])
-def test_a_busy_job_gives_up_after_some_seconds(droppable: bool, patience: float) -> None:
+def test_a_busy_job_gives_up_after_some_seconds(
+    droppable: bool, patience: float, run: Run, clock: FakeClock, worker: Worker
+) -> None:
     """Looks and claims after two, writes after five. They count from the first try, not from the queue."""
 
     async def main() -> None:
-        clock = FakeClock()
-        worker, busy = Worker("test", clock=clock), BusyJob()
-        gate = gated(worker)
+        busy, gate = BusyJob(), gated(worker)
         waiting = asyncio.ensure_future(worker.run(busy, droppable=droppable))
         await asyncio.sleep(0)
         clock.advance(100)
@@ -157,64 +130,55 @@ def test_a_busy_job_gives_up_after_some_seconds(droppable: bool, patience: float
         with pytest.raises(StoreUnavailable, match=f"Another program keeps {LOCKED} locked") as caught:
             await waiting
         assert f"tried for {patience:.1f} s" in str(caught.value)
-        await worker.aclose(nothing)
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_lock_that_is_known_to_take_longer_is_waited_for_longer() -> None:
+def test_a_lock_that_is_known_to_take_longer_is_waited_for_longer(
+    run: Run, clock: FakeClock, worker: Worker
+) -> None:
     """The first start of a database, for example."""
-    clock, tries = FakeClock(), list[float]()
+    tries = list[float]()
 
     def busy() -> None:
         tries.append(clock.boot())
         clock.advance(2)
         raise Busy(LOCKED, patience=8)
 
-    async def main() -> None:
-        worker = Worker("test", clock=clock)
-        with pytest.raises(StoreUnavailable, match=r"tried for 8\.0 s"):
-            await worker.run(busy, droppable=True)
-        await worker.aclose(nothing)
-
-    asyncio.run(main())
+    with pytest.raises(StoreUnavailable, match=r"tried for 8\.0 s"):
+        run(worker.run(busy, droppable=True))
     assert [moment - tries[0] for moment in tries] == [0, 2, 4, 6, 8]
 
 
-def test_a_lock_that_many_writers_share_is_waited_for_longer() -> None:
+@pytest.mark.parametrize(("writers", "seconds"), [(1, 2), (4, 5), (100, 8)])
+def test_a_lock_that_many_writers_share_is_waited_for_longer(
+    writers: int, seconds: float, run: Run, clock: FakeClock, worker: Worker
+) -> None:
     """No one keeps it locked. But this ends too."""
+    tries = list[float]()
 
-    async def waited(writers: int) -> float:
-        clock, tries = FakeClock(), list[float]()
+    def busy() -> None:
+        tries.append(clock.boot())
+        clock.advance(1)
+        raise Busy(LOCKED, progress=min(len(tries), writers))
 
-        def busy() -> None:
-            tries.append(clock.boot())
-            clock.advance(1)
-            raise Busy(LOCKED, progress=min(len(tries), writers))
-
-        worker = Worker("test", clock=clock)
-        with pytest.raises(StoreUnavailable):
-            await worker.run(busy, droppable=True)
-        await worker.aclose(nothing)
-        return tries[-1] - tries[0]
-
-    assert [asyncio.run(waited(writers)) for writers in (1, 4, 100)] == [2, 5, 8]
+    with pytest.raises(StoreUnavailable):
+        run(worker.run(busy, droppable=True))
+    assert tries[-1] - tries[0] == seconds
 
 
-def test_a_droppable_job_does_not_run_if_its_caller_is_gone() -> None:
+def test_a_droppable_job_does_not_run_if_its_caller_is_gone(run: Run, worker: Worker) -> None:
     """Not from the queue, and not again if it was busy. Any other job does, however often it takes."""
 
     async def main() -> None:
-        worker, ran = Worker("test"), list[str]()
-        gate = gated(worker)
+        ran, gate = list[str](), gated(worker)
         queued = [
             asyncio.ensure_future(worker.run(partial(ran.append, "look"), droppable=True)),
             asyncio.ensure_future(worker.run(partial(ran.append, "write"))),
         ]
         await asyncio.sleep(0)
-        for task in queued:
-            task.cancel()
-        await asyncio.wait(queued)
+        await cancelled(*queued)
+        assert ran == []
         gate.set()
         await worker.run(nothing)
         assert ran == ["write"]
@@ -224,28 +188,23 @@ def test_a_droppable_job_does_not_run_if_its_caller_is_gone() -> None:
             asyncio.ensure_future(worker.run(write)),
         ]
         await look.tried()
-        for task in retried:
-            task.cancel()
-        await asyncio.wait(retried)
+        await cancelled(*retried)
         await write.tried()
         tries = look.tries
         await write.tried()
         assert look.tries == tries
         write.released.set()
-        await worker.aclose(nothing)
-        assert repr(worker) == "<Worker test closed, 0 pending>"
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_result_is_not_kept() -> None:
+def test_a_result_is_not_kept(run: Run, worker: Worker) -> None:
     """A claim that nothing references any more is collected, and that releases it."""
 
     class Claim:
         pass
 
     async def main() -> None:
-        worker = Worker("test")
         claim = await worker.run(Claim)
         left = weakref.ref(claim)
         busy = BusyJob()
@@ -256,25 +215,22 @@ def test_a_result_is_not_kept() -> None:
         assert left() is None
         busy.released.set()
         await waiting
-        await worker.aclose(nothing)
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_job_may_be_posted_in_the_middle_of_another_post() -> None:
+def test_a_job_may_be_posted_in_the_middle_of_another_post(worker: Worker) -> None:
     """The garbage collector runs anywhere, and a claim that it collects posts its end."""
-    worker = Worker("test")
     with worker._state:
         future = worker.post(lambda: "the end of a claim")
     assert future.result(30) == "the end of a claim"
-    asyncio.run(worker.aclose(nothing))
 
 
-def test_closing_waits_for_a_busy_job_and_ends_after_it() -> None:
+def test_closing_waits_for_a_busy_job_and_ends_after_it(run: Run, worker: Worker) -> None:
     """What the busy job has reopened is closed, once."""
 
     async def main() -> None:
-        worker, busy, order = Worker("test"), BusyJob(), list[str]()
+        busy, order = BusyJob(), list[str]()
         job = asyncio.ensure_future(worker.run(busy))
         job.add_done_callback(lambda _: order.append("busy"))
         await busy.tried()
@@ -287,19 +243,18 @@ def test_closing_waits_for_a_busy_job_and_ends_after_it() -> None:
         assert sorted(order) == ["busy", "closed"]
         assert not worker.open
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_closing_blocks_no_event_loop_although_a_job_comes_meanwhile() -> None:
+def test_closing_blocks_no_event_loop_although_a_job_comes_meanwhile(run: Run, worker: Worker) -> None:
     """That job is waited for, and what it has opened is closed too."""
+    gate, posted = threading.Event(), list[Future[bool]]()
+
+    def close() -> None:
+        if not posted:
+            posted.append(worker.post(lambda: gate.wait(10)))
 
     async def main() -> None:
-        worker, gate, posted = Worker("test"), threading.Event(), list[Future[bool]]()
-
-        def close() -> None:
-            if not posted:
-                posted.append(worker.post(lambda: gate.wait(10)))
-
         await worker.run(nothing)
         closing = asyncio.ensure_future(worker.aclose(close))
         while not posted:
@@ -309,30 +264,13 @@ def test_closing_blocks_no_event_loop_although_a_job_comes_meanwhile() -> None:
         gate.set()
         await closing
         assert posted[0].result(0)
-        assert repr(worker) == "<Worker test closed, 0 pending>"
+        assert repr(worker) == CLOSED
 
-    asyncio.run(main())
-
-
-def test_closing_ends_when_a_busy_job_gives_up() -> None:
-    async def main() -> None:
-        clock = FakeClock()
-        worker, busy, closed = Worker("test", clock=clock), BusyJob(), list[str]()
-        job = asyncio.ensure_future(worker.run(busy))
-        await busy.tried()
-        closing = asyncio.ensure_future(worker.aclose(partial(closed.append, "closed")))
-        clock.advance(5)
-        await closing
-        assert closed == ["closed"]
-        with pytest.raises(StoreUnavailable):
-            await job
-
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_loop_closed_before_its_job_is_done_does_no_harm() -> None:
-    worker, done = Worker("test"), threading.Event()
-    gate = gated(worker)
+def test_a_loop_closed_before_its_job_is_done_does_no_harm(worker: Worker) -> None:
+    done, gate = threading.Event(), gated(worker)
 
     async def leave() -> None:
         task = asyncio.ensure_future(worker.run(done.set))
@@ -342,7 +280,53 @@ def test_a_loop_closed_before_its_job_is_done_does_no_harm() -> None:
     asyncio.run(leave())
     gate.set()
     assert done.wait(30)
-    asyncio.run(worker.aclose(nothing))
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """No thread can be started, until this is undone."""
+
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        yield patch
+
+
+def test_a_job_runs_once_although_its_thread_could_not_start(
+    run: Run, worker: Worker, no_thread: pytest.MonkeyPatch
+) -> None:
+    """Without a thread the job runs at once, and not a second time: it may be a write."""
+    done = list[str]()
+    run(worker.run(lambda: done.append("sign-out")))
+    run(worker.aclose(lambda: done.append("closed")))  # the job may have opened a connection
+    no_thread.undo()
+    run(worker.run(lambda: done.append("sign-in")))
+    assert done == ["sign-out", "closed", "sign-in"]
+    assert repr(worker) == "<Worker test open, 0 pending>"
+
+
+def test_a_job_cannot_wait_without_a_thread(run: Run, worker: Worker, no_thread: pytest.MonkeyPatch) -> None:
+    """It would block the event loop, in which it runs then."""
+    with pytest.raises(StoreUnavailable, match="no thread to wait in"):
+        run(worker.run(BusyJob(TryLater), droppable=True))
+
+
+def test_it_can_be_closed_by_several_callers_at_the_same_time(run: Run, worker: Worker) -> None:
+    """Each passes a bound method of its own, and all of these are the same job."""
+
+    class Connection:
+        def close(self) -> None:
+            pass
+
+    async def main() -> None:
+        connection = Connection()
+        await worker.run(nothing)
+        await asyncio.gather(*(worker.aclose(connection.close) for _ in range(5)))
+        assert repr(worker) == CLOSED
+
+    run(main())
 
 
 PROGRAM_ENDS = """
@@ -362,65 +346,16 @@ asyncio.run(main())
 """
 
 
-def test_a_job_runs_once_although_its_thread_could_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a thread the job runs at once, and not a second time: it may be a write."""
-
-    def no_thread(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    async def main() -> None:
-        worker, done = Worker("test"), list[str]()
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", no_thread)
-            await worker.run(lambda: done.append("sign-out"))
-            await worker.aclose(lambda: done.append("closed"))  # the job may have opened a connection
-        await worker.run(lambda: done.append("sign-in"))
-        assert done == ["sign-out", "closed", "sign-in"]
-        assert repr(worker) == "<Worker test open, 0 pending>"
-        await worker.aclose(nothing)
-        assert not worker.open
-
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
-def test_it_can_be_closed_by_several_callers_at_the_same_time() -> None:
-    """Each passes a bound method of its own, and all of these are the same job."""
-
-    class Connection:
-        def close(self) -> None:
-            pass
-
-    async def main() -> None:
-        worker, connection = Worker("test"), Connection()
-        await worker.run(nothing)
-        await asyncio.gather(*(worker.aclose(connection.close) for _ in range(5)))
-        assert repr(worker) == "<Worker test closed, 0 pending>"
-
-    asyncio.run(asyncio.wait_for(main(), 10))
-
-
 def test_the_interpreter_ends_after_the_last_job() -> None:
     """That job may be busy, and may be writing a rotated refresh token."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM_ENDS], capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr, done.returncode) == ("written\n", "", 0)
+    assert printed(PROGRAM_ENDS) == "written\n"
 
 
-class WaitingJob(BusyJob):
-    """A job that waits until it is released."""
-
-    def __call__(self) -> str:
-        self.tries += 1
-        if not self.released.is_set():
-            raise TryLater
-        return "done"
-
-
-def test_a_job_that_waits_is_tried_as_long_as_it_takes() -> None:
+def test_a_job_that_waits_is_tried_as_long_as_it_takes(run: Run, clock: FakeClock, worker: Worker) -> None:
     """It gives up neither by the clock nor by the number of tries: that is its own decision."""
 
     async def main() -> None:
-        clock = FakeClock()
-        worker, job = Worker("test", clock=clock), WaitingJob()
+        job = BusyJob(TryLater)
         waiting = asyncio.ensure_future(worker.run(job, droppable=True))
         for _ in range(3):
             await job.tried()
@@ -428,40 +363,32 @@ def test_a_job_that_waits_is_tried_as_long_as_it_takes() -> None:
         assert not waiting.done()
         job.released.set()
         assert await waiting == "done"
-        await worker.aclose(nothing)
-        assert repr(worker) == "<Worker test closed, 0 pending>"
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_job_that_waits_may_be_busy_in_between() -> None:
+def test_a_job_that_waits_may_be_busy_in_between(run: Run, clock: FakeClock, worker: Worker) -> None:
     """The time that it waited does not count as busy."""
 
     async def main() -> None:
-        clock, found = FakeClock(), list[type[Exception]]()
-        worker, done = Worker("test", clock=clock), threading.Event()
-
-        def job() -> str:
-            if done.is_set():
-                return "done"
+        def turn() -> Exception:
             clock.advance(1.5)
-            found.append(Busy if len(found) % 2 else TryLater)
-            raise Busy(LOCKED) if found[-1] is Busy else TryLater
+            return Busy(LOCKED) if job.tries % 2 else TryLater()
 
+        job = BusyJob(turn)
         waiting = asyncio.ensure_future(worker.run(job, droppable=True))
-        while len(found) < 8:
+        while job.tries < 8:
             await asyncio.sleep(0)
         assert not waiting.done()
-        done.set()
+        job.released.set()
         assert await waiting == "done"
-        await worker.aclose(nothing)
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_job_that_waits_is_dropped_with_its_caller() -> None:
+def test_a_job_that_waits_is_dropped_with_its_caller(run: Run, worker: Worker) -> None:
     """A cancelled one, and one of a closed event loop. Closing need not wait for the next try."""
-    worker, first, second = Worker("test"), WaitingJob(), WaitingJob()
+    first, second = BusyJob(TryLater), BusyJob(TryLater)
     loop = asyncio.new_event_loop()
     task = loop.create_task(worker.run(first, droppable=True))
     loop.run_until_complete(first.tried())
@@ -472,21 +399,20 @@ def test_a_job_that_waits_is_dropped_with_its_caller() -> None:
         waiting = asyncio.ensure_future(worker.run(second, droppable=True))
         await second.tried()
         assert first.tries <= tries + 1  # perhaps it was in the middle of one
-        waiting.cancel()
-        await asyncio.wait([waiting])
+        await cancelled(waiting)
         await worker.aclose(nothing)
         assert not task.done()
-        assert repr(worker) == "<Worker test closed, 0 pending>"
+        assert repr(worker) == CLOSED
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    run(main())
     task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
-def test_closing_leaves_a_job_alone_whose_caller_waits() -> None:
+def test_closing_leaves_a_job_alone_whose_caller_waits(run: Run, worker: Worker) -> None:
     """Another user of the store waits for it. The thread stays with it."""
 
     async def main() -> None:
-        worker, job, closed = Worker("test"), WaitingJob(), list[str]()
+        job, closed = BusyJob(TryLater), list[str]()
         waiting = asyncio.ensure_future(worker.run(job, droppable=True))
         await job.tried()
         await worker.aclose(partial(closed.append, "closed"))
@@ -495,33 +421,14 @@ def test_closing_leaves_a_job_alone_whose_caller_waits() -> None:
         assert not waiting.done()
         job.released.set()
         assert await waiting == "done"
-        await worker.aclose(nothing)
-        assert not worker.open
 
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
-def test_a_job_cannot_wait_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would block the event loop, in which it runs then."""
-
-    def no_thread(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    async def main() -> None:
-        worker = Worker("test")
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", no_thread)
-            with pytest.raises(StoreUnavailable, match="no thread to wait in"):
-                await worker.run(WaitingJob(), droppable=True)
-        await worker.aclose(nothing)
-        assert repr(worker) == "<Worker test closed, 0 pending>"
-
-    asyncio.run(asyncio.wait_for(main(), 30))
+    run(main())
 
 
 PROGRAM_ENDS_WHILE_A_JOB_WAITS = """
-import asyncio
+import asyncio, logging
 from tokensession.stores._local.worker import TryLater, Worker
+logging.disable()  # asyncio says that a task is left
 worker, tries = Worker("test"), []
 def wait():
     tries.append(1)
@@ -537,12 +444,10 @@ print("ends", flush=True)  # and does not close its event loop
 
 
 def test_the_interpreter_ends_although_a_job_waits() -> None:
-    command = [sys.executable, "-c", PROGRAM_ENDS_WHILE_A_JOB_WAITS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert (done.stdout, done.returncode) == ("ends\n", 0), done.stderr
+    assert printed(PROGRAM_ENDS_WHILE_A_JOB_WAITS) == "ends\n"
 
 
-def test_k46_closing_joins_no_thread_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_k46_closing_joins_no_thread_and_leaves_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A join would stop the event loop until the thread has ended."""
     loop_thread, join = threading.get_ident(), threading.Thread.join
 
@@ -561,7 +466,7 @@ def test_k46_closing_joins_no_thread_and_leaves_none(monkeypatch: pytest.MonkeyP
             assert not worker.open
             assert set(threading.enumerate()) <= before
 
-    asyncio.run(main())
+    run(main())
 
 
 PROGRAM_FORKS = """
@@ -589,8 +494,7 @@ print(order, os.waitstatus_to_exitcode(status))
 
 
 def test_a_fork_waits_for_the_running_job_and_closes_what_a_child_must_not_inherit() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM_FORKS], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "['job', 'closed'] 0\n", done.stderr
+    assert printed(PROGRAM_FORKS) == "['job', 'closed'] 0\n"
 
 
 FORKS_WITH_A_HUNG_JOB = """
@@ -621,9 +525,7 @@ print([one.post(lambda: 8).result(30) for one in (hung, also_hung, idle)], os.wa
 
 def test_f73_a_fork_goes_on_although_jobs_hang() -> None:
     """On a hung mount. Child and parent can use the store, as far as the mount lets them."""
-    command = [sys.executable, "-c", FORKS_WITH_A_HUNG_JOB]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "[8, 8, 8] 0\n", done.stderr
+    assert printed(FORKS_WITH_A_HUNG_JOB) == "[8, 8, 8] 0\n"
 
 
 class Forked(fork.AtFork):
@@ -694,16 +596,11 @@ print(statuses == [0] * 15)
 
 def test_f73_threads_may_fork_at_the_same_time_and_while_jobs_run() -> None:
     """Each fork has all workers stopped until it is over, and lets go of its own."""
-    command = [sys.executable, "-W", "ignore", "-c", FORKS_IN_THREADS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "True\n", done.stderr
+    assert printed(FORKS_IN_THREADS) == "True\n"
 
 
-def test_its_repr_shows_its_state() -> None:
-    worker = Worker("test")
-    assert repr(worker) == "<Worker test closed, 0 pending>"
+def test_its_repr_shows_its_state(worker: Worker) -> None:
+    assert repr(worker) == CLOSED
     gate = gated(worker)
     assert repr(worker) == "<Worker test open, 1 pending>"
     gate.set()
-    asyncio.run(worker.aclose(nothing))
-    assert repr(worker) == "<Worker test closed, 0 pending>"
