@@ -7,18 +7,16 @@ import errno
 import json
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import _backends
 import pytest
-from _store_helpers import opened, run, source, success
+from _store_helpers import Local, Run, failing, opened, printed, source, success
 
 from tokensession.errors import StoreUnavailable
+from tokensession.stores import FileStore
 from tokensession.testing import ScriptedTransport
 from tokensession.testing.conformance.backend import Backend, claimed
 from tokensession.testing.conformance.files import filled, read_only, small_disk
@@ -85,19 +83,13 @@ print(json.dumps({"found": found, "made": made}))
 
 def killed_at_every_call(backend: Backend) -> dict[str, list[str]]:
     """What was found after each kill, and the system calls of one complete write."""
-    command = [sys.executable, "-c", KILLED_WRITERS, str(backend.url), str(backend.root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    report: dict[str, list[str]] = json.loads(done.stdout)
+    report: dict[str, list[str]] = json.loads(printed(KILLED_WRITERS, backend.url, backend.root))
     return report
 
 
-@pytest.mark.parametrize("kind", ["file", "sqlite"])
-def test_f29_a_writer_killed_at_any_step_leaves_the_old_record_or_the_new_one(
-    kind: str, tmp_path: Path
-) -> None:
+def test_f29_a_writer_killed_at_any_step_leaves_the_old_record_or_the_new_one(backend: Backend) -> None:
     """After SIGKILL before any system call, the old record or the new one is there, whole and private."""
-    found = killed_at_every_call(getattr(_backends, kind)(tmp_path))["found"]
+    found = killed_at_every_call(backend)["found"]
     assert found == sorted(found, reverse=True), "once the record is new, it stays new"
     assert found[0] == "old"
     assert found[-1] == "new"
@@ -111,38 +103,6 @@ def test_f29_a_file_is_synced_before_its_rename_and_its_directory_after(tmp_path
     assert steps == ["write", "fsync", "replace", "fsync"]
 
 
-@pytest.mark.parametrize("kind", ["file", "sqlite"])
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
-def test_a_file_system_that_can_neither_sync_a_directory_nor_allocate_space_will_do(
-    kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Like cifs and ZFS. Files are synced all the same, and the space for a commit is written."""
-    fsync, synced = os.fsync, list[str]()
-
-    def sync(fd: int) -> None:
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
-            raise OSError(number, os.strerror(number))
-        synced.append("file")
-        fsync(fd)
-
-    def allocate(fd: int, offset: int, size: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(os, "posix_fallocate", allocate)
-    backend = getattr(_backends, kind)(tmp_path)
-
-    async def main() -> None:
-        async with opened(backend) as store:
-            claim = await claimed(store, "k")
-            assert backend.lock_file("k").stat().st_blocks * 512 >= 64 * 1024
-            record = await claim.commit(b"data")
-            assert await store.load("k") == record
-
-    run(main())
-    assert synced == ["file"] * (kind == "file")
-
-
 NO_SYNC = [
     *(("fsync", number) for number in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)),
     *(("open", number) for number in (errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EISDIR)),
@@ -151,13 +111,14 @@ NO_DISK = [(call, number) for call in ("fsync", "open") for number in (errno.EIO
 
 
 @contextlib.contextmanager
-def directory_sync_fails(call: str, number: int) -> Iterator[None]:
-    """A directory cannot be synced, or not be opened for that."""
-    fsync, open_ = os.fsync, os.open
+def sync_fails(number: int, *, call: str = "fsync", directory: bool = True) -> Iterator[list[int]]:
+    """A directory cannot be synced, or not be opened for that. Or a file cannot be. Collects other syncs."""
+    fsync, open_, synced = os.fsync, os.open, list[int]()
 
     def failing_sync(fd: int) -> None:
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
+        if stat.S_ISDIR(os.fstat(fd).st_mode) == directory:
             raise OSError(number, os.strerror(number))
+        synced.append(fd)
         fsync(fd)
 
     def failing_open(path: Any, flags: int, *rest: Any, **options: Any) -> int:
@@ -166,176 +127,131 @@ def directory_sync_fails(call: str, number: int) -> Iterator[None]:
         return open_(path, flags, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        if call == "fsync":
-            patch.setattr(os, "fsync", failing_sync)
-        else:
-            patch.setattr(os, "open", failing_open)
-        yield
+        patch.setattr(os, call, failing_sync if call == "fsync" else failing_open)
+        yield synced
 
 
-@pytest.mark.parametrize("kind", ["file", "sqlite"])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_that_can_neither_sync_a_directory_nor_allocate_space_will_do(
+    number: int, run: Run, backend: Backend, store: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Like cifs and ZFS. Files are synced all the same, and the space for a commit is written."""
+    assert backend.lock_file is not None
+    monkeypatch.setattr(os, "posix_fallocate", failing(number))
+    with sync_fails(number) as synced:
+        claim = run(claimed(store, "k"))
+        assert backend.lock_file("k").stat().st_blocks * 512 >= 64 * 1024
+        record = run(claim.commit(b"data"))
+    assert run(store.load("k")) == record
+    assert len(synced) == isinstance(store, FileStore)
+
+
 @pytest.mark.parametrize(("call", "number"), NO_SYNC)
 def test_k42_a_token_is_stored_although_no_directory_can_be_synced(
-    kind: str, call: str, number: int, tmp_path: Path
+    call: str, number: int, run: Run, backend: Backend
 ) -> None:
     """As on cifs and some FUSE file systems. Nothing counts as unsaved, and another process finds it."""
-    backend = getattr(_backends, kind)(tmp_path)
 
     async def main() -> None:
         transport = ScriptedTransport(success(1), success(2))
-        async with opened(backend) as store:
+        async with opened(backend) as store, opened(backend) as other:
             work = source(store, transport)
             assert (await work.token()).access_token == "access-1"
             assert (await work.refresh()).access_token == "access-2"
             assert not work.snapshot().unsaved
-            async with opened(backend) as other:
-                assert (await source(other, transport).token()).access_token == "access-2"
+            assert (await source(other, transport).token()).access_token == "access-2"
             assert len(transport.requests) == 2
             await store.delete("k")
 
-    with directory_sync_fails(call, number):
+    with sync_fails(number, call=call):
         run(main())
 
 
 @pytest.mark.parametrize(("call", "number"), NO_DISK)
-def test_f70_k42_a_directory_whose_disk_fails_is_an_error(call: str, number: int, tmp_path: Path) -> None:
-    """That the record is durable is not known then."""
-
-    async def main() -> None:
-        async with opened(_backends.file(tmp_path)) as store:
-            await store.put("k", b"old")
-            with directory_sync_fails(call, number), pytest.raises(StoreUnavailable):
-                await store.put("k", b"new")
-
-    run(main())
-
-
-def test_k42_a_file_that_cannot_be_synced_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_f70_k42_a_directory_whose_disk_fails_is_an_error(
+    call: str, number: int, run: Run, tmp_path: Path
 ) -> None:
+    """That the record is durable is not known then."""
+    store = FileStore(tmp_path / "tokens")
+    run(store.put("k", b"old"))
+    with sync_fails(number, call=call), pytest.raises(StoreUnavailable):
+        run(store.put("k", b"new"))
+    run(store.aclose())
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_k42_a_file_that_cannot_be_synced_is_an_error(number: int, run: Run, tmp_path: Path) -> None:
     """Whatever the reason. The old record stays."""
-    fsync = os.fsync
-
-    async def main() -> None:
-        async with opened(_backends.file(tmp_path)) as store:
-            old = await store.put("k", b"old")
-            for number in (errno.EINVAL, errno.ENOTSUP, errno.EIO):
-
-                def fail(fd: int, number: int = number) -> None:
-                    if not stat.S_ISDIR(os.fstat(fd).st_mode):
-                        raise OSError(number, os.strerror(number))
-                    fsync(fd)
-
-                with monkeypatch.context() as patch:
-                    patch.setattr(os, "fsync", fail)
-                    with pytest.raises(StoreUnavailable):
-                        await store.put("k", b"new")
-                assert await store.load("k") == old
-
-    run(main())
+    store = FileStore(tmp_path / "tokens")
+    old = run(store.put("k", b"old"))
+    with sync_fails(number, directory=False), pytest.raises(StoreUnavailable, match=os.strerror(number)):
+        run(store.put("k", b"new"))
+    assert run(store.load("k")) == old
+    run(store.aclose())
 
 
 def test_k42_space_that_must_be_written_to_be_reserved_is_reserved_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If only a part of it fits on the disk, a write of all of it succeeds halfway. The claim fails."""
-
-    def unsupported(*_: int) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    monkeypatch.setattr(os, "posix_fallocate", failing(errno.EOPNOTSUPP))
     with small_disk(tmp_path) as disk:
-        backend = _backends.file(disk)
-
-        async def main() -> None:
-            async with opened(backend) as store:
-                record = await store.put("k", b"data")
-                killed = await claimed(store, "k", record.version)
-                await killed.sending()  # so that the file has a first block already
-                killed._lock.free_reserve()  # type: ignore[attr-defined]
-                killed._lock.unlock()  # type: ignore[attr-defined] - as the kernel does
-                with filled(disk):
-                    os.truncate(disk / "filler", (disk / "filler").stat().st_size - 32 * 1024)
-                    with pytest.raises(StoreUnavailable, match=r"No space left.*df -i"):
-                        await store.claim("k", seen=record.version, timeout=0)
-                await (await claimed(store, "k", record.version)).abandon()
-
-        run(main())
+        store = FileStore(disk / "tokens")
+        record = run(store.put("k", b"data"))
+        killed = run(claimed(store, "k", record.version))
+        run(killed.sending())  # so that the file has a first block already
+        killed._lock.free_reserve()
+        killed._lock.unlock()  # as the kernel does
+        with filled(disk):
+            os.truncate(disk / "filler", (disk / "filler").stat().st_size - 32 * 1024)
+            with pytest.raises(StoreUnavailable, match=r"No space left.*df -i"):
+                run(store.claim("k", seen=record.version, timeout=0))
+        run(run(claimed(store, "k", record.version)).abandon())
+        run(store.aclose())
 
 
-@pytest.mark.parametrize("kind", ["file", "sqlite"])
 @pytest.mark.parametrize("call", ["posix_fallocate", "open"])
 @pytest.mark.parametrize(
     ("number", "helps"),
     [(errno.EDQUOT, "quota -s"), (errno.ENOSPC, "df -i"), (errno.EROFS, "read-write"), (errno.EIO, "dmesg")],
 )
 def test_k43_a_claim_notices_what_would_stop_its_commit(
-    kind: str, call: str, number: int, helps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: str, number: int, helps: str, run: Run, store: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No space, no inodes, no quota left, or read-only: the error says what helps, and nothing is sent."""
-    real = getattr(os, call)
+    real, transport = getattr(os, call), ScriptedTransport(success(1))
 
     def fail(*args: Any, **options: Any) -> Any:
         if call == "posix_fallocate" or args[1] & os.O_CREAT:
             raise OSError(number, os.strerror(number))
         return real(*args, **options)
 
-    async def main() -> None:
-        transport = ScriptedTransport(success(1))
-        async with opened(getattr(_backends, kind)(tmp_path)) as store:
-            await store.put("other", b"data")
-            with monkeypatch.context() as patch:
-                patch.setattr(os, call, fail)
-                with pytest.raises(StoreUnavailable, match=rf"{os.strerror(number)}.*{helps}"):
-                    await source(store, transport).token()
-            assert transport.requests == []
-            assert (await source(store, transport).token()).access_token == "access-1"
-
-    run(main())
+    run(store.put("other", b"data"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(StoreUnavailable, match=rf"{os.strerror(number)}.*{helps}"):
+            run(source(store, transport).token())
+    assert transport.requests == []
+    assert run(source(store, transport).token()).access_token == "access-1"
 
 
-def test_k43_a_read_only_mount_is_named(tmp_path: Path) -> None:
+def test_k43_a_read_only_mount_is_named(run: Run, tmp_path: Path) -> None:
     """Not only that the directory is not writable."""
     with small_disk(tmp_path) as disk:
-        backend = _backends.file(disk)
-
-        async def main() -> None:
-            async with opened(backend) as store:
-                record = await store.put("k", b"data")
-                with read_only(disk, backend.root or disk):
-                    with pytest.raises(StoreUnavailable, match=r"Read-only file system.*read-write"):
-                        await store.claim("k", seen=record.version, timeout=0)
-                    assert await store.load("k") == record
-
+        store = FileStore(disk / "tokens")
+        record = run(store.put("k", b"data"))
         if os.geteuid() == 0:  # another user cannot mount
-            run(main())
+            with read_only(disk, disk / "tokens"):
+                with pytest.raises(StoreUnavailable, match=r"Read-only file system.*read-write"):
+                    run(store.claim("k", seen=record.version, timeout=0))
+                assert run(store.load("k")) == record
+        run(store.aclose())
 
 
-def test_any_other_failure_to_sync_or_to_allocate_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    async def main() -> None:
-        async with opened(_backends.file(tmp_path)) as store:
-            for failing, work in {
-                "posix_fallocate": partial(store.claim, "k", seen=None, timeout=0),
-                "fsync": partial(store.put, "k", b"data"),
-            }.items():
-                with monkeypatch.context() as patch:
-                    patch.setattr(os, failing, fail)
-                    with pytest.raises(StoreUnavailable, match="Input/output error"):
-                        await work()
-            await (await claimed(store, "k")).commit(b"data")
-
-    run(main())
-
-
-@pytest.mark.parametrize("kind", ["file", "sqlite"])
 @pytest.mark.parametrize("problem", ["full", "read-only"])
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
 def test_f29_a_disk_that_cannot_be_written_costs_no_refresh_token(
-    kind: str, problem: str, tmp_path: Path
+    kind: str, problem: str, run: Run, tmp_path: Path
 ) -> None:
     """A full or read-only disk is noticed before the token request, harms no record, and may recover."""
     mount: contextlib.AbstractContextManager[Path]
@@ -343,19 +259,15 @@ def test_f29_a_disk_that_cannot_be_written_costs_no_refresh_token(
     mount = small_disk(tmp_path) if needs_mount else contextlib.nullcontext(tmp_path)
     with mount as disk:
         backend = getattr(_backends, kind)(disk)
-
-        async def main() -> None:
-            transport = ScriptedTransport(success(1), success(2))
-            async with opened(backend) as store:
-                assert (await source(store, transport).token()).access_token == "access-1"
-                stored = await store.load("k")
-                await store.aclose()
-                with filled(disk) if problem == "full" else read_only(disk, backend.root):
-                    with pytest.raises(StoreUnavailable):
-                        await source(store, transport).refresh()
-                    assert len(transport.requests) == 1
-                    await store.aclose()
-                assert await store.load("k") == stored
-                assert (await source(store, transport).refresh()).access_token == "access-2"
-
-        run(main())
+        store, transport = backend.open(), ScriptedTransport(success(1), success(2))
+        assert run(source(store, transport).token()).access_token == "access-1"
+        stored = run(store.load("k"))
+        run(store.aclose())
+        with filled(disk) if problem == "full" else read_only(disk, backend.root):
+            with pytest.raises(StoreUnavailable):
+                run(source(store, transport).refresh())
+            assert len(transport.requests) == 1
+            run(store.aclose())
+        assert run(store.load("k")) == stored
+        assert run(source(store, transport).refresh()).access_token == "access-2"
+        run(store.aclose())
