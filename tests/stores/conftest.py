@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import _backends
 import pytest
@@ -17,8 +18,13 @@ from tokensession.testing.conformance.backend import Backend
 @pytest.fixture
 def run() -> Iterator[Run]:
     """Runs coroutines one after the other, in one event loop."""
+
+    async def limited(work: Coroutine[Any, Any, Any]) -> Any:
+        async with asyncio.timeout(60):
+            return await work
+
     with asyncio.Runner() as runner:
-        yield lambda work: runner.run(asyncio.wait_for(work, 60))
+        yield lambda work: runner.run(limited(work))
 
 
 @pytest.fixture(params=["file", "sqlite"])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import threading
 
 import pytest
+from _store_helpers import Run, printed
 
 from tokensession.errors import ClaimTimeout
 from tokensession.stores import MemoryStore
@@ -16,10 +15,18 @@ from tokensession.testing import FakeClock
 from tokensession.testing.conformance.backend import claimed, is_free, ticks
 
 
-def test_waiting_is_timed_by_the_given_clock() -> None:
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> MemoryStore:
+    return MemoryStore(clock=clock)
+
+
+def test_waiting_is_timed_by_the_given_clock(run: Run, clock: FakeClock, store: MemoryStore) -> None:
     async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
         claim = await claimed(store, "k")
         waiter = asyncio.ensure_future(store.claim("k", seen=None, timeout=30))
         await clock.slept()
@@ -35,34 +42,27 @@ def test_waiting_is_timed_by_the_given_clock() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert store._waiters == {}
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_an_interruption_is_dated_by_the_boot_clock() -> None:
-    clock = FakeClock()
-    store = MemoryStore(clock=clock)
+async def send(store: MemoryStore) -> None:
+    await (await claimed(store, "k")).sending()
 
-    async def leave() -> None:
-        await (await claimed(store, "k")).sending()
 
-    asyncio.run(leave())
+def test_an_interruption_is_dated_by_the_boot_clock(run: Run, clock: FakeClock, store: MemoryStore) -> None:
+    asyncio.run(send(store))
     clock.advance(12)
     clock.step_wall(-1_000_000)
-
-    async def main() -> None:
-        claim = await claimed(store, "k")
-        assert claim.interrupted == 12
-        clock.advance(3)
-        assert claim.interrupted == 12
-        await claim.abandon()
-        assert (await claimed(store, "k")).interrupted == 15
-
-    asyncio.run(main())
+    claim = run(claimed(store, "k"))
+    assert claim.interrupted == 12
+    clock.advance(3)
+    assert claim.interrupted == 12
+    run(claim.abandon())
+    assert run(claimed(store, "k")).interrupted == 15
 
 
-def test_a_waiter_of_a_closed_loop_is_not_woken() -> None:
+def test_a_waiter_of_a_closed_loop_is_not_woken(store: MemoryStore) -> None:
     """Waking it would raise."""
-    store = MemoryStore()
     loop = asyncio.new_event_loop()
     claim = loop.run_until_complete(claimed(store, "k"))
     waiter = loop.create_task(store.claim("k", seen=None, timeout=30))
@@ -78,54 +78,41 @@ def test_a_waiter_of_a_closed_loop_is_not_woken() -> None:
     assert not waiter.done()
 
 
-def test_a_holder_in_the_parent_of_a_fork_counts_as_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        store = MemoryStore()
-        await (await claimed(store, "k")).sending()
-        assert not await is_free(store, "k")
-        monkeypatch.setattr(os, "getpid", lambda: -1)
-        claim = await claimed(store, "k")
-        assert claim.interrupted is not None
-
-    asyncio.run(main())
+def test_a_holder_in_the_parent_of_a_fork_counts_as_interrupted(
+    run: Run, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(send(store))
+    assert not run(is_free(store, "k"))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert run(claimed(store, "k")).interrupted is not None
 
 
-def test_a_claim_timeout_says_how_long_the_claim_has_been_held() -> None:
-    async def main() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        await claimed(store, "k")
-        clock.advance(40)
-        with pytest.raises(ClaimTimeout, match=r"another task of this process, for 40\.0 s"):
-            await store.claim("k", seen=None, timeout=0)
-
-    asyncio.run(main())
+def test_a_claim_timeout_says_how_long_the_claim_has_been_held(
+    run: Run, clock: FakeClock, store: MemoryStore
+) -> None:
+    run(claimed(store, "k"))
+    clock.advance(40)
+    with pytest.raises(ClaimTimeout, match=r"another task of this process, for 40\.0 s"):
+        run(store.claim("k", seen=None, timeout=0))
 
 
-def test_it_starts_no_thread() -> None:
-    async def main() -> None:
-        store = MemoryStore()
-        record = await (await claimed(store, "k")).commit(b"data")
-        await store.delete("k", expect=record.version)
-        assert set(threading.enumerate()) <= before  # a thread of another test may be ending
-
+def test_it_starts_no_thread(run: Run, store: MemoryStore) -> None:
     before = set(threading.enumerate())
-    asyncio.run(main())
+    record = run(run(claimed(store, "k")).commit(b"data"))
+    run(store.delete("k", expect=record.version))
+    assert set(threading.enumerate()) <= before  # a thread of another test may be ending
 
 
-def test_the_caller_may_change_its_buffer_afterwards() -> None:
-    async def main() -> None:
-        store = MemoryStore()
-        buffer = bytearray(b"data")
-        record = await store.put("k", buffer)
-        buffer[:] = b"xxxx"
-        assert record.data == b"data"
-
-    asyncio.run(main())
+def test_the_caller_may_change_its_buffer_afterwards(run: Run, store: MemoryStore) -> None:
+    buffer = bytearray(b"data")
+    record = run(store.put("k", buffer))
+    buffer[:] = b"xxxx"
+    assert record.data == b"data"
 
 
 FORKS = """
-import asyncio, os, sys
+import asyncio, logging, os, sys
+logging.disable()  # of the refresh that is refused
 from tokensession import ManagedSource
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
@@ -158,13 +145,6 @@ asyncio.run(refresh("parent"))
 """
 
 
-def forked(kind: str) -> list[str]:
-    """What parent and child of a fork say: each reads the token, and refreshes it."""
-    done = subprocess.run([sys.executable, "-c", FORKS, kind], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
 FIRST = ["first served first-0", "first first-1 own", "first 2"]
 PARENT = ["parent served first-1", "parent parent-0 own", "parent 1"]
 
@@ -172,31 +152,26 @@ PARENT = ["parent served first-1", "parent parent-0 own", "parent 1"]
 def test_f73_a_forked_child_goes_on_with_a_refresh_token_that_works_again() -> None:
     """As behind a server that forks its workers. It starts with what was stored before the fork."""
     child = ["child served first-1", "child child-0 own", "child 1"]
-    assert forked("permanent") == [*FIRST, *child, *PARENT]
+    assert printed(FORKS, "permanent").splitlines() == [*FIRST, *child, *PARENT]
 
 
 def test_f73_a_forked_child_does_not_send_the_parents_single_use_refresh_token() -> None:
     """Both would send it, and the provider may end the sign-in. The access token is served all the same."""
     child = ["child served first-1", "child StoreUnavailable PARENT", "child 0"]
-    assert forked("rotating") == [*FIRST, *child, *PARENT]
+    assert printed(FORKS, "rotating").splitlines() == [*FIRST, *child, *PARENT]
 
 
 def test_f73_a_store_knows_which_records_a_forked_child_has_from_its_parent(
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And that its parent has the same configured credential. What the child has stored is its own."""
-
-    async def main() -> None:
-        store = MemoryStore()
-        await store.put("k", b"data")
-        assert not store.inherited("k")
-        monkeypatch.setattr(os, "getpid", lambda: -1)
-        assert store.inherited("k")
-        assert store.inherited("not stored yet")
-        await store.put("k", b"signed in")
-        assert not store.inherited("k")
-        await store.delete("k")
-        assert store.inherited("k")
-        assert not MemoryStore().inherited("k")
-
-    asyncio.run(main())
+    run(store.put("k", b"data"))
+    assert not store.inherited("k")
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert store.inherited("k")
+    assert store.inherited("not stored yet")
+    run(store.put("k", b"signed in"))
+    assert not store.inherited("k")
+    run(store.delete("k"))
+    assert store.inherited("k")
+    assert not MemoryStore().inherited("k")

@@ -11,63 +11,54 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _store_helpers import Run
 
 from tokensession.clock import SystemClock
-from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store, open_store
+from tokensession.stores import FileStore, MemoryStore, Store, open_store
 from tokensession.testing import FakeClock
 from tokensession.testing.conformance.backend import claimed, is_free
-
-LOCAL = pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
 
 
 def pickled(store: Any) -> Any:
     return pickle.loads(pickle.dumps(store))
 
 
-@LOCAL
 @pytest.mark.parametrize("copied", [pickled, copy.copy, copy.deepcopy])
 def test_k46_a_pickled_or_copied_store_is_a_new_closed_one_over_the_same_files(
-    kind: Any, copied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Any, run: Run, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has neither the thread nor the claims of the original, and works beside it."""
     monkeypatch.chdir(tmp_path)
-
-    async def main() -> None:
-        async with kind("tokens") as store:
-            record = await store.put("k", b"data")
-            claim = await claimed(store, "k", record.version)
-            threads = threading.active_count()
-            monkeypatch.chdir("/")
-            other = copied(store)
-            assert (type(other), repr(other)) == (kind, f"<{kind.__name__} {tmp_path / 'tokens'} closed>")
-            assert threading.active_count() == threads
-            async with other:
-                assert await other.load("k") == record
-                assert not await is_free(other, "k", record.version)
-                await claim.abandon()
-                assert await is_free(other, "k", record.version)
-
-    asyncio.run(main())
+    store = kind("tokens")
+    record = run(store.put("k", b"data"))
+    claim = run(claimed(store, "k", record.version))
+    threads = threading.active_count()
+    monkeypatch.chdir("/")
+    other = copied(store)
+    assert (type(other), repr(other)) == (kind, f"<{kind.__name__} {tmp_path / 'tokens'} closed>")
+    assert threading.active_count() == threads
+    assert run(other.load("k")) == record
+    assert not run(is_free(other, "k", record.version))
+    run(claim.abandon())
+    assert run(is_free(other, "k", record.version))
+    run(other.aclose())
+    run(store.aclose())
     assert list(Path("/").glob("tokens*")) == []
 
 
-@LOCAL
-def test_k46_a_store_that_is_closed_or_in_use_pickles_to_the_same_bytes(kind: Any, tmp_path: Path) -> None:
+def test_k46_a_store_that_is_closed_or_in_use_pickles_to_the_same_bytes(
+    run: Run, kind: Any, tmp_path: Path
+) -> None:
     """They hold the path and the clock, and nothing of what is stored."""
-
-    async def main() -> None:
-        store = kind(tmp_path / "tokens")
-        before = pickle.dumps(store)
-        await store.put("k", b"a secret")
-        assert pickle.dumps(store) == before
-        await store.aclose()
-        assert pickle.dumps(store) == before
-        assert b"secret" not in before
-
-    asyncio.run(main())
+    store = kind(tmp_path / "tokens")
+    before = pickle.dumps(store)
+    run(store.put("k", b"a secret"))
+    assert pickle.dumps(store) == before
+    run(store.aclose())
+    assert pickle.dumps(store) == before
+    assert b"secret" not in before
 
 
-@LOCAL
 def test_k46_a_clock_that_cannot_be_pickled_is_a_clear_error(kind: Any, tmp_path: Path) -> None:
     """One that can be is kept."""
 
@@ -103,13 +94,12 @@ def work(store: Store, url: str, number: int, answers: Any) -> None:
     asyncio.run(main())
 
 
-@LOCAL
-def test_k46_spawned_processes_use_the_store_that_they_are_given(kind: Any, tmp_path: Path) -> None:
+def test_k46_spawned_processes_use_the_store_that_they_are_given(run: Run, kind: Any, tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     url = path.as_uri() if kind is FileStore else f"sqlite:///{path}"
     context = multiprocessing.get_context("spawn")
     store, answers = kind(path), context.Queue()
-    asyncio.run(store.put("other", b"data"))
+    run(store.put("other", b"data"))
     workers = [context.Process(target=work, args=(store, url, number, answers)) for number in range(2)]
     for worker in workers:
         worker.start()
@@ -117,10 +107,6 @@ def test_k46_spawned_processes_use_the_store_that_they_are_given(kind: Any, tmp_
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
-
-    async def main() -> None:
-        records = [await store.load(f"k{number}") for number in range(2)]
-        assert {record.version for record in records} == versions
-        await store.aclose()
-
-    asyncio.run(main())
+    records = [run(store.load(f"k{number}")) for number in range(2)]
+    assert {record.version for record in records} == versions
+    run(store.aclose())
