@@ -4,99 +4,78 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from _store_helpers import descriptors
+from _store_helpers import Local, Run, descriptors, printed
 
 from tokensession.errors import StoreUnavailable, Superseded
-from tokensession.stores import FileStore, MemoryStore, SQLiteStore
+from tokensession.stores import Claim, MemoryStore, open_store
 from tokensession.testing.conformance.backend import claimed, is_free, ticks
 
-Ours = MemoryStore | FileStore | SQLiteStore
+Ours = MemoryStore | Local
+
+URLS = {"memory": "memory:", "file": "file://{}/t", "sqlite": "sqlite:///{}/t.db"}
 
 
-@pytest.fixture(params=["memory", "file", "sqlite"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Ours]:
-    made: dict[str, Callable[[], Ours]] = {
-        "memory": MemoryStore,
-        "file": lambda: FileStore(tmp_path / "tokens"),
-        "sqlite": lambda: SQLiteStore(tmp_path / "tokens.db"),
-    }
-    return made[request.param]
+@pytest.fixture(params=URLS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return URLS[request.param].format(tmp_path)
+
+
+local = pytest.mark.parametrize("url", ["file", "sqlite"], indirect=True)
 
 
 @pytest.fixture
-def store(make: Callable[[], Ours]) -> Iterator[Ours]:
-    store = make()
+def store(url: str, run: Run) -> Iterator[Ours]:
+    store = open_store(url)
     yield store
-    asyncio.run(store.aclose())
+    run(store.aclose())
 
 
-def run(work: Any) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 60))
-
-
-def test_an_orphaned_claim_is_taken_over_and_counts_as_interrupted(
-    store: Ours, make: Callable[[], Ours]
-) -> None:
+def test_an_orphaned_claim_is_taken_over_and_counts_as_interrupted(url: str, run: Run, store: Ours) -> None:
     """Its loop was closed by hand, and it is still referenced; this store object takes over, or another."""
     loop = asyncio.new_event_loop()
     orphaned = loop.run_until_complete(claimed(store, "k"))
     loop.run_until_complete(orphaned.sending())
-    other = store if isinstance(store, MemoryStore) else make()
-
-    async def main() -> None:
-        assert not await is_free(other, "k"), "its loop may still run"
-        loop.close()
-        claim = await claimed(other, "k", timeout=0)
-        assert claim.interrupted is not None
-        with pytest.raises(StoreUnavailable, match="This claim has ended"):
-            await orphaned.sending()
-        await orphaned.abandon()
-        assert not await is_free(other, "k"), "an orphaned claim does not release the next one"
-        record = await claim.commit(b"data")
-        with pytest.raises(Superseded):
-            await orphaned.commit(b"late")
-        claim = await claimed(store, "k", record.version)
-        assert claim.interrupted is None
-        await claim.abandon()
-        await other.aclose()
-
-    run(main())
+    other = store if isinstance(store, MemoryStore) else open_store(url)
+    assert not run(is_free(other, "k")), "its loop may still run"
+    loop.close()
+    claim = run(claimed(other, "k", timeout=0))
+    assert claim.interrupted is not None
+    with pytest.raises(StoreUnavailable, match="This claim has ended"):
+        run(orphaned.sending())
+    run(orphaned.abandon())
+    assert not run(is_free(other, "k")), "an orphaned claim does not release the next one"
+    record = run(claim.commit(b"data"))
+    with pytest.raises(Superseded):
+        run(orphaned.commit(b"late"))
+    assert run(claimed(store, "k", record.version)).interrupted is None
+    run(other.aclose())
 
 
-def test_a_sign_in_makes_an_interruption_irrelevant(store: Ours) -> None:
+def test_a_sign_in_makes_an_interruption_irrelevant(run: Run, store: Ours) -> None:
     """The interrupted request was sent with an older credential. A superseded commit shows that."""
 
-    async def leave() -> Any:
+    async def leave() -> Claim:
         claim = await claimed(store, "k")
         await claim.sending()
         return claim
 
     orphaned = asyncio.run(leave())
-
-    async def main() -> None:
-        claim = await claimed(store, "k")
-        assert claim.interrupted is not None
-        signed_in = await store.put("k", b"signed in")
-        with pytest.raises(Superseded):
-            await claim.commit(b"data")
-        assert claim.interrupted is not None, "it was when this claim was granted"
-        await claim.abandon()
-        claim = await claimed(store, "k", signed_in.version)
-        assert claim.interrupted is None
-        await claim.abandon()
-        await orphaned.abandon()
-
-    run(main())
+    claim = run(claimed(store, "k"))
+    assert claim.interrupted is not None
+    signed_in = run(store.put("k", b"signed in"))
+    with pytest.raises(Superseded):
+        run(claim.commit(b"data"))
+    assert claim.interrupted is not None, "it was when this claim was granted"
+    run(claim.abandon())
+    assert run(claimed(store, "k", signed_in.version)).interrupted is None
+    run(orphaned.abandon())
 
 
-def test_waiters_of_a_closed_loop_hold_nothing(store: Ours) -> None:
+def test_waiters_of_a_closed_loop_hold_nothing(run: Run, store: Ours) -> None:
     """Even if all of them are still referenced."""
     loop = asyncio.new_event_loop()
     claim = loop.run_until_complete(claimed(store, "k"))
@@ -104,41 +83,33 @@ def test_waiters_of_a_closed_loop_hold_nothing(store: Ours) -> None:
     loop.run_until_complete(ticks())
     left = asyncio.all_tasks(loop)
     loop.close()
-
-    async def main() -> None:
-        following = await claimed(store, "k")
-        await claim.abandon()
-        assert not await is_free(store, "k")
-        await following.abandon()
-
-    run(main())
+    following = run(claimed(store, "k"))
+    run(claim.abandon())
+    assert not run(is_free(store, "k"))
+    run(following.abandon())
     assert not any(waiter.done() for waiter in waiters)
     for task in left:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
+@local
 @pytest.mark.parametrize("sent", [False, True])
-@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
-def test_a_claim_that_is_collected_is_released(kind: Any, sent: bool, tmp_path: Path) -> None:
+def test_a_claim_that_is_collected_is_released(sent: bool, url: str, run: Run, store: Ours) -> None:
     """Its task was destroyed. Its mark stays, because its request may be on the way."""
 
     async def main() -> None:
-        store, other = kind(tmp_path / "tokens"), kind(tmp_path / "tokens")
-        claim = await claimed(store, "k")
+        claim, other = await claimed(store, "k"), open_store(url)
         if sent:
             await claim.sending()
         del claim
         gc.collect()
-        following = await claimed(other, "k", timeout=0)
-        assert (following.interrupted is not None) is sent
-        await following.abandon()
-        await store.aclose()
+        assert ((await claimed(other, "k", timeout=0)).interrupted is not None) is sent
         await other.aclose()
 
     run(main())
 
 
-def test_no_claim_stays_held_however_it_ends(store: Ours) -> None:
+def test_no_claim_stays_held_however_it_ends(run: Run, store: Ours) -> None:
     """A thousand claims end in eight ways, and no descriptor is left open."""
 
     async def one(number: int) -> None:
@@ -220,15 +191,12 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("name", ["memory", "file", "sqlite"])
-def test_a_claim_of_the_parent_sends_nothing_in_a_forked_child(name: str, tmp_path: Path) -> None:
+def test_a_claim_of_the_parent_sends_nothing_in_a_forked_child(url: str) -> None:
     """Both would send the same refresh token. The child does not end it either."""
-    url = {"memory": "memory:", "file": f"file://{tmp_path}/t", "sqlite": f"sqlite:///{tmp_path}/t.db"}[name]
-    done = subprocess.run([sys.executable, "-c", FORKS, url], capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines() == [
+    assert printed(FORKS, url).splitlines() == [
         "child This claim has ended, so no token request may be sent under it.",
         "parent b'data'",
-    ], done.stderr
+    ]
 
 
 FEW_DESCRIPTORS = """
@@ -256,13 +224,10 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("name", ["file", "sqlite"])
-def test_too_many_claims_for_the_limit_of_open_files_fail_at_the_claim(name: str, tmp_path: Path) -> None:
+@local
+def test_too_many_claims_for_the_limit_of_open_files_fail_at_the_claim(url: str) -> None:
     """The error names the limit, and all claims that were granted can be committed."""
-    url = {"file": f"file://{tmp_path}/t", "sqlite": f"sqlite:///{tmp_path}/t.db"}[name]
-    command = [sys.executable, "-c", FEW_DESCRIPTORS, url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    error, counts = done.stdout.splitlines() or ["", done.stderr]
+    error, counts = printed(FEW_DESCRIPTORS, url).splitlines()
     assert "Too many open files" in error
     assert "ulimit -n" in error
-    assert counts == "True 1", done.stderr
+    assert counts == "True 1"

@@ -8,14 +8,16 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from _store_helpers import Local, Run, gated
 
 from tokensession import stores
-from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store, open_store
+from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store
 from tokensession.testing.conformance.backend import claimed, newer, ticks
 
 DRIVERS = {"sqlite3", "sqlite_utils", "redis", "psycopg", "asyncpg", "keyring", "cryptography"}
@@ -26,9 +28,8 @@ def loaded_by(statement: str) -> set[str]:
     program += "; print(json.dumps(list(sys.modules)))"
     # Coverage would import sqlite3.
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env
-    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     return DRIVERS & set(json.loads(done.stdout))
 
 
@@ -56,24 +57,32 @@ def test_the_public_names_are_sorted_and_exist() -> None:
         _ = stores.OtherStore  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["memory", "file", "sqlite"])
-def test_every_store_implements_the_protocol_and_making_it_does_no_io(name: str, tmp_path: Path) -> None:
-    url = {"memory": "memory:", "file": f"file://{tmp_path}/t", "sqlite": f"sqlite:///{tmp_path}/t.db"}[name]
-    store = open_store(url)
+MAKE = {
+    "memory": lambda path: MemoryStore(),
+    "file": lambda path: FileStore(path / "tokens"),
+    "sqlite": lambda path: SQLiteStore(path / "tokens"),
+}
+
+
+@pytest.fixture(params=MAKE)
+def store(request: pytest.FixtureRequest, run: Run, tmp_path: Path) -> Iterator[Any]:
+    store = MAKE[request.param](tmp_path)
+    yield store
+    run(store.aclose())
+
+
+with_a_thread = pytest.mark.parametrize("store", ["file", "sqlite"], indirect=True)
+
+
+def test_making_a_store_and_reading_create_nothing(run: Run, store: Store, tmp_path: Path) -> None:
     assert isinstance(store, Store)
-    asyncio.run(store.aclose())
+    assert run(store.load("k")) is None
+    assert run(store.keys()) == []
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["memory", "file", "sqlite"])
-def test_every_store_works_under_uvloop_and_asyncio_in_turn(name: str, tmp_path: Path) -> None:
+def test_every_store_works_under_uvloop_and_asyncio_in_turn(store: Store) -> None:
     uvloop = pytest.importorskip("uvloop")
-    made = {
-        "memory": MemoryStore,
-        "file": lambda: FileStore(tmp_path / "t"),
-        "sqlite": lambda: SQLiteStore(tmp_path / "t.db"),
-    }
-    store = made[name]()
 
     async def use(seen: str | None) -> str:
         claim = await claimed(store, "k", seen)
@@ -89,16 +98,10 @@ def test_every_store_works_under_uvloop_and_asyncio_in_turn(name: str, tmp_path:
     for factory in (uvloop.new_event_loop, None, uvloop.new_event_loop):
         with asyncio.Runner(loop_factory=factory) as runner:
             seen = runner.run(asyncio.wait_for(use(seen), 60))
-    asyncio.run(store.aclose())
 
 
-WITH_A_THREAD = pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
-
-
-@pytest.mark.parametrize("kind", [MemoryStore, FileStore, SQLiteStore])
-def test_async_with_enters_the_store_itself_and_closes_it(kind: Any, tmp_path: Path) -> None:
+def test_async_with_enters_the_store_itself_and_closes_it(run: Run, store: Any) -> None:
     """Leaving it ends the thread of the store, also with an error. A later call reopens the store."""
-    store = kind() if kind is MemoryStore else kind(tmp_path / "tokens")
 
     async def fail_inside() -> None:
         async with store:
@@ -115,32 +118,18 @@ def test_async_with_enters_the_store_itself_and_closes_it(kind: Any, tmp_path: P
             await fail_inside()
         assert set(threading.enumerate()) <= before
         assert await store.load("k") == record
-        await store.aclose()
 
-    asyncio.run(main())
-
-
-def keep_busy(store: FileStore | SQLiteStore) -> threading.Event:
-    """Keep the store's thread busy until the returned event is set."""
-    gate, begun = threading.Event(), threading.Event()
-
-    def job() -> None:
-        begun.set()
-        assert gate.wait(30)
-
-    store._worker.post(job)
-    assert begun.wait(30)
-    return gate
+    run(main())
 
 
-@WITH_A_THREAD
-def test_a_cancelled_scope_does_not_cut_closing_short(kind: Any, tmp_path: Path) -> None:
+@with_a_thread
+def test_a_cancelled_scope_does_not_cut_closing_short(run: Run, store: Local) -> None:
     """The store closes after its last job."""
 
     async def main() -> None:
-        store, done = kind(tmp_path / "tokens"), []
+        done = list[str]()
         await store.put("k", b"data")
-        gate = keep_busy(store)
+        gate = gated(store._worker)
         store._worker.post(lambda: done.append("last job"))
 
         async def open_gate() -> None:
@@ -156,17 +145,17 @@ def test_a_cancelled_scope_does_not_cut_closing_short(kind: Any, tmp_path: Path)
         assert done == ["last job"]
         assert repr(store).endswith(" closed>")
 
-    asyncio.run(main())
+    run(main())
 
 
-@WITH_A_THREAD
-def test_closing_after_a_native_cancellation_continues(kind: Any, tmp_path: Path) -> None:
+@with_a_thread
+def test_closing_after_a_native_cancellation_continues(run: Run, store: Local) -> None:
     """`task.cancel()` may cut closing short, and a second call finishes it."""
 
     async def main() -> None:
-        store, done = kind(tmp_path / "tokens"), []
+        done = list[str]()
         await store.put("k", b"data")
-        gate = keep_busy(store)
+        gate = gated(store._worker)
         store._worker.post(lambda: done.append("last job"))
         closing = asyncio.create_task(store.aclose())
         await ticks()
@@ -179,7 +168,7 @@ def test_closing_after_a_native_cancellation_continues(kind: Any, tmp_path: Path
         assert done == ["last job"]
         assert repr(store).endswith(" closed>")
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_store_without_async_with_is_a_store() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _store_helpers import Run
 
 from tokensession.errors import ConfigurationError, StoreUnavailable
-from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store, open_store, urls
+from tokensession.stores import MemoryStore, SQLiteStore, Store, open_store, urls
 
 
 @pytest.mark.parametrize(
@@ -84,21 +84,17 @@ def test_a_url_without_a_scheme_is_an_error_with_an_example() -> None:
         open_store(b"tokens.db")  # type: ignore[arg-type]
 
 
-def test_a_directory_in_place_of_a_database_is_an_error_that_says_so(tmp_path: Path) -> None:
-    async def use() -> None:
-        store = open_store(f"sqlite:///{tmp_path}")
-        for work in (store.load("k"), store.put("k", b""), store.claim("k", seen=None, timeout=0)):
-            with pytest.raises(StoreUnavailable, match=r"is a directory, not a database file.*tokens\.db"):
-                await work
-        await store.aclose()
-
-    asyncio.run(use())
+def test_a_directory_in_place_of_a_database_is_an_error_that_says_so(run: Run, tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}")
+    for work in (store.load("k"), store.put("k", b""), store.claim("k", seen=None, timeout=0)):
+        with pytest.raises(StoreUnavailable, match=r"is a directory, not a database file.*tokens\.db"):
+            run(work)
+    run(store.aclose())
     assert list(tmp_path.parent.glob("*.locks")) == []
     with pytest.raises(ConfigurationError, match="/ is a directory"):
         open_store("sqlite:////")
 
 
-@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
 def test_an_invalid_path_is_an_error_when_a_store_is_made(kind: Any) -> None:
     for wrong in (7, None, b"tokens"):
         with pytest.raises(TypeError, match=rf"{kind.__name__} needs a path .*, not {type(wrong).__name__}"):
@@ -107,7 +103,6 @@ def test_an_invalid_path_is_an_error_when_a_store_is_made(kind: Any) -> None:
         kind("")
 
 
-@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
@@ -132,35 +127,29 @@ def test_k44_a_path_that_no_file_can_have_is_an_error_when_a_store_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
 def test_k44_a_relative_path_in_a_deleted_working_directory_is_a_clear_error(
-    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An absolute path works."""
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    with pytest.raises(
-        ConfigurationError, match=r"working directory does not exist any more.*an absolute path"
-    ):
+    problem = r"working directory does not exist any more.*an absolute path"
+    with pytest.raises(ConfigurationError, match=problem):
         kind("tokens")
     store = kind(tmp_path / "tokens")
-    asyncio.run(store.put("k", b"data"))
-    asyncio.run(store.aclose())
+    run(store.put("k", b"data"))
+    run(store.aclose())
 
 
-def test_a_missing_parent_directory_is_an_error_that_explains_the_slashes(tmp_path: Path) -> None:
+def test_a_missing_parent_directory_is_an_error_that_explains_the_slashes(run: Run, tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/no/tokens.db")
-
-    async def use() -> None:
-        assert await store.load("k") is None
-        for work in (store.put("k", b""), store.claim("k", seen=None, timeout=0)):
-            with pytest.raises(StoreUnavailable, match=r"does not exist.*three slashes .* four an absolute"):
-                await work
-        await store.aclose()
-
-    asyncio.run(use())
+    assert run(store.load("k")) is None
+    for work in (store.put("k", b""), store.claim("k", seen=None, timeout=0)):
+        with pytest.raises(StoreUnavailable, match=r"does not exist.*three slashes .* four an absolute"):
+            run(work)
+    run(store.aclose())
 
 
 def register(monkeypatch: pytest.MonkeyPatch, scheme: str, value: str) -> None:
@@ -184,20 +173,14 @@ def rejects(url: str) -> Any:
     raise ConfigurationError("The port is missing.")
 
 
-def test_a_path_names_an_sqlite_database(tmp_path: Path) -> None:
-    """Whatever is in its name: a Path is not a URL."""
-    for name in ("tokens.db", "memory:", "a%20b?c#d"):
-        assert repr(open_store(tmp_path / name)) == f"<SQLiteStore {tmp_path / name} closed>"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_path_of_an_sqlite_database_may_be_relative(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", ["tokens.db", "memory:", "a%20b?c#d"])
+def test_a_path_names_an_sqlite_database(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in its name: a Path is not a URL. It may be relative."""
     monkeypatch.chdir(tmp_path)
-    store = open_store(Path("tokens.db"))
+    stores = [open_store(tmp_path / name), open_store(Path(name))]
     monkeypatch.chdir("/")
-    assert repr(store) == f"<SQLiteStore {tmp_path}/tokens.db closed>"
+    assert [repr(store) for store in stores] == [f"<SQLiteStore {tmp_path / name} closed>"] * 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_third_party_store_can_register_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
