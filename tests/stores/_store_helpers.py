@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +22,24 @@ from tokensession.testing import ScriptedTransport, token_response
 from tokensession.testing.conformance.backend import Backend
 
 Local = FileStore | SQLiteStore
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+class Run:
+    """Runs coroutines one after the other, in one event loop, and tasks beside them."""
+
+    def __init__(self, runner: asyncio.Runner) -> None:
+        self._runner = runner
+
+    def __call__(self, work: Awaitable[Any]) -> Any:
+        async def limited() -> Any:
+            async with asyncio.timeout(60):
+                return await work
+
+        return self._runner.run(limited())
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task. It goes on whenever something runs."""
+        return self._runner.get_loop().create_task(work)
 
 
 def printed(program: str, *arguments: object) -> str:

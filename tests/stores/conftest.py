@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import _backends
 import pytest
 from _store_helpers import Local, Run
 
 from tokensession.stores import FileStore, SQLiteStore, open_store
+from tokensession.testing import FakeClock
 from tokensession.testing.conformance.backend import Backend
 
 
 @pytest.fixture
 def run() -> Iterator[Run]:
-    """Runs coroutines one after the other, in one event loop."""
-
-    async def limited(work: Coroutine[Any, Any, Any]) -> Any:
-        async with asyncio.timeout(60):
-            return await work
-
     with asyncio.Runner() as runner:
-        yield lambda work: runner.run(limited(work))
+        yield Run(runner)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture(params=["file", "sqlite"])

@@ -41,11 +41,6 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def store(run: Run, directory: Path, clock: FakeClock) -> Iterator[FileStore]:
     store = FileStore(directory, clock=clock)
     yield store
@@ -128,39 +123,31 @@ def test_a_missing_parent_directory_is_an_error_that_says_so(run: Run, tmp_path:
 
 def test_a_stuck_writer_stops_no_other_key(run: Run, directory: Path, store: FileStore) -> None:
     """Its clock stands still, so no write gives up."""
-
-    async def main() -> None:
-        await store.put("k", b"before")
-        with flocked(named(directory, ".write")):
-            put = asyncio.ensure_future(store.put("k", b"after"))
-            await ticks()
-            for number in range(10):
-                record = await store.put("other", b"%d" % number)
-                claim = await claimed(store, "other", record.version)
-                await claim.abandon()
-                assert await store.load("other") == record
-            assert not put.done()
-        assert (await put).data == b"after"
-
-    run(main())
+    run(store.put("k", b"before"))
+    with flocked(named(directory, ".write")):
+        put = run.start(store.put("k", b"after"))
+        run(ticks())
+        for number in range(10):
+            record = run(store.put("other", b"%d" % number))
+            claim = run(claimed(store, "other", record.version))
+            run(claim.abandon())
+            assert run(store.load("other")) == record
+        assert not put.done()
+    assert run(put).data == b"after"
 
 
 def test_a_commit_waits_for_a_running_write(run: Run, directory: Path, store: FileStore) -> None:
     """A put that has begun its comparison is not overtaken, and the commit then finds what it wrote."""
-
-    async def main() -> None:
-        claim = await claimed(store, "k")
-        with flocked(named(directory, ".write")):
-            commit = asyncio.ensure_future(claim.commit(b"late"))
-            while store._worker._pending == 0:
-                await asyncio.sleep(0)
-            record = Record("v", b"signed in")
-            file._save(named(directory, ".token"), file._encode("k", record, WRITTEN))
-        with pytest.raises(Superseded) as caught:
-            await commit
-        assert caught.value.record == record == await newer(store, "k")
-
-    run(main())
+    claim = run(claimed(store, "k"))
+    with flocked(named(directory, ".write")):
+        commit = run.start(claim.commit(b"late"))
+        while store._worker._pending == 0:
+            run(asyncio.sleep(0))
+        record = Record("v", b"signed in")
+        file._save(named(directory, ".token"), file._encode("k", record, WRITTEN))
+    with pytest.raises(Superseded) as caught:
+        run(commit)
+    assert caught.value.record == record == run(newer(store, "k"))
 
 
 def test_the_temporary_file_of_a_killed_writer_is_removed(
@@ -522,33 +509,25 @@ async def cancelled(task: asyncio.Task[object]) -> None:
 
 def test_a_claim_granted_after_its_caller_was_cancelled_is_released(run: Run, store: FileStore) -> None:
     """The worker thread is busy when the claim is requested and cancelled, and takes the lock later."""
-
-    async def main() -> None:
-        gate = gated(store._worker)
-        await cancelled(asyncio.ensure_future(store.claim("k", seen=None, timeout=30)))
-        gate.set()
-        assert (await claimed(store, "k")).interrupted is None
-
-    run(main())
+    gate = gated(store._worker)
+    run(cancelled(run.start(store.claim("k", seen=None, timeout=30))))
+    gate.set()
+    assert run(claimed(store, "k")).interrupted is None
 
 
 def test_a_failed_write_whose_caller_was_cancelled_is_logged(
     run: Run, directory: Path, store: FileStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The claim stays held, because the data may be the only copy of a refresh token."""
-
-    async def main() -> None:
-        claim = await claimed(store, "k")
-        gate = gated(store._worker)
-        await cancelled(asyncio.ensure_future(claim.commit(b"secret")))
-        directory.rename(directory.with_name("moved"))
-        directory.touch()
-        gate.set()
-        await store.aclose()
-        assert repr(claim) == "<LocalClaim held, interrupted=None>"
-        await claim.abandon()
-        assert repr(claim) == "<LocalClaim ended, interrupted=None>"
-
-    run(main())
+    claim = run(claimed(store, "k"))
+    gate = gated(store._worker)
+    run(cancelled(run.start(claim.commit(b"secret"))))
+    directory.rename(directory.with_name("moved"))
+    directory.touch()
+    gate.set()
+    run(store.aclose())
+    assert repr(claim) == "<LocalClaim held, interrupted=None>"
+    run(claim.abandon())
+    assert repr(claim) == "<LocalClaim ended, interrupted=None>"
     assert "A write whose caller was cancelled failed" in caplog.text
     assert "secret" not in caplog.text

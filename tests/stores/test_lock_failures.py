@@ -158,21 +158,17 @@ def test_f30_two_hundred_waiters_hold_no_descriptor_and_no_connection(
     keys = [f"key-{n}" for n in range(50)]
     with backend.peers() as [holder]:
         assert holder.ask("claim_all", keys=keys) == 50
-
-        async def main() -> None:
-            await store.load("k")
-            before = await descriptors(store)
-            waiters = [asyncio.ensure_future(newer(store, key)) for key in keys * 4]
-            for _ in range(3):
-                await ticks()
-                assert await descriptors(store) <= before
-            assert not any(waiter.done() for waiter in waiters)
-            versions = holder.ask("commit_all")
-            found = await asyncio.gather(*waiters)
-            assert [record.version for record in found] == [versions[key] for key in keys * 4]
-            assert await descriptors(store) <= before
-
-        run(main())
+        run(store.load("k"))
+        before = run(descriptors(store))
+        waiters = [run.start(newer(store, key)) for key in keys * 4]
+        for _ in range(3):
+            run(ticks())
+            assert run(descriptors(store)) <= before
+        assert not any(waiter.done() for waiter in waiters)
+        versions = holder.ask("commit_all")
+        found = run(asyncio.gather(*waiters))
+        assert [record.version for record in found] == [versions[key] for key in keys * 4]
+        assert run(descriptors(store)) <= before
 
 
 class Waiting:
@@ -219,35 +215,27 @@ def test_f31_each_waiter_needs_one_look_however_many_there_are(
     count: int, run: Run, store: Local, waiting: Waiting
 ) -> None:
     """After a commit, each of up to 200 waiters looks once and tries no lock."""
-
-    async def main() -> None:
-        holder = await claimed(store, "k")
-        waiters = await waiting.start(count)
-        record = await holder.commit(b"data")
-        assert await asyncio.gather(*waiters) == [record] * count
-        assert (waiting.records.looks, waiting.records.tries) == (count, 0)
-
-    run(main())
+    holder = run(claimed(store, "k"))
+    waiters = run(waiting.start(count))
+    record = run(holder.commit(b"data"))
+    assert run(asyncio.gather(*waiters)) == [record] * count
+    assert (waiting.records.looks, waiting.records.tries) == (count, 0)
 
 
 def test_f31_an_abandoned_claim_goes_to_one_waiter_and_the_others_keep_watching(
     run: Run, store: Local, waiting: Waiting
 ) -> None:
     """Waiters do not queue: one that does not get the lock looks again, and the next commit serves it."""
-
-    async def main() -> None:
-        holder = await claimed(store, "k")
-        waiters = set(await waiting.start(50))
-        await holder.abandon()
-        done, waiters = await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-        claim: Claim = done.pop().result()
-        assert (len(done), isinstance(claim, Record)) == (0, False)
-        await waiting.rounds()
-        assert not any(waiter.done() for waiter in waiters)
-        record = await claim.commit(b"data")
-        assert await asyncio.gather(*waiters) == [record] * 49
-
-    run(main())
+    holder = run(claimed(store, "k"))
+    waiters = set(run(waiting.start(50)))
+    run(holder.abandon())
+    done, waiters = run(asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED))
+    claim: Claim = done.pop().result()
+    assert (len(done), isinstance(claim, Record)) == (0, False)
+    run(waiting.rounds())
+    assert not any(waiter.done() for waiter in waiters)
+    record = run(claim.commit(b"data"))
+    assert run(asyncio.gather(*waiters)) == [record] * 49
 
 
 @pytest.mark.parametrize("end", ["commit", "abandon"])
@@ -255,51 +243,39 @@ def test_a_waiter_notices_a_release_long_before_its_next_look(
     end: str, run: Run, store: Local, waiting: Waiting
 ) -> None:
     """It checks the size of the lock file much more often than it looks at the record."""
-
-    async def main() -> None:
-        holder = await claimed(store, "k")
-        [waiter] = await waiting.start()
-        await waiting.rounds()
-        assert (waiting.records.looks, waiter.done()) == (0, False)
-        await (holder.commit(b"data") if end == "commit" else holder.abandon())
-        assert isinstance(await waiter, Record) == (end == "commit")
-
-    run(main())
+    holder = run(claimed(store, "k"))
+    [waiter] = run(waiting.start())
+    run(waiting.rounds())
+    assert (waiting.records.looks, waiter.done()) == (0, False)
+    run(holder.commit(b"data") if end == "commit" else holder.abandon())
+    assert isinstance(run(waiter), Record) == (end == "commit")
 
 
 def test_a_sign_in_during_a_claim_is_found_by_the_next_look(run: Run, store: Local, waiting: Waiting) -> None:
     """It does not change the lock file. Looks are at most a tenth of a second apart, by the given clock."""
-
-    async def main() -> None:
-        holder = await claimed(store, "k")
-        [waiter] = await waiting.start()
-        record = await store.put("k", b"signed in")
-        await waiting.rounds()
-        assert (waiting.records.looks, waiter.done()) == (0, False)
-        waiting.clock.advance(0.1)
-        assert await waiter == record
-        await holder.abandon()
-
-    run(main())
+    holder = run(claimed(store, "k"))
+    [waiter] = run(waiting.start())
+    record = run(store.put("k", b"signed in"))
+    run(waiting.rounds())
+    assert (waiting.records.looks, waiter.done()) == (0, False)
+    waiting.clock.advance(0.1)
+    assert run(waiter) == record
+    run(holder.abandon())
 
 
 def test_a_wait_ends_by_the_given_clock(run: Run, store: Local, waiting: Waiting) -> None:
     """And not before. The lock has been tried once more then."""
-
-    async def main() -> None:
-        holder = await claimed(store, "k")
-        [waiter] = await waiting.start(timeout=30)
-        waiting.clock.advance(29.9)
-        await waiting.rounds()
-        assert not waiter.done()
-        waiting.records.tries = 0
-        waiting.clock.advance(0.1)
-        with pytest.raises(ClaimTimeout, match="After 30 s the claim was still held by process"):
-            await waiter
-        assert waiting.records.tries == 1
-        await holder.abandon()
-
-    run(main())
+    holder = run(claimed(store, "k"))
+    [waiter] = run(waiting.start(timeout=30))
+    waiting.clock.advance(29.9)
+    run(waiting.rounds())
+    assert not waiter.done()
+    waiting.records.tries = 0
+    waiting.clock.advance(0.1)
+    with pytest.raises(ClaimTimeout, match="After 30 s the claim was still held by process"):
+        run(waiter)
+    assert waiting.records.tries == 1
+    run(holder.abandon())
 
 
 def test_k46_the_event_loop_makes_no_file_system_call(run: Run, backend: Backend, store: Local) -> None:

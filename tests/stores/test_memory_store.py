@@ -16,11 +16,6 @@ from tokensession.testing.conformance.backend import claimed, is_free, ticks
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def store(clock: FakeClock) -> MemoryStore:
     return MemoryStore(clock=clock)
 

@@ -96,17 +96,13 @@ def test_waiters_of_a_closed_loop_hold_nothing(run: Run, store: Ours) -> None:
 @pytest.mark.parametrize("sent", [False, True])
 def test_a_claim_that_is_collected_is_released(sent: bool, url: str, run: Run, store: Ours) -> None:
     """Its task was destroyed. Its mark stays, because its request may be on the way."""
-
-    async def main() -> None:
-        claim, other = await claimed(store, "k"), open_store(url)
-        if sent:
-            await claim.sending()
-        del claim
-        gc.collect()
-        assert ((await claimed(other, "k", timeout=0)).interrupted is not None) is sent
-        await other.aclose()
-
-    run(main())
+    claim, other = run(claimed(store, "k")), open_store(url)
+    if sent:
+        run(claim.sending())
+    del claim
+    gc.collect()
+    assert (run(claimed(other, "k", timeout=0)).interrupted is not None) is sent
+    run(other.aclose())
 
 
 def test_no_claim_stays_held_however_it_ends(run: Run, store: Ours) -> None:
@@ -148,19 +144,16 @@ def test_no_claim_stays_held_however_it_ends(run: Run, store: Ours) -> None:
         else:
             del claim  # collected, so it can no longer be ended
 
-    async def main() -> None:
-        await store.put("other", b"data")
-        before = 0 if isinstance(store, MemoryStore) else await descriptors(store)
-        for start in range(0, 1000, 50):
-            await asyncio.gather(*[one(number) for number in range(start, start + 50)])
-        gc.collect()
-        for number in range(1000):
-            record = await store.load(f"k{number}")
-            assert await is_free(store, f"k{number}", record.version if record else None)
-        if not isinstance(store, MemoryStore):
-            assert await descriptors(store) <= before
-
-    run(main())
+    run(store.put("other", b"data"))
+    before = 0 if isinstance(store, MemoryStore) else run(descriptors(store))
+    for start in range(0, 1000, 50):
+        run(asyncio.gather(*[run.start(one(number)) for number in range(start, start + 50)]))
+    gc.collect()
+    for number in range(1000):
+        record = run(store.load(f"k{number}"))
+        assert run(is_free(store, f"k{number}", record.version if record else None))
+    if not isinstance(store, MemoryStore):
+        assert run(descriptors(store)) <= before
 
 
 FORKS = """

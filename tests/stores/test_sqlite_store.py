@@ -33,11 +33,6 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def store(run: Run, path: Path, clock: FakeClock) -> Iterator[SQLiteStore]:
     store = SQLiteStore(path, clock=clock)
     yield store
@@ -261,25 +256,21 @@ def test_writers_that_take_turns_do_not_count_as_one_that_keeps_the_database_loc
     run: Run, path: Path, clock: FakeClock, store: SQLiteStore
 ) -> None:
     """Each of their commits shows that no one is stuck."""
-
-    async def main() -> None:
-        await store.put("k", b"before")
-        other = sqlite3.connect(path, isolation_level=None, timeout=30)
-        other.execute("CREATE TABLE another (a)")
-        other.execute("BEGIN IMMEDIATE")
-        put = asyncio.ensure_future(store.put("k", b"after"))
-        for turn in range(3):
-            await store.load("k")
-            await store.load("k")  # between these two, the put was tried
-            if turn < 2:
-                clock.advance(3)
-                other.execute("INSERT INTO another VALUES (1)")
-                other.execute("COMMIT")
-                other.execute("BEGIN IMMEDIATE")
-        other.close()
-        assert (await put).data == b"after"
-
-    run(main())
+    run(store.put("k", b"before"))
+    other = sqlite3.connect(path, isolation_level=None, timeout=30)
+    other.execute("CREATE TABLE another (a)")
+    other.execute("BEGIN IMMEDIATE")
+    put = run.start(store.put("k", b"after"))
+    for turn in range(3):
+        run(store.load("k"))
+        run(store.load("k"))  # between these two, the put was tried
+        if turn < 2:
+            clock.advance(3)
+            other.execute("INSERT INTO another VALUES (1)")
+            other.execute("COMMIT")
+            other.execute("BEGIN IMMEDIATE")
+    other.close()
+    assert run(put).data == b"after"
 
 
 def test_the_name_of_a_new_database_is_durable_before_its_first_record(

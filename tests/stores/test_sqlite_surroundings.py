@@ -587,16 +587,12 @@ def test_a_record_that_an_older_version_stores_after_the_upgrade_is_read(
 def test_k34_processes_that_start_at_once_leave_wal_mode(run: Run, path: Path) -> None:
     """None of them keeps the others from it, because none keeps a connection in WAL mode open."""
     of_an_older_version(path)
-
-    async def main() -> None:
-        stores = [SQLiteStore(path) for _ in range(6)]
-        for _ in range(2):
-            await asyncio.gather(*(store.load("k") for store in stores))
-        assert journal_mode(path) == "delete"
-        for store in stores:
-            await store.aclose()
-
-    run(main())
+    stores = [SQLiteStore(path) for _ in range(6)]
+    for _ in range(2):
+        run(asyncio.gather(*[run.start(store.load("k")) for store in stores]))
+    assert journal_mode(path) == "delete"
+    for store in stores:
+        run(store.aclose())
 
 
 def test_k34_a_read_only_database_of_an_older_version_can_be_read(

@@ -20,6 +20,7 @@ from tokensession.errors import StoreUnavailable
 from tokensession.stores._local import fork
 from tokensession.stores._local.worker import Busy, TryLater, Worker
 from tokensession.testing import FakeClock
+from tokensession.testing.conformance.backend import ticks
 
 LOCKED = Path("/var/lib/tokens.db")
 CLOSED = "<Worker test closed, 0 pending>"
@@ -27,11 +28,6 @@ CLOSED = "<Worker test closed, 0 pending>"
 
 def nothing() -> None:
     pass
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
 
 
 @pytest.fixture
@@ -58,22 +54,19 @@ def test_a_result_that_its_cancelled_caller_missed_is_handed_over_exactly_once(
     def collect(outcome: Future[str]) -> None:
         results.append(outcome.result())
 
-    async def main() -> None:
-        gate = gated(worker)
-        task = asyncio.ensure_future(worker.run(str, on_abandoned=collect))
-        await asyncio.sleep(0)
-        if moment != "queued":
-            gate.set()
-            worker.post(nothing).result(30)  # the job before it is done; this loop has not noticed
-        if moment == "awaited":
-            assert await task == ""
-        task.cancel()
+    gate = gated(worker)
+    task = run.start(worker.run(str, on_abandoned=collect))
+    run(asyncio.sleep(0))
+    if moment != "queued":
         gate.set()
-        await asyncio.wait([task])
-        await worker.run(nothing)
-        assert results == handed_over
-
-    run(main())
+        worker.post(nothing).result(30)  # the job before it is done; this loop has not noticed
+    if moment == "awaited":
+        assert run(task) == ""
+    task.cancel()
+    gate.set()
+    run(asyncio.wait([task]))
+    run(worker.run(nothing))
+    assert results == handed_over
 
 
 class BusyJob:
@@ -98,16 +91,13 @@ class BusyJob:
 
 
 def test_a_busy_job_is_tried_again_although_others_keep_coming(run: Run, worker: Worker) -> None:
-    async def main() -> None:
-        busy = BusyJob()
-        waiting = asyncio.ensure_future(worker.run(busy))
-        while busy.tries < 20:
-            await worker.run(nothing)
-        busy.released.set()
-        while not waiting.done():
-            await worker.run(nothing)
-
-    run(main())
+    busy = BusyJob()
+    waiting = run.start(worker.run(busy))
+    while busy.tries < 20:
+        run(worker.run(nothing))
+    busy.released.set()
+    while not waiting.done():
+        run(worker.run(nothing))
 
 
 @pytest.mark.parametrize(("droppable", "patience"), [(True, 2.0), (False, 5.0)])
@@ -115,23 +105,19 @@ def test_a_busy_job_gives_up_after_some_seconds(
     droppable: bool, patience: float, run: Run, clock: FakeClock, worker: Worker
 ) -> None:
     """Looks and claims after two, writes after five. They count from the first try, not from the queue."""
-
-    async def main() -> None:
-        busy, gate = BusyJob(), gated(worker)
-        waiting = asyncio.ensure_future(worker.run(busy, droppable=droppable))
-        await asyncio.sleep(0)
-        clock.advance(100)
-        gate.set()
-        await busy.tried()
-        clock.advance(patience - 0.01)
-        await busy.tried()
-        assert not waiting.done()
-        clock.advance(0.01)
-        with pytest.raises(StoreUnavailable, match=f"Another program keeps {LOCKED} locked") as caught:
-            await waiting
-        assert f"tried for {patience:.1f} s" in str(caught.value)
-
-    run(main())
+    busy, gate = BusyJob(), gated(worker)
+    waiting = run.start(worker.run(busy, droppable=droppable))
+    run(asyncio.sleep(0))
+    clock.advance(100)
+    gate.set()
+    run(busy.tried())
+    clock.advance(patience - 0.01)
+    run(busy.tried())
+    assert not waiting.done()
+    clock.advance(0.01)
+    with pytest.raises(StoreUnavailable, match=f"Another program keeps {LOCKED} locked") as caught:
+        run(waiting)
+    assert f"tried for {patience:.1f} s" in str(caught.value)
 
 
 def test_a_lock_that_is_known_to_take_longer_is_waited_for_longer(
@@ -169,33 +155,29 @@ def test_a_lock_that_many_writers_share_is_waited_for_longer(
 
 def test_a_droppable_job_does_not_run_if_its_caller_is_gone(run: Run, worker: Worker) -> None:
     """Not from the queue, and not again if it was busy. Any other job does, however often it takes."""
-
-    async def main() -> None:
-        ran, gate = list[str](), gated(worker)
-        queued = [
-            asyncio.ensure_future(worker.run(partial(ran.append, "look"), droppable=True)),
-            asyncio.ensure_future(worker.run(partial(ran.append, "write"))),
-        ]
-        await asyncio.sleep(0)
-        await cancelled(*queued)
-        assert ran == []
-        gate.set()
-        await worker.run(nothing)
-        assert ran == ["write"]
-        look, write = BusyJob(), BusyJob()
-        retried = [
-            asyncio.ensure_future(worker.run(look, droppable=True)),
-            asyncio.ensure_future(worker.run(write)),
-        ]
-        await look.tried()
-        await cancelled(*retried)
-        await write.tried()
-        tries = look.tries
-        await write.tried()
-        assert look.tries == tries
-        write.released.set()
-
-    run(main())
+    ran, gate = list[str](), gated(worker)
+    queued = [
+        run.start(worker.run(partial(ran.append, "look"), droppable=True)),
+        run.start(worker.run(partial(ran.append, "write"))),
+    ]
+    run(asyncio.sleep(0))
+    run(cancelled(*queued))
+    assert ran == []
+    gate.set()
+    run(worker.run(nothing))
+    assert ran == ["write"]
+    look, write = BusyJob(), BusyJob()
+    retried = [
+        run.start(worker.run(look, droppable=True)),
+        run.start(worker.run(write)),
+    ]
+    run(look.tried())
+    run(cancelled(*retried))
+    run(write.tried())
+    tries = look.tries
+    run(write.tried())
+    assert look.tries == tries
+    write.released.set()
 
 
 def test_a_result_is_not_kept(run: Run, worker: Worker) -> None:
@@ -204,19 +186,16 @@ def test_a_result_is_not_kept(run: Run, worker: Worker) -> None:
     class Claim:
         pass
 
-    async def main() -> None:
-        claim = await worker.run(Claim)
-        left = weakref.ref(claim)
-        busy = BusyJob()
-        waiting = asyncio.ensure_future(worker.run(busy))  # so that the thread does not end its work
-        await busy.tried()
-        del claim
-        gc.collect()
-        assert left() is None
-        busy.released.set()
-        await waiting
-
-    run(main())
+    claim = run(worker.run(Claim))
+    left = weakref.ref(claim)
+    busy = BusyJob()
+    waiting = run.start(worker.run(busy))  # so that the thread does not end its work
+    run(busy.tried())
+    del claim
+    gc.collect()
+    assert left() is None
+    busy.released.set()
+    run(waiting)
 
 
 def test_a_job_may_be_posted_in_the_middle_of_another_post(worker: Worker) -> None:
@@ -228,22 +207,18 @@ def test_a_job_may_be_posted_in_the_middle_of_another_post(worker: Worker) -> No
 
 def test_closing_waits_for_a_busy_job_and_ends_after_it(run: Run, worker: Worker) -> None:
     """What the busy job has reopened is closed, once."""
-
-    async def main() -> None:
-        busy, order = BusyJob(), list[str]()
-        job = asyncio.ensure_future(worker.run(busy))
-        job.add_done_callback(lambda _: order.append("busy"))
-        await busy.tried()
-        closing = asyncio.ensure_future(worker.aclose(partial(order.append, "closed")))
-        await busy.tried()
-        assert order == []
-        busy.released.set()
-        await closing
-        assert await job == "done"
-        assert sorted(order) == ["busy", "closed"]
-        assert not worker.open
-
-    run(main())
+    busy, order = BusyJob(), list[str]()
+    job = run.start(worker.run(busy))
+    job.add_done_callback(lambda _: order.append("busy"))
+    run(busy.tried())
+    closing = run.start(worker.aclose(partial(order.append, "closed")))
+    run(busy.tried())
+    assert order == []
+    busy.released.set()
+    run(closing)
+    assert run(job) == "done"
+    assert sorted(order) == ["busy", "closed"]
+    assert not worker.open
 
 
 def test_closing_blocks_no_event_loop_although_a_job_comes_meanwhile(run: Run, worker: Worker) -> None:
@@ -254,19 +229,15 @@ def test_closing_blocks_no_event_loop_although_a_job_comes_meanwhile(run: Run, w
         if not posted:
             posted.append(worker.post(lambda: gate.wait(10)))
 
-    async def main() -> None:
-        await worker.run(nothing)
-        closing = asyncio.ensure_future(worker.aclose(close))
-        while not posted:
-            await asyncio.sleep(0)
-        for _ in range(1000):  # until it would end the thread
-            await asyncio.sleep(0)
-        gate.set()
-        await closing
-        assert posted[0].result(0)
-        assert repr(worker) == CLOSED
-
-    run(main())
+    run(worker.run(nothing))
+    closing = run.start(worker.aclose(close))
+    while not posted:
+        run(asyncio.sleep(0))
+    run(ticks(1000))  # until it would end the thread
+    gate.set()
+    run(closing)
+    assert posted[0].result(0)
+    assert repr(worker) == CLOSED
 
 
 def test_a_loop_closed_before_its_job_is_done_does_no_harm(worker: Worker) -> None:
@@ -320,13 +291,10 @@ def test_it_can_be_closed_by_several_callers_at_the_same_time(run: Run, worker: 
         def close(self) -> None:
             pass
 
-    async def main() -> None:
-        connection = Connection()
-        await worker.run(nothing)
-        await asyncio.gather(*(worker.aclose(connection.close) for _ in range(5)))
-        assert repr(worker) == CLOSED
-
-    run(main())
+    connection = Connection()
+    run(worker.run(nothing))
+    run(asyncio.gather(*(run.start(worker.aclose(connection.close)) for _ in range(5))))
+    assert repr(worker) == CLOSED
 
 
 PROGRAM_ENDS = """
@@ -353,37 +321,30 @@ def test_the_interpreter_ends_after_the_last_job() -> None:
 
 def test_a_job_that_waits_is_tried_as_long_as_it_takes(run: Run, clock: FakeClock, worker: Worker) -> None:
     """It gives up neither by the clock nor by the number of tries: that is its own decision."""
-
-    async def main() -> None:
-        job = BusyJob(TryLater)
-        waiting = asyncio.ensure_future(worker.run(job, droppable=True))
-        for _ in range(3):
-            await job.tried()
-            clock.advance(3600)
-        assert not waiting.done()
-        job.released.set()
-        assert await waiting == "done"
-
-    run(main())
+    job = BusyJob(TryLater)
+    waiting = run.start(worker.run(job, droppable=True))
+    for _ in range(3):
+        run(job.tried())
+        clock.advance(3600)
+    assert not waiting.done()
+    job.released.set()
+    assert run(waiting) == "done"
 
 
 def test_a_job_that_waits_may_be_busy_in_between(run: Run, clock: FakeClock, worker: Worker) -> None:
     """The time that it waited does not count as busy."""
 
-    async def main() -> None:
-        def turn() -> Exception:
-            clock.advance(1.5)
-            return Busy(LOCKED) if job.tries % 2 else TryLater()
+    def turn() -> Exception:
+        clock.advance(1.5)
+        return Busy(LOCKED) if job.tries % 2 else TryLater()
 
-        job = BusyJob(turn)
-        waiting = asyncio.ensure_future(worker.run(job, droppable=True))
-        while job.tries < 8:
-            await asyncio.sleep(0)
-        assert not waiting.done()
-        job.released.set()
-        assert await waiting == "done"
-
-    run(main())
+    job = BusyJob(turn)
+    waiting = run.start(worker.run(job, droppable=True))
+    while job.tries < 8:
+        run(asyncio.sleep(0))
+    assert not waiting.done()
+    job.released.set()
+    assert run(waiting) == "done"
 
 
 def test_a_job_that_waits_is_dropped_with_its_caller(run: Run, worker: Worker) -> None:
@@ -394,35 +355,27 @@ def test_a_job_that_waits_is_dropped_with_its_caller(run: Run, worker: Worker) -
     loop.run_until_complete(first.tried())
     loop.close()  # with its task, which is not cancelled
     tries = first.tries
-
-    async def main() -> None:
-        waiting = asyncio.ensure_future(worker.run(second, droppable=True))
-        await second.tried()
-        assert first.tries <= tries + 1  # perhaps it was in the middle of one
-        await cancelled(waiting)
-        await worker.aclose(nothing)
-        assert not task.done()
-        assert repr(worker) == CLOSED
-
-    run(main())
+    waiting = run.start(worker.run(second, droppable=True))
+    run(second.tried())
+    assert first.tries <= tries + 1  # perhaps it was in the middle of one
+    run(cancelled(waiting))
+    run(worker.aclose(nothing))
+    assert not task.done()
+    assert repr(worker) == CLOSED
     task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 def test_closing_leaves_a_job_alone_whose_caller_waits(run: Run, worker: Worker) -> None:
     """Another user of the store waits for it. The thread stays with it."""
-
-    async def main() -> None:
-        job, closed = BusyJob(TryLater), list[str]()
-        waiting = asyncio.ensure_future(worker.run(job, droppable=True))
-        await job.tried()
-        await worker.aclose(partial(closed.append, "closed"))
-        assert closed[-1] == "closed"
-        await job.tried()
-        assert not waiting.done()
-        job.released.set()
-        assert await waiting == "done"
-
-    run(main())
+    job, closed = BusyJob(TryLater), list[str]()
+    waiting = run.start(worker.run(job, droppable=True))
+    run(job.tried())
+    run(worker.aclose(partial(closed.append, "closed")))
+    assert closed[-1] == "closed"
+    run(job.tried())
+    assert not waiting.done()
+    job.released.set()
+    assert run(waiting) == "done"
 
 
 PROGRAM_ENDS_WHILE_A_JOB_WAITS = """
@@ -455,18 +408,15 @@ def test_k46_closing_joins_no_thread_and_leaves_none(run: Run, monkeypatch: pyte
         assert threading.get_ident() != loop_thread, "a join in the event loop"
         join(thread, timeout)
 
-    async def main() -> None:
-        for _ in range(20):
-            before = set(threading.enumerate())
-            worker = Worker("test")
-            await worker.run(nothing)
-            with monkeypatch.context() as patch:
-                patch.setattr(threading.Thread, "join", forbidden)
-                await asyncio.gather(worker.aclose(nothing), worker.aclose(nothing))
-            assert not worker.open
-            assert set(threading.enumerate()) <= before
-
-    run(main())
+    for _ in range(20):
+        before = set(threading.enumerate())
+        worker = Worker("test")
+        run(worker.run(nothing))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "join", forbidden)
+            run(asyncio.gather(*(run.start(worker.aclose(partial(nothing))) for _ in range(2))))
+        assert not worker.open
+        assert set(threading.enumerate()) <= before
 
 
 PROGRAM_FORKS = """

@@ -151,24 +151,20 @@ def test_a_cancelled_scope_does_not_cut_closing_short(run: Run, store: Local) ->
 @with_a_thread
 def test_closing_after_a_native_cancellation_continues(run: Run, store: Local) -> None:
     """`task.cancel()` may cut closing short, and a second call finishes it."""
-
-    async def main() -> None:
-        done = list[str]()
-        await store.put("k", b"data")
-        gate = gated(store._worker)
-        store._worker.post(lambda: done.append("last job"))
-        closing = asyncio.create_task(store.aclose())
-        await ticks()
-        closing.cancel()
-        await asyncio.wait([closing])
-        assert closing.cancelled()
-        assert done == []
-        gate.set()
-        await store.aclose()
-        assert done == ["last job"]
-        assert repr(store).endswith(" closed>")
-
-    run(main())
+    done = list[str]()
+    run(store.put("k", b"data"))
+    gate = gated(store._worker)
+    store._worker.post(lambda: done.append("last job"))
+    closing = run.start(store.aclose())
+    run(ticks())
+    closing.cancel()
+    run(asyncio.wait([closing]))
+    assert closing.cancelled()
+    assert done == []
+    gate.set()
+    run(store.aclose())
+    assert done == ["last job"]
+    assert repr(store).endswith(" closed>")
 
 
 def test_a_store_without_async_with_is_a_store() -> None:

@@ -124,22 +124,16 @@ class NoInterruptionIsReported(BrokenFileStore):
 class MarksAtTheClaim(BrokenFileStore):
     """A process that is killed during its DNS look-up counts as one whose request was sent."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        if isinstance(found, LocalClaim):
-            await found.sending()
-        return found
+    async def granted(self, claim: LocalClaim) -> None:
+        await claim.sending()
 
 
 @breaks("test_a_holder_killed_before_it_sends_leaves_nothing")
 class MarksEndWithTheNextClaim(BrokenFileStore):
     """If the holder that learned of an interruption is killed too, the next one does not learn of it."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        if isinstance(found, LocalClaim):
-            os.pwrite(found._lock._fd, bytes(128), 0)
-        return found
+    async def granted(self, claim: LocalClaim) -> None:
+        os.pwrite(claim._lock._fd, bytes(128), 0)
 
 
 @breaks("test_a_killed_holder_loses_its_claim_and_the_next_one_learns_of_it")
@@ -207,15 +201,12 @@ class WaitingBlocksTheEventLoop(BrokenFileStore):
 class LocksEndWithAnyDescriptor(BrokenFileStore):
     """A POSIX lock: it is gone when the process closes another descriptor of the file."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        if isinstance(found, LocalClaim):
-            try:
-                fcntl.lockf(found._lock._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ClaimTimeout("Another holder has the claim.") from None
-            fcntl.flock(found._lock._fd, fcntl.LOCK_UN)
-        return found
+    async def granted(self, claim: LocalClaim) -> None:
+        try:
+            fcntl.lockf(claim._lock._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClaimTimeout("Another holder has the claim.") from None
+        fcntl.flock(claim._lock._fd, fcntl.LOCK_UN)
 
 
 @breaks("test_no_file_is_touched_in_the_event_loops_thread")
@@ -256,8 +247,5 @@ class CannotBePickled(BrokenFileStore):
 class AForkedChildKeepsTheLock(BrokenFileStore):
     """A forked child keeps the lock of its dead parent."""
 
-    async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
-        found = await super().claim(key, seen=seen, timeout=timeout)
-        if isinstance(found, LocalClaim):
-            self._copy = os.dup(found._lock._fd)
-        return found
+    async def granted(self, claim: LocalClaim) -> None:
+        self._copy = os.dup(claim._lock._fd)
