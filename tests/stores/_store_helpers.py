@@ -24,22 +24,27 @@ from tokensession.testing.conformance.backend import Backend
 Local = FileStore | SQLiteStore
 
 
-class Run:
-    """Runs coroutines one after the other, in one event loop, and tasks beside them."""
+class Loop:
+    """The event loop of the running test. `conftest.py` closes it."""
 
-    def __init__(self, runner: asyncio.Runner) -> None:
-        self._runner = runner
+    def __init__(self) -> None:
+        self.runner = asyncio.Runner()
 
     def __call__(self, work: Awaitable[Any]) -> Any:
+        """Run this to its end, after what was run before it."""
+
         async def limited() -> Any:
             async with asyncio.timeout(60):
                 return await work
 
-        return self._runner.run(limited())
+        return self.runner.run(limited())
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task. It goes on whenever something runs."""
-        return self._runner.get_loop().create_task(work)
+        return self.runner.get_loop().create_task(work)
+
+
+run = Loop()
 
 
 def printed(program: str, *arguments: object) -> str:

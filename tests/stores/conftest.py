@@ -8,17 +8,18 @@ from pathlib import Path
 
 import _backends
 import pytest
-from _store_helpers import Local, Run
+from _store_helpers import Local, run
 
 from tokensession.stores import FileStore, SQLiteStore, open_store
 from tokensession.testing import FakeClock
 from tokensession.testing.conformance.backend import Backend
 
 
-@pytest.fixture
-def run() -> Iterator[Run]:
-    with asyncio.Runner() as runner:
-        yield Run(runner)
+@pytest.fixture(autouse=True)
+def event_loop() -> Iterator[None]:
+    """A new one for each test, which `run` uses."""
+    with asyncio.Runner() as run.runner:
+        yield
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
 
 
 @pytest.fixture
-def store(run: Run, backend: Backend) -> Iterator[Local]:
+def store(backend: Backend) -> Iterator[Local]:
     """A store object over `backend`, opened by its URL."""
     assert backend.url is not None
     store = open_store(backend.url)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from _backends import locked_database
-from _store_helpers import Local, Run, sql
+from _store_helpers import Local, run, sql
 
 from tokensession.stores import FileStore
 from tokensession.testing.conformance.files import read_only, small_disk
@@ -20,7 +20,7 @@ Use = Callable[[Path], None]
 
 
 @pytest.fixture
-def use(run: Run, kind: type[Local]) -> Use:
+def use(kind: type[Local]) -> Use:
     """Use the store at a path twice, and close it in between."""
 
     def use_twice(path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_renamed_store_is_no_copy(use: Use, tmp_path: Path, caplog: pytest.Log
 
 @pytest.mark.parametrize("writable", [True, False])
 def test_a_reader_of_a_copy_is_warned_too(
-    writable: bool, run: Run, use: Use, kind: type[Local], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    writable: bool, use: Use, kind: type[Local], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may have the token in use before anything is written. Each store object that reads it warns once.
 
@@ -115,7 +115,7 @@ def test_a_reader_of_a_copy_is_warned_too(
             assert len(warnings(caplog)) == 1
 
 
-def test_the_note_of_a_file_store_is_read_with_its_first_use_only(run: Run, tmp_path: Path) -> None:
+def test_the_note_of_a_file_store_is_read_with_its_first_use_only(tmp_path: Path) -> None:
     """So it costs nothing later."""
     store = FileStore(tmp_path / "tokens")
     run(store.put("k", b"data"))

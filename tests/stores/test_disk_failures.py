@@ -13,7 +13,7 @@ from typing import Any
 
 import _backends
 import pytest
-from _store_helpers import Local, Run, failing, opened, printed, source, success
+from _store_helpers import Local, failing, opened, printed, run, source, success
 
 from tokensession.errors import StoreUnavailable
 from tokensession.stores import FileStore
@@ -133,7 +133,7 @@ def sync_fails(number: int, *, call: str = "fsync", directory: bool = True) -> I
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
 def test_a_file_system_that_can_neither_sync_a_directory_nor_allocate_space_will_do(
-    number: int, run: Run, backend: Backend, store: Local, monkeypatch: pytest.MonkeyPatch
+    number: int, backend: Backend, store: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Like cifs and ZFS. Files are synced all the same, and the space for a commit is written."""
     assert backend.lock_file is not None
@@ -148,7 +148,7 @@ def test_a_file_system_that_can_neither_sync_a_directory_nor_allocate_space_will
 
 @pytest.mark.parametrize(("call", "number"), NO_SYNC)
 def test_k42_a_token_is_stored_although_no_directory_can_be_synced(
-    call: str, number: int, run: Run, backend: Backend
+    call: str, number: int, backend: Backend
 ) -> None:
     """As on cifs and some FUSE file systems. Nothing counts as unsaved, and another process finds it."""
 
@@ -168,9 +168,7 @@ def test_k42_a_token_is_stored_although_no_directory_can_be_synced(
 
 
 @pytest.mark.parametrize(("call", "number"), NO_DISK)
-def test_f70_k42_a_directory_whose_disk_fails_is_an_error(
-    call: str, number: int, run: Run, tmp_path: Path
-) -> None:
+def test_f70_k42_a_directory_whose_disk_fails_is_an_error(call: str, number: int, tmp_path: Path) -> None:
     """That the record is durable is not known then."""
     store = FileStore(tmp_path / "tokens")
     run(store.put("k", b"old"))
@@ -180,7 +178,7 @@ def test_f70_k42_a_directory_whose_disk_fails_is_an_error(
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
-def test_k42_a_file_that_cannot_be_synced_is_an_error(number: int, run: Run, tmp_path: Path) -> None:
+def test_k42_a_file_that_cannot_be_synced_is_an_error(number: int, tmp_path: Path) -> None:
     """Whatever the reason. The old record stays."""
     store = FileStore(tmp_path / "tokens")
     old = run(store.put("k", b"old"))
@@ -191,7 +189,7 @@ def test_k42_a_file_that_cannot_be_synced_is_an_error(number: int, run: Run, tmp
 
 
 def test_k42_space_that_must_be_written_to_be_reserved_is_reserved_whole(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If only a part of it fits on the disk, a write of all of it succeeds halfway. The claim fails."""
     monkeypatch.setattr(os, "posix_fallocate", failing(errno.EOPNOTSUPP))
@@ -216,7 +214,7 @@ def test_k42_space_that_must_be_written_to_be_reserved_is_reserved_whole(
     [(errno.EDQUOT, "quota -s"), (errno.ENOSPC, "df -i"), (errno.EROFS, "read-write"), (errno.EIO, "dmesg")],
 )
 def test_k43_a_claim_notices_what_would_stop_its_commit(
-    call: str, number: int, helps: str, run: Run, store: Local, monkeypatch: pytest.MonkeyPatch
+    call: str, number: int, helps: str, store: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No space, no inodes, no quota left, or read-only: the error says what helps, and nothing is sent."""
     real, transport = getattr(os, call), ScriptedTransport(success(1))
@@ -235,7 +233,7 @@ def test_k43_a_claim_notices_what_would_stop_its_commit(
     assert run(source(store, transport).token()).access_token == "access-1"
 
 
-def test_k43_a_read_only_mount_is_named(run: Run, tmp_path: Path) -> None:
+def test_k43_a_read_only_mount_is_named(tmp_path: Path) -> None:
     """Not only that the directory is not writable."""
     with small_disk(tmp_path) as disk:
         store = FileStore(disk / "tokens")
@@ -251,7 +249,7 @@ def test_k43_a_read_only_mount_is_named(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("problem", ["full", "read-only"])
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
 def test_f29_a_disk_that_cannot_be_written_costs_no_refresh_token(
-    kind: str, problem: str, run: Run, tmp_path: Path
+    kind: str, problem: str, tmp_path: Path
 ) -> None:
     """A full or read-only disk is noticed before the token request, harms no record, and may recover."""
     mount: contextlib.AbstractContextManager[Path]

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgpack
 import pytest
 from _backends import flocked
-from _store_helpers import Local, Run, failing, gated, printed
+from _store_helpers import Local, failing, gated, printed, run
 
 from tokensession.errors import (
     ClaimTimeout,
@@ -41,7 +41,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(run: Run, directory: Path, clock: FakeClock) -> Iterator[FileStore]:
+def store(directory: Path, clock: FakeClock) -> Iterator[FileStore]:
     store = FileStore(directory, clock=clock)
     yield store
     run(store.aclose())
@@ -99,7 +99,7 @@ def test_a_file_of_this_version_or_of_0_1_0_is_read(content: bytes, age: float) 
     ],
 )
 def test_any_other_content_is_corrupt_until_the_next_put(
-    content: bytes, run: Run, directory: Path, store: FileStore
+    content: bytes, directory: Path, store: FileStore
 ) -> None:
     directory.mkdir(mode=0o700)
     path = named(directory, ".token")
@@ -113,7 +113,7 @@ def test_any_other_content_is_corrupt_until_the_next_put(
     assert run(store.load("k")) == record
 
 
-def test_a_missing_parent_directory_is_an_error_that_says_so(run: Run, tmp_path: Path) -> None:
+def test_a_missing_parent_directory_is_an_error_that_says_so(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "missing" / "tokens")
     for work in (store.put("k", b"data"), store.claim("k", seen=None, timeout=0)):
         with pytest.raises(StoreUnavailable, match="No such file or directory"):
@@ -121,7 +121,7 @@ def test_a_missing_parent_directory_is_an_error_that_says_so(run: Run, tmp_path:
     run(store.aclose())
 
 
-def test_a_stuck_writer_stops_no_other_key(run: Run, directory: Path, store: FileStore) -> None:
+def test_a_stuck_writer_stops_no_other_key(directory: Path, store: FileStore) -> None:
     """Its clock stands still, so no write gives up."""
     run(store.put("k", b"before"))
     with flocked(named(directory, ".write")):
@@ -136,7 +136,7 @@ def test_a_stuck_writer_stops_no_other_key(run: Run, directory: Path, store: Fil
     assert run(put).data == b"after"
 
 
-def test_a_commit_waits_for_a_running_write(run: Run, directory: Path, store: FileStore) -> None:
+def test_a_commit_waits_for_a_running_write(directory: Path, store: FileStore) -> None:
     """A put that has begun its comparison is not overtaken, and the commit then finds what it wrote."""
     claim = run(claimed(store, "k"))
     with flocked(named(directory, ".write")):
@@ -151,7 +151,7 @@ def test_a_commit_waits_for_a_running_write(run: Run, directory: Path, store: Fi
 
 
 def test_the_temporary_file_of_a_killed_writer_is_removed(
-    run: Run, directory: Path, tmp_path: Path, store: FileStore
+    directory: Path, tmp_path: Path, store: FileStore
 ) -> None:
     """The next put or delete of its key removes it, whatever it is."""
     for sweep in (store.put("k", b"data"), store.delete("k"), store.delete("k")):
@@ -163,7 +163,7 @@ def test_the_temporary_file_of_a_killed_writer_is_removed(
 
 @pytest.mark.parametrize(("content", "mode"), [(b"half a rec", 0o600), (b"", 0o644)])
 def test_only_an_empty_private_temporary_file_is_used(
-    content: bytes, mode: int, run: Run, directory: Path, store: FileStore
+    content: bytes, mode: int, directory: Path, store: FileStore
 ) -> None:
     """Another one was left by a killed writer, or is being written, if the lock was removed."""
     run(store.put("k", b"data"))
@@ -176,7 +176,7 @@ def test_only_an_empty_private_temporary_file_is_used(
     assert run(store.load("k")) == record
 
 
-def test_a_commit_uses_the_file_that_its_claim_has_made(run: Run, directory: Path, store: FileStore) -> None:
+def test_a_commit_uses_the_file_that_its_claim_has_made(directory: Path, store: FileStore) -> None:
     """So it needs no other inode."""
     claim = run(claimed(store, "k"))
     reserved = named(directory, ".tmp").stat()
@@ -186,7 +186,7 @@ def test_a_commit_uses_the_file_that_its_claim_has_made(run: Run, directory: Pat
 
 
 def test_a_repeated_write_is_durable_too(
-    run: Run, directory: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+    directory: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record may be there, and its name not be synced yet: the first try failed at that."""
     syncs = list[Path]()
@@ -308,7 +308,7 @@ def test_the_error_of_a_waiter_describes_the_holder(line: bytes, text: str | Non
     assert (None if holder is None else holder.describe(100.0)) == text
 
 
-def test_a_claim_timeout_names_the_holder_of_the_claim(run: Run, clock: FakeClock, store: FileStore) -> None:
+def test_a_claim_timeout_names_the_holder_of_the_claim(clock: FakeClock, store: FileStore) -> None:
     """Or no one, if the lock file does not say it: one of version 0.1.0 does not."""
     claim = run(claimed(store, "k"))
     clock.advance(31)
@@ -353,7 +353,7 @@ def test_the_claim_after_a_killed_holder_looks_like_a_change(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("sent", [False, True])
 def test_an_unfinished_claim_gives_the_earlier_mark_back(
-    sent: bool, run: Run, directory: Path, clock: FakeClock, store: FileStore
+    sent: bool, directory: Path, clock: FakeClock, store: FileStore
 ) -> None:
     """Byte for byte, whether or not the claim has left its own mark."""
 
@@ -373,9 +373,7 @@ def test_an_unfinished_claim_gives_the_earlier_mark_back(
     assert path.read_bytes() == before
 
 
-def test_a_mark_that_cannot_be_left_is_an_error(
-    run: Run, store: FileStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mark_that_cannot_be_left_is_an_error(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then nothing may be sent. The claim stays held."""
     claim = run(claimed(store, "k"))
     with monkeypatch.context() as patch:
@@ -403,7 +401,7 @@ def test_ages_are_measured_by_the_boot_clock(clock: FakeClock, directory: Path) 
     assert asyncio.run(take_over(send=False)) == 10.0
 
 
-def test_a_holder_that_died_after_its_commit_was_not_interrupted(run: Run, store: FileStore) -> None:
+def test_a_holder_that_died_after_its_commit_was_not_interrupted(store: FileStore) -> None:
     """The mark names the version; here the process ends between the rename and the release."""
     claim = run(claimed(store, "k"))
     run(claim.sending())
@@ -412,7 +410,7 @@ def test_a_holder_that_died_after_its_commit_was_not_interrupted(run: Run, store
     assert run(claimed(store, "k", record.version)).interrupted is None
 
 
-def test_space_is_reserved_and_freed(run: Run, directory: Path, store: FileStore) -> None:
+def test_space_is_reserved_and_freed(directory: Path, store: FileStore) -> None:
     claim = run(claimed(store, "k"))
     path = named(directory, ".lock")
     assert path.stat().st_blocks * 512 >= 64 * 1024
@@ -421,7 +419,7 @@ def test_space_is_reserved_and_freed(run: Run, directory: Path, store: FileStore
 
 
 def test_a_claim_that_fails_gives_its_space_back(
-    run: Run, directory: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+    directory: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is full, and others need the space too."""
     monkeypatch.setattr(os, "pwrite", failing(errno.ENOSPC))
@@ -491,7 +489,7 @@ def test_the_store_works_under_a_umask_that_excludes_the_owner() -> None:
 
 
 def test_a_pipe_in_place_of_a_record_is_an_error_and_does_not_block(
-    run: Run, directory: Path, store: FileStore
+    directory: Path, store: FileStore
 ) -> None:
     run(store.put("j", b"data"))
     os.mkfifo(named(directory, ".token"), 0o600)
@@ -507,7 +505,7 @@ async def cancelled(task: asyncio.Task[object]) -> None:
     assert task.cancelled()
 
 
-def test_a_claim_granted_after_its_caller_was_cancelled_is_released(run: Run, store: FileStore) -> None:
+def test_a_claim_granted_after_its_caller_was_cancelled_is_released(store: FileStore) -> None:
     """The worker thread is busy when the claim is requested and cancelled, and takes the lock later."""
     gate = gated(store._worker)
     run(cancelled(run.start(store.claim("k", seen=None, timeout=30))))
@@ -516,7 +514,7 @@ def test_a_claim_granted_after_its_caller_was_cancelled_is_released(run: Run, st
 
 
 def test_a_failed_write_whose_caller_was_cancelled_is_logged(
-    run: Run, directory: Path, store: FileStore, caplog: pytest.LogCaptureFixture
+    directory: Path, store: FileStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The claim stays held, because the data may be the only copy of a refresh token."""
     claim = run(claimed(store, "k"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _store_helpers import Local, Run, printed, source, success
+from _store_helpers import Local, printed, run, source, success
 
 from tokensession.errors import StoreInsecure
 from tokensession.stores import FileStore, open_store
@@ -61,7 +61,7 @@ def file_system(
         yield
 
 
-def refusals(run: Run, store: Local) -> list[str]:
+def refusals(store: Local) -> list[str]:
     """What the user reads, at each kind of call. No token request is made."""
     found, transport = [], ScriptedTransport(success(1))
     for work in (source(store, transport).token(), store.put("k", b"data")):
@@ -75,7 +75,7 @@ def refusals(run: Run, store: Local) -> list[str]:
 @pytest.mark.parametrize("chmod", ["ignored", "refused"])
 @pytest.mark.parametrize("mode", [0o755, 0o777])
 def test_k45_where_chmod_does_nothing_the_error_does_not_advise_it(
-    mode: int, chmod: str, run: Run, store: Local, tmp_path: Path
+    mode: int, chmod: str, store: Local, tmp_path: Path
 ) -> None:
     """WSL's /mnt without metadata, vfat, ntfs, cifs: new files and directories are open to all."""
     with file_system(tmp_path, mode=mode, chmod=chmod):
@@ -88,7 +88,7 @@ def test_k45_where_chmod_does_nothing_the_error_does_not_advise_it(
 
 
 def test_k45_where_all_files_have_another_owner_the_error_names_the_mount_option(
-    run: Run, store: Local, tmp_path: Path
+    store: Local, tmp_path: Path
 ) -> None:
     """As on vfat or cifs that root has mounted, or on NFS that maps root to nobody."""
     with file_system(tmp_path, owner=4711):
@@ -102,7 +102,7 @@ def test_k45_where_all_files_have_another_owner_the_error_names_the_mount_option
     ("mode", "kubernetes"), [(0o660, True), (0o640, True), (0o644, False), (0o606, False)]
 )
 def test_k45_a_file_that_a_group_may_open_is_what_a_kubernetes_fsgroup_makes(
-    mode: int, kubernetes: bool, run: Run, backend: Backend, store: Local
+    mode: int, kubernetes: bool, backend: Backend, store: Local
 ) -> None:
     """The advice to run chmod stays, and the error says how to prevent it. Others do not read of it."""
     assert backend.record_file is not None
@@ -116,9 +116,7 @@ def test_k45_a_file_that_a_group_may_open_is_what_a_kubernetes_fsgroup_makes(
     assert run(store.load("k")) == record
 
 
-def test_k45_a_volume_whose_modes_kubernetes_has_changed_names_directory_and_policy(
-    run: Run, tmp_path: Path
-) -> None:
+def test_k45_a_volume_whose_modes_kubernetes_has_changed_names_directory_and_policy(tmp_path: Path) -> None:
     """The kubelet gives directories the mode 2770, and files the mode 660."""
     root = tmp_path / "tokens"
     store = FileStore(root)
@@ -178,7 +176,7 @@ def test_m24_a_lock_directory_that_is_not_writable_is_found_at_the_claim(kind: s
 
 @pytest.mark.parametrize("end", ["commit", "abandon"])
 def test_m25_the_end_of_a_claim_frees_it_although_a_child_has_a_copy_of_its_lock(
-    end: str, run: Run, backend: Backend, store: Local
+    end: str, backend: Backend, store: Local
 ) -> None:
     """A child that was forked by other means than `os.fork` keeps the descriptor until it ends."""
     assert backend.lock_file is not None

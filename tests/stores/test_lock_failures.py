@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _store_helpers import Local, Run, descriptors, failing, files, opened, source, success
+from _store_helpers import Local, descriptors, failing, files, opened, run, source, success
 
 from tokensession.clock import SystemClock
 from tokensession.errors import ClaimTimeout, StoreUnavailable
@@ -55,7 +55,7 @@ class WrittenBeforeTheLock(CountedRecords):
         return path
 
 
-def test_f08_a_record_is_read_again_under_the_lock(run: Run, store: Local) -> None:
+def test_f08_a_record_is_read_again_under_the_lock(store: Local) -> None:
     """If a refresh ends between a caller's look and its lock, the caller gets that record and no claim."""
     records, worker = WrittenBeforeTheLock(store._claims._records), Worker("test")
     found = run(Claims(records, worker, SystemClock()).claim("k", seen=None, timeout=30))
@@ -90,7 +90,7 @@ FUTURE = 4_102_444_800  # the year 2100
 
 
 @pytest.mark.parametrize("mark", ["in the future", "unreadable"])
-def test_f15_times_in_the_future_block_no_claim(mark: str, run: Run, backend: Backend, store: Local) -> None:
+def test_f15_times_in_the_future_block_no_claim(mark: str, backend: Backend, store: Local) -> None:
     """Lock marks and file times may be in the future after a clock step; no caller waits for them to pass."""
     assert backend.lock_file is not None
     with backend.peers() as [victim]:
@@ -136,7 +136,7 @@ def test_f16_eight_processes_never_hold_one_claim_at_once(backend: Backend, tmp_
         assert [contender.read() for contender in contenders] == [{"granted": times, "overlaps": 0}] * 8
 
 
-def test_f16_a_lock_file_keeps_its_name_and_its_inode(run: Run, backend: Backend, store: Local) -> None:
+def test_f16_a_lock_file_keeps_its_name_and_its_inode(backend: Backend, store: Local) -> None:
     """It is never unlinked. Otherwise one process could lock the old file, and another the new one."""
     assert backend.lock_file is not None
     lock = backend.lock_file("k")
@@ -151,9 +151,7 @@ def test_f16_a_lock_file_keeps_its_name_and_its_inode(run: Run, backend: Backend
     assert [*inodes, lock.stat().st_ino] == inodes[:1] * 4
 
 
-def test_f30_two_hundred_waiters_hold_no_descriptor_and_no_connection(
-    run: Run, backend: Backend, store: Local
-) -> None:
+def test_f30_two_hundred_waiters_hold_no_descriptor_and_no_connection(backend: Backend, store: Local) -> None:
     """200 tasks that wait for 50 keys of another process have no more files open than one reader."""
     keys = [f"key-{n}" for n in range(50)]
     with backend.peers() as [holder]:
@@ -204,7 +202,7 @@ class Waiting:
 
 
 @pytest.fixture
-def waiting(run: Run, store: Local) -> Iterator[Waiting]:
+def waiting(store: Local) -> Iterator[Waiting]:
     waiting = Waiting(store)
     yield waiting
     run(waiting.worker.aclose())
@@ -212,7 +210,7 @@ def waiting(run: Run, store: Local) -> Iterator[Waiting]:
 
 @pytest.mark.parametrize("count", [1, 10, 200])
 def test_f31_each_waiter_needs_one_look_however_many_there_are(
-    count: int, run: Run, store: Local, waiting: Waiting
+    count: int, store: Local, waiting: Waiting
 ) -> None:
     """After a commit, each of up to 200 waiters looks once and tries no lock."""
     holder = run(claimed(store, "k"))
@@ -223,7 +221,7 @@ def test_f31_each_waiter_needs_one_look_however_many_there_are(
 
 
 def test_f31_an_abandoned_claim_goes_to_one_waiter_and_the_others_keep_watching(
-    run: Run, store: Local, waiting: Waiting
+    store: Local, waiting: Waiting
 ) -> None:
     """Waiters do not queue: one that does not get the lock looks again, and the next commit serves it."""
     holder = run(claimed(store, "k"))
@@ -240,7 +238,7 @@ def test_f31_an_abandoned_claim_goes_to_one_waiter_and_the_others_keep_watching(
 
 @pytest.mark.parametrize("end", ["commit", "abandon"])
 def test_a_waiter_notices_a_release_long_before_its_next_look(
-    end: str, run: Run, store: Local, waiting: Waiting
+    end: str, store: Local, waiting: Waiting
 ) -> None:
     """It checks the size of the lock file much more often than it looks at the record."""
     holder = run(claimed(store, "k"))
@@ -251,7 +249,7 @@ def test_a_waiter_notices_a_release_long_before_its_next_look(
     assert isinstance(run(waiter), Record) == (end == "commit")
 
 
-def test_a_sign_in_during_a_claim_is_found_by_the_next_look(run: Run, store: Local, waiting: Waiting) -> None:
+def test_a_sign_in_during_a_claim_is_found_by_the_next_look(store: Local, waiting: Waiting) -> None:
     """It does not change the lock file. Looks are at most a tenth of a second apart, by the given clock."""
     holder = run(claimed(store, "k"))
     [waiter] = run(waiting.start())
@@ -263,7 +261,7 @@ def test_a_sign_in_during_a_claim_is_found_by_the_next_look(run: Run, store: Loc
     run(holder.abandon())
 
 
-def test_a_wait_ends_by_the_given_clock(run: Run, store: Local, waiting: Waiting) -> None:
+def test_a_wait_ends_by_the_given_clock(store: Local, waiting: Waiting) -> None:
     """And not before. The lock has been tried once more then."""
     holder = run(claimed(store, "k"))
     [waiter] = run(waiting.start(timeout=30))
@@ -278,7 +276,7 @@ def test_a_wait_ends_by_the_given_clock(run: Run, store: Local, waiting: Waiting
     run(holder.abandon())
 
 
-def test_k46_the_event_loop_makes_no_file_system_call(run: Run, backend: Backend, store: Local) -> None:
+def test_k46_the_event_loop_makes_no_file_system_call(backend: Backend, store: Local) -> None:
     """On a hung mount, even an `lstat` does not return, and would stop the whole program."""
     made = list[str]()
 
@@ -322,7 +320,7 @@ OF_A_DRIVER = {"Connection", "Cursor", "FileIO"}
 
 @pytest.mark.parametrize("hung", ["lstat", "open"])
 def test_k46_a_hung_mount_stops_no_event_loop(
-    hung: str, run: Run, backend: Backend, store: Local, monkeypatch: pytest.MonkeyPatch
+    hung: str, backend: Backend, store: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its waiter can be cancelled at once. What it had asked for is not taken later."""
     real, gate, reached = getattr(os, hung), threading.Event(), threading.Event()
@@ -354,7 +352,7 @@ def test_k46_a_hung_mount_stops_no_event_loop(
 
 
 def test_a_hundred_keys_are_waited_for_in_one_round_and_delay_no_other_key(
-    run: Run, backend: Backend, store: Local
+    backend: Backend, store: Local
 ) -> None:
     """Jobs of other keys do not begin a round, however many there are."""
     keys = [f"key-{number}" for number in range(100)]
@@ -380,7 +378,7 @@ def test_a_hundred_keys_are_waited_for_in_one_round_and_delay_no_other_key(
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
 def test_k42_a_file_system_without_locks_fails_the_claim_and_spends_nothing(
-    number: int, run: Run, store: Local, monkeypatch: pytest.MonkeyPatch
+    number: int, store: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NFS without its lock service answers ENOLCK, some FUSE ones ENOSYS. The error says what helps."""
     transport = ScriptedTransport(success(1))
@@ -392,7 +390,7 @@ def test_k42_a_file_system_without_locks_fails_the_claim_and_spends_nothing(
 
 
 def test_k43_inode_numbers_that_change_end_in_a_clear_error(
-    run: Run, store: Local, monkeypatch: pytest.MonkeyPatch
+    store: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some FUSE file systems make them up. Nothing spins, and no request is sent under such a claim."""
     lstat, looks = Path.lstat, list[Path]()

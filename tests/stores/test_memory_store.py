@@ -7,7 +7,7 @@ import os
 import threading
 
 import pytest
-from _store_helpers import Run, printed
+from _store_helpers import printed, run
 
 from tokensession.errors import ClaimTimeout
 from tokensession.stores import MemoryStore
@@ -20,7 +20,7 @@ def store(clock: FakeClock) -> MemoryStore:
     return MemoryStore(clock=clock)
 
 
-def test_waiting_is_timed_by_the_given_clock(run: Run, clock: FakeClock, store: MemoryStore) -> None:
+def test_waiting_is_timed_by_the_given_clock(clock: FakeClock, store: MemoryStore) -> None:
     async def main() -> None:
         claim = await claimed(store, "k")
         waiter = asyncio.ensure_future(store.claim("k", seen=None, timeout=30))
@@ -44,7 +44,7 @@ async def send(store: MemoryStore) -> None:
     await (await claimed(store, "k")).sending()
 
 
-def test_an_interruption_is_dated_by_the_boot_clock(run: Run, clock: FakeClock, store: MemoryStore) -> None:
+def test_an_interruption_is_dated_by_the_boot_clock(clock: FakeClock, store: MemoryStore) -> None:
     asyncio.run(send(store))
     clock.advance(12)
     clock.step_wall(-1_000_000)
@@ -74,7 +74,7 @@ def test_a_waiter_of_a_closed_loop_is_not_woken(store: MemoryStore) -> None:
 
 
 def test_a_holder_in_the_parent_of_a_fork_counts_as_interrupted(
-    run: Run, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(send(store))
     assert not run(is_free(store, "k"))
@@ -82,23 +82,21 @@ def test_a_holder_in_the_parent_of_a_fork_counts_as_interrupted(
     assert run(claimed(store, "k")).interrupted is not None
 
 
-def test_a_claim_timeout_says_how_long_the_claim_has_been_held(
-    run: Run, clock: FakeClock, store: MemoryStore
-) -> None:
+def test_a_claim_timeout_says_how_long_the_claim_has_been_held(clock: FakeClock, store: MemoryStore) -> None:
     run(claimed(store, "k"))
     clock.advance(40)
     with pytest.raises(ClaimTimeout, match=r"another task of this process, for 40\.0 s"):
         run(store.claim("k", seen=None, timeout=0))
 
 
-def test_it_starts_no_thread(run: Run, store: MemoryStore) -> None:
+def test_it_starts_no_thread(store: MemoryStore) -> None:
     before = set(threading.enumerate())
     record = run(run(claimed(store, "k")).commit(b"data"))
     run(store.delete("k", expect=record.version))
     assert set(threading.enumerate()) <= before  # a thread of another test may be ending
 
 
-def test_the_caller_may_change_its_buffer_afterwards(run: Run, store: MemoryStore) -> None:
+def test_the_caller_may_change_its_buffer_afterwards(store: MemoryStore) -> None:
     buffer = bytearray(b"data")
     record = run(store.put("k", buffer))
     buffer[:] = b"xxxx"
@@ -157,7 +155,7 @@ def test_f73_a_forked_child_does_not_send_the_parents_single_use_refresh_token()
 
 
 def test_f73_a_store_knows_which_records_a_forked_child_has_from_its_parent(
-    run: Run, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And that its parent has the same configured credential. What the child has stored is its own."""
     run(store.put("k", b"data"))

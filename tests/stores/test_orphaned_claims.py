@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _store_helpers import Local, Run, descriptors, printed
+from _store_helpers import Local, descriptors, printed, run
 
 from tokensession.errors import StoreUnavailable, Superseded
 from tokensession.stores import Claim, MemoryStore, open_store
@@ -28,13 +28,13 @@ local = pytest.mark.parametrize("url", ["file", "sqlite"], indirect=True)
 
 
 @pytest.fixture
-def store(url: str, run: Run) -> Iterator[Ours]:
+def store(url: str) -> Iterator[Ours]:
     store = open_store(url)
     yield store
     run(store.aclose())
 
 
-def test_an_orphaned_claim_is_taken_over_and_counts_as_interrupted(url: str, run: Run, store: Ours) -> None:
+def test_an_orphaned_claim_is_taken_over_and_counts_as_interrupted(url: str, store: Ours) -> None:
     """Its loop was closed by hand, and it is still referenced; this store object takes over, or another."""
     loop = asyncio.new_event_loop()
     orphaned = loop.run_until_complete(claimed(store, "k"))
@@ -55,7 +55,7 @@ def test_an_orphaned_claim_is_taken_over_and_counts_as_interrupted(url: str, run
     run(other.aclose())
 
 
-def test_a_sign_in_makes_an_interruption_irrelevant(run: Run, store: Ours) -> None:
+def test_a_sign_in_makes_an_interruption_irrelevant(store: Ours) -> None:
     """The interrupted request was sent with an older credential. A superseded commit shows that."""
 
     async def leave() -> Claim:
@@ -75,7 +75,7 @@ def test_a_sign_in_makes_an_interruption_irrelevant(run: Run, store: Ours) -> No
     run(orphaned.abandon())
 
 
-def test_waiters_of_a_closed_loop_hold_nothing(run: Run, store: Ours) -> None:
+def test_waiters_of_a_closed_loop_hold_nothing(store: Ours) -> None:
     """Even if all of them are still referenced."""
     loop = asyncio.new_event_loop()
     claim = loop.run_until_complete(claimed(store, "k"))
@@ -94,7 +94,7 @@ def test_waiters_of_a_closed_loop_hold_nothing(run: Run, store: Ours) -> None:
 
 @local
 @pytest.mark.parametrize("sent", [False, True])
-def test_a_claim_that_is_collected_is_released(sent: bool, url: str, run: Run, store: Ours) -> None:
+def test_a_claim_that_is_collected_is_released(sent: bool, url: str, store: Ours) -> None:
     """Its task was destroyed. Its mark stays, because its request may be on the way."""
     claim, other = run(claimed(store, "k")), open_store(url)
     if sent:
@@ -105,7 +105,7 @@ def test_a_claim_that_is_collected_is_released(sent: bool, url: str, run: Run, s
     run(other.aclose())
 
 
-def test_no_claim_stays_held_however_it_ends(run: Run, store: Ours) -> None:
+def test_no_claim_stays_held_however_it_ends(store: Ours) -> None:
     """A thousand claims end in eight ways, and no descriptor is left open."""
 
     async def one(number: int) -> None:

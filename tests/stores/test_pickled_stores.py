@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _store_helpers import Run
+from _store_helpers import run
 
 from tokensession.clock import SystemClock
 from tokensession.stores import FileStore, MemoryStore, Store, open_store
@@ -25,7 +25,7 @@ def pickled(store: Any) -> Any:
 
 @pytest.mark.parametrize("copied", [pickled, copy.copy, copy.deepcopy])
 def test_k46_a_pickled_or_copied_store_is_a_new_closed_one_over_the_same_files(
-    copied: Any, run: Run, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Any, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has neither the thread nor the claims of the original, and works beside it."""
     monkeypatch.chdir(tmp_path)
@@ -46,9 +46,7 @@ def test_k46_a_pickled_or_copied_store_is_a_new_closed_one_over_the_same_files(
     assert list(Path("/").glob("tokens*")) == []
 
 
-def test_k46_a_store_that_is_closed_or_in_use_pickles_to_the_same_bytes(
-    run: Run, kind: Any, tmp_path: Path
-) -> None:
+def test_k46_a_store_that_is_closed_or_in_use_pickles_to_the_same_bytes(kind: Any, tmp_path: Path) -> None:
     """They hold the path and the clock, and nothing of what is stored."""
     store = kind(tmp_path / "tokens")
     before = pickle.dumps(store)
@@ -94,7 +92,7 @@ def work(store: Store, url: str, number: int, answers: Any) -> None:
     asyncio.run(main())
 
 
-def test_k46_spawned_processes_use_the_store_that_they_are_given(run: Run, kind: Any, tmp_path: Path) -> None:
+def test_k46_spawned_processes_use_the_store_that_they_are_given(kind: Any, tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     url = path.as_uri() if kind is FileStore else f"sqlite:///{path}"
     context = multiprocessing.get_context("spawn")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import sqlite_utils
-from _store_helpers import Run, printed, private, sql
+from _store_helpers import printed, private, run, sql
 
 from tokensession.errors import StoreCorrupt, StoreUnavailable, Superseded
 from tokensession.stores import Record, SQLiteStore, sqlite
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(run: Run, path: Path, clock: FakeClock) -> Iterator[SQLiteStore]:
+def store(path: Path, clock: FakeClock) -> Iterator[SQLiteStore]:
     store = SQLiteStore(path, clock=clock)
     yield store
     run(store.aclose())
@@ -44,9 +44,7 @@ def connection_of(store: SQLiteStore) -> sqlite3.Connection:
     return store._database._connection
 
 
-def test_the_schema_is_as_documented_and_sqlite_utils_reads_it(
-    run: Run, path: Path, store: SQLiteStore
-) -> None:
+def test_the_schema_is_as_documented_and_sqlite_utils_reads_it(path: Path, store: SQLiteStore) -> None:
     """It is a rowid table; the first start and the second use the same settings."""
     names = ("journal_mode", "synchronous", "secure_delete", "busy_timeout", "recursive_triggers")
     for _ in range(2):
@@ -98,7 +96,7 @@ INSERT INTO tokens VALUES ('old', 'v', x'6265666f7265');
 
 @pytest.mark.parametrize("first", ["load", "put"])
 def test_a_database_from_before_there_were_migrations_is_brought_up_to_date(
-    first: str, run: Run, path: Path, store: SQLiteStore
+    first: str, path: Path, store: SQLiteStore
 ) -> None:
     """Whether the first call reads or writes. Its records stay."""
     private(path, WITHOUT_MIGRATIONS)
@@ -123,7 +121,7 @@ OF_VERSION_0_1_0 = (
 
 
 def test_a_database_of_version_0_1_0_is_brought_up_to_date(
-    run: Run, path: Path, clock: FakeClock, store: SQLiteStore
+    path: Path, clock: FakeClock, store: SQLiteStore
 ) -> None:
     """Its record stays, and has the age 0, because nothing says when it was written."""
     path.touch(mode=0o600)
@@ -138,7 +136,7 @@ def test_a_database_of_version_0_1_0_is_brought_up_to_date(
 
 
 def test_an_outdated_database_that_is_read_only_can_be_read(
-    run: Run, path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+    path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A read does not need the migrations, and a read-only database cannot have them."""
     private(path, WITHOUT_MIGRATIONS)
@@ -154,7 +152,7 @@ def test_an_outdated_database_that_is_read_only_can_be_read(
 
 
 def test_a_table_of_migrations_that_cannot_be_read_leaves_no_connection_open(
-    run: Run, path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+    path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     private(path, WITHOUT_MIGRATIONS + "CREATE TABLE _sqlite_migrations (something_else TEXT);")
     opened, connect = list[sqlite3.Connection](), sqlite3.connect
@@ -172,7 +170,7 @@ def test_a_table_of_migrations_that_cannot_be_read_leaves_no_connection_open(
 
 
 def test_a_database_of_a_newer_version_is_an_error_and_stays_unchanged(
-    run: Run, path: Path, store: SQLiteStore
+    path: Path, store: SQLiteStore
 ) -> None:
     run(store.put("k", b"data"))
     run(store.aclose())
@@ -185,7 +183,7 @@ def test_a_database_of_a_newer_version_is_an_error_and_stays_unchanged(
     assert path.read_bytes() == before
 
 
-def test_a_table_that_was_dropped_is_created_again(run: Run, path: Path, store: SQLiteStore) -> None:
+def test_a_table_that_was_dropped_is_created_again(path: Path, store: SQLiteStore) -> None:
     """Although the database still records its migration."""
     run(store.put("k", b"data"))
     run(store.aclose())
@@ -196,7 +194,7 @@ def test_a_table_that_was_dropped_is_created_again(run: Run, path: Path, store: 
 
 
 def test_another_programs_tables_user_version_and_migrations_are_left_alone(
-    run: Run, path: Path, store: SQLiteStore
+    path: Path, store: SQLiteStore
 ) -> None:
     private(path, "PRAGMA user_version = 7; CREATE TABLE mine (a); INSERT INTO mine VALUES (7)")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -213,7 +211,7 @@ def test_another_programs_tables_user_version_and_migrations_are_left_alone(
     assert sets == [("another program",), *[("tokensession",)] * 3]
 
 
-def test_deleted_or_replaced_data_is_in_no_file(run: Run, path: Path, store: SQLiteStore) -> None:
+def test_deleted_or_replaced_data_is_in_no_file(path: Path, store: SQLiteStore) -> None:
     """It is gone from the database and its journal while the store is still open."""
     secret = b"s3cr3t-refresh-token"
 
@@ -230,7 +228,7 @@ def test_deleted_or_replaced_data_is_in_no_file(run: Run, path: Path, store: SQL
 
 
 def test_no_other_program_writes_between_the_comparison_and_the_write(
-    run: Run, path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+    path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The transaction excludes other writers before it reads the version to compare."""
     refused = list[str]()
@@ -253,7 +251,7 @@ def test_no_other_program_writes_between_the_comparison_and_the_write(
 
 
 def test_writers_that_take_turns_do_not_count_as_one_that_keeps_the_database_locked(
-    run: Run, path: Path, clock: FakeClock, store: SQLiteStore
+    path: Path, clock: FakeClock, store: SQLiteStore
 ) -> None:
     """Each of their commits shows that no one is stuck."""
     run(store.put("k", b"before"))
@@ -274,7 +272,7 @@ def test_writers_that_take_turns_do_not_count_as_one_that_keeps_the_database_loc
 
 
 def test_the_name_of_a_new_database_is_durable_before_its_first_record(
-    run: Run, path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+    path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a power failure could leave the provider with a rotated token, and you with no database."""
 
@@ -290,7 +288,7 @@ def test_the_name_of_a_new_database_is_durable_before_its_first_record(
     run(store.put("k", b"data"))
 
 
-def test_no_transaction_stays_open_after_an_error(run: Run, path: Path, store: SQLiteStore) -> None:
+def test_no_transaction_stays_open_after_an_error(path: Path, store: SQLiteStore) -> None:
     """Another process can write right after a superseded put."""
     record = run(store.put("k", b"1"))
     for work in (store.put("k", b"2", expect="another"), store.delete("k", expect="another")):
@@ -303,9 +301,7 @@ def test_no_transaction_stays_open_after_an_error(run: Run, path: Path, store: S
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 8000])
-def test_a_file_that_is_not_a_database_is_corrupt(
-    content: bytes, run: Run, path: Path, store: SQLiteStore
-) -> None:
+def test_a_file_that_is_not_a_database_is_corrupt(content: bytes, path: Path, store: SQLiteStore) -> None:
     path.touch(mode=0o600)
     path.write_bytes(content)
     for work in (store.load("k"), store.claim("k", seen=None, timeout=0), store.put("k", b"data")):
@@ -314,14 +310,14 @@ def test_a_file_that_is_not_a_database_is_corrupt(
     assert path.read_bytes() == content
 
 
-def test_a_key_that_is_not_text_is_corrupt(run: Run, path: Path, store: SQLiteStore) -> None:
+def test_a_key_that_is_not_text_is_corrupt(path: Path, store: SQLiteStore) -> None:
     run(store.put("k", b"data"))
     sql(path, "UPDATE tokens SET key = x'00'")
     with pytest.raises(StoreCorrupt, match="not text"):
         run(store.keys())
 
 
-def test_no_write_goes_to_a_removed_or_replaced_database(run: Run, path: Path, store: SQLiteStore) -> None:
+def test_no_write_goes_to_a_removed_or_replaced_database(path: Path, store: SQLiteStore) -> None:
     other = SQLiteStore(path)
     first = run(store.put("k", b"1"))
     run(other.load("k"))
@@ -362,9 +358,7 @@ def test_a_forked_child_inherits_no_connection(path: Path) -> None:
     assert printed(FORKS, path) == "0 b'child'\n"
 
 
-def test_a_connection_left_open_by_a_fork_is_neither_used_nor_closed_in_the_child(
-    run: Run, store: SQLiteStore
-) -> None:
+def test_a_connection_left_open_by_a_fork_is_neither_used_nor_closed_in_the_child(store: SQLiteStore) -> None:
     """This is what happens if the fork did not wait; collecting the connection would close it."""
     run(store.put("k", b"data"))
     connection = connection_of(store)
@@ -376,7 +370,7 @@ def test_a_connection_left_open_by_a_fork_is_neither_used_nor_closed_in_the_chil
     connection.close()
 
 
-def test_a_read_only_database_fails_the_claim(run: Run, path: Path, store: SQLiteStore) -> None:
+def test_a_read_only_database_fails_the_claim(path: Path, store: SQLiteStore) -> None:
     """Its own mode counts too, except for root, which can write it anyway."""
     record = run(store.put("k", b"data"))
     path.chmod(0o400)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _store_helpers import Run, printed, private, sql
+from _store_helpers import printed, private, run, sql
 
 from tokensession.errors import ConfigurationError, StoreCorrupt, StoreInsecure, StoreUnavailable
 from tokensession.stores import Record, SQLiteStore, sqlite
@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(run: Run, path: Path) -> Iterator[SQLiteStore]:
+def store(path: Path) -> Iterator[SQLiteStore]:
     store = SQLiteStore(path)
     yield store
     run(store.aclose())
@@ -92,9 +92,7 @@ def in_another_process(path: Path, action: str) -> str:
     return printed(textwrap.dedent(program)).strip()
 
 
-def test_k34_a_backup_in_the_services_own_process_loses_no_commit(
-    run: Run, path: Path, store: SQLiteStore
-) -> None:
+def test_k34_a_backup_in_the_services_own_process_loses_no_commit(path: Path, store: SQLiteStore) -> None:
     """It opens and closes the file, and SQLite's locks are gone. Then another process comes and goes."""
     first = run(store.put("k", b"first"))
     shutil.copy(path, path.with_name("backup.db"))
@@ -108,7 +106,7 @@ def test_k34_a_backup_in_the_services_own_process_loses_no_commit(
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_k34_a_backup_during_a_commit_lets_no_other_process_in(
-    action: str, run: Run, path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+    action: str, path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite's locks are gone in the middle of a transaction. Others would roll its journal back."""
     seen = list[str]()
@@ -128,7 +126,7 @@ def test_k34_a_backup_during_a_commit_lets_no_other_process_in(
     assert run(store.load("k")) == record
 
 
-def test_k34_k36_there_is_no_log_and_no_shared_memory(run: Run, path: Path, store: SQLiteStore) -> None:
+def test_k34_k36_there_is_no_log_and_no_shared_memory(path: Path, store: SQLiteStore) -> None:
     """One file that a program can copy, and none that is mapped into memory."""
     run(use(store))
     names = {each.name for each in path.parent.iterdir()}
@@ -136,7 +134,7 @@ def test_k34_k36_there_is_no_log_and_no_shared_memory(run: Run, path: Path, stor
     assert path.with_name("tokens.db-journal").read_bytes() == b""
 
 
-def test_a_long_reader_is_found_out_before_a_refresh_token_is_spent(run: Run, path: Path) -> None:
+def test_a_long_reader_is_found_out_before_a_refresh_token_is_spent(path: Path) -> None:
     """Another program reads and does not end: a commit would have to wait for it."""
     store = SQLiteStore(path, clock=Hurried())
     record = run(store.put("k", b"data"))
@@ -151,7 +149,7 @@ def test_a_long_reader_is_found_out_before_a_refresh_token_is_spent(run: Run, pa
 
 
 def test_a_journal_that_another_program_has_removed_is_there_again_at_the_claim(
-    run: Run, path: Path, store: SQLiteStore
+    path: Path, store: SQLiteStore
 ) -> None:
     """So that a commit needs no inode."""
     record = run(store.put("k", b"data"))
@@ -191,7 +189,7 @@ PLANTED = [a_public_file, a_link, a_directory, a_pipe, pytest.param(another_user
 @pytest.mark.parametrize("plant", PLANTED)
 @pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
 def test_k16_a_planted_side_file_is_not_used(
-    suffix: str, plant: Callable[[Path], None], when: str, run: Run, path: Path, store: SQLiteStore
+    suffix: str, plant: Callable[[Path], None], when: str, path: Path, store: SQLiteStore
 ) -> None:
     """SQLite would read it, or write tokens into it."""
     run(store.put("k", b"s3cr3t"))
@@ -208,7 +206,7 @@ def test_k16_a_planted_side_file_is_not_used(
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o733])
-def test_k16_a_directory_that_others_can_write_to_is_refused(mode: int, run: Run, path: Path) -> None:
+def test_k16_a_directory_that_others_can_write_to_is_refused(mode: int, path: Path) -> None:
     """The sticky bit does not help: it keeps no one from creating a file."""
     path.parent.chmod(mode)
     private(path, "CREATE TABLE other (a)")
@@ -219,7 +217,7 @@ def test_k16_a_directory_that_others_can_write_to_is_refused(mode: int, run: Run
 @needs_root
 @pytest.mark.parametrize(("group", "refused"), [(33, True), (54321, False), (0, False)])
 def test_k16_k45_a_directory_of_a_group_is_refused_if_the_group_has_other_users(
-    group: int, refused: bool, run: Run, path: Path, store: SQLiteStore
+    group: int, refused: bool, path: Path, store: SQLiteStore
 ) -> None:
     """www-data has one. The group of a Kubernetes volume has no name, and that of root no other user."""
     os.chown(path.parent, 0, group)
@@ -229,9 +227,7 @@ def test_k16_k45_a_directory_of_a_group_is_refused_if_the_group_has_other_users(
 
 
 @pytest.mark.parametrize("when", ["before it is opened", "while it is open"])
-def test_f69_k35_a_database_with_two_names_is_refused(
-    when: str, run: Run, path: Path, store: SQLiteStore
-) -> None:
+def test_f69_k35_a_database_with_two_names_is_refused(when: str, path: Path, store: SQLiteStore) -> None:
     """Each name has its own lock files and journal, so two processes would refresh at once."""
     run(store.put("k", b"data"))
     if when == "before it is opened":
@@ -245,9 +241,7 @@ def test_f69_k35_a_database_with_two_names_is_refused(
     assert run(store.load("k")) is not None
 
 
-def test_k35_a_claim_that_is_held_can_be_committed_all_the_same(
-    run: Run, path: Path, store: SQLiteStore
-) -> None:
+def test_k35_a_claim_that_is_held_can_be_committed_all_the_same(path: Path, store: SQLiteStore) -> None:
     """A snapshot by hard links during a refresh: the new token has no other copy."""
     claim = run(claimed(store, "k"))
     os.link(path, path.with_name("snapshot.db"))
@@ -256,9 +250,7 @@ def test_k35_a_claim_that_is_held_can_be_committed_all_the_same(
     assert run(store.load("k")) == record
 
 
-def test_k35_a_database_that_is_mounted_by_itself_is_refused(
-    run: Run, path: Path, store: SQLiteStore
-) -> None:
+def test_k35_a_database_that_is_mounted_by_itself_is_refused(path: Path, store: SQLiteStore) -> None:
     """As a container's single-file volume. With its directory, it works."""
     run(use(store))
     program = [sys.executable, "-c", "from test_sqlite_surroundings import mounted; mounted()", str(path)]
@@ -322,7 +314,7 @@ def test_mount_points_are_read_from_any_text() -> None:
     ],
 )
 def test_k37_a_record_that_is_not_whole_is_not_read(
-    damage: str, words: str, run: Run, path: Path, store: SQLiteStore
+    damage: str, words: str, path: Path, store: SQLiteStore
 ) -> None:
     """Pages of two databases may have come together. Only a new sign-in replaces such a record."""
     for name in ("alice", "bob"):
@@ -337,7 +329,7 @@ def test_k37_a_record_that_is_not_whole_is_not_read(
     assert run(store.load("alice")) == record
 
 
-def test_k37_a_database_that_is_moved_over_another_does_not_get_its_log(run: Run, path: Path) -> None:
+def test_k37_a_database_that_is_moved_over_another_does_not_get_its_log(path: Path) -> None:
     """SQLite reads a write-ahead log that lies beside a database, whoever wrote it."""
     theirs, ours, log = path.with_name("theirs.db"), path.with_name("ours.db"), Path(f"{path}-wal")
     private(theirs, "PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
@@ -380,7 +372,7 @@ async def alice_and_bob(path: Path) -> tuple[Path, Record]:
         return theirs, await bob.put("account", b"bob's token")
 
 
-def test_a_commit_that_was_killed_is_rolled_back(run: Run, path: Path, store: SQLiteStore) -> None:
+def test_a_commit_that_was_killed_is_rolled_back(path: Path, store: SQLiteStore) -> None:
     record = run(store.put("k", b"data"))
     killed_in_a_commit(path)
     assert run(store.load("k")) == record
@@ -388,7 +380,7 @@ def test_a_commit_that_was_killed_is_rolled_back(run: Run, path: Path, store: SQ
 
 
 def test_f69_k37_a_database_that_is_moved_over_another_does_not_get_its_records(
-    run: Run, path: Path, store: SQLiteStore
+    path: Path, store: SQLiteStore
 ) -> None:
     """SQLite rolls the journal of the old one back into the new one: alice's record comes with it."""
     theirs, record = run(alice_and_bob(path))
@@ -400,7 +392,7 @@ def test_f69_k37_a_database_that_is_moved_over_another_does_not_get_its_records(
 
 
 def test_k37_a_record_that_sqlite_brings_back_from_another_database_is_not_read(
-    run: Run, path: Path, store: SQLiteStore
+    path: Path, store: SQLiteStore
 ) -> None:
     """The other database was copied over this one, so the file is the same one, and so is its journal."""
     theirs, _ = run(alice_and_bob(path))
@@ -413,7 +405,7 @@ def test_k37_a_record_that_sqlite_brings_back_from_another_database_is_not_read(
 
 
 def test_k37_an_open_store_reads_a_database_that_was_copied_over_its_own(
-    run: Run, path: Path, store: SQLiteStore
+    path: Path, store: SQLiteStore
 ) -> None:
     """And what it writes then can be read by others."""
     theirs, record = run(alice_and_bob(path))
@@ -426,7 +418,7 @@ def test_k37_an_open_store_reads_a_database_that_was_copied_over_its_own(
 
 
 def test_f51_a_backup_that_is_copied_back_is_read_although_it_looks_the_same(
-    run: Run, path: Path, store: SQLiteStore
+    path: Path, store: SQLiteStore
 ) -> None:
     """SQLite compares a counter to know whether its pages are current. The backup comes to the same count."""
     other = SQLiteStore(path)
@@ -442,7 +434,7 @@ def test_f51_a_backup_that_is_copied_back_is_read_although_it_looks_the_same(
     run(other.aclose())
 
 
-def test_a_write_that_the_database_ignores_is_an_error(run: Run, path: Path, store: SQLiteStore) -> None:
+def test_a_write_that_the_database_ignores_is_an_error(path: Path, store: SQLiteStore) -> None:
     run(store.put("k", b"data"))
     sql(path, "CREATE TRIGGER t BEFORE INSERT ON tokens BEGIN SELECT RAISE(IGNORE); END")
     with pytest.raises(StoreUnavailable, match="ignored"):
@@ -464,7 +456,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("script", FOREIGN.values(), ids=FOREIGN)
-def test_k44_another_programs_database_is_refused_and_not_changed(script: str, run: Run, path: Path) -> None:
+def test_k44_another_programs_database_is_refused_and_not_changed(script: str, path: Path) -> None:
     content = private(path, script)
     run(refuses(path, StoreUnavailable, "database of their own"))
     assert path.read_bytes() == content
@@ -483,13 +475,13 @@ SHARED = {
 
 
 @pytest.mark.parametrize("script", SHARED.values(), ids=SHARED)
-def test_k44_a_database_that_can_be_shared_works(script: str, run: Run, path: Path) -> None:
+def test_k44_a_database_that_can_be_shared_works(script: str, path: Path) -> None:
     private(path, script)
     run(use(SQLiteStore(path)))
 
 
 @pytest.mark.parametrize("length", [503, 504, 513, 4000])
-def test_k44_a_path_that_sqlite_cannot_use_is_an_error_at_once(length: int, run: Run, tmp_path: Path) -> None:
+def test_k44_a_path_that_sqlite_cannot_use_is_an_error_at_once(length: int, tmp_path: Path) -> None:
     directory = tmp_path
     while len(str(directory)) + 210 < length:
         directory /= "d" * 200
@@ -525,7 +517,7 @@ def journal_mode(path: Path) -> str:
 
 @pytest.mark.parametrize("first", ["load", "put", "claim"])
 def test_k34_a_database_of_an_older_version_leaves_wal_mode(
-    first: str, run: Run, path: Path, store: SQLiteStore
+    first: str, path: Path, store: SQLiteStore
 ) -> None:
     """Its records stay, and get a checksum."""
     record = of_an_older_version(path)
@@ -543,7 +535,7 @@ def test_k34_a_database_of_an_older_version_leaves_wal_mode(
 
 
 def test_k34_a_database_that_is_open_elsewhere_stays_in_wal_mode_until_the_next_start(
-    run: Run, path: Path, store: SQLiteStore, caplog: pytest.LogCaptureFixture
+    path: Path, store: SQLiteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It works meanwhile, and you are told once."""
     record = of_an_older_version(path)
@@ -570,7 +562,7 @@ OLDER_VERSION = (
 
 
 def test_a_record_that_an_older_version_stores_after_the_upgrade_is_read(
-    run: Run, path: Path, store: SQLiteStore
+    path: Path, store: SQLiteStore
 ) -> None:
     """It has the database open, and knows no checksum. It may have the only copy of a refresh token."""
     of_an_older_version(path)
@@ -584,7 +576,7 @@ def test_a_record_that_an_older_version_stores_after_the_upgrade_is_read(
         assert run(store.load("k")) == record
 
 
-def test_k34_processes_that_start_at_once_leave_wal_mode(run: Run, path: Path) -> None:
+def test_k34_processes_that_start_at_once_leave_wal_mode(path: Path) -> None:
     """None of them keeps the others from it, because none keeps a connection in WAL mode open."""
     of_an_older_version(path)
     stores = [SQLiteStore(path) for _ in range(6)]
@@ -596,7 +588,7 @@ def test_k34_processes_that_start_at_once_leave_wal_mode(run: Run, path: Path) -
 
 
 def test_k34_a_read_only_database_of_an_older_version_can_be_read(
-    run: Run, path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+    path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not converted, because that would be a write."""
     record = of_an_older_version(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _store_helpers import Run, gated, printed
+from _store_helpers import gated, printed, run
 
 from tokensession.errors import StoreUnavailable
 from tokensession.stores._local import fork
@@ -31,7 +31,7 @@ def nothing() -> None:
 
 
 @pytest.fixture
-def worker(run: Run, clock: FakeClock) -> Iterator[Worker]:
+def worker(clock: FakeClock) -> Iterator[Worker]:
     worker = Worker("test", clock=clock)
     yield worker
     run(worker.aclose(nothing))
@@ -46,7 +46,7 @@ async def cancelled(*tasks: asyncio.Future[Any]) -> None:
 
 @pytest.mark.parametrize(("moment", "handed_over"), [("queued", [""]), ("done", [""]), ("awaited", [])])
 def test_a_result_that_its_cancelled_caller_missed_is_handed_over_exactly_once(
-    moment: str, handed_over: list[str], run: Run, worker: Worker
+    moment: str, handed_over: list[str], worker: Worker
 ) -> None:
     """True for a job that is queued, running, or done with its result on the way to the caller."""
     results = list[str]()
@@ -90,7 +90,7 @@ class BusyJob:
             await asyncio.sleep(0)
 
 
-def test_a_busy_job_is_tried_again_although_others_keep_coming(run: Run, worker: Worker) -> None:
+def test_a_busy_job_is_tried_again_although_others_keep_coming(worker: Worker) -> None:
     busy = BusyJob()
     waiting = run.start(worker.run(busy))
     while busy.tries < 20:
@@ -102,7 +102,7 @@ def test_a_busy_job_is_tried_again_although_others_keep_coming(run: Run, worker:
 
 @pytest.mark.parametrize(("droppable", "patience"), [(True, 2.0), (False, 5.0)])
 def test_a_busy_job_gives_up_after_some_seconds(
-    droppable: bool, patience: float, run: Run, clock: FakeClock, worker: Worker
+    droppable: bool, patience: float, clock: FakeClock, worker: Worker
 ) -> None:
     """Looks and claims after two, writes after five. They count from the first try, not from the queue."""
     busy, gate = BusyJob(), gated(worker)
@@ -120,9 +120,7 @@ def test_a_busy_job_gives_up_after_some_seconds(
     assert f"tried for {patience:.1f} s" in str(caught.value)
 
 
-def test_a_lock_that_is_known_to_take_longer_is_waited_for_longer(
-    run: Run, clock: FakeClock, worker: Worker
-) -> None:
+def test_a_lock_that_is_known_to_take_longer_is_waited_for_longer(clock: FakeClock, worker: Worker) -> None:
     """The first start of a database, for example."""
     tries = list[float]()
 
@@ -138,7 +136,7 @@ def test_a_lock_that_is_known_to_take_longer_is_waited_for_longer(
 
 @pytest.mark.parametrize(("writers", "seconds"), [(1, 2), (4, 5), (100, 8)])
 def test_a_lock_that_many_writers_share_is_waited_for_longer(
-    writers: int, seconds: float, run: Run, clock: FakeClock, worker: Worker
+    writers: int, seconds: float, clock: FakeClock, worker: Worker
 ) -> None:
     """No one keeps it locked. But this ends too."""
     tries = list[float]()
@@ -153,7 +151,7 @@ def test_a_lock_that_many_writers_share_is_waited_for_longer(
     assert tries[-1] - tries[0] == seconds
 
 
-def test_a_droppable_job_does_not_run_if_its_caller_is_gone(run: Run, worker: Worker) -> None:
+def test_a_droppable_job_does_not_run_if_its_caller_is_gone(worker: Worker) -> None:
     """Not from the queue, and not again if it was busy. Any other job does, however often it takes."""
     ran, gate = list[str](), gated(worker)
     queued = [
@@ -180,7 +178,7 @@ def test_a_droppable_job_does_not_run_if_its_caller_is_gone(run: Run, worker: Wo
     write.released.set()
 
 
-def test_a_result_is_not_kept(run: Run, worker: Worker) -> None:
+def test_a_result_is_not_kept(worker: Worker) -> None:
     """A claim that nothing references any more is collected, and that releases it."""
 
     class Claim:
@@ -205,7 +203,7 @@ def test_a_job_may_be_posted_in_the_middle_of_another_post(worker: Worker) -> No
     assert future.result(30) == "the end of a claim"
 
 
-def test_closing_waits_for_a_busy_job_and_ends_after_it(run: Run, worker: Worker) -> None:
+def test_closing_waits_for_a_busy_job_and_ends_after_it(worker: Worker) -> None:
     """What the busy job has reopened is closed, once."""
     busy, order = BusyJob(), list[str]()
     job = run.start(worker.run(busy))
@@ -221,7 +219,7 @@ def test_closing_waits_for_a_busy_job_and_ends_after_it(run: Run, worker: Worker
     assert not worker.open
 
 
-def test_closing_blocks_no_event_loop_although_a_job_comes_meanwhile(run: Run, worker: Worker) -> None:
+def test_closing_blocks_no_event_loop_although_a_job_comes_meanwhile(worker: Worker) -> None:
     """That job is waited for, and what it has opened is closed too."""
     gate, posted = threading.Event(), list[Future[bool]]()
 
@@ -266,7 +264,7 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 
 def test_a_job_runs_once_although_its_thread_could_not_start(
-    run: Run, worker: Worker, no_thread: pytest.MonkeyPatch
+    worker: Worker, no_thread: pytest.MonkeyPatch
 ) -> None:
     """Without a thread the job runs at once, and not a second time: it may be a write."""
     done = list[str]()
@@ -278,13 +276,13 @@ def test_a_job_runs_once_although_its_thread_could_not_start(
     assert repr(worker) == "<Worker test open, 0 pending>"
 
 
-def test_a_job_cannot_wait_without_a_thread(run: Run, worker: Worker, no_thread: pytest.MonkeyPatch) -> None:
+def test_a_job_cannot_wait_without_a_thread(worker: Worker, no_thread: pytest.MonkeyPatch) -> None:
     """It would block the event loop, in which it runs then."""
     with pytest.raises(StoreUnavailable, match="no thread to wait in"):
         run(worker.run(BusyJob(TryLater), droppable=True))
 
 
-def test_it_can_be_closed_by_several_callers_at_the_same_time(run: Run, worker: Worker) -> None:
+def test_it_can_be_closed_by_several_callers_at_the_same_time(worker: Worker) -> None:
     """Each passes a bound method of its own, and all of these are the same job."""
 
     class Connection:
@@ -319,7 +317,7 @@ def test_the_interpreter_ends_after_the_last_job() -> None:
     assert printed(PROGRAM_ENDS) == "written\n"
 
 
-def test_a_job_that_waits_is_tried_as_long_as_it_takes(run: Run, clock: FakeClock, worker: Worker) -> None:
+def test_a_job_that_waits_is_tried_as_long_as_it_takes(clock: FakeClock, worker: Worker) -> None:
     """It gives up neither by the clock nor by the number of tries: that is its own decision."""
     job = BusyJob(TryLater)
     waiting = run.start(worker.run(job, droppable=True))
@@ -331,7 +329,7 @@ def test_a_job_that_waits_is_tried_as_long_as_it_takes(run: Run, clock: FakeCloc
     assert run(waiting) == "done"
 
 
-def test_a_job_that_waits_may_be_busy_in_between(run: Run, clock: FakeClock, worker: Worker) -> None:
+def test_a_job_that_waits_may_be_busy_in_between(clock: FakeClock, worker: Worker) -> None:
     """The time that it waited does not count as busy."""
 
     def turn() -> Exception:
@@ -347,7 +345,7 @@ def test_a_job_that_waits_may_be_busy_in_between(run: Run, clock: FakeClock, wor
     assert run(waiting) == "done"
 
 
-def test_a_job_that_waits_is_dropped_with_its_caller(run: Run, worker: Worker) -> None:
+def test_a_job_that_waits_is_dropped_with_its_caller(worker: Worker) -> None:
     """A cancelled one, and one of a closed event loop. Closing need not wait for the next try."""
     first, second = BusyJob(TryLater), BusyJob(TryLater)
     loop = asyncio.new_event_loop()
@@ -365,7 +363,7 @@ def test_a_job_that_waits_is_dropped_with_its_caller(run: Run, worker: Worker) -
     task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
-def test_closing_leaves_a_job_alone_whose_caller_waits(run: Run, worker: Worker) -> None:
+def test_closing_leaves_a_job_alone_whose_caller_waits(worker: Worker) -> None:
     """Another user of the store waits for it. The thread stays with it."""
     job, closed = BusyJob(TryLater), list[str]()
     waiting = run.start(worker.run(job, droppable=True))
@@ -400,7 +398,7 @@ def test_the_interpreter_ends_although_a_job_waits() -> None:
     assert printed(PROGRAM_ENDS_WHILE_A_JOB_WAITS) == "ends\n"
 
 
-def test_k46_closing_joins_no_thread_and_leaves_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_k46_closing_joins_no_thread_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """A join would stop the event loop until the thread has ended."""
     loop_thread, join = threading.get_ident(), threading.Thread.join
 

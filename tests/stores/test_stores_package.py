@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
-from _store_helpers import Local, Run, gated
+from _store_helpers import Local, gated, run
 
 from tokensession import stores
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store
@@ -65,7 +65,7 @@ MAKE = {
 
 
 @pytest.fixture(params=MAKE)
-def store(request: pytest.FixtureRequest, run: Run, tmp_path: Path) -> Iterator[Any]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     store = MAKE[request.param](tmp_path)
     yield store
     run(store.aclose())
@@ -74,7 +74,7 @@ def store(request: pytest.FixtureRequest, run: Run, tmp_path: Path) -> Iterator[
 with_a_thread = pytest.mark.parametrize("store", ["file", "sqlite"], indirect=True)
 
 
-def test_making_a_store_and_reading_create_nothing(run: Run, store: Store, tmp_path: Path) -> None:
+def test_making_a_store_and_reading_create_nothing(store: Store, tmp_path: Path) -> None:
     assert isinstance(store, Store)
     assert run(store.load("k")) is None
     assert run(store.keys()) == []
@@ -100,7 +100,7 @@ def test_every_store_works_under_uvloop_and_asyncio_in_turn(store: Store) -> Non
             seen = runner.run(asyncio.wait_for(use(seen), 60))
 
 
-def test_async_with_enters_the_store_itself_and_closes_it(run: Run, store: Any) -> None:
+def test_async_with_enters_the_store_itself_and_closes_it(store: Any) -> None:
     """Leaving it ends the thread of the store, also with an error. A later call reopens the store."""
 
     async def fail_inside() -> None:
@@ -123,7 +123,7 @@ def test_async_with_enters_the_store_itself_and_closes_it(run: Run, store: Any) 
 
 
 @with_a_thread
-def test_a_cancelled_scope_does_not_cut_closing_short(run: Run, store: Local) -> None:
+def test_a_cancelled_scope_does_not_cut_closing_short(store: Local) -> None:
     """The store closes after its last job."""
 
     async def main() -> None:
@@ -149,7 +149,7 @@ def test_a_cancelled_scope_does_not_cut_closing_short(run: Run, store: Local) ->
 
 
 @with_a_thread
-def test_closing_after_a_native_cancellation_continues(run: Run, store: Local) -> None:
+def test_closing_after_a_native_cancellation_continues(store: Local) -> None:
     """`task.cancel()` may cut closing short, and a second call finishes it."""
     done = list[str]()
     run(store.put("k", b"data"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _store_helpers import Run
+from _store_helpers import run
 
 from tokensession.errors import ConfigurationError, StoreUnavailable
 from tokensession.stores import MemoryStore, SQLiteStore, Store, open_store, urls
@@ -84,7 +84,7 @@ def test_a_url_without_a_scheme_is_an_error_with_an_example() -> None:
         open_store(b"tokens.db")  # type: ignore[arg-type]
 
 
-def test_a_directory_in_place_of_a_database_is_an_error_that_says_so(run: Run, tmp_path: Path) -> None:
+def test_a_directory_in_place_of_a_database_is_an_error_that_says_so(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}")
     for work in (store.load("k"), store.put("k", b""), store.claim("k", seen=None, timeout=0)):
         with pytest.raises(StoreUnavailable, match=r"is a directory, not a database file.*tokens\.db"):
@@ -128,7 +128,7 @@ def test_k44_a_path_that_no_file_can_have_is_an_error_when_a_store_is_made(
 
 
 def test_k44_a_relative_path_in_a_deleted_working_directory_is_a_clear_error(
-    run: Run, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An absolute path works."""
     gone = tmp_path / "gone"
@@ -143,7 +143,7 @@ def test_k44_a_relative_path_in_a_deleted_working_directory_is_a_clear_error(
     run(store.aclose())
 
 
-def test_a_missing_parent_directory_is_an_error_that_explains_the_slashes(run: Run, tmp_path: Path) -> None:
+def test_a_missing_parent_directory_is_an_error_that_explains_the_slashes(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/no/tokens.db")
     assert run(store.load("k")) is None
     for work in (store.put("k", b""), store.claim("k", seen=None, timeout=0)):
