@@ -40,12 +40,6 @@ def file(directory: Path, kind: Callable[..., Store] = FileStore) -> Backend:
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
 
-    def move(source: str, target: str) -> None:
-        path_of(".token", source).rename(path_of(".token", target))
-
-    def second_names() -> list[Store]:
-        return [kind(linked_directory(root))]
-
     return Backend(
         open=partial(kind, root),
         takes_clock=True,
@@ -54,8 +48,8 @@ def file(directory: Path, kind: Callable[..., Store] = FileStore) -> Backend:
         record_file=partial(path_of, ".token"),
         lock_file=partial(path_of, ".lock"),
         damage=damage,
-        move=move,
-        second_names=second_names,
+        move=lambda source, target: path_of(".token", source).rename(path_of(".token", target)),
+        second_names=lambda: [kind(linked_directory(root))],
         blocked=lambda key: flocked(path_of(".write", key)),
         names_holder=True,
     )

@@ -9,17 +9,17 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tokensession import ManagedSource
 from tokensession.clock import Clock
 from tokensession.providers import OAuth2
-from tokensession.stores import FileStore, SQLiteStore, Store, open_store
+from tokensession.stores import FileStore, SQLiteStore, Store
 from tokensession.stores._local.worker import Worker
 from tokensession.testing import ScriptedTransport, token_response
-from tokensession.testing.conformance.backend import Backend
+from tokensession.testing.conformance.backend import Backend, ticks
 
 Local = FileStore | SQLiteStore
 
@@ -110,15 +110,13 @@ def source(store: Store, transport: ScriptedTransport, clock: Clock | None = Non
     return ManagedSource(provider, transport, store=store, key="k", clock=clock)
 
 
-@contextlib.asynccontextmanager
-async def opened(backend: Backend) -> AsyncIterator[Any]:
-    """A store object, opened by its URL."""
-    assert backend.url is not None
-    store = open_store(backend.url)
-    try:
-        yield store
-    finally:
-        await store.aclose()
+async def cancelled(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel these tasks, which have begun, and wait for their ends."""
+    await ticks()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert all(task.cancelled() for task in tasks)
 
 
 async def descriptors(store: Local) -> int:

@@ -33,13 +33,15 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     return made
 
 
-@pytest.fixture
-def store(backend: Backend) -> Iterator[Local]:
-    """A store object over `backend`, opened by its URL."""
+def opened(backend: Backend) -> Iterator[Local]:
+    """A store object, opened by its URL."""
     assert backend.url is not None
     store = open_store(backend.url)
     yield store
     run(store.aclose())
+
+
+store, other = pytest.fixture(opened, name="store"), pytest.fixture(opened, name="other")
 
 
 @pytest.fixture(params=[FileStore, SQLiteStore])

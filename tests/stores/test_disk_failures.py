@@ -13,7 +13,7 @@ from typing import Any
 
 import _backends
 import pytest
-from _store_helpers import Local, failing, opened, printed, run, source, success
+from _store_helpers import Local, failing, printed, run, source, success
 
 from tokensession.errors import StoreUnavailable
 from tokensession.stores import FileStore
@@ -148,23 +148,18 @@ def test_a_file_system_that_can_neither_sync_a_directory_nor_allocate_space_will
 
 @pytest.mark.parametrize(("call", "number"), NO_SYNC)
 def test_k42_a_token_is_stored_although_no_directory_can_be_synced(
-    call: str, number: int, backend: Backend
+    call: str, number: int, store: Local, other: Local
 ) -> None:
     """As on cifs and some FUSE file systems. Nothing counts as unsaved, and another process finds it."""
-
-    async def main() -> None:
-        transport = ScriptedTransport(success(1), success(2))
-        async with opened(backend) as store, opened(backend) as other:
-            work = source(store, transport)
-            assert (await work.token()).access_token == "access-1"
-            assert (await work.refresh()).access_token == "access-2"
-            assert not work.snapshot().unsaved
-            assert (await source(other, transport).token()).access_token == "access-2"
-            assert len(transport.requests) == 2
-            await store.delete("k")
-
+    transport = ScriptedTransport(success(1), success(2))
+    work = source(store, transport)
     with sync_fails(number, call=call):
-        run(main())
+        assert run(work.token()).access_token == "access-1"
+        assert run(work.refresh()).access_token == "access-2"
+        assert not work.snapshot().unsaved
+        assert run(source(other, transport).token()).access_token == "access-2"
+        assert len(transport.requests) == 2
+        run(store.delete("k"))
 
 
 @pytest.mark.parametrize(("call", "number"), NO_DISK)

@@ -14,7 +14,7 @@ import pytest
 from _store_helpers import Local, printed, run, source, success
 
 from tokensession.errors import StoreInsecure
-from tokensession.stores import FileStore, open_store
+from tokensession.stores import FileStore
 from tokensession.testing import ScriptedTransport
 from tokensession.testing.conformance.backend import Backend, claimed
 
@@ -79,7 +79,7 @@ def test_k45_where_chmod_does_nothing_the_error_does_not_advise_it(
 ) -> None:
     """WSL's /mnt without metadata, vfat, ntfs, cifs: new files and directories are open to all."""
     with file_system(tmp_path, mode=mode, chmod=chmod):
-        for text in refusals(run, store):
+        for text in refusals(store):
             assert "keeps no modes, so chmod does nothing" in text
             assert "metadata (WSL)" in text
             assert "umask=077" in text
@@ -92,7 +92,7 @@ def test_k45_where_all_files_have_another_owner_the_error_names_the_mount_option
 ) -> None:
     """As on vfat or cifs that root has mounted, or on NFS that maps root to nobody."""
     with file_system(tmp_path, owner=4711):
-        for text in refusals(run, store):
+        for text in refusals(store):
             assert "belongs to user 4711" in text
             assert f"uid={os.geteuid()}" in text
             assert "Find out how it got there" not in text
@@ -176,12 +176,11 @@ def test_m24_a_lock_directory_that_is_not_writable_is_found_at_the_claim(kind: s
 
 @pytest.mark.parametrize("end", ["commit", "abandon"])
 def test_m25_the_end_of_a_claim_frees_it_although_a_child_has_a_copy_of_its_lock(
-    end: str, backend: Backend, store: Local
+    end: str, backend: Backend, store: Local, other: Local
 ) -> None:
     """A child that was forked by other means than `os.fork` keeps the descriptor until it ends."""
     assert backend.lock_file is not None
-    assert backend.url is not None
-    claim, other = run(claimed(store, "k")), open_store(backend.url)
+    claim = run(claimed(store, "k"))
     copies = [
         os.dup(int(fd.name))
         for fd in Path("/proc/self/fd").iterdir()
@@ -192,4 +191,3 @@ def test_m25_the_end_of_a_claim_frees_it_although_a_child_has_a_copy_of_its_lock
     run(run(claimed(other, "k", record.version if record else None, timeout=0)).abandon())
     for copy in copies:
         os.close(copy)
-    run(other.aclose())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _store_helpers import Local, descriptors, failing, files, opened, run, source, success
+from _store_helpers import Local, cancelled, descriptors, failing, files, run, source, success
 
 from tokensession.clock import SystemClock
 from tokensession.errors import ClaimTimeout, StoreUnavailable
@@ -236,19 +236,6 @@ def test_f31_an_abandoned_claim_goes_to_one_waiter_and_the_others_keep_watching(
     assert run(asyncio.gather(*waiters)) == [record] * 49
 
 
-@pytest.mark.parametrize("end", ["commit", "abandon"])
-def test_a_waiter_notices_a_release_long_before_its_next_look(
-    end: str, store: Local, waiting: Waiting
-) -> None:
-    """It checks the size of the lock file much more often than it looks at the record."""
-    holder = run(claimed(store, "k"))
-    [waiter] = run(waiting.start())
-    run(waiting.rounds())
-    assert (waiting.records.looks, waiter.done()) == (0, False)
-    run(holder.commit(b"data") if end == "commit" else holder.abandon())
-    assert isinstance(run(waiter), Record) == (end == "commit")
-
-
 def test_a_sign_in_during_a_claim_is_found_by_the_next_look(store: Local, waiting: Waiting) -> None:
     """It does not change the lock file. Looks are at most a tenth of a second apart, by the given clock."""
     holder = run(claimed(store, "k"))
@@ -276,7 +263,7 @@ def test_a_wait_ends_by_the_given_clock(store: Local, waiting: Waiting) -> None:
     run(holder.abandon())
 
 
-def test_k46_the_event_loop_makes_no_file_system_call(backend: Backend, store: Local) -> None:
+def test_k46_the_event_loop_makes_no_file_system_call(store: Local, other: Local) -> None:
     """On a hung mount, even an `lstat` does not return, and would stop the whole program."""
     made = list[str]()
 
@@ -288,22 +275,20 @@ def test_k46_the_event_loop_makes_no_file_system_call(backend: Backend, store: L
 
     async def main() -> None:
         holder = await claimed(store, "k")
-        async with opened(backend) as other:
-            waiters = [asyncio.ensure_future(newer(other, "k")) for _ in range(3)]
-            while [job.busy_since for job in other._worker._waiting] != [None] * 3:
-                await asyncio.sleep(0)
-            cancelled = asyncio.ensure_future(other.claim("k", seen=None, timeout=30))
-            await ticks()
-            cancelled.cancel()
-            with pytest.raises(ClaimTimeout):
-                await other.claim("k", seen=None, timeout=0.03)
-            await holder.sending()
-            record = await holder.commit(b"data")
-            assert await asyncio.gather(*waiters) == [record] * 3
-            await other.put("k", b"more")
-            assert await other.keys() == ["k"]
-            await (await claimed(other, "j")).abandon()
-            assert await other.delete("k")
+        waiters = [asyncio.ensure_future(newer(other, "k")) for _ in range(3)]
+        while [job.busy_since for job in other._worker._waiting] != [None] * 3:
+            await asyncio.sleep(0)
+        await cancelled(asyncio.ensure_future(other.claim("k", seen=None, timeout=30)))
+        with pytest.raises(ClaimTimeout):
+            await other.claim("k", seen=None, timeout=0.03)
+        await holder.sending()
+        record = await holder.commit(b"data")
+        assert await asyncio.gather(*waiters) == [record] * 3
+        await other.put("k", b"more")
+        assert await other.keys() == ["k"]
+        await (await claimed(other, "j")).abandon()
+        assert await other.delete("k")
+        await other.aclose()
         await store.aclose()
 
     sys.setprofile(watch)
@@ -320,7 +305,7 @@ OF_A_DRIVER = {"Connection", "Cursor", "FileIO"}
 
 @pytest.mark.parametrize("hung", ["lstat", "open"])
 def test_k46_a_hung_mount_stops_no_event_loop(
-    hung: str, backend: Backend, store: Local, monkeypatch: pytest.MonkeyPatch
+    hung: str, store: Local, other: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its waiter can be cancelled at once. What it had asked for is not taken later."""
     real, gate, reached = getattr(os, hung), threading.Event(), threading.Event()
@@ -331,24 +316,18 @@ def test_k46_a_hung_mount_stops_no_event_loop(
             assert gate.wait(30)
         return real(*args, **options)
 
-    async def main() -> None:
-        async with opened(backend) as other:
-            holder = await claimed(store, "k")
-            waiter = asyncio.ensure_future(other.claim("k", seen=None, timeout=30))
-            await ticks()
-            monkeypatch.setattr(os, hung, hang)
-            while not reached.is_set():
-                await asyncio.sleep(0)
-            waiter.cancel()
-            await asyncio.wait([waiter])
-            assert waiter.cancelled()
-            gate.set()
-            await holder.abandon()
-            for _ in range(2):  # its try goes on, and may have to give the claim back
-                await other._worker.run(lambda: None)
-            assert await is_free(store, "k")
-
-    run(main())
+    holder = run(claimed(store, "k"))
+    waiter = run.start(other.claim("k", seen=None, timeout=30))
+    run(ticks())
+    monkeypatch.setattr(os, hung, hang)
+    while not reached.is_set():
+        run(asyncio.sleep(0))
+    run(cancelled(waiter))
+    gate.set()
+    run(holder.abandon())
+    for _ in range(2):  # its try goes on, and may have to give the claim back
+        run(other._worker.run(lambda: None))
+    assert run(is_free(store, "k"))
 
 
 def test_a_hundred_keys_are_waited_for_in_one_round_and_delay_no_other_key(

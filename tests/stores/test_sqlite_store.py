@@ -24,8 +24,6 @@ from tokensession.stores._local import database
 from tokensession.testing import FakeClock
 from tokensession.testing.conformance.backend import claimed, newer
 
-MIGRATIONS = ("m001_tokens", "m002_written", "m003_checksum")
-
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -87,26 +85,6 @@ def test_only_the_first_start_imports_sqlite_utils(path: Path) -> None:
     assert [printed(SECOND_START, path) for _ in range(2)] == ["True\n", "False\n"]
 
 
-WITHOUT_MIGRATIONS = """
-PRAGMA journal_mode = WAL;
-CREATE TABLE tokens (key TEXT PRIMARY KEY, version TEXT NOT NULL, data BLOB NOT NULL);
-INSERT INTO tokens VALUES ('old', 'v', x'6265666f7265');
-"""
-
-
-@pytest.mark.parametrize("first", ["load", "put"])
-def test_a_database_from_before_there_were_migrations_is_brought_up_to_date(
-    first: str, path: Path, store: SQLiteStore
-) -> None:
-    """Whether the first call reads or writes. Its records stay."""
-    private(path, WITHOUT_MIGRATIONS)
-    if first == "put":
-        run(store.put("k", b"data"))
-    assert run(store.load("old")) == Record("v", b"before")
-    found = sql(path, "SELECT migration_set, name FROM _sqlite_migrations")
-    assert found == [("tokensession", name) for name in MIGRATIONS]
-
-
 # A database that version 0.1.0 made, with the record of the key "k", compressed.
 OF_VERSION_0_1_0 = (
     "eNrt299v0kAAB/Br6WQjAXwjxJfLLUtGtpEeFboRjYI2hljAIcTtwTSFFtPwa6NV5yPGR/8qX33cv+B/4YtH27gRZvTBh2m+"
@@ -133,40 +111,6 @@ def test_a_database_of_version_0_1_0_is_brought_up_to_date(
     clock.advance(3)
     record = run(newer(store, "k"))
     assert (record, record.age) == (committed, 3)
-
-
-def test_an_outdated_database_that_is_read_only_can_be_read(
-    path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A read does not need the migrations, and a read-only database cannot have them."""
-    private(path, WITHOUT_MIGRATIONS)
-    path.chmod(0o400)
-    if os.geteuid() == 0:  # root may write to it all the same
-        monkeypatch.setattr(os, "access", lambda *_, **__: False)
-    assert run(store.load("old")) == Record("v", b"before")
-    assert run(store.keys()) == ["old"]
-    with pytest.raises(StoreUnavailable):
-        run(store.claim("old", seen="v", timeout=0))
-    run(store.aclose())
-    assert sql(path, "SELECT name FROM sqlite_master WHERE type = 'table'") == [("tokens",)]
-
-
-def test_a_table_of_migrations_that_cannot_be_read_leaves_no_connection_open(
-    path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    private(path, WITHOUT_MIGRATIONS + "CREATE TABLE _sqlite_migrations (something_else TEXT);")
-    opened, connect = list[sqlite3.Connection](), sqlite3.connect
-
-    def remember(*args: Any, **kwargs: Any) -> sqlite3.Connection:
-        opened.append(connect(*args, **kwargs))
-        return opened[-1]
-
-    monkeypatch.setattr(sqlite3, "connect", remember)
-    with pytest.raises(StoreUnavailable):
-        run(store.load("old"))
-    assert len(opened) == 1
-    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-        opened[0].execute("SELECT 1")
 
 
 def test_a_database_of_a_newer_version_is_an_error_and_stays_unchanged(

@@ -20,7 +20,6 @@ from _store_helpers import printed, private, run, sql
 
 from tokensession.errors import ConfigurationError, StoreCorrupt, StoreInsecure, StoreUnavailable
 from tokensession.stores import Record, SQLiteStore, sqlite
-from tokensession.stores._local import database
 from tokensession.stores._local.surroundings import mount_points
 from tokensession.testing import FakeClock
 from tokensession.testing.conformance.backend import claimed
@@ -496,52 +495,60 @@ def test_k44_a_path_that_sqlite_cannot_use_is_an_error_at_once(length: int, tmp_
         run(use(SQLiteStore(path)))
 
 
-def of_an_older_version(path: Path) -> Record:
-    """A database in WAL mode, as versions before this one made it."""
-    private(
-        path,
-        f"PRAGMA journal_mode = WAL; CREATE TABLE tokens ({KEY}, written_wall FLOAT, written_boot FLOAT);"
-        "INSERT INTO tokens VALUES ('k', 'v', x'64617461', 1.0, 1.0);"
-        "CREATE TABLE tokensession_store (one INTEGER PRIMARY KEY, id TEXT NOT NULL, inode INTEGER NOT NULL);"
-        "CREATE TABLE _sqlite_migrations"
-        " (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT);"
-        "INSERT INTO _sqlite_migrations VALUES (1, 'tokensession', 'm001_tokens', '');"
-        "INSERT INTO _sqlite_migrations VALUES (2, 'tokensession', 'm002_written', '');",
-    )
-    return Record("v", b"data")
+# Both are in WAL mode, as versions before this one made them.
+BEFORE_MIGRATIONS = f"""
+PRAGMA journal_mode = WAL;
+CREATE TABLE tokens ({KEY});
+INSERT INTO tokens VALUES ('k', 'v', x'64617461');
+"""
+OLDER = f"""
+PRAGMA journal_mode = WAL;
+CREATE TABLE tokens ({KEY}, written_wall FLOAT, written_boot FLOAT);
+INSERT INTO tokens VALUES ('k', 'v', x'64617461', 1.0, 1.0);
+CREATE TABLE tokensession_store (one INTEGER PRIMARY KEY, id TEXT NOT NULL, inode INTEGER NOT NULL);
+CREATE TABLE _sqlite_migrations (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT);
+INSERT INTO _sqlite_migrations VALUES (1, 'tokensession', 'm001_tokens', '');
+INSERT INTO _sqlite_migrations VALUES (2, 'tokensession', 'm002_written', '');
+"""
+RECORD = Record("v", b"data")
+
+older = pytest.mark.parametrize("script", [BEFORE_MIGRATIONS, OLDER], ids=["before migrations", "older"])
 
 
 def journal_mode(path: Path) -> str:
     return str(sql(path, "PRAGMA journal_mode")[0][0])
 
 
+@older
 @pytest.mark.parametrize("first", ["load", "put", "claim"])
 def test_k34_a_database_of_an_older_version_leaves_wal_mode(
-    first: str, path: Path, store: SQLiteStore
+    first: str, script: str, path: Path, store: SQLiteStore
 ) -> None:
     """Its records stay, and get a checksum."""
-    record = of_an_older_version(path)
+    private(path, script)
     if first == "claim":
         run(run(claimed(store, "k", "v")).abandon())
     elif first == "put":
         run(store.put("another", b"data"))
-    assert run(store.load("k")) == record
+    assert run(store.load("k")) == RECORD
     run(store.aclose())
     sql(path, "UPDATE tokens SET data = x'00' WHERE key = 'k'")
     with pytest.raises(StoreCorrupt):
         run(store.load("k"))
     assert journal_mode(path) == "delete"
     assert not Path(f"{path}-wal").exists()
+    made = sql(path, "SELECT migration_set, name FROM _sqlite_migrations")
+    assert made == [("tokensession", name) for name in ("m001_tokens", "m002_written", "m003_checksum")]
 
 
 def test_k34_a_database_that_is_open_elsewhere_stays_in_wal_mode_until_the_next_start(
     path: Path, store: SQLiteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It works meanwhile, and you are told once."""
-    record = of_an_older_version(path)
+    private(path, OLDER)
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("SELECT * FROM tokens").fetchall()
-        assert run(store.load("k")) == record
+        assert run(store.load("k")) == RECORD
         run(store.put("k", b"new"))
         run(store.aclose())
         run(use(store))
@@ -565,7 +572,7 @@ def test_a_record_that_an_older_version_stores_after_the_upgrade_is_read(
     path: Path, store: SQLiteStore
 ) -> None:
     """It has the database open, and knows no checksum. It may have the only copy of a refresh token."""
-    of_an_older_version(path)
+    private(path, OLDER)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as older:
         older.execute("SELECT * FROM tokens").fetchall()
         run(store.load("k"))
@@ -578,7 +585,7 @@ def test_a_record_that_an_older_version_stores_after_the_upgrade_is_read(
 
 def test_k34_processes_that_start_at_once_leave_wal_mode(path: Path) -> None:
     """None of them keeps the others from it, because none keeps a connection in WAL mode open."""
-    of_an_older_version(path)
+    private(path, OLDER)
     stores = [SQLiteStore(path) for _ in range(6)]
     for _ in range(2):
         run(asyncio.gather(*[run.start(store.load("k")) for store in stores]))
@@ -587,12 +594,38 @@ def test_k34_processes_that_start_at_once_leave_wal_mode(path: Path) -> None:
         run(store.aclose())
 
 
+@older
 def test_k34_a_read_only_database_of_an_older_version_can_be_read(
-    path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+    script: str, path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not converted, because that would be a write."""
-    record = of_an_older_version(path)
-    monkeypatch.setattr(database.Database, "_is_writable", lambda _: False)
-    assert run(store.load("k")) == record
+    private(path, script)
+    tables = sql(path, "SELECT sql FROM sqlite_master")
+    path.chmod(0o400)
+    if os.geteuid() == 0:  # root may write to it all the same
+        monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    assert run(store.load("k")) == RECORD
+    assert run(store.keys()) == ["k"]
+    with pytest.raises(StoreUnavailable):
+        run(store.claim("k", seen="v", timeout=0))
     run(store.aclose())
     assert journal_mode(path) == "wal"
+    assert sql(path, "SELECT sql FROM sqlite_master") == tables
+
+
+def test_a_table_of_migrations_that_cannot_be_read_leaves_no_connection_open(
+    path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private(path, BEFORE_MIGRATIONS + "CREATE TABLE _sqlite_migrations (something_else TEXT);")
+    opened, connect = list[sqlite3.Connection](), sqlite3.connect
+
+    def remember(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        opened.append(connect(*args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", remember)
+    with pytest.raises(StoreUnavailable):
+        run(store.load("k"))
+    assert len(opened) == 1
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")

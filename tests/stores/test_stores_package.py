@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
-from _store_helpers import Local, gated, run
+from _store_helpers import Local, cancelled, gated, run
 
 from tokensession import stores
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store
@@ -156,10 +156,7 @@ def test_closing_after_a_native_cancellation_continues(store: Local) -> None:
     gate = gated(store._worker)
     store._worker.post(lambda: done.append("last job"))
     closing = run.start(store.aclose())
-    run(ticks())
-    closing.cancel()
-    run(asyncio.wait([closing]))
-    assert closing.cancelled()
+    run(cancelled(closing))
     assert done == []
     gate.set()
     run(store.aclose())
