@@ -6,12 +6,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+
+from _store_helpers import sql
 
 from tokensession.clock import Clock
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store
@@ -96,18 +97,13 @@ def sqlite(directory: Path, kind: Callable[..., Store] = SQLiteStore) -> Backend
     root.mkdir(mode=0o700)
     path = root / "tokens.db"
 
-    def change(statement: str, *values: str) -> None:
-        connection = sqlite3.connect(path)
-        connection.execute(statement, values)
-        connection.commit()
-        connection.close()
-
     def second_names() -> list[Store]:
         hard = directory / "hard"
         hard.mkdir(mode=0o700)
         os.link(path, hard / path.name)
         return [kind(hard / path.name), kind(linked_directory(root) / path.name)]
 
+    rename = partial(sql, path, "UPDATE OR REPLACE tokens SET key = ? WHERE key = ?")
     return Backend(
         open=partial(kind, path),
         takes_clock=True,
@@ -115,10 +111,8 @@ def sqlite(directory: Path, kind: Callable[..., Store] = SQLiteStore) -> Backend
         root=root,
         record_file=lambda key: path,
         lock_file=lambda key: root / "tokens.db.locks" / (hashlib.sha256(key.encode()).hexdigest() + ".lock"),
-        damage=partial(change, "UPDATE tokens SET data = 42 WHERE key = ?"),
-        move=lambda source, target: change(
-            "UPDATE OR REPLACE tokens SET key = ? WHERE key = ?", target, source
-        ),
+        damage=partial(sql, path, "UPDATE tokens SET data = 42 WHERE key = ?"),
+        move=lambda source, target: rename(target, source),
         second_names=second_names,
         blocked=lambda key: locked_database(path),
         names_holder=True,

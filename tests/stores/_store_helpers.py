@@ -51,7 +51,7 @@ def printed(program: str, *arguments: object) -> str:
     """What a program prints in a process of its own. It must end without an error or a warning."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
 
 

@@ -41,7 +41,8 @@ def opened(backend: Backend) -> Iterator[Local]:
     run(store.aclose())
 
 
-store, other = pytest.fixture(opened, name="store"), pytest.fixture(opened, name="other")
+store = pytest.fixture(opened, name="store")
+other = pytest.fixture(opened, name="other")
 
 
 @pytest.fixture(params=[FileStore, SQLiteStore])

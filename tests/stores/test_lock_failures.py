@@ -194,11 +194,10 @@ class Waiting:
 
     async def rounds(self, count: int = 3) -> None:
         """Return after so many rounds of the worker."""
-        while count:
+        for _ in range(count):
             before = self.worker._next_round
             while self.worker._next_round == before:
                 await asyncio.sleep(0)
-            count -= 1
 
 
 @pytest.fixture
@@ -337,22 +336,18 @@ def test_a_hundred_keys_are_waited_for_in_one_round_and_delay_no_other_key(
     keys = [f"key-{number}" for number in range(100)]
     with backend.peers() as [holder]:
         assert holder.ask("claim_all", keys=keys) == 100
-
-        async def main() -> None:
-            waiters = [asyncio.ensure_future(newer(store, key)) for key in keys]
-            while len(store._worker._waiting) < 100:
-                await asyncio.sleep(0)
-            began, rounds = SystemClock.boot(), set[float]()
-            for _ in range(100):
-                await store.load("other")
-                rounds.add(store._worker._next_round)
-            # A round of a hundred begins 25 ms after the one before it.
-            assert len(rounds) <= 2 + (SystemClock.boot() - began) / 0.025
-            versions = holder.ask("commit_all")
-            found = await asyncio.gather(*waiters)
-            assert [record.version for record in found] == [versions[key] for key in keys]
-
-        run(main())
+        waiters = [run.start(newer(store, key)) for key in keys]
+        while len(store._worker._waiting) < 100:
+            run(asyncio.sleep(0))
+        began, rounds = SystemClock.boot(), set[float]()
+        for _ in range(100):
+            run(store.load("other"))
+            rounds.add(store._worker._next_round)
+        # A round of a hundred begins 25 ms after the one before it.
+        assert len(rounds) <= 2 + (SystemClock.boot() - began) / 0.025
+        versions = holder.ask("commit_all")
+        found = run(asyncio.gather(*waiters))
+        assert [record.version for record in found] == [versions[key] for key in keys]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])

@@ -23,16 +23,6 @@ from tokensession.testing.conformance.backend import claimed, newer, ticks
 DRIVERS = {"sqlite3", "sqlite_utils", "redis", "psycopg", "asyncpg", "keyring", "cryptography"}
 
 
-def loaded_by(statement: str) -> set[str]:
-    program = f"import sys, json; from tokensession import stores; {statement or 'pass'}"
-    program += "; print(json.dumps(list(sys.modules)))"
-    # Coverage would import sqlite3.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-    return DRIVERS & set(json.loads(done.stdout))
-
-
 @pytest.mark.parametrize(
     ("statement", "drivers"),
     [
@@ -46,7 +36,13 @@ def loaded_by(statement: str) -> set[str]:
     ],
 )
 def test_a_driver_is_imported_with_the_first_use_of_its_store(statement: str, drivers: set[str]) -> None:
-    assert loaded_by(statement) == drivers
+    program = f"import sys, json; from tokensession import stores; {statement or 'pass'}"
+    program += "; print(json.dumps(list(sys.modules)))"
+    # Coverage would import sqlite3.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert DRIVERS & set(json.loads(done.stdout)) == drivers
 
 
 def test_the_public_names_are_sorted_and_exist() -> None:
