@@ -19,7 +19,7 @@ from tokensession.providers import OAuth2
 from tokensession.stores import FileStore, SQLiteStore, Store
 from tokensession.stores._local.worker import Worker
 from tokensession.testing import ScriptedTransport, token_response
-from tokensession.testing.conformance.backend import Backend, ticks
+from tokensession.testing.conformance.backend import ticks
 
 Local = FileStore | SQLiteStore
 
@@ -122,9 +122,3 @@ async def cancelled(*tasks: asyncio.Future[Any]) -> None:
 async def descriptors(store: Local) -> int:
     """The number of open descriptors of this process while the store's thread does nothing else."""
     return await store._worker.run(lambda: len(list(Path("/proc/self/fd").iterdir())))
-
-
-def files(backend: Backend) -> list[Path]:
-    """The directory of the store and everything in it."""
-    assert backend.root is not None
-    return [backend.root, *backend.root.rglob("*")]

@@ -27,6 +27,11 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tokens.db"
+
+
 @pytest.fixture(params=["file", "sqlite"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     made: Backend = getattr(_backends, request.param)(tmp_path)

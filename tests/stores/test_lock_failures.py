@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _store_helpers import Local, cancelled, descriptors, failing, files, run, source, success
+from _store_helpers import Local, cancelled, descriptors, failing, run, source, success
 
 from tokensession.clock import SystemClock
 from tokensession.errors import ClaimTimeout, StoreUnavailable
@@ -86,39 +86,32 @@ def test_f13_a_holder_releases_only_its_own_lock(backend: Backend) -> None:
         assert first.ask("claim", key="k", seen=version, timeout=0)["interrupted"] is None
 
 
-FUTURE = 4_102_444_800  # the year 2100
-
-
 @pytest.mark.parametrize("mark", ["in the future", "unreadable"])
-def test_f15_times_in_the_future_block_no_claim(mark: str, backend: Backend, store: Local) -> None:
+def test_f15_times_in_the_future_block_no_claim(
+    mark: str, backend: Backend, store: Local, clock: FakeClock
+) -> None:
     """Lock marks and file times may be in the future after a clock step; no caller waits for them to pass."""
     assert backend.lock_file is not None
+    assert backend.root is not None
     with backend.peers() as [victim]:
         victim.ask("claim", key="k", seen=None)
         victim.ask("sending")
         victim.kill()
     content = Mark(SystemClock.boot() + 1e9, "v").encode() if mark == "in the future" else b"tomorrow"
     backend.lock_file("k").write_bytes(content)
-
-    clock = FakeClock()  # it does not move, so waiting for it never ends
     transport = ScriptedTransport(success(1), success(2))
-
-    async def main(number: int) -> None:
-        for path in files(backend):
-            os.utime(path, (FUTURE, FUTURE))
-        work = source(store, transport, clock)
-        caller = asyncio.ensure_future(work.token() if number == 1 else work.refresh())
+    for number in (1, 2):
+        for path in (backend.root, *backend.root.rglob("*")):
+            os.utime(path, (4_102_444_800, 4_102_444_800))  # the year 2100
+        work = source(store, transport, clock)  # the clock does not move, so waiting for it never ends
+        caller = run.start(work.token() if number == 1 else work.refresh())
         if mark == "unreadable" and number == 1:
             while 2.0 not in clock.sleepers:  # it counts as left just now: only `orphan_wait`
-                await asyncio.sleep(0)
-                await store.load("other")  # a job behind the one that the caller waits for
+                run(store.load("other"))  # a job behind the one that the caller waits for
             clock.advance(2)
-        assert (await caller).access_token == f"access-{number}"
-        assert await work.token() == caller.result()
-        await store.aclose()
-
-    run(main(1))
-    run(main(2))
+        assert run(caller).access_token == f"access-{number}"
+        assert run(work.token()) == caller.result()
+        run(store.aclose())
     assert (len(transport.requests), transport.unexpected_requests) == (2, 0)
 
 

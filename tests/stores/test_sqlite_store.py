@@ -26,11 +26,6 @@ from tokensession.testing.conformance.backend import claimed, newer
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
-@pytest.fixture
 def store(path: Path, clock: FakeClock) -> Iterator[SQLiteStore]:
     store = SQLiteStore(path, clock=clock)
     yield store
