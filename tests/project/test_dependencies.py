@@ -16,11 +16,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 SECTIONS = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 TOOLS = {"build", "coverage", "hatchling", "mypy", "pyright", "pytest-cov", "ruff"}  # run, not imported
 RUNNERS = {"uvloop"}  # imported by its name in a string
-
-DECLARED = {
-    "google": "google-auth",
-    "griffe": "griffelib",
-}  # module -> what we declare, where that is not clear
+# module -> what we declare, where that is not clear
+DECLARED = {"google": "google-auth", "griffe": "griffelib"}
 
 
 def imported(folder: str) -> set[str]:
@@ -40,11 +37,8 @@ def imported(folder: str) -> set[str]:
                 places = f"{name}.py", f"{name}/__init__.py"
                 local = any(list((ROOT / folder).rglob(place)) for place in places) or (ROOT / name).is_dir()
                 if not local:
-                    found |= {
-                        distribution.lower().replace("_", "-")
-                        for distribution in distributions.get(name, [name])
-                    }
-    return found - {"tokensession"}
+                    found |= set(distributions.get(name, [name]))
+    return {distribution.lower().replace("_", "-") for distribution in found} - {"tokensession"}
 
 
 def names(section: str) -> set[str]:

@@ -25,10 +25,7 @@ LAYERS: list[tuple[str, ...]] = [
 ]
 
 AIOHTTP = {"aiohttp", "multidict", "yarl"}
-THIRD_PARTY_BY_LAYER: dict[int, set[str]] = {
-    6: {"aiohttp", "multidict", "yarl"},
-    7: {*AIOHTTP, "anyio", "click", "msgpack", "pytest", "rich"},
-}
+THIRD_PARTY_BY_LAYER = {6: AIOHTTP, 7: {*AIOHTTP, "anyio", "click", "msgpack", "pytest", "rich"}}
 
 THIRD_PARTY_BY_MODULE = {
     "_refresh.state": {"msgpack"},
@@ -66,7 +63,9 @@ def layer(name: str) -> int:
 
 def imports(name: str, path: Path) -> tuple[set[str], set[str]]:
     """Our modules and the third-party packages that a module imports, anywhere in its text."""
-    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    package = [part for part in name.split(".") if part]
+    if path.name != "__init__.py":
+        del package[-1]
     ours, third_party = set(), set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -74,8 +73,7 @@ def imports(name: str, path: Path) -> tuple[set[str], set[str]]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             targets = [node.module or ""]
         elif isinstance(node, ast.ImportFrom):
-            package_ = [p for p in package if p]
-            base = package_[: len(package_) - (node.level - 1)] if node.level > 1 else package_
+            base = package[: len(package) - (node.level - 1)]
             stem = [*base, *(node.module.split(".") if node.module else [])]
             candidates = [".".join([*stem, alias.name]) for alias in node.names]
             known = modules()

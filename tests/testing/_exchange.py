@@ -10,17 +10,17 @@ from typing import Any
 import aiohttp
 import anyio
 
-from tokensession.providers import Credential, TokenRequest, TokenResponse
-from tokensession.testing import TokenServer
+from tokensession.providers import Credential, OAuth2, Oto, Priava, TokenRequest, TokenResponse
+from tokensession.testing import OAuth2Server, OtoServer, PriavaServer, TokenServer
 
-TIMEOUT = 60.0  # seconds; only a test that hangs takes that long
+PROVIDERS = {OtoServer: Oto, PriavaServer: Priava, OAuth2Server: OAuth2}
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
-    """`anyio.run`, with a timeout."""
+    """`anyio.run`, with a timeout that only a test that hangs needs."""
 
     async def bounded() -> None:
-        with anyio.fail_after(TIMEOUT):
+        with anyio.fail_after(60):
             await main()
 
     anyio.run(bounded)
@@ -35,34 +35,53 @@ def code(secret: str) -> Credential:
 
 
 class Client:
-    """Sends requests to one server. Repeats nothing and follows no redirect."""
+    """Sends requests to one server. Repeats nothing and follows no redirect.
 
-    def __init__(self, server: TokenServer, http: aiohttp.ClientSession) -> None:
+    Its provider and its credential are the server's, unless a test says otherwise.
+    """
+
+    def __init__(self, server: Any, http: aiohttp.ClientSession, **changed: str) -> None:
         self.server = server
         self.http = http
+        self.provider: Any = PROVIDERS[type(server)](**server.credentials | changed)
+        self.credential: Credential = self.provider.credential
 
-    async def send(self, request: TokenRequest) -> TokenResponse:
+    def request(self, credential: Credential | None = None) -> TokenRequest:
+        request: TokenRequest = self.provider.request(credential or self.credential)
+        return request
+
+    async def send(self, request: TokenRequest | None = None) -> TokenResponse:
+        request = request or self.request()
         async with self.http.post(
             request.url, data=request.body, headers=request.headers, allow_redirects=False
         ) as response:
             headers = tuple((name.lower(), value) for name, value in response.headers.items())
             return TokenResponse(response.status, headers, await response.read())
 
-    async def redeem(self, provider: Any, credential: Credential) -> dict[str, Any]:
+    async def redeem(self, credential: Credential | None = None) -> dict[str, Any]:
         """The response's JSON document, with its status as "status"."""
-        response = await self.send(provider.request(credential))
+        response = await self.send(self.request(credential))
         return json.loads(response.body) | {"status": response.status}
 
-    async def api(self, path: str, token: str) -> int:
+    async def token(self) -> str:
+        return str((await self.redeem())["access_token"])
+
+    def get(
+        self, path: str, token: str = ""
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """An API request, with this token if there is one."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return self.http.get(self.server.base_url + path, headers=headers, allow_redirects=False)
+
+    async def api(self, path: str, token: str = "") -> int:
         """The status of an API request."""
-        headers = {"Authorization": f"Bearer {token}"}
-        async with self.http.get(self.server.base_url + path, headers=headers) as response:
+        async with self.get(path, token) as response:
             await response.read()
             return response.status
 
 
 @contextlib.asynccontextmanager
-async def connected(server: TokenServer) -> AsyncIterator[Client]:
-    """Start the server, and connect a client."""
+async def connected(server: TokenServer, **changed: str) -> AsyncIterator[Client]:
+    """Start the server, and connect a client. `changed` are arguments of its provider."""
     async with server, aiohttp.ClientSession() as http:
-        yield Client(server, http)
+        yield Client(server, http, **changed)

@@ -8,9 +8,8 @@ import json
 import aiohttp
 import anyio
 import pytest
-from _exchange import Client, code, connected, refresh, run
+from _exchange import Client, connected, run
 
-from tokensession.providers import Oto, Priava
 from tokensession.testing import (
     Drip,
     Edit,
@@ -25,30 +24,21 @@ from tokensession.testing import (
 )
 from tokensession.token import fingerprint
 
-CREDENTIAL = refresh("fake-oto-refresh-token")
-
-
-async def _token(client: Client) -> str:
-    response = await client.redeem(Oto(**client.server.credentials), CREDENTIAL)
-    return str(response["access_token"])
-
 
 def test_scripted_responses_are_sent_in_order_byte_for_byte_and_spend_nothing() -> None:
     async def main() -> None:
         async with connected(PriavaServer()) as client:
-            provider = Priava(**client.server.credentials)
-            request = provider.request(code(client.server.credentials["code"]))
             client.server.script(
                 Response(502, b"\xff<html>", (("Content-Type", "text/html"), ("Retry-After", "7"))),
                 json_response(400, {"error": "invalid_client"}),
                 redirect("https://elsewhere.example/token"),
             )
-            first = await client.send(request)
+            first = await client.send()
             assert (first.status, first.body, first.header("retry-after")) == (502, b"\xff<html>", "7")
-            assert json.loads((await client.send(request)).body) == {"error": "invalid_client"}
-            third = await client.send(request)
+            assert json.loads((await client.send()).body) == {"error": "invalid_client"}
+            third = await client.send()
             assert (third.status, third.header("location")) == (307, "https://elsewhere.example/token")
-            assert (await client.send(request)).status == 200
+            assert (await client.send()).status == 200
 
     run(main)
 
@@ -58,11 +48,9 @@ def test_a_scripted_response_may_spend_the_credential() -> None:
 
     async def main() -> None:
         async with connected(PriavaServer()) as client:
-            provider = Priava(**client.server.credentials)
-            credential = code(client.server.credentials["code"])
             client.server.script(Response(502, b"Bad Gateway", spent=True))
-            assert (await client.send(provider.request(credential))).status == 502
-            assert (await client.redeem(provider, credential))["error"] == "invalid_grant"
+            assert (await client.send()).status == 502
+            assert (await client.redeem())["error"] == "invalid_grant"
             assert client.server.stats.reuse_detections == 1
 
     run(main)
@@ -72,7 +60,7 @@ def test_an_edited_response_has_tokens_that_work() -> None:
     async def main() -> None:
         async with connected(OtoServer()) as client:
             client.server.script(Edit(lambda document: document | {"expires_in": 0}))
-            response = await client.redeem(Oto(**client.server.credentials), CREDENTIAL)
+            response = await client.redeem()
             assert response["expires_in"] == 0
             assert await client.api("/echo", response["access_token"]) == 200
 
@@ -88,14 +76,12 @@ def test_a_lost_response_leaves_the_credential_spent_or_not_as_scripted(
 ) -> None:
     async def main() -> None:
         async with connected(PriavaServer()) as client:
-            provider = Priava(**client.server.credentials)
-            credential = code(client.server.credentials["code"])
             client.server.script(fault)
             with pytest.raises(
                 (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientPayloadError)
             ):
-                await client.send(provider.request(credential))
-            again = await client.redeem(provider, credential)
+                await client.send()
+            again = await client.redeem()
             assert again["status"] == (400 if spent else 200)
             assert client.server.stats.reuse_detections == int(spent)
 
@@ -107,11 +93,8 @@ def test_a_hanging_request_ends_when_the_server_closes(spent: bool) -> None:
     async def main() -> None:
         async with connected(PriavaServer()) as client:
             client.server.script(Hang(spent=spent))
-            provider = Priava(**client.server.credentials)
             async with client.server.hold("before") as gate:
-                request = asyncio.ensure_future(
-                    client.send(provider.request(code(client.server.credentials["code"])))
-                )
+                request = asyncio.ensure_future(client.send())
                 await gate.reached()
             await client.server.close()
             with pytest.raises((aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
@@ -124,14 +107,14 @@ def test_a_dripping_response_arrives_whole() -> None:
     async def main() -> None:
         async with connected(OtoServer()) as client:
             client.server.script(Drip(pause=0))
-            assert (await client.redeem(Oto(**client.server.credentials), CREDENTIAL))["success"] is True
+            assert (await client.redeem())["success"] is True
 
     run(main)
 
 
 async def _begin(client: Client) -> aiohttp.ClientResponse:
     """A token request whose response has begun."""
-    request = Oto(**client.server.credentials).request(CREDENTIAL)
+    request = client.request()
     response = await client.http.post(request.url, data=request.body, headers=request.headers)
     await response.content.readexactly(1)
     return response
@@ -154,7 +137,7 @@ def test_a_dripping_response_ends_when_the_client_disconnects() -> None:
         async with connected(OtoServer()) as client:
             client.server.script(Drip(pause=0.001))
             (await _begin(client)).close()
-            await client.redeem(Oto(**client.server.credentials), CREDENTIAL)
+            await client.redeem()
 
     run(main)
 
@@ -162,12 +145,10 @@ def test_a_dripping_response_ends_when_the_client_disconnects() -> None:
 def test_a_gate_before_redeeming_holds_requests_with_nothing_spent_yet() -> None:
     async def main() -> None:
         async with connected(PriavaServer()) as client:
-            provider = Priava(**client.server.credentials)
-            credential = code(client.server.credentials["code"])
             async with client.server.hold("before") as gate:
-                request = asyncio.ensure_future(client.redeem(provider, credential))
+                request = asyncio.ensure_future(client.redeem())
                 await gate.reached()
-                assert not client.server._ledger._credentials[credential].spent
+                assert not client.server._ledger._credentials[client.credential].spent
                 assert gate.arrived == 1
             assert (await request)["status"] == 200
 
@@ -177,16 +158,14 @@ def test_a_gate_before_redeeming_holds_requests_with_nothing_spent_yet() -> None
 def test_a_request_that_has_arrived_is_carried_out_even_if_the_client_disconnects() -> None:
     async def main() -> None:
         async with connected(PriavaServer()) as client:
-            provider = Priava(**client.server.credentials)
-            credential = code(client.server.credentials["code"])
             async with client.server.hold("before") as gate, client.server.hold("after") as spent:
-                request = asyncio.ensure_future(client.redeem(provider, credential))
+                request = asyncio.ensure_future(client.redeem())
                 await gate.reached()
                 request.cancel()
                 await asyncio.wait([request])
                 gate.open()
                 await spent.reached()
-            assert (await client.redeem(provider, credential))["error"] == "invalid_grant"
+            assert (await client.redeem())["error"] == "invalid_grant"
 
     run(main)
 
@@ -194,7 +173,7 @@ def test_a_request_that_has_arrived_is_carried_out_even_if_the_client_disconnect
 def test_a_gate_at_the_api_holds_requests_before_their_token_is_checked() -> None:
     async def main() -> None:
         async with connected(OtoServer()) as client:
-            token = await _token(client)
+            token = await client.token()
             async with client.server.hold("api") as gate:
                 requests = [asyncio.ensure_future(client.api("/echo", token)) for _ in range(5)]
                 await gate.reached(5)
@@ -209,7 +188,7 @@ def test_closing_the_server_opens_its_gates() -> None:
     async def main() -> None:
         async with connected(OtoServer()) as client:
             async with client.server.hold("before") as gate:
-                request = asyncio.ensure_future(client.redeem(Oto(**client.server.credentials), CREDENTIAL))
+                request = asyncio.ensure_future(client.redeem())
                 await gate.reached()
                 await client.server.close()
                 await asyncio.wait([request])
@@ -232,7 +211,7 @@ def test_a_server_closes_in_a_cancelled_scope_too() -> None:
 def test_the_echo_shows_the_request_without_its_token() -> None:
     async def main() -> None:
         async with connected(OtoServer()) as client:
-            token = await _token(client)
+            token = await client.token()
             url = client.server.base_url + "/echo?page=2"
             headers = {"Authorization": f"Bearer {token}", "X-Trace": "7"}
             async with client.http.patch(url, data=b"some body", headers=headers) as response:
@@ -241,7 +220,7 @@ def test_the_echo_shows_the_request_without_its_token() -> None:
             assert (echo["body"], echo["authorized"]) == ("some body", True)
             assert ["X-Trace", "7"] in echo["headers"]
             assert token not in json.dumps(echo)
-            async with client.http.get(client.server.base_url + "/open/echo") as response:
+            async with client.get("/open/echo") as response:
                 assert (await response.json())["authorized"] is False
             assert client.server.stats.requests == 1
 
@@ -251,12 +230,14 @@ def test_the_echo_shows_the_request_without_its_token() -> None:
 def test_the_log_has_the_fingerprint_of_each_requests_token() -> None:
     async def main() -> None:
         async with connected(OtoServer()) as client:
-            token = await _token(client)
-            await client.api("/status/403", token)
-            await client.api("/status/401", token)
-            await client.api("/echo", "wrong")
-            async with client.http.get(client.server.base_url + "/echo") as response:
-                assert response.status == 401
+            token = await client.token()
+            for path, sent in (
+                ("/status/403", token),
+                ("/status/401", token),
+                ("/echo", "wrong"),
+                ("/echo", ""),
+            ):
+                await client.api(path, sent)
             assert [(seen.path, seen.status, seen.token) for seen in client.server.log] == [
                 ("/status/403", 403, fingerprint(token)),
                 ("/status/401", 401, fingerprint(token)),
@@ -271,10 +252,8 @@ def test_the_log_has_the_fingerprint_of_each_requests_token() -> None:
 def test_the_large_401_is_large_and_only_for_an_invalid_token() -> None:
     async def main() -> None:
         async with connected(OtoServer()) as client:
-            token = await _token(client)
-            url = client.server.base_url + "/large-401"
-            assert await client.api("/large-401", token) == 200
-            async with client.http.get(url, headers={"Authorization": "Bearer wrong"}) as response:
+            assert await client.api("/large-401", await client.token()) == 200
+            async with client.get("/large-401", "wrong") as response:
                 assert response.status == 401
                 assert len(await response.read()) > 1 << 22
 
@@ -284,19 +263,12 @@ def test_the_large_401_is_large_and_only_for_an_invalid_token() -> None:
 def test_redirects_streams_and_websockets_need_a_valid_token_too() -> None:
     async def main() -> None:
         async with connected(PriavaServer()) as client:
-            provider = Priava(**client.server.credentials)
-            response = await client.redeem(provider, code(client.server.credentials["code"]))
-            headers = {"Authorization": f"Bearer {response['access_token']}"}
-            base = client.server.base_url
-            async with client.http.get(
-                base + "/redirect",
-                params={"to": base + "/echo", "status": "307"},
-                headers=headers,
-                allow_redirects=False,
-            ) as response:
+            token, base = await client.token(), client.server.base_url
+            async with client.get(f"/redirect?to={base}/echo&status=307", token) as response:
                 assert (response.status, response.headers["Location"]) == (307, base + "/echo")
-            async with client.http.get(base + "/stream/200000", headers=headers) as response:
+            async with client.get("/stream/200000", token) as response:
                 assert len(await response.read()) == 200_000
+            headers = {"Authorization": f"Bearer {token}"}
             async with client.http.ws_connect(base + "/ws", headers=headers) as socket:
                 await socket.send_str("text")
                 assert (await socket.receive()).data == "text"
@@ -311,7 +283,7 @@ def test_redirects_streams_and_websockets_need_a_valid_token_too() -> None:
 def test_closing_the_server_closes_its_websockets() -> None:
     async def main() -> None:
         async with connected(OtoServer()) as client:
-            headers = {"Authorization": f"Bearer {await _token(client)}"}
+            headers = {"Authorization": f"Bearer {await client.token()}"}
             async with client.http.ws_connect(client.server.base_url + "/ws", headers=headers) as socket:
                 closing = asyncio.ensure_future(client.server.close())
                 assert (await socket.receive()).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
@@ -323,9 +295,7 @@ def test_closing_the_server_closes_its_websockets() -> None:
 def test_a_stream_ends_when_the_client_disconnects() -> None:
     async def main() -> None:
         async with connected(OtoServer()) as client:
-            headers = {"Authorization": f"Bearer {await _token(client)}"}
-            url = client.server.base_url + f"/stream/{1 << 40}"
-            async with client.http.get(url, headers=headers) as response:
+            async with client.get(f"/stream/{1 << 40}", await client.token()) as response:
                 await response.content.readexactly(10)
 
     run(main)

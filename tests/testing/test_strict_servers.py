@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 import pytest
 from _exchange import code, connected, refresh, run
 
-from tokensession.providers import OAuth2, Oto, Priava, TokenRequest
+from tokensession.providers import TokenRequest
 from tokensession.providers._wire import encode_form
 from tokensession.testing import FakeClock, OAuth2Server, OtoServer, PriavaServer
 
@@ -19,60 +20,46 @@ FORM = "application/x-www-form-urlencoded;charset=utf-8"
 def test_oto_responds_as_has_been_seen() -> None:
     async def main() -> None:
         async with connected(OtoServer(lifetime=3, clock=FakeClock())) as client:
-            provider = Oto(**client.server.credentials)
-            assert provider.credential is not None
-            response = await client.send(provider.request(provider.credential))
+            response = await client.send()
             assert response.header("content-type") == "text/plain;charset=iso-8859-1"
             document = json.loads(response.body)
             assert list(document) == ["access_token", "refresh_token", "success", "token_type", "expires_in"]
-            assert document["expires_in"] == "3"
-            assert document["success"] is True
-            assert document["refresh_token"] == provider.credential.secret
-            issued = provider.read(response, provider.credential, sent_at=0.0)
+            assert (document["expires_in"], document["success"]) == ("3", True)
+            assert document["refresh_token"] == client.credential.secret
+            issued = client.provider.read(response, client.credential, sent_at=0.0)
             assert issued.notes == ()
             assert await client.api("/rest/v2/healthCheck", issued.token.access_token) == 200
 
     run(main)
 
 
-def _oto(
-    body: bytes, *headers: tuple[str, str], query: str = ""
-) -> tuple[bytes, tuple[tuple[str, str], ...], str]:
-    return body, headers or (("Content-Type", "application/json"),), query
+JSON = ("Content-Type", "application/json")
+PLANTED = b'{"refresh_token": "planted"}'
 
 
 @pytest.mark.parametrize(
-    ("sent", "says"),
+    ("body", "headers", "query", "says"),
     [
-        (_oto(b'{"refresh_token": "planted", "grant_type": "refresh_token"}'), "2 keys"),
-        (_oto(b"{}"), "0 keys"),
-        (_oto(b'{"refresh_token": ""}'), "not a non-empty string"),
-        (_oto(b'{"refresh_token": 7}'), "not a non-empty string"),
-        (_oto(b'["planted"]'), "not one JSON object"),
-        (_oto(b'{"refresh_token": "planted", "refresh_token": "planted"}'), "not one JSON object"),
-        (_oto(b'{"refresh_token": "planted\xff"}'), "not one JSON object"),
-        (_oto(b"refresh_token=planted", ("Content-Type", FORM)), "Content-Type"),
-        (
-            _oto(
-                b'{"refresh_token": "planted"}',
-                ("Content-Type", "application/json"),
-                ("Authorization", "Bearer planted"),
-            ),
-            "Authorization",
-        ),
-        (_oto(b'{"refresh_token": "planted"}', query="?refresh_token=planted"), "query"),
+        (b'{"refresh_token": "planted", "grant_type": "refresh_token"}', (JSON,), "", "2 keys"),
+        (b"{}", (JSON,), "", "0 keys"),
+        (b'{"refresh_token": ""}', (JSON,), "", "not a non-empty string"),
+        (b'{"refresh_token": 7}', (JSON,), "", "not a non-empty string"),
+        (b'["planted"]', (JSON,), "", "not one JSON object"),
+        (b'{"refresh_token": "planted", "refresh_token": "planted"}', (JSON,), "", "not one JSON object"),
+        (b'{"refresh_token": "planted\xff"}', (JSON,), "", "not one JSON object"),
+        (b"refresh_token=planted", (("Content-Type", FORM),), "", "Content-Type"),
+        (PLANTED, (JSON, ("Authorization", "Bearer planted")), "", "Authorization"),
+        (PLANTED, (JSON,), "?refresh_token=planted", "query"),
     ],
 )
 def test_oto_answers_400_to_a_request_that_is_not_as_documented(
-    sent: tuple[bytes, tuple[tuple[str, str], ...], str], says: str
+    body: bytes, headers: tuple[tuple[str, str], ...], query: str, says: str
 ) -> None:
     async def main() -> None:
-        body, headers, query = sent
         async with connected(OtoServer()) as client:
             response = await client.send(TokenRequest(client.server.token_url + query, headers, body))
-            assert response.status == 400
             document = json.loads(response.body)
-            assert document["success"] is False
+            assert (response.status, document["success"]) == (400, False)
             assert says in document["errorMsg"]
             assert says in client.server.invalid_requests[0]
             assert "planted" not in response.body.decode()
@@ -93,9 +80,7 @@ def test_a_get_of_the_token_endpoint_is_invalid() -> None:
 def test_oto_answers_oto1083_to_an_unknown_refresh_token() -> None:
     async def main() -> None:
         async with connected(OtoServer()) as client:
-            response = await client.redeem(
-                Oto(**client.server.credentials), refresh("of-another-environment")
-            )
+            response = await client.redeem(refresh("of-another-environment"))
             assert (response["status"], response["otoErrorCode"]) == (400, "OTO1083")
             assert client.server.stats.rejections == 1
             assert client.server.stats.invalid_requests == client.server.stats.expiries == 0
@@ -107,23 +92,20 @@ def test_the_test_path_exists_in_staging_only() -> None:
     async def main() -> None:
         for server, status in ((OtoServer(), 404), (OtoServer(environment="staging"), 200)):
             async with connected(server) as client:
-                response = await client.redeem(Oto(**server.credentials), refresh(server.refresh_token))
-                assert await client.api("/rest/v2/test", response["access_token"]) == status
+                assert await client.api("/rest/v2/test", await client.token()) == status
 
     run(main)
 
 
 def test_priava_responds_as_documented_to_both_grant_types_with_awkward_secrets() -> None:
     async def main() -> None:
-        server = PriavaServer(client_secret="a %&+£€", region="APAC", lifetime=5)
-        async with connected(server) as client:
-            provider = Priava(**server.credentials)
-            first = await client.redeem(provider, code(server.code))
+        async with connected(PriavaServer(client_secret="a %&+£€", region="APAC", lifetime=5)) as client:
+            first = await client.redeem()
             assert list(first) == ["access_token", "refresh_token", "token_type", "expires_in", "status"]
             assert (first["token_type"], first["expires_in"]) == ("BEARER", 5)
-            second = await client.redeem(provider, refresh(first["refresh_token"]))
+            second = await client.redeem(refresh(first["refresh_token"]))
             assert second["refresh_token"] != first["refresh_token"]
-            assert server.invalid_requests == []
+            assert client.server.invalid_requests == []
 
     run(main)
 
@@ -138,34 +120,36 @@ PAIRS = (
 BODY = encode_form(PAIRS)
 
 
-def _priava(
-    body: bytes = BODY, content_type: str = FORM, regions: tuple[str, ...] = ("EU",)
+def priava(
+    body: bytes = BODY, content_type: str = FORM, *more: tuple[str, str], regions: tuple[str, ...] = ("EU",)
 ) -> tuple[bytes, tuple[tuple[str, str], ...]]:
-    return body, (("Content-Type", content_type), *(("TenantRegion", region) for region in regions))
+    """A body and its headers."""
+    return body, (("Content-Type", content_type), *(("TenantRegion", region) for region in regions), *more)
 
 
 @pytest.mark.parametrize(
     ("sent", "says"),
     [
-        (_priava(BODY + b"\xc2\xa0"), "no-break space"),
-        (_priava(BODY + b"%C2%A0"), "redirect_uri"),
-        (_priava(BODY + b"\xff"), "not ASCII"),
-        (_priava(content_type="application/x-www-form-urlencoded; charset=utf-8"), "Content-Type"),
-        (_priava(content_type="application/x-www-form-urlencoded"), "Content-Type"),
-        (_priava(regions=()), "TenantRegion"),
-        (_priava(regions=("eu",)), "TenantRegion"),
-        (_priava(regions=("EU", "EU")), "TenantRegion"),
-        (_priava(regions=("US",)), "not the region of this tenant"),
-        (_priava(encode_form(PAIRS[:4])), "redirect_uri, in this order"),
-        (_priava(encode_form(PAIRS[::-1])), "in this order"),
-        (_priava(encode_form((*PAIRS, ("scope", "planted")))), "in this order"),
-        (_priava(encode_form((*PAIRS, ("planted", "planted")))), "1 unknown fields"),
-        (_priava(encode_form((*PAIRS, PAIRS[4]))), "the same field twice"),
-        (_priava(encode_form((*PAIRS[:3], ("refresh_token", ""), PAIRS[4]))), "refresh_token is empty"),
-        (_priava(encode_form((("grant_type", "password"), *PAIRS[1:]))), "grant_type"),
-        (_priava(BODY.replace(b"://", b"%3A%2F%2F")), "not encoded as in the documentation"),
-        (_priava(BODY.replace(b"planted", b"pl%61nted")), "not encoded as in the documentation"),
-        (_priava(b'{"refresh_token": "planted"}'), "not form-encoded"),
+        (priava(BODY + b"\xc2\xa0"), "no-break space"),
+        (priava(BODY + b"%C2%A0"), "redirect_uri"),
+        (priava(BODY + b"\xff"), "not ASCII"),
+        (priava(content_type="application/x-www-form-urlencoded; charset=utf-8"), "Content-Type"),
+        (priava(content_type="application/x-www-form-urlencoded"), "Content-Type"),
+        (priava(regions=()), "TenantRegion"),
+        (priava(regions=("eu",)), "TenantRegion"),
+        (priava(regions=("EU", "EU")), "TenantRegion"),
+        (priava(regions=("US",)), "not the region of this tenant"),
+        (priava(encode_form(PAIRS[:4])), "redirect_uri, in this order"),
+        (priava(encode_form(PAIRS[::-1])), "in this order"),
+        (priava(encode_form((*PAIRS, ("scope", "planted")))), "in this order"),
+        (priava(encode_form((*PAIRS, ("planted", "planted")))), "1 unknown fields"),
+        (priava(encode_form((*PAIRS, PAIRS[4]))), "the same field twice"),
+        (priava(encode_form((*PAIRS[:3], ("refresh_token", ""), PAIRS[4]))), "refresh_token is empty"),
+        (priava(encode_form((("grant_type", "password"), *PAIRS[1:]))), "grant_type"),
+        (priava(BODY.replace(b"://", b"%3A%2F%2F")), "not encoded as in the documentation"),
+        (priava(BODY.replace(b"planted", b"pl%61nted")), "not encoded as in the documentation"),
+        (priava(PLANTED), "not form-encoded"),
+        (priava(BODY, FORM, ("Authorization", "Bearer planted")), "Authorization"),
     ],
 )
 def test_priava_answers_400_to_a_request_that_is_not_exactly_as_documented(
@@ -184,71 +168,47 @@ def test_priava_answers_400_to_a_request_that_is_not_exactly_as_documented(
     run(main)
 
 
-def test_priava_answers_400_to_a_token_request_with_an_authorization_header() -> None:
-    async def main() -> None:
-        async with connected(PriavaServer()) as client:
-            body, headers = _priava()
-            request = TokenRequest(client.server.token_url, (*headers, ("Authorization", "Bearer x")), body)
-            assert (await client.send(request)).status == 400
-            assert "Authorization" in client.server.invalid_requests[0]
-
-    run(main)
-
-
 def test_priava_rejects_a_wrong_client_secret_but_counts_the_request_as_valid() -> None:
     async def main() -> None:
-        async with connected(PriavaServer()) as client:
-            provider = Priava(**client.server.credentials | {"client_secret": "another"})
-            response = await client.redeem(provider, code(client.server.credentials["code"]))
+        async with connected(PriavaServer(), client_secret="another") as client:
+            response = await client.redeem()
             assert (response["status"], response["error"]) == (400, "invalid_client")
-            assert client.server.stats.rejections == 1
-            assert client.server.stats.invalid_requests == 0
+            assert (client.server.stats.rejections, client.server.stats.invalid_requests) == (1, 0)
 
     run(main)
 
 
 @pytest.mark.parametrize("auth", ["basic", "post"])
 @pytest.mark.parametrize("rotates", [True, False])
-def test_a_generic_server_accepts_the_client_in_the_configured_place(auth: str, rotates: bool) -> None:
+def test_a_generic_server_accepts_the_client_in_the_configured_place(auth: Any, rotates: bool) -> None:
     async def main() -> None:
-        server = OAuth2Server(auth=auth, rotates=rotates, client_secret="a secret: %&+")  # type: ignore[arg-type]
+        server = OAuth2Server(auth=auth, rotates=rotates, client_secret="a secret: %&+")
         async with connected(server) as client:
-            provider = OAuth2(**server.credentials)
-            first = await client.redeem(provider, refresh(server.refresh_token))
-            assert ("refresh_token" in first) is rotates
-            again = await client.redeem(provider, code(server.new_code()))
-            assert again["status"] == 200
-            other = await client.redeem(provider, refresh(server.new_credential()))
-            assert other["status"] == 200
+            assert ("refresh_token" in await client.redeem()) is rotates
+            for credential in (code(server.new_code()), refresh(server.new_credential())):
+                assert (await client.redeem(credential))["status"] == 200
             assert server.invalid_requests == []
 
     run(main)
 
 
-def test_a_generic_server_answers_400_to_a_client_in_the_wrong_place() -> None:
+@pytest.mark.parametrize(("mine", "theirs"), [("basic", "post"), ("post", "basic")])
+def test_a_generic_server_answers_400_to_a_client_in_the_wrong_place(mine: Any, theirs: str) -> None:
     async def main() -> None:
-        for mine, other in (("basic", "post"), ("post", "basic")):
-            server = OAuth2Server(auth=mine)  # type: ignore[arg-type]
-            async with connected(server) as client:
-                provider = OAuth2(**server.credentials | {"auth": other})
-                response = await client.redeem(provider, refresh(server.refresh_token))
-                assert response["error"] == "invalid_request"
-                assert server.stats.invalid_requests == 1
+        async with connected(OAuth2Server(auth=mine), auth=theirs) as client:
+            assert (await client.redeem())["error"] == "invalid_request"
+            assert client.server.stats.invalid_requests == 1
 
     run(main)
 
 
 def test_a_generic_server_answers_401_to_wrong_basic_credentials() -> None:
     async def main() -> None:
-        server = OAuth2Server()
-        async with connected(server) as client:
-            provider = OAuth2(**server.credentials | {"client_secret": "another"})
-            response = await client.send(provider.request(refresh(server.refresh_token)))
+        async with connected(OAuth2Server(), client_secret="another") as client:
+            response = await client.send()
             assert (response.status, response.header("www-authenticate")) == (401, "Basic")
-        server = OAuth2Server(auth="post")
-        async with connected(server) as client:
-            provider = OAuth2(**server.credentials | {"client_secret": "another"})
-            assert (await client.redeem(provider, refresh("x")))["status"] == 400
+        async with connected(OAuth2Server(auth="post"), client_secret="another") as client:
+            assert (await client.redeem())["status"] == 400
 
     run(main)
 
@@ -264,15 +224,12 @@ def test_a_generic_server_answers_400_to_a_grant_type_without_its_credential(
     content_type: str, body: bytes, says: str
 ) -> None:
     async def main() -> None:
-        server = OAuth2Server()
-        async with connected(server) as client:
-            good = OAuth2(**server.credentials).request(refresh("x"))
-            headers = [pair for pair in good.headers if pair[0] != "Content-Type"]
-            response = await client.send(
-                replace(good, headers=(*headers, ("Content-Type", content_type)), body=body)
-            )
+        async with connected(OAuth2Server()) as client:
+            good = client.request()
+            headers = tuple((dict(good.headers) | {"Content-Type": content_type}).items())
+            response = await client.send(replace(good, headers=headers, body=body))
             assert response.status == 400
-            assert says in server.invalid_requests[0]
+            assert says in client.server.invalid_requests[0]
             assert b"planted" not in response.body
 
     run(main)
@@ -285,14 +242,13 @@ def test_the_api_accepts_only_the_scheme_bearer_in_this_spelling(authorization: 
     async def main() -> None:
         for server in (OtoServer(), PriavaServer(), OAuth2Server()):
             async with connected(server) as client:
-                issue = server._ledger.redeem(next(iter(server._ledger._credentials)), 0.0)
-                assert issue is not None
-                headers = {"Authorization": authorization.format(issue.access_token)} if authorization else {}
+                token = await client.token()
+                headers = {"Authorization": authorization.format(token)} if authorization else {}
                 async with client.http.get(server.base_url + "/echo", headers=headers) as response:
                     assert response.status == 401
                     if isinstance(server, OtoServer):
                         assert await response.json() == {"message": "Jwt is expired", "code": 401}
-                assert await client.api("/echo", issue.access_token) == 200
+                assert await client.api("/echo", token) == 200
                 assert (server.stats.requests, server.stats.unauthorized) == (2, 1)
 
     run(main)
