@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 import tracemalloc
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from _api import echo, rounds, run, session_of, status
 from yarl import URL
 
 from tokensession import (
@@ -39,26 +41,16 @@ from tokensession.testing import (
     token_response,
 )
 
-Scene = Callable[[], Awaitable[None]]
-
-
-def run(scene: Scene) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(60):
-            await scene()
-
-    asyncio.run(bounded())
-
 
 @pytest.mark.parametrize("method", ["get", "post", "put", "patch", "delete", "options"])
 def test_each_method_sends_what_aiohttp_would_and_the_token(method: str) -> None:
     """Parameters, headers and bodies pass through."""
 
     async def scene() -> None:
-        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
+        async with OtoServer() as server, session_of(server) as session:
             call = getattr(session, method)
-            async with call("/echo", params={"q": "a&b c"}, headers={"X-Own": "1"}, data=b"body") as response:
-                seen = await response.json()
+            options = {"params": {"q": "a&b c"}, "headers": {"X-Own": "1"}, "data": b"body"}
+            seen = await echo(call("/echo", **options))
             assert (seen["method"], seen["body"], seen["authorized"]) == (method.upper(), "body", True)
             assert seen["query"] == "q=a%26b c"
             assert ["X-Own", "1"] in seen["headers"]
@@ -70,11 +62,10 @@ def test_head_and_request_and_awaiting_work_as_in_aiohttp() -> None:
     """`await session.request(...)` gives the response; HEAD follows no redirect."""
 
     async def scene() -> None:
-        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
+        async with OtoServer() as server, session_of(server) as session:
             response = await session.request("GET", "/echo")
             assert (await response.json())["authorized"]
-            async with session.head("/redirect", params={"to": "/echo"}) as moved:
-                assert moved.status == 302
+            assert await status(session.head("/redirect", params={"to": "/echo"})) == 302
 
     run(scene)
 
@@ -83,7 +74,7 @@ def test_a_websocket_is_opened_with_the_token_and_survives_a_revoked_token() -> 
     """The handshake is a request like any other: origin check, 401, replay, no secret in its errors."""
 
     async def scene() -> None:
-        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
+        async with OtoServer() as server, session_of(server) as session:
             async with session.ws_connect("/ws") as socket:
                 await socket.send_str("hello")
                 assert (await socket.receive()).data == "hello"
@@ -193,10 +184,8 @@ def test_another_origin_can_be_allowed() -> None:
 
     async def scene() -> None:
         async with OtoServer() as server, OtoServer() as other:
-            provider = Oto(**server.credentials)
-            async with AuthedSession(provider, origins=[other.base_url]) as session:
-                async with session.get(other.base_url + "/open/echo") as response:
-                    assert (await response.json())["authorized"]
+            async with session_of(server, origins=[other.base_url]) as session:
+                assert (await echo(session.get(other.base_url + "/open/echo")))["authorized"]
 
     run(scene)
 
@@ -211,9 +200,8 @@ def test_the_plain_client_sends_no_token() -> None:
     """`session.client` is for requests without the token."""
 
     async def scene() -> None:
-        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
-            async with session.client.get(server.base_url + "/open/echo") as response:
-                assert not (await response.json())["authorized"]
+        async with OtoServer() as server, session_of(server) as session:
+            assert not (await echo(session.client.get(server.base_url + "/open/echo")))["authorized"]
 
     run(scene)
 
@@ -249,11 +237,9 @@ def test_your_own_client_stays_open_and_its_middlewares_do_not_see_the_token() -
 
     async def scene() -> None:
         async with OtoServer() as server, aiohttp.ClientSession(middlewares=(own,)) as client:
-            async with AuthedSession(Oto(**server.credentials), client=client) as session:
-                async with session.get("/echo") as response:
-                    assert (await response.json())["authorized"]
-                async with session.get("/echo", middlewares=(own, own)) as response:
-                    assert response.status == 200
+            async with session_of(server, client=client) as session:
+                assert (await echo(session.get("/echo")))["authorized"]
+                assert await status(session.get("/echo", middlewares=(own, own))) == 200
                 async with session.ws_connect("/ws"):
                     pass
             assert session.closed
@@ -275,7 +261,7 @@ def test_your_own_store_and_source_stay_open() -> None:
 
         async with OtoServer() as server:
             store = Watched()
-            async with AuthedSession(Oto(**server.credentials), store=store) as session:
+            async with session_of(server, store=store) as session:
                 await session.get("/echo")
             source = ManagedSource(Oto(**server.credentials), AiohttpTransport(), store=store)
             async with AuthedSession(source) as session:
@@ -294,12 +280,6 @@ def test_options_of_the_source_are_an_error_if_you_pass_a_source() -> None:
         AuthedSession(source, key="x")
 
 
-def test_an_argument_that_is_not_a_provider_is_an_error() -> None:
-    """The error says where the providers are."""
-    with pytest.raises(ConfigurationError, match="providers"):
-        AuthedSession("https://api.example.com", store=MemoryStore())  # type: ignore[arg-type]
-
-
 def test_a_store_by_url_is_opened_and_closed_with_the_session(tmp_path: Path) -> None:
     """With `store="sqlite:///…"` the token is there at the next start."""
 
@@ -307,9 +287,8 @@ def test_a_store_by_url_is_opened_and_closed_with_the_session(tmp_path: Path) ->
         async with PriavaServer() as server:
             for _ in range(2):
                 url = f"sqlite:///{tmp_path}/tokens.db"  # four slashes: an absolute path
-                async with AuthedSession(Priava(**server.credentials), store=url) as session:
-                    async with session.get("/echo") as response:
-                        assert response.status == 200
+                async with session_of(server, store=url) as session:
+                    assert await status(session.get("/echo")) == 200
             assert server.stats.token_requests == 1
 
     run(scene)
@@ -325,11 +304,10 @@ def test_f19_tokens_survive_a_restart_and_the_next_refresh_uses_the_rotated_one(
         async with PriavaServer() as server:
             for number in range(3):
                 store = kind(tmp_path / "tokens")
-                async with AuthedSession(Priava(**server.credentials), store=store) as session:
+                async with session_of(server, store=store) as session:
                     if number:
                         await session.source.refresh()
-                    async with session.get("/echo") as response:
-                        assert response.status == 200
+                    assert await status(session.get("/echo")) == 200
                 await store.aclose()
                 assert server.stats.token_requests == 1 + number
             assert server.stats.reuse_detections == 0
@@ -371,14 +349,9 @@ def test_it_can_be_opened_in_one_task_and_closed_in_another() -> None:
 
     async def scene() -> None:
         async with OtoServer() as server:
-            session = AuthedSession(Oto(**server.credentials))
+            session = session_of(server)
             await asyncio.create_task(session.__aenter__())
-
-            async def use() -> int:
-                async with session.get("/echo") as response:
-                    return response.status
-
-            assert await asyncio.create_task(use()) == 200
+            assert await asyncio.create_task(status(session.get("/echo"))) == 200
             await asyncio.create_task(session.close())
             await session.close()
             assert session.closed
@@ -407,10 +380,9 @@ def test_f42_the_same_objects_work_in_two_event_loops_one_after_the_other(
     async def use() -> str:
         async with server:
             if not sessions:
-                sessions.append(AuthedSession(Oto(**server.credentials), store=made))
+                sessions.append(session_of(server, store=made))
             async with sessions[0] as session:
-                async with session.get("/echo") as response:
-                    assert response.status == 200
+                assert await status(session.get("/echo")) == 200
                 await session.source.refresh()
                 return (await session.source.token()).fingerprint
 
@@ -429,7 +401,7 @@ def test_f42_a_session_left_open_by_one_loop_can_be_used_in_the_next() -> None:
 
     async def first() -> AuthedSession:
         async with server:
-            session = AuthedSession(Oto(**server.credentials))
+            session = session_of(server)
             async with session.get("/echo", headers={"Connection": "close"}) as response:
                 await response.read()
         return session
@@ -449,16 +421,12 @@ def test_f32_a_hundred_requests_after_a_revocation_cause_one_refresh_and_all_suc
     """A hundred requests with a revoked token cause one token request, and all hundred succeed."""
 
     async def scene() -> None:
-        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
+        async with OtoServer() as server, session_of(server) as session:
             await session.get("/echo")
             server.revoke_access_tokens()
 
-            async def status() -> int:
-                async with session.post("/echo", json={"n": 1}) as response:
-                    assert (await response.json())["body"] == '{"n": 1}'
-                    return response.status
-
-            assert set(await asyncio.gather(*(status() for _ in range(100)))) == {200}
+            posts = (echo(session.post("/echo", json={"n": 1})) for _ in range(100))
+            assert {seen["body"] for seen in await asyncio.gather(*posts)} == {'{"n": 1}'}
             assert server.stats.token_requests == 2
 
     run(scene)
@@ -470,7 +438,7 @@ def test_without_a_token_no_request_is_sent() -> None:
     async def scene() -> None:
         async with PriavaServer() as server:
             server.script(json_response(400, {"error": "invalid_grant"}))
-            async with AuthedSession(Priava(**server.credentials), store=MemoryStore()) as session:
+            async with session_of(server, store=MemoryStore()) as session:
                 with pytest.raises(SignInRequired):
                     await session.get("/open/echo")
             assert server.stats.requests == 0
@@ -478,24 +446,32 @@ def test_without_a_token_no_request_is_sent() -> None:
     run(scene)
 
 
-def test_f18_closing_lets_a_running_refresh_finish_and_store_its_token() -> None:
-    """The caller is cancelled, the session is closing, and the rotated token is still stored."""
+STORES = {"sqlite": "sqlite:///{}/tokens.db", "file": "file://{}/tokens"}
+
+
+@pytest.mark.parametrize("store", ["your own", *STORES])
+def test_f18_closing_waits_for_the_refresh_before_it_closes_the_store(tmp_path: Path, store: str) -> None:
+    """The rotated token is stored and comes to those who wait, although the first caller is cancelled."""
+    where = MemoryStore() if store == "your own" else STORES[store].format(tmp_path)
 
     async def scene() -> None:
-        store = MemoryStore()
         async with PriavaServer() as server:
-            session = AuthedSession(Priava(**server.credentials), store=store)
+            session = session_of(server, store=where)
             async with server.hold("after") as gate:
-                caller = asyncio.create_task(session.source.token())
+                first, other = (asyncio.create_task(session.source.token()) for _ in range(2))
                 await gate.reached()
-                caller.cancel()
+                first.cancel()
                 closing = asyncio.create_task(session.close())
-                await asyncio.sleep(0)
+                await rounds()
+                assert not closing.done()
             await closing
-            async with AuthedSession(Priava(**server.credentials), store=store) as again:
-                async with again.get("/echo") as response:
-                    assert response.status == 200
-            assert (server.stats.token_requests, server.stats.reuse_detections) == (1, 0)
+            token = await other
+            async with session_of(server, store=where) as again:
+                assert (await again.source.token()).fingerprint == token.fingerprint
+                assert await status(again.get("/echo")) == 200
+                assert server.stats.token_requests == 1
+                assert (await again.source.refresh()).fingerprint != token.fingerprint
+            assert (server.stats.token_requests, server.stats.reuse_detections) == (2, 0)
 
     run(scene)
 
@@ -506,7 +482,7 @@ def test_f18_mutant_15_closing_ends_the_refresh_first_then_the_store_then_the_cl
     async def scene() -> None:
         seen: list[tuple[bool, bool, bool]] = []
         async with PriavaServer() as server:
-            session = AuthedSession(Priava(**server.credentials), store=tmp_path / "tokens.db")
+            session = session_of(server, store=tmp_path / "tokens.db")
             client, store = session.client, session.source._owned_store
             assert isinstance(store, SQLiteStore)
             async with server.hold("after") as gate:
@@ -525,31 +501,6 @@ def test_f18_mutant_15_closing_ends_the_refresh_first_then_the_store_then_the_cl
         assert sorted(seen, reverse=True) == seen
         assert (True, True, False) not in seen
         assert (False, True, False) not in seen
-
-    run(scene)
-
-
-@pytest.mark.parametrize("url", ["sqlite:///{}/tokens.db", "file://{}/tokens"])
-def test_f18_closing_waits_for_the_refresh_before_it_closes_the_store(tmp_path: Path, url: str) -> None:
-    """The store that a session has opened is closed after the running refresh has stored its token."""
-    store = url.format(tmp_path)
-
-    async def scene() -> None:
-        async with PriavaServer() as server:
-            session = AuthedSession(Priava(**server.credentials), store=store)
-            async with server.hold("after") as gate:
-                request = asyncio.create_task(session.source.token())
-                await gate.reached()
-                closing = asyncio.create_task(session.close())
-                for _ in range(20):
-                    await asyncio.sleep(0)
-                assert not closing.done()
-            await closing
-            token = await request
-            async with AuthedSession(Priava(**server.credentials), store=store) as again:
-                assert (await again.source.token()).fingerprint == token.fingerprint
-                assert (await again.source.refresh()).fingerprint != token.fingerprint
-            assert (server.stats.token_requests, server.stats.reuse_detections) == (2, 0)
 
     run(scene)
 
@@ -586,7 +537,7 @@ def test_f53_f66_requests_wait_through_reset_connections_and_succeed() -> None:
         clock = FakeClock()
         store = MemoryStore(clock=clock)
         async with PriavaServer(clock=clock) as server:
-            async with AuthedSession(Priava(**server.credentials), store=store, clock=clock) as session:
+            async with session_of(server, store=store, clock=clock) as session:
                 await session.source.token()
                 clock.advance(server.lifetime)
                 server.script(*[Reset(spent=False)] * 4)
@@ -602,7 +553,7 @@ def test_f53_f66_requests_wait_through_reset_connections_and_succeed() -> None:
     run(scene)
 
 
-@pytest.mark.parametrize("store", [None, "memory:", "sqlite:///{}/tokens.db", "file://{}/tokens"])
+@pytest.mark.parametrize("store", [None, "memory:", *STORES.values()])
 def test_f34_a_store_that_is_opened_here_has_the_clock_of_the_session(
     tmp_path: Path, store: str | None
 ) -> None:
@@ -611,18 +562,14 @@ def test_f34_a_store_that_is_opened_here_has_the_clock_of_the_session(
     async def scene() -> None:
         clock = FakeClock()
         async with OtoServer(clock=clock) as server:
-            provider = Oto(**server.credentials)
             for _ in range(2):
-                url = store and store.format(tmp_path)
-                async with AuthedSession(provider, store=url, clock=clock) as session:
+                async with session_of(server, store=store and store.format(tmp_path), clock=clock) as session:
                     await session.source.token()
                     opened, key = session.source._owned_store, session.source.key
                     assert opened is not None
-                    before = await opened.load(key)
+                    before: Any = await opened.load(key)
                     clock.advance(1000)
-                    after = await opened.load(key)
-                    assert before is not None
-                    assert after is not None
+                    after: Any = await opened.load(key)
                     assert after.age - before.age == 1000
 
     run(scene)
@@ -635,7 +582,7 @@ def test_f39_f63_a_code_is_sent_twice_at_most_if_its_connection_is_reset(spent: 
     async def scene() -> None:
         async with PriavaServer() as server:
             server.script(*[Reset(spent=spent)] * 3)
-            async with AuthedSession(Priava(**server.credentials), store="memory:") as session:
+            async with session_of(server, store="memory:") as session:
                 found = await asyncio.gather(
                     *(session.get("/echo") for _ in range(20)), return_exceptions=True
                 )
@@ -643,6 +590,19 @@ def test_f39_f63_a_code_is_sent_twice_at_most_if_its_connection_is_reset(spent: 
             assert (server.stats.token_requests, server.stats.requests) == (2, 0)
 
     run(scene)
+
+
+@contextlib.contextmanager
+def costs_at_most(bound: int) -> Iterator[None]:
+    """What is made inside of it, and kept, takes no more bytes."""
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    yield
+    gc.collect()
+    cost = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert cost <= bound
 
 
 def test_f44_an_idle_session_costs_at_most_two_kibibytes_and_no_task() -> None:
@@ -658,18 +618,11 @@ def test_f44_an_idle_session_costs_at_most_two_kibibytes_and_no_task() -> None:
 
             warm = [make(-1 - number) for number in range(100)]
             keys = [f"tenant-{number}" for number in range(10_000)]
-            gc.collect()
-            tracemalloc.start()
-            before = tracemalloc.get_traced_memory()[0]
-            sessions = [AuthedSession(provider, store=store, client=client, key=key) for key in keys]
-            gc.collect()
-            each = (tracemalloc.get_traced_memory()[0] - before) / len(sessions)
-            tracemalloc.stop()
-            assert each <= 2048, f"{each:.0f} bytes"
+            with costs_at_most(2048 * len(keys)):
+                sessions = [AuthedSession(provider, store=store, client=client, key=key) for key in keys]
             assert len(asyncio.all_tasks()) == 1
             for session in sessions[:50] + warm[:50]:
-                async with session.get("/echo") as response:
-                    assert response.status == 200
+                assert await status(session.get("/echo")) == 200
             ours = [task for task in asyncio.all_tasks() if "tokensession" in task.get_name()]
             assert ours == []
 
@@ -692,27 +645,16 @@ def test_a_source_with_a_token_costs_at_most_two_kibibytes() -> None:
             assert record is not None
             for number in range(300):
                 await store.put(f"tenant-{number}", record.data)
-            gc.collect()
-            tracemalloc.start()
-            before = tracemalloc.get_traced_memory()[0]
-            for source in sources[:300]:
-                await source.token()
-            gc.collect()
-            each = (tracemalloc.get_traced_memory()[0] - before) / 300
-            tracemalloc.stop()
-            assert each <= 2048, f"{each:.0f} bytes"
+            with costs_at_most(2048 * 300):
+                for source in sources[:300]:
+                    await source.token()
 
     run(scene)
 
 
 def test_f45_repr_shows_state_and_no_secret() -> None:
     """The reprs of session, source, provider and store show state, and no secret."""
-    provider = OAuth2(
-        token_url="https://id.example.com/token",
-        client_id="c",
-        client_secret="planted-s",
-        refresh_token="planted-r",
-    )
+    provider = oauth2(client_secret="planted-s", refresh_token="planted-r")
     session = AuthedSession(provider, store=MemoryStore())
     shown = repr(session) + repr(session.source) + repr(provider) + repr(vars(provider).keys()) + str(session)
     assert "planted" not in shown
@@ -733,8 +675,6 @@ def test_invalid_arguments_are_an_error_at_once(wrong: dict[str, Any], says: str
     """Not an AttributeError at the first request."""
     with pytest.raises(ConfigurationError, match=says):
         AuthedSession(Oto(refresh_token="r"), **wrong)
-    with pytest.raises(ConfigurationError, match="must be a provider"):
-        AuthedSession(Oto, store=MemoryStore())  # type: ignore[arg-type]
 
 
 def test_token_requests_go_through_the_transport_you_pass() -> None:
@@ -754,9 +694,8 @@ def test_eager_tasks_change_nothing_and_leave_nothing_behind() -> None:
 
     async def scene() -> None:
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
-        transport = ScriptedTransport(
-            *(token_response({"access_token": f"a{n}", "expires_in": 60}) for n in range(50))
-        )
+        answers = (token_response({"access_token": f"a{n}", "expires_in": 60}) for n in range(50))
+        transport = ScriptedTransport(*answers)
         source = ManagedSource(Oto(refresh_token="r"), transport, store=MemoryStore())
         for _ in range(50):
             await source.refresh()
