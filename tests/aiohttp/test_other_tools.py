@@ -17,23 +17,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from _api import run
+from _api import run, session_of, status
 from _processes import finish, running
 
 from tokensession import AuthedSession, SignedOut
-from tokensession.providers import OAuth2
 from tokensession.stores import open_store
 from tokensession.testing import OAuth2Server
 
 STORES = {"memory": "memory:", "file": "file://{}/tokens", "sqlite": "sqlite:///{}/tokens.db"}
 
-
-async def _status(session: AuthedSession) -> int:
-    async with session.get("/echo") as response:
-        return response.status
-
-
-# -- X-Ray ----------------------------------------------------------------------------------------
 
 Segment = Callable[[str], AbstractAsyncContextManager[None]]
 """Trace what runs inside of it, under this name. Fails at its end if another name is traced by then."""
@@ -97,14 +89,13 @@ def test_k38_a_session_works_with_the_task_factory_of_x_ray(xray: str, debug: bo
 
         async def traced(session: AuthedSession, name: str) -> int:
             async with segment(name):
-                return await _status(session)
+                return await status(session.get("/echo"))
 
         async def crowd(session: AuthedSession) -> set[int]:
             return set(await asyncio.gather(*(traced(session, f"caller-{number}") for number in range(10))))
 
         async with OAuth2Server() as server:
-            provider = OAuth2(**server.credentials)
-            async with AuthedSession(provider, store=STORES["sqlite"].format(tmp_path)) as session:
+            async with session_of(server, store=STORES["sqlite"].format(tmp_path)) as session:
                 assert await crowd(session) == {200}
                 server.revoke_access_tokens()
                 assert await crowd(session) == {200}
@@ -113,14 +104,12 @@ def test_k38_a_session_works_with_the_task_factory_of_x_ray(xray: str, debug: bo
                     await session.source.refresh()
                     async with session.ws_connect("/ws"):
                         pass
-                assert await _status(session) == 200  # outside of any segment
+                assert await status(session.get("/echo")) == 200  # outside of any segment
             assert server.stats.token_requests == 4
             assert loop.get_task_factory() is factory
 
     run(scene)
 
-
-# -- blockbuster ----------------------------------------------------------------------------------
 
 Watch = Callable[[], AbstractContextManager[None]]
 
@@ -162,18 +151,18 @@ def test_k46_a_session_makes_no_blocking_call_in_the_event_loop(
 
     async def scene() -> None:
         async with OAuth2Server() as server:
-            provider = OAuth2(**server.credentials)
             with nothing_blocks():
-                async with AuthedSession(provider, store=STORES[kind].format(tmp_path)) as session:
-                    assert await _status(session) == 200
+                async with session_of(server, store=STORES[kind].format(tmp_path)) as session:
+                    assert await status(session.get("/echo")) == 200
                     await session.source.refresh()
                     server.revoke_access_tokens()
-                    assert set(await asyncio.gather(*(_status(session) for _ in range(5)))) == {200}
+                    requests = (status(session.get("/echo")) for _ in range(5))
+                    assert set(await asyncio.gather(*requests)) == {200}
                     async with session.ws_connect("/ws"):
                         pass
                     await session.source.sign_out()
                     with pytest.raises(SignedOut):
-                        await _status(session)
+                        await status(session.get("/echo"))
                     await session.source.sign_in(refresh_token=server.new_credential())
                     await session.source.check()
                     async with server.hold("after") as gate:
@@ -186,7 +175,7 @@ def test_k46_a_session_makes_no_blocking_call_in_the_event_loop(
                     token = await refresh
                     async with session:
                         assert await session.source.token() == token
-                        assert await _status(session) == 200
+                        assert await status(session.get("/echo")) == 200
 
     run(scene)
 
@@ -194,7 +183,6 @@ def test_k46_a_session_makes_no_blocking_call_in_the_event_loop(
 OTHER_PROCESS = """
 import asyncio, json, sys
 from tokensession import AuthedSession
-from tokensession.providers import OAuth2
 
 async def main():
     async with AuthedSession(OAuth2(**json.loads(sys.argv[1])), store=sys.argv[2]) as session:
@@ -215,16 +203,16 @@ def test_k46_a_session_that_waits_for_another_process_makes_no_blocking_call(
         async with (
             OAuth2Server() as server,
             open_store(url) as store,
-            AuthedSession(OAuth2(**server.credentials), store=store) as session,
+            session_of(server, store=store) as session,
         ):
-            assert await _status(session) == 200
+            assert await status(session.get("/echo")) == 200
             arguments = ("-c", OTHER_PROCESS, json.dumps(server.credentials), url)
             async with server.hold("before") as gate:
                 with running(*arguments, tmp=tmp_path) as other:
                     await gate.reached()
                     server.revoke_access_tokens()
                     with nothing_blocks():
-                        callers = [asyncio.ensure_future(_status(session)) for _ in range(5)]
+                        callers = [asyncio.ensure_future(status(session.get("/echo"))) for _ in range(5)]
                         while not store._worker._waiting:
                             assert not any(caller.done() for caller in callers)
                             await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from _api import Numbered, api, run
+from _api import Numbered, api, client_of, run, status
 from aiohttp import web
 
 from tokensession import AuthedSession, BearerAuth, ManagedSource
@@ -27,10 +27,11 @@ class World:
 
     def __init__(self) -> None:
         self.base = self.foreign = ""
-        self.seen: list[tuple[str, str, bool]] = []
+        self.seen: list[tuple[str, str]] = []
 
-    async def _answer(self, request: web.Request, where: str) -> web.Response:
-        self.seen.append((where, request.path, "Authorization" in request.headers))
+    async def answer(self, request: web.Request) -> web.Response:
+        where = "api" if str(request.url.origin()) == self.base else "foreign"
+        self.seen.append((request.path, where + " with the token" * ("Authorization" in request.headers)))
         hops = request.query.get("hops", "")
         if not hops:
             return web.Response()
@@ -39,47 +40,39 @@ class World:
         to = self.foreign if target == "F" else self.base
         return web.Response(status=int(code), headers={"Location": f"{to}/{path}?hops={rest}"})
 
-    async def on_api(self, request: web.Request) -> web.Response:
-        return await self._answer(request, "api")
-
-    async def on_foreign(self, request: web.Request) -> web.Response:
-        return await self._answer(request, "foreign")
-
-    def tokens(self) -> list[tuple[str, bool]]:
+    def hops(self) -> list[str]:
         """Where each hop went, and whether it carried the token. Forgets them."""
         seen, self.seen = self.seen, []
-        return [(where, had) for where, _, had in seen]
+        return [where for _, where in seen]
 
 
 @contextlib.asynccontextmanager
 async def world() -> AsyncIterator[World]:
     it = World()
-    async with api(it.on_api) as it.base, api(it.on_foreign) as it.foreign:
+    async with api(it.answer) as it.base, api(it.answer) as it.foreign:
         yield it
 
 
 def session_of(it: World, **options: Any) -> AuthedSession:
-    provider = OAuth2(
-        token_url=f"{it.base}/token", client_id="c", refresh_token="r", base_url=it.base, auth="post"
-    )
+    known = {"token_url": f"{it.base}/token", "client_id": "c", "refresh_token": "r", "auth": "post"}
     transport = ScriptedTransport(token_response({"access_token": "a", "expires_in": 3600}))
-    return AuthedSession(ManagedSource(provider, transport, store="memory:"), **options)
+    source = ManagedSource(OAuth2(**known, base_url=it.base), transport, store="memory:")  # type: ignore[arg-type]
+    return AuthedSession(source, **options)
 
 
 @contextlib.asynccontextmanager
 async def getting(it: World, how: str) -> AsyncIterator[Get]:
     """How a request is made: by a session, a session over your client, or the middleware alone."""
-    async with contextlib.AsyncExitStack() as stack:
-        if how == "session":
-            yield (await stack.enter_async_context(session_of(it))).request
-        elif how == "session over a client":
-            client = await stack.enter_async_context(
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), trace_configs=[traces()])
-            )
-            yield (await stack.enter_async_context(session_of(it, client=client))).request
-        else:
-            bearer = BearerAuth(Numbered(), origins=[it.base])
-            client = await stack.enter_async_context(aiohttp.ClientSession(middlewares=(bearer,)))
+    if how == "session":
+        async with session_of(it) as session:
+            yield session.request
+    elif how == "session over a client":
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(timeout=timeout, trace_configs=[traces()]) as client:
+            async with session_of(it, client=client) as session:
+                yield session.request
+    else:
+        async with client_of(it.base) as client:
             yield client.request
 
 
@@ -95,12 +88,12 @@ def traces() -> aiohttp.TraceConfig:
 HOW = pytest.mark.parametrize("how", ["session", "session over a client", "middleware"])
 
 
-async def follow(
-    get: Get, it: World, hops: str, method: str = "GET", start: str = ""
-) -> list[tuple[str, bool]]:
-    async with get(method, f"{start or it.base}/first", params={"hops": hops}) as response:
-        assert response.status == 200
-    return it.tokens()
+TOKEN, API, FOREIGN = "api with the token", "api", "foreign"
+
+
+async def follow(get: Get, it: World, hops: str, method: str = "GET", start: str = "") -> list[str]:
+    assert await status(get(method, f"{start or it.base}/first", params={"hops": hops})) == 200
+    return it.hops()
 
 
 @HOW
@@ -114,16 +107,11 @@ def test_k32_a_redirect_chain_that_has_left_the_origins_stays_without_the_token(
     async def scene() -> None:
         async with world() as it, getting(it, how) as get:
             for method in ("GET", "POST", "PUT"):
-                hops = f"{away}:F:there,{back}:A:chosen"
-                assert await follow(get, it, hops, method) == [
-                    ("api", True),
-                    ("foreign", False),
-                    ("api", False),
-                ]
+                there_and_back = f"{away}:F:there,{back}:A:chosen"
+                assert await follow(get, it, there_and_back, method) == [TOKEN, FOREIGN, API]
             hops = f"{away}:F:1,{away}:F:2,{back}:A:3,302:A:4,307:F:5,{back}:A:6"
-            found = await follow(get, it, hops)
-            assert [had for _, had in found] == [True, *[False] * 6]
-            assert await follow(get, it, "") == [("api", True)]  # the next request has it
+            assert await follow(get, it, hops) == [TOKEN, FOREIGN, FOREIGN, API, API, FOREIGN, API]
+            assert await follow(get, it, "") == [TOKEN]  # the next request has it
 
     run(scene)
 
@@ -132,7 +120,7 @@ def test_k32_a_redirect_chain_that_has_left_the_origins_stays_without_the_token(
 def test_k32_redirects_within_the_origins_keep_the_token(how: str) -> None:
     async def scene() -> None:
         async with world() as it, getting(it, how) as get:
-            assert await follow(get, it, "302:A:1,307:A:2") == [("api", True)] * 3
+            assert await follow(get, it, "302:A:1,307:A:2") == [TOKEN] * 3
 
     run(scene)
 
@@ -143,9 +131,8 @@ def test_f74_a_chain_that_begins_at_a_foreign_host_never_gets_the_token(back: in
 
     async def scene() -> None:
         async with world() as it, getting(it, "middleware") as get:
-            found = await follow(get, it, f"{back}:A:chosen", start=it.foreign)
-            assert found == [("foreign", False), ("api", False)]
-            assert await follow(get, it, "") == [("api", True)]
+            assert await follow(get, it, f"{back}:A:chosen", start=it.foreign) == [FOREIGN, API]
+            assert await follow(get, it, "") == [TOKEN]
 
     run(scene)
 
@@ -159,13 +146,12 @@ def test_f74_requests_at_the_same_time_do_not_disturb_each_other(how: str) -> No
 
             async def one(number: int) -> None:
                 hops = "307:F:there,307:A:chosen" if number % 2 else "307:A:x,307:A:y"
-                async with get("GET", f"{it.base}/first", params={"hops": hops}) as response:
-                    assert response.status == 200
+                assert await status(get("GET", f"{it.base}/first", params={"hops": hops})) == 200
 
             await asyncio.gather(*(one(number) for number in range(40)))
             seen = it.seen
-            assert all(had for _, path, had in seen if path in ("/first", "/x", "/y"))
-            assert not any(had for _, path, had in seen if path in ("/there", "/chosen"))
+            assert all(where == TOKEN for path, where in seen if path in ("/first", "/x", "/y"))
+            assert not any("token" in where for path, where in seen if path in ("/there", "/chosen"))
             assert len(seen) == 120
 
     run(scene)
@@ -174,16 +160,13 @@ def test_f74_requests_at_the_same_time_do_not_disturb_each_other(how: str) -> No
 def test_f74_a_middleware_that_runs_each_hop_in_a_task_of_its_own_changes_nothing() -> None:
     """As `asyncio.wait_for` does before Python 3.12."""
 
-    async def apart(
-        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
+    async def apart(request: Any, handler: Any) -> Any:
         return await asyncio.ensure_future(handler(request))
 
     async def scene() -> None:
         async with world() as it, session_of(it) as session:
-            async with session.get("/first", params={"hops": "307:F:a,307:A:b"}, middlewares=[apart]):
-                pass
-            assert it.tokens() == [("api", True), ("foreign", False), ("api", False)]
+            await session.get("/first", params={"hops": "307:F:a,307:A:b"}, middlewares=[apart])
+            assert it.hops() == [TOKEN, FOREIGN, API]
 
     run(scene)
 
@@ -193,24 +176,19 @@ def test_f74_a_request_made_while_another_one_is_redirected_is_its_own_chain() -
 
     async def scene() -> None:
         async with world() as it:
-            bearer = BearerAuth(Numbered(), origins=[it.base])
             config = aiohttp.TraceConfig()
 
             async def between(session: Any, context: Any, params: Any) -> None:
                 if context.trace_request_ctx is None:
-                    async with client.get(f"{it.base}/between", trace_request_ctx="inner"):
-                        pass
-                    async with client.get(
-                        f"{it.base}/first", params={"hops": "302:F:x,302:A:y"}, trace_request_ctx="inner"
-                    ):
-                        pass
+                    await client.get("/between", trace_request_ctx="inner")
+                    inner = {"hops": "302:F:x,302:A:y"}
+                    await client.get("/first", params=inner, trace_request_ctx="inner")
 
             config.on_request_redirect.append(between)
-            async with aiohttp.ClientSession(middlewares=(bearer,), trace_configs=[config]) as client:
-                async with client.get(f"{it.base}/first", params={"hops": "302:F:there,302:A:chosen"}):
-                    pass
-            inner = [("api", True), ("api", True), ("foreign", False), ("api", False)]
-            assert it.tokens() == [("api", True), *inner, ("foreign", False), *inner, ("api", False)]
+            async with client_of(it.base, trace_configs=[config]) as client:
+                await client.get("/first", params={"hops": "302:F:there,302:A:chosen"})
+            inner = [TOKEN, TOKEN, FOREIGN, API]
+            assert it.hops() == [TOKEN, *inner, FOREIGN, *inner, API]
 
     run(scene)
 
@@ -221,9 +199,8 @@ def test_f74_what_has_left_one_middleware_s_origins_may_be_within_those_of_anoth
             narrow = BearerAuth(Numbered(), origins=[it.base])
             wide = BearerAuth(Numbered(), origins=[it.base, it.foreign])
             async with aiohttp.ClientSession(middlewares=(narrow, wide)) as client:
-                async with client.get(f"{it.base}/first", params={"hops": "302:F:there,302:A:back"}):
-                    pass
-            assert it.tokens() == [("api", True), ("foreign", True), ("api", True)]
+                await client.get(f"{it.base}/first", params={"hops": "302:F:there,302:A:back"})
+            assert it.hops() == [TOKEN, "foreign with the token", TOKEN]
 
     run(scene)
 
@@ -233,18 +210,13 @@ def test_f74_a_redirect_from_elsewhere_gets_the_token_of_neither_of_two_middlewa
 
     async def scene() -> None:
         async with world() as it:
-            ours, theirs = (
-                BearerAuth(Numbered(), origins=[it.base]),
-                BearerAuth(Numbered(), origins=[it.foreign]),
-            )
-            async with aiohttp.ClientSession(middlewares=(ours, theirs)) as client:
-                async with client.get(f"{it.base}/first", params={"hops": "302:F:there"}):
-                    pass
-            assert it.tokens() == [("api", True), ("foreign", False)]
-            async with aiohttp.ClientSession(middlewares=(ours, theirs)) as client:
-                async with client.get(f"{it.foreign}/first"):
-                    pass
-            assert it.tokens() == [("foreign", True)]
+            middlewares = [BearerAuth(Numbered(), origins=[each]) for each in (it.base, it.foreign)]
+            async with aiohttp.ClientSession(middlewares=middlewares) as client:
+                await client.get(f"{it.base}/first", params={"hops": "302:F:there"})
+                assert it.hops() == [TOKEN, FOREIGN]
+            async with aiohttp.ClientSession(middlewares=middlewares) as client:
+                await client.get(f"{it.foreign}/first")
+                assert it.hops() == ["foreign with the token"]
 
     run(scene)
 
@@ -254,6 +226,6 @@ def test_k32_a_handshake_that_is_redirected_away_and_back_has_no_token() -> None
         async with world() as it, session_of(it) as session:
             with pytest.raises(aiohttp.WSServerHandshakeError):
                 await session.ws_connect("/first", params={"hops": "302:F:there,302:A:chosen"})
-            assert it.tokens() == [("api", True), ("foreign", False), ("api", False)]
+            assert it.hops() == [TOKEN, FOREIGN, API]
 
     run(scene)

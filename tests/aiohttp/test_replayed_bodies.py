@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from _api import Numbered, api, has_token, run
+from _api import Numbered, api, calling, client_of, has_token, run, status
 from aiohttp import payload, web
 from aiohttp.abc import AbstractStreamWriter
 
@@ -48,10 +48,6 @@ class Api:
         return None
 
 
-def client_of(base: str, source: Numbered | None = None) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(middlewares=(BearerAuth(source or Numbered(), origins=[base]),))
-
-
 def form(*parts: tuple[str, Any, str | None]) -> aiohttp.FormData:
     data = aiohttp.FormData()
     for name, value, filename in parts:
@@ -60,10 +56,7 @@ def form(*parts: tuple[str, Any, str | None]) -> aiohttp.FormData:
 
 
 def nested(part: Any) -> aiohttp.MultipartWriter:
-    outer, inner = (
-        aiohttp.MultipartWriter("mixed", boundary="o"),
-        aiohttp.MultipartWriter("mixed", boundary="i"),
-    )
+    outer, inner = (aiohttp.MultipartWriter("mixed", boundary=boundary) for boundary in "oi")
     inner.append(part)
     outer.append(inner)
     outer.append("text")
@@ -112,21 +105,19 @@ def test_f71_a_body_that_is_whole_is_replayed_to_the_byte(tmp_path: Path, kind: 
     make = (IN_MEMORY | FILES)[kind]
 
     async def sent_by(base: str, server: Api, number: int, **options: Any) -> tuple[int, bytes]:
-        source = Numbered()
-        source.number = number
         with contextlib.ExitStack() as files:
             body = make(lambda *how, **more: files.enter_context(path.open(*how, **more)))
-            async with client_of(base, source) as client, client.post(base, **body, **options) as response:
-                return response.status, server.bodies[-1]
+            async with client_of(base, Numbered(number)) as client:
+                return await status(client.post("/", **body, **options)), server.bodies[-1]
 
     async def scene() -> None:
         server = Api(reads=timing == "read whole")
         options = {"expect100": True} if timing == "instead of 100-continue" else {}
         async with api(server, expect=server.expect) as base:
-            status, expected = await sent_by(base, server, 1)
-            assert (status, server.requests) == (200, 1)
-            status, replayed = await sent_by(base, server, 0, **options)
-            assert status == 200
+            code, expected = await sent_by(base, server, 1)
+            assert (code, server.requests) == (200, 1)
+            code, replayed = await sent_by(base, server, 0, **options)
+            assert code == 200
             if "multipart" in kind or "form" in kind:  # the boundary differs
                 assert len(replayed) == len(expected)
             else:
@@ -135,16 +126,29 @@ def test_f71_a_body_that_is_whole_is_replayed_to_the_byte(tmp_path: Path, kind: 
     run(scene)
 
 
-class Gated(io.RawIOBase):
-    """A seekable file whose second read waits for the test."""
+class Readable(io.RawIOBase):
+    """A file that is no file of the operating system."""
 
     def __init__(self) -> None:
         self.inner = io.BytesIO(CONTENT)
-        self.reads = 0
-        self.opened = threading.Event()
 
     def readable(self) -> bool:
         return True
+
+    def tell(self) -> int:
+        return self.inner.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        return self.inner.read(size)
+
+
+class Gated(Readable):
+    """A seekable file whose second read waits for the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.opened = threading.Event()
 
     def seekable(self) -> bool:
         return True
@@ -152,14 +156,11 @@ class Gated(io.RawIOBase):
     def seek(self, position: int, whence: int = 0) -> int:
         return self.inner.seek(position, whence)
 
-    def tell(self) -> int:
-        return self.inner.tell()
-
     def read(self, size: int = -1) -> bytes:
         self.reads += 1
         if self.reads == 2:
             self.opened.wait(30)
-        return self.inner.read(size)
+        return super().read(size)
 
 
 @pytest.mark.parametrize("ends", ["at once", "when the test says so"])
@@ -167,17 +168,15 @@ class Gated(io.RawIOBase):
 def test_k23_a_file_that_is_being_read_when_the_401_comes_is_not_replayed(inside: str, ends: str) -> None:
     """A thread still reads it. A replay would begin somewhere in the middle, and be answered 200."""
     file = Gated()
-    data: Any = {"alone": file, "in a form": {"x": "1", "f": file}, "in a nested multipart": nested(file)}[
-        inside
-    ]
+    bodies = {"alone": file, "in a form": {"x": "1", "f": file}, "in a nested multipart": nested(file)}
 
     async def scene() -> None:
         source, done = Numbered(), asyncio.Event()
-        bodies: list[bytes] = []
+        whole: list[bytes] = []
 
         async def handle(request: web.Request) -> web.StreamResponse:
             if not has_token(request, 0):
-                bodies.append(await request.read())
+                whole.append(await request.read())
                 return web.Response()
             while not file.reads:
                 await request.content.readany()
@@ -190,19 +189,18 @@ def test_k23_a_file_that_is_being_read_when_the_401_comes_is_not_replayed(inside
                 await done.wait()
             return response
 
-        async with api(handle) as base, client_of(base, source) as client:
+        async with calling(handle, source) as client:
             try:
-                async with client.post(base, data=data) as response:
+                async with client.post("/", data=bodies[inside]) as response:
                     assert response.status == 401
                     file.opened.set()
                     done.set()
                 assert source.refreshes == 1  # the next request has the new token
-                async with client.post(base, data=io.BytesIO(CONTENT)) as response:
-                    assert response.status == 200
+                assert await status(client.post("/", data=io.BytesIO(CONTENT))) == 200
             finally:
                 file.opened.set()
                 done.set()
-        assert bodies == [CONTENT]
+        assert whole == [CONTENT]
 
     run(scene)
 
@@ -252,43 +250,33 @@ def test_k23_a_payload_of_your_own_class_is_not_replayed(make: Callable[[], payl
         body = make()
         if isinstance(body, OwnMultipart):
             body.append(CONTENT)
-        async with api(server) as base, client_of(base) as client:
-            async with client.post(base, data=body) as response:
-                assert response.status == 401
+        async with calling(server) as client:
+            assert await status(client.post("/", data=body)) == 401
             assert server.requests == 1
             assert CONTENT in server.bodies[0]
 
     run(scene)
 
 
-class Forward(io.RawIOBase):
+class Forward(Readable):
     """Knows where it is, and cannot go back: as the bodies of botocore and urllib3."""
 
     def __init__(self, error: type[Exception] | None) -> None:
-        self.inner, self.error = io.BytesIO(CONTENT), error
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.inner.tell()
+        super().__init__()
+        self.error = error
 
     def seek(self, position: int, whence: int = 0) -> int:
         if self.error is not None:
             raise self.error
         return position
 
-    def read(self, size: int = -1) -> bytes:
-        return self.inner.read(size)
-
 
 @pytest.mark.parametrize("error", [io.UnsupportedOperation, OSError, None])
 def test_f71_a_file_that_cannot_go_back_is_not_replayed(error: type[Exception] | None) -> None:
     async def scene() -> None:
         server = Api(reads=True)
-        async with api(server) as base, client_of(base) as client:
-            async with client.post(base, data=Forward(error)) as response:
-                assert response.status == 401
+        async with calling(server) as client:
+            assert await status(client.post("/", data=Forward(error))) == 401
         assert server.bodies == [CONTENT]
 
     run(scene)
@@ -300,10 +288,9 @@ def test_f71_a_pipe_is_not_replayed() -> None:
         reading, writing = os.pipe()
         os.write(writing, b"from a pipe")
         os.close(writing)
-        async with api(server) as base, client_of(base) as client:
-            with os.fdopen(reading, "rb") as pipe:
-                async with client.post(base, data=pipe) as response:
-                    assert response.status == 401
+        with os.fdopen(reading, "rb") as pipe:
+            async with calling(server) as client:
+                assert await status(client.post("/", data=pipe)) == 401
         assert server.bodies == [b"from a pipe"]
 
     run(scene)
@@ -325,9 +312,8 @@ def test_f71_a_file_that_changes_before_the_replay_is_not_sent_short(tmp_path: P
                         path.write_bytes(CONTENT[:1000])
                     return await super().refresh(unauthorized)
 
-            async with api(server) as base, client_of(base, Changing()) as client:
-                async with client.post(base, data=file) as response:
-                    assert response.status == 401
+            async with calling(server, Changing()) as client:
+                assert await status(client.post("/", data=file)) == 401
         assert server.bodies == [CONTENT]
 
     run(scene)
@@ -341,9 +327,8 @@ def test_f71_a_stream_that_has_not_been_begun_is_replayed() -> None:
 
     async def scene() -> None:
         server = Api(reads=True)
-        async with api(server, expect=server.expect) as base, client_of(base) as client:
-            async with client.post(base, data=stream(), expect100=True) as response:
-                assert response.status == 200
+        async with calling(server, expect=server.expect) as client:
+            assert await status(client.post("/", data=stream(), expect100=True)) == 200
         assert server.bodies == [CONTENT]
 
     run(scene)
@@ -356,9 +341,7 @@ def test_f71_mutant_14_a_replay_begins_after_the_first_writer_has_ended() -> Non
     async def scene() -> None:
         writers: list[asyncio.Task[None]] = []
 
-        async def watch(
-            request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-        ) -> aiohttp.ClientResponse:
+        async def watch(request: Any, handler: Any) -> Any:
             seen.extend(writer.done() for writer in writers)
             response = await handler(request)
             if request._writer is not None:
@@ -378,8 +361,8 @@ def test_f71_mutant_14_a_replay_begins_after_the_first_writer_has_ended() -> Non
 
         async with api(handle) as base:
             bearer = BearerAuth(Numbered(), origins=[base])
-            async with aiohttp.ClientSession(middlewares=(bearer, watch)) as client:
-                async with client.post(base, data=io.BytesIO(bytes(30_000_000))) as response:
+            async with aiohttp.ClientSession(base, middlewares=(bearer, watch)) as client:
+                async with client.post("/", data=io.BytesIO(bytes(30_000_000))) as response:
                     assert await response.text() == "30000000"
 
     run(scene)

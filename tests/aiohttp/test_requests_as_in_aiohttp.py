@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import aiohttp
 import pytest
-from _api import Numbered, api, has_token, run
+from _api import Numbered, api, calling, client_of, echo, has_token, open_websocket, run, session_of, status
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy, MultiDict
 from yarl import URL
@@ -41,46 +41,34 @@ HEADERS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("kind", HEADERS)
 def test_k40_headers_from_any_iterable_are_sent(kind: str) -> None:
-    """An iterator can be read once, and aiohttp is the one who reads it."""
+    """Of a request, of a websocket and of the middleware. An iterator can be read once, and aiohttp does."""
 
-    async def scene() -> None:
-        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
-            async with session.get("/echo", headers=HEADERS[kind]()) as response:
-                seen = (await response.json())["headers"]
-            assert ["X-A", "1"] in seen
-            assert ["X-B", "2"] in seen
-
-    run(scene)
-
-
-@pytest.mark.parametrize("kind", HEADERS)
-def test_k40_headers_of_a_websocket_from_any_iterable_are_sent(kind: str) -> None:
     async def scene() -> None:
         seen: list[tuple[str | None, str | None]] = []
 
         async def handle(request: web.Request) -> web.StreamResponse:
             seen.append((request.headers.get("X-A"), request.headers.get("X-B")))
-            socket = web.WebSocketResponse()
-            await socket.prepare(request)
-            await socket.close()
-            return socket
+            return await open_websocket(request) if "Upgrade" in request.headers else web.Response()
 
-        async with api(handle) as base, OtoServer() as server:
-            async with AuthedSession(Oto(**server.credentials), origins=[base]) as session:
-                async with session.ws_connect(base, headers=HEADERS[kind]()):
-                    assert seen == [("1", "2")]
+        async with api(handle) as base, OtoServer() as server, session_of(server, origins=[base]) as session:
+            await session.get(base, headers=HEADERS[kind]())
+            await session.ws_connect(base, headers=HEADERS[kind]())
+            bearer = BearerAuth(Numbered(), origins=[base], headers=HEADERS[kind]())
+            async with aiohttp.ClientSession(base, middlewares=(bearer,)) as client:
+                for _ in range(2):
+                    await client.get("/")
+        assert seen == [("1", "2")] * 4
 
     run(scene)
 
 
 def test_k40_a_header_given_twice_is_sent_twice_as_aiohttp_does() -> None:
     async def scene() -> None:
-        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
+        async with OtoServer() as server, session_of(server) as session:
             for client in (session, session.client):
                 url = "/open/echo" if client is session else server.base_url + "/open/echo"
-                async with client.get(url, headers=iter([("X-A", "1"), ("X-A", "2")])) as response:
-                    seen = (await response.json())["headers"]
-                assert [value for name, value in seen if name == "X-A"] == ["1", "2"]
+                seen = await echo(client.get(url, headers=iter([("X-A", "1"), ("X-A", "2")])))
+                assert [value for name, value in seen["headers"] if name == "X-A"] == ["1", "2"]
 
     run(scene)
 
@@ -97,27 +85,11 @@ def test_k40_an_authorization_header_in_any_iterable_is_an_error(kind: str) -> N
     run(scene)
 
 
-@pytest.mark.parametrize("kind", HEADERS)
-def test_k40_headers_of_the_middleware_may_be_any_iterable(kind: str) -> None:
-    async def scene() -> None:
-        async with OtoServer() as server, ManagedSource(Oto(**server.credentials)) as source:
-            bearer = BearerAuth(source, headers=HEADERS[kind]())
-            async with aiohttp.ClientSession(middlewares=(bearer,)) as client:
-                for _ in range(2):
-                    async with client.get(server.base_url + "/echo") as response:
-                        assert ["X-A", "1"] in (await response.json())["headers"]
-
-    run(scene)
-
-
 @pytest.mark.parametrize("wrong", [7, ["secret"], [("a", "secret", "c")], [("a", 7)]])
 def test_k40_headers_of_the_middleware_that_are_no_pairs_are_an_error_at_once(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="headers must be a mapping or pairs of strings") as caught:
         BearerAuth(Numbered(), origins=["https://a.example"], headers=wrong)
     assert "secret" not in str(caught.value)
-
-
-# -- task factories -------------------------------------------------------------------------------
 
 
 def _plain(loop: asyncio.AbstractEventLoop, work: Any) -> asyncio.Task[Any]:
@@ -147,12 +119,11 @@ def test_k38_any_task_factory_works(factory: str) -> None:
     async def scene() -> None:
         asyncio.get_running_loop().set_task_factory(FACTORIES[factory])
         async with OAuth2Server() as server:
-            async with AuthedSession(OAuth2(**server.credentials), store="memory:") as session:
-                async with session.get("/echo") as response:
-                    assert response.status == 200
+            async with session_of(server, store="memory:") as session:
+                assert await status(session.get("/echo")) == 200
                 server.revoke_access_tokens()
-                statuses = await asyncio.gather(*(_status(session) for _ in range(10)))
-                assert set(statuses) == {200}
+                requests = (status(session.get("/echo")) for _ in range(10))
+                assert set(await asyncio.gather(*requests)) == {200}
                 await session.source.sign_in(refresh_token=server.new_credential())
                 async with session.ws_connect("/ws"):
                     pass
@@ -160,39 +131,36 @@ def test_k38_any_task_factory_works(factory: str) -> None:
     run(scene)
 
 
-async def _status(session: AuthedSession) -> int:
-    async with session.get("/echo") as response:
-        return response.status
+async def _in_a_group(opening: Any) -> Any:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(opening)
+    return task.result()
 
 
-# -- websockets -----------------------------------------------------------------------------------
+async def _gathered(opening: Any) -> Any:
+    (socket,) = await asyncio.gather(opening)
+    return socket
 
 
-@pytest.mark.parametrize(
-    "how", ["await", "create_task", "ensure_future", "wait_for", "gather", "TaskGroup", "shield"]
-)
+AWAITED: dict[str, Callable[[Any], Any]] = {
+    "await": lambda opening: opening,
+    "create_task": asyncio.create_task,
+    "ensure_future": asyncio.ensure_future,
+    "wait_for": lambda opening: asyncio.wait_for(opening, 30),
+    "gather": _gathered,
+    "TaskGroup": _in_a_group,
+    "shield": asyncio.shield,
+}
+
+
+@pytest.mark.parametrize("how", AWAITED)
 def test_k46_ws_connect_is_a_coroutine_as_in_aiohttp(how: str) -> None:
     async def scene() -> None:
-        async with OtoServer() as server, AuthedSession(Oto(**server.credentials)) as session:
+        async with OtoServer() as server, session_of(server) as session:
             opening = session.ws_connect("/ws")
             assert asyncio.iscoroutine(opening)
             assert inspect.isawaitable(opening)
-            if how == "await":
-                socket = await opening
-            elif how == "create_task":
-                socket = await asyncio.create_task(opening)
-            elif how == "ensure_future":
-                socket = await asyncio.ensure_future(opening)
-            elif how == "wait_for":
-                socket = await asyncio.wait_for(opening, 30)
-            elif how == "gather":
-                (socket,) = await asyncio.gather(opening)
-            elif how == "shield":
-                socket = await asyncio.shield(opening)
-            else:
-                async with asyncio.TaskGroup() as group:
-                    task = group.create_task(opening)
-                socket = task.result()
+            socket = await AWAITED[how](opening)
             await socket.send_str("hello")
             assert (await socket.receive()).data == "hello"
             await socket.close()
@@ -210,7 +178,7 @@ def test_k46_a_handshake_that_is_cancelled_or_never_awaited_leaves_nothing_behin
             return web.Response()
 
         async with api(handle) as base, OtoServer() as server:
-            async with AuthedSession(Oto(**server.credentials), origins=[base]) as session:
+            async with session_of(server, origins=[base]) as session:
                 session.ws_connect(base).close()
                 task = asyncio.create_task(session.ws_connect(base))
                 await started.wait()
@@ -221,9 +189,6 @@ def test_k46_a_handshake_that_is_cancelled_or_never_awaited_leaves_nothing_behin
                 assert not session.client.connector._acquired
 
     run(scene)
-
-
-# -- a client with a cache ------------------------------------------------------------------------
 
 
 with warnings.catch_warnings():
@@ -243,9 +208,9 @@ def test_k41_a_client_with_a_cache_is_warned_of_once_and_works(caplog: pytest.Lo
         async with OtoServer() as server, Caching() as client:
             with caplog.at_level(logging.WARNING, "tokensession"):
                 for key in ("alice", "bob"):
-                    session = AuthedSession(Oto(**server.credentials), client=client, key=key)
-                    async with session, session.get("/echo") as response:
-                        assert response.status == 200
+                    session = session_of(server, client=client, key=key)
+                    async with session:
+                        assert await status(session.get("/echo")) == 200
                     async with session, session.ws_connect("/ws"):
                         pass
 
@@ -261,8 +226,7 @@ def test_k41_the_middleware_warns_of_a_client_with_a_cache_too(caplog: pytest.Lo
             async with Caching(middlewares=(BearerAuth(source),)) as client:
                 with caplog.at_level(logging.WARNING, "tokensession"):
                     for _ in range(3):
-                        async with client.get(server.base_url + "/echo") as response:
-                            assert response.status == 200
+                        assert await status(client.get(server.base_url + "/echo")) == 200
 
     run(scene)
     assert [record.levelname for record in caplog.records if "cache" in record.getMessage()] == ["WARNING"]
@@ -272,15 +236,11 @@ def test_k41_a_client_without_a_cache_is_not_warned_of(caplog: pytest.LogCapture
     async def scene() -> None:
         for kind in (NotCaching, aiohttp.ClientSession):
             async with OtoServer() as server, kind() as client:
-                async with AuthedSession(Oto(**server.credentials), client=client) as session:
-                    async with session.get("/echo") as response:
-                        assert response.status == 200
+                async with session_of(server, client=client) as session:
+                    assert await status(session.get("/echo")) == 200
 
     run(scene)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-# -- cookies --------------------------------------------------------------------------------------
 
 
 async def cookies_of_replay(
@@ -296,10 +256,7 @@ async def cookies_of_replay(
         return web.Response()
 
     async with api(handle) as base:
-        bearer = BearerAuth(Numbered(), origins=[base])
-        async with aiohttp.ClientSession(
-            middlewares=(bearer,), cookie_jar=aiohttp.CookieJar(unsafe=True)
-        ) as client:
+        async with client_of(base, cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
             client.cookie_jar.update_cookies(jar or {}, URL(base))
             for _ in range(2):
                 async with client.get(base, **options) as response:
@@ -332,8 +289,7 @@ def test_k47_cookies_that_a_401_sets_are_kept_and_sent_with_the_replay(
 
     async def scene() -> None:
         replayed, following, kept = await cookies_of_replay(*set_cookies, jar=jar, **options)
-        assert replayed == sent
-        assert following == sent
+        assert replayed == following == sent
         assert {name: value for name, value in sent.items() if name in kept}.items() <= (kept | sent).items()
 
     run(scene)
@@ -356,9 +312,8 @@ def test_k47_several_requests_with_a_401_are_all_replayed_with_new_cookies() -> 
             return web.Response(status=401, headers={"Set-Cookie": f"a=new-{waiting.index(request)}"})
 
         async with api(handle) as base:
-            bearer = BearerAuth(Numbered(), origins=[base])
             jar = aiohttp.CookieJar(unsafe=True)
-            async with aiohttp.ClientSession(middlewares=(bearer,), cookie_jar=jar) as client:
+            async with client_of(base, cookie_jar=jar) as client:
                 jar.update_cookies({"a": "old"}, URL(base))
                 answers = await asyncio.gather(*(client.get(base) for _ in range(3)))
                 assert [answer.status for answer in answers] == [200] * 3
@@ -376,19 +331,13 @@ def test_k47_the_cookies_of_a_401_are_kept_if_the_refresh_fails() -> None:
         async def handle(request: web.Request) -> web.Response:
             return web.Response(status=401, headers={"Set-Cookie": "a=1"})
 
-        async with api(handle) as base:
-            bearer = BearerAuth(Broken(), origins=[base])
-            async with aiohttp.ClientSession(
-                middlewares=(bearer,), cookie_jar=aiohttp.CookieJar(unsafe=True)
-            ) as client:
-                with pytest.raises(RuntimeError, match="no token"):
-                    await client.get(base)
-                assert [cookie.key for cookie in client.cookie_jar] == ["a"]
+        async with calling(handle, Broken(), cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
+            with pytest.raises(RuntimeError, match="no token"):
+                await client.get("/")
+            assert [cookie.key for cookie in client.cookie_jar] == ["a"]
 
     run(scene)
 
-
-# -- URLs -----------------------------------------------------------------------------------------
 
 ORIGINS = parse_origins(["https://api.example.com"])
 
@@ -482,19 +431,13 @@ def test_k47_aiohttp_s_own_second_request_carries_the_token_too() -> None:
                 request.transport.close()
             return web.Response()
 
-        async with api(handle) as base:
-            bearer = BearerAuth(Numbered(), origins=[base])
-            async with aiohttp.ClientSession(middlewares=(bearer,)) as client:
-                async with client.get(base) as response:
-                    assert response.status == 200
-                with pytest.raises(aiohttp.ServerDisconnectedError):
-                    await client.post(base)
+        async with calling(handle) as client:
+            assert await status(client.get("/")) == 200
+            with pytest.raises(aiohttp.ServerDisconnectedError):
+                await client.post("/")
         assert seen == [("GET", True), ("GET", True), ("POST", True)]
 
     run(scene)
-
-
-# -- arguments ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -503,10 +446,7 @@ def test_k47_aiohttp_s_own_second_request_carries_the_token_too() -> None:
         (Oto, r"auth must be a provider, not the class Oto\. .*Pass an instance: Oto\("),
         (OAuth2, r"auth must be a provider, not the class OAuth2.*Pass an instance: OAuth2\("),
         (ManagedSource, r"auth must be .* not the class ManagedSource.*instance: ManagedSource\("),
-        (
-            "https://api.example.com",
-            "auth must be a provider, not a string of 23 .*tokensession.providers",
-        ),
+        ("https://api.example.com", "auth must be a provider, not a string of 23 .*tokensession.providers"),
         (None, "auth must be a provider, not None"),
         (MemoryStore(), "auth must be a provider, not a MemoryStore"),
     ],

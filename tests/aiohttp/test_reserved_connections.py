@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from _raw_endpoint import run
+from _api import rounds, run
 
 from tokensession import AiohttpTransport
 from tokensession import transport as transport_module
@@ -24,8 +24,7 @@ def two_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def settled(*tasks: asyncio.Task[Any]) -> list[bool]:
     """Which tasks are done when no task has anything left to do."""
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await rounds()
     return [task.done() for task in tasks]
 
 
@@ -41,10 +40,8 @@ def test_a_reservation_waits_for_a_free_connection_to_its_origin_and_delays_no_o
     async def scene() -> None:
         first, second, third, fourth = (reserving(f"{HERE}/{number}") for number in range(4))
         assert await settled(first, second, third, fourth) == [True, True, False, False]
-        others = [
-            reserving(url)
-            for url in (THERE, "http://id.example.com/token", HERE.replace("com/", "com:8443/"))
-        ]
+        origins = THERE, "http://id.example.com/token", HERE.replace("com/", "com:8443/")
+        others = [reserving(url) for url in origins]
         assert await settled(*others) == [True] * 3
         first.result()()
         assert await settled(third, fourth) == [True, False]

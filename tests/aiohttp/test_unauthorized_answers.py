@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from _api import Numbered, api, has_token, run
+from _api import Numbered, api, calling, has_token, open_websocket, run, status
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,67 +20,64 @@ from tokensession.testing import OAuth2Server, ScriptedTransport, token_response
 INVALID = 'Bearer realm="api", error="invalid_token", error_description="The token expired"'
 
 
-async def answer_to(
-    status: int, *challenges: str, statuses: tuple[int, ...] | None = None
-) -> tuple[int, int]:
+async def answer_to(code: int, *challenges: str, statuses: tuple[int, ...] | None = None) -> tuple[int, int]:
     """The status that a caller gets if the API gives this answer to the first token; and the refreshes."""
     source = Numbered()
 
     async def handle(request: web.Request) -> web.Response:
         if has_token(request, 1):
             return web.Response()
-        return web.Response(status=status, headers=[("WWW-Authenticate", each) for each in challenges])
+        return web.Response(status=code, headers=[("WWW-Authenticate", each) for each in challenges])
 
     options: dict[str, Any] = {} if statuses is None else {"unauthorized_statuses": statuses}
     async with api(handle) as base:
         bearer = BearerAuth(source, origins=[base], **options)
-        async with aiohttp.ClientSession(middlewares=(bearer,)) as client:
-            async with client.get(base) as response:
-                return response.status, source.refreshes
+        async with aiohttp.ClientSession(base, middlewares=(bearer,)) as client:
+            return await status(client.get("/")), source.refreshes
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 419, 440, 498, 499])
-def test_f72_any_4xx_whose_bearer_challenge_says_invalid_token_is_refreshed_and_replayed(status: int) -> None:
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 419, 440, 498, 499])
+def test_f72_any_4xx_whose_bearer_challenge_says_invalid_token_is_refreshed_and_replayed(code: int) -> None:
     """RFC 6750, 3.1. Some APIs answer 400 or 403 with it."""
 
     async def scene() -> None:
-        assert await answer_to(status, INVALID) == (200, 1)
-        assert await answer_to(status, INVALID, statuses=(400,)) == (200, 1)
+        assert await answer_to(code, INVALID) == (200, 1)
+        assert await answer_to(code, INVALID, statuses=(400,)) == (200, 1)
 
     run(scene)
 
 
-@pytest.mark.parametrize("status", [200, 301, 304, 500, 503])
-def test_f72_invalid_token_in_an_answer_that_is_no_4xx_changes_nothing(status: int) -> None:
+@pytest.mark.parametrize("code", [200, 301, 304, 500, 503])
+def test_f72_invalid_token_in_an_answer_that_is_no_4xx_changes_nothing(code: int) -> None:
     async def scene() -> None:
-        assert await answer_to(status, INVALID) == (status, 0)
+        assert await answer_to(code, INVALID) == (code, 0)
 
     run(scene)
 
 
-@pytest.mark.parametrize("code", ["insufficient_scope", "invalid_request"])
-@pytest.mark.parametrize("status", [400, 401, 403, 498])
-def test_f72_insufficient_scope_and_invalid_request_never_refresh(code: str, status: int) -> None:
+@pytest.mark.parametrize("error", ["insufficient_scope", "invalid_request"])
+@pytest.mark.parametrize("code", [400, 401, 403, 498])
+def test_f72_insufficient_scope_and_invalid_request_never_refresh(error: str, code: int) -> None:
     """Another token would have the same scope, and the same request would be wrong again."""
 
     async def scene() -> None:
-        challenge = f'Bearer error="{code}", scope="read"'
-        assert await answer_to(status, challenge) == (status, 0)
-        assert await answer_to(status, challenge, statuses=(401, status)) == (status, 0)
-        assert await answer_to(status, f'Basic realm="x", {challenge}') == (status, 0)
+        challenge = f'Bearer error="{error}", scope="read"'
+        assert await answer_to(code, challenge) == (code, 0)
+        assert await answer_to(code, challenge, statuses=(401, code)) == (code, 0)
+        assert await answer_to(code, f'Basic realm="x", {challenge}') == (code, 0)
 
     run(scene)
 
 
-@pytest.mark.parametrize("status", [403, 498, 419])
-def test_k22_a_status_that_is_declared_as_unauthorized_is_refreshed_and_replayed(status: int) -> None:
+@pytest.mark.parametrize("code", [403, 498, 419])
+def test_k22_a_status_that_is_declared_as_unauthorized_is_refreshed_and_replayed(code: int) -> None:
     """One popular API answers 403 to an expired token, another 498."""
 
     async def scene() -> None:
-        assert await answer_to(status) == (status, 0)
-        assert await answer_to(status, statuses=(401, status)) == (200, 1)
-        assert await answer_to(401, statuses=(status,)) == (401, 0)  # exactly what is declared
-        assert await answer_to(401, 'Bearer realm="x"', statuses=(status,)) == (401, 0)
+        assert await answer_to(code) == (code, 0)
+        assert await answer_to(code, statuses=(401, code)) == (200, 1)
+        assert await answer_to(401, statuses=(code,)) == (401, 0)  # exactly what is declared
+        assert await answer_to(401, 'Bearer realm="x"', statuses=(code,)) == (401, 0)
 
     run(scene)
 
@@ -95,20 +92,17 @@ def test_k22_a_session_takes_the_statuses_and_a_bare_403_costs_no_call() -> None
             return web.Response(status=200 if request.headers["Authorization"] == f"Bearer {valid}" else 403)
 
         async with api(handle) as base:
-            transport = ScriptedTransport(
-                *(token_response({"access_token": f"a{n}", "expires_in": 3600}) for n in (1, 2))
-            )
+            answers = (token_response({"access_token": f"a{n}", "expires_in": 3600}) for n in (1, 2))
+            transport = ScriptedTransport(*answers)
             provider = OAuth2(
                 token_url=f"{base}/token", client_id="c", refresh_token="r", base_url=base, auth="post"
             )
             async with AuthedSession(
                 provider, store=MemoryStore(), transport=transport, unauthorized_statuses=(401, 403)
             ) as session:
-                async with session.get("/x") as response:
-                    assert response.status == 200
+                assert await status(session.get("/x")) == 200
                 valid = "a2"
-                async with session.get("/x") as response:
-                    assert response.status == 200
+                assert await status(session.get("/x")) == 200
             assert len(transport.requests) == 2
 
     run(scene)
@@ -121,16 +115,11 @@ def test_f72_a_handshake_that_says_invalid_token_with_another_status_is_made_aga
         async def handle(request: web.Request) -> web.StreamResponse:
             if not has_token(request, 1):
                 return web.Response(status=403, headers={"WWW-Authenticate": INVALID})
-            socket = web.WebSocketResponse()
-            await socket.prepare(request)
-            await socket.close()
-            return socket
+            return await open_websocket(request)
 
-        async with api(handle) as base:
-            bearer = BearerAuth(source, origins=[base])
-            async with aiohttp.ClientSession(middlewares=(bearer,)) as client:
-                async with client.ws_connect(base):
-                    assert source.refreshes == 1
+        async with calling(handle, source) as client:
+            async with client.ws_connect("/"):
+                assert source.refreshes == 1
 
     run(scene)
 
@@ -172,9 +161,6 @@ def test_f72_the_servers_for_tests_challenge_as_rfc_6750_does() -> None:
                 assert "Bearer" in response.headers["WWW-Authenticate"]
 
     run(scene)
-
-
-# -- the header -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
