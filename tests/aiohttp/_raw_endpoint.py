@@ -8,9 +8,14 @@ import hashlib
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+
+from tokensession import AiohttpTransport
+from tokensession.providers.protocol import TokenRequest, TokenResponse
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -51,17 +56,22 @@ def server_side() -> ssl.SSLContext:
     return context
 
 
-def trusting() -> ssl.SSLContext:
-    """A client's context that trusts this server."""
-    return ssl.create_default_context(cadata=_CERTIFICATE)
+TRUSTING = ssl.create_default_context(cadata=_CERTIFICATE)
+"""A client's context that trusts this server."""
+
+REQUEST = TokenRequest("", (("X-Secret", "planted"),), b"refresh_token=planted", secrets=("planted",))
 
 
-def run(scene: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(60):
-            await scene()
-
-    asyncio.run(bounded())
+async def send(
+    request: str | TokenRequest,
+    on_sending: Callable[[], Awaitable[None]] | None = None,
+    *,
+    connect: float = 30,
+    **settings: Any,
+) -> TokenResponse:
+    """Send this token request, or `REQUEST` to this URL."""
+    request = replace(REQUEST, url=request) if isinstance(request, str) else request
+    return await AiohttpTransport(**settings).send(request, connect=connect, total=60, on_sending=on_sending)
 
 
 def with_head(*lines: bytes, status: bytes = b"200 OK") -> bytes:
@@ -72,21 +82,33 @@ def with_head(*lines: bytes, status: bytes = b"200 OK") -> bytes:
 class Endpoint:
     """Counts its connections, and records what comes in. `closed` is set when a client has closed one."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, scheme: str) -> None:
         self.port = port
+        self.url = f"{scheme}://127.0.0.1:{port}/token"
         self.connections = 0
         self.received = b""
         self.connected = asyncio.Event()
         self.closed = asyncio.Event()
 
-    def url(self, scheme: str = "http") -> str:
-        return f"{scheme}://127.0.0.1:{self.port}/token"
-
 
 @contextlib.asynccontextmanager
-async def listening(answer: bytes | Handler, *, tls: bool = False) -> AsyncIterator[Endpoint]:
-    """An endpoint that reads a head and answers with these bytes, or leaves both to a handler."""
+async def listening(
+    answer: bytes | Handler, *, tls: bool = False, closes: bool = False
+) -> AsyncIterator[Endpoint]:
+    """An endpoint that answers each head with these bytes, and may close then. Or a handler does all that."""
     tasks: set[asyncio.Task[None]] = set()
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = b""
+        while chunk := await reader.read(4096):
+            endpoint.received += chunk
+            head += chunk
+            if b"\r\n\r\n" in head and not callable(answer):
+                head = b""
+                writer.write(answer)
+                await writer.drain()
+                if closes:
+                    return
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -98,30 +120,19 @@ async def listening(answer: bytes | Handler, *, tls: bool = False) -> AsyncItera
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
             if callable(answer):
                 await answer(reader, writer)
-            else:
-                endpoint.received += await reader.readuntil(b"\r\n\r\n")
-                writer.write(answer)
-                await writer.drain()
-            while chunk := await reader.read(4096):
-                endpoint.received += chunk
+            await respond(reader, writer)
         endpoint.closed.set()
         writer.close()
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             await writer.wait_closed()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=server_side() if tls else None)
-    endpoint = Endpoint(server.sockets[0].getsockname()[1])
+    endpoint = Endpoint(server.sockets[0].getsockname()[1], "https" if tls else "http")
     async with server:
         yield endpoint
         server.close()
         while tasks:
             await asyncio.wait(tasks)
-
-
-async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Read, and never answer."""
-    while await reader.read(4096):
-        pass
 
 
 async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -7,29 +7,28 @@ import contextlib
 import gc
 import socket
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
 import pytest
+from _api import rounds, run
 from _raw_endpoint import (
     ANOTHER,
     FINGERPRINT,
     GRANTED,
+    TRUSTING,
     Endpoint,
     hang_up,
     listening,
-    run,
-    silent,
-    trusting,
+    send,
     tunnel,
     with_head,
 )
 
-from tokensession import AiohttpTransport, InvalidTokenResponse, NotSent, OutcomeUnknown, StoreUnavailable
+from tokensession import InvalidTokenResponse, NotSent, OutcomeUnknown, StoreUnavailable
 from tokensession import transport as transport_module
-from tokensession.providers.protocol import TokenRequest, TokenResponse
+from tokensession.providers.protocol import TokenResponse
 
 
 class Hook:
@@ -45,14 +44,7 @@ class Hook:
             raise self.error
 
 
-REQUEST = TokenRequest("", (("X-Secret", "planted"),), b"refresh_token=planted", secrets=("planted",))
-
-
-async def send(
-    url: str, on_sending: Callable[[], Awaitable[None]], *, connect: float = 30, **settings: Any
-) -> TokenResponse:
-    request = replace(REQUEST, url=url)
-    return await AiohttpTransport(**settings).send(request, connect=connect, total=60, on_sending=on_sending)
+ID = "https://id.example.com/token"
 
 
 async def was_not_sent(url: str, says: str = "cannot be reached", **settings: Any) -> str:
@@ -66,25 +58,24 @@ async def was_not_sent(url: str, says: str = "cannot be reached", **settings: An
     return str(caught.value)
 
 
-def test_on_sending_is_awaited_once_when_nothing_but_the_connection_is_there() -> None:
+TLS = pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+
+
+@TLS
+def test_on_sending_is_awaited_once_when_nothing_but_the_connection_is_there(tls: bool) -> None:
     """TLS included, before the first byte of the request."""
 
     async def scene() -> None:
-        for tls in (False, True):
-            async with listening(with_head(), tls=tls) as endpoint:
-                awaited: list[bytes] = []
+        async with listening(with_head(), tls=tls) as endpoint:
+            awaited: list[bytes] = []
 
-                async def on_sending(endpoint: Endpoint = endpoint, awaited: list[bytes] = awaited) -> None:
-                    await endpoint.connected.wait()  # with TLS: after its handshake
-                    for _ in range(50):
-                        await asyncio.sleep(0)
-                    awaited.append(endpoint.received)
+            async def on_sending() -> None:
+                await endpoint.connected.wait()  # with TLS: after its handshake
+                await rounds()
+                awaited.append(endpoint.received)
 
-                scheme = "https" if tls else "http"
-                response = await send(endpoint.url(scheme), on_sending, ssl=trusting() if tls else True)
-                assert response.body == GRANTED
-                assert awaited == [b""]
-                assert endpoint.connections == 1
+            assert (await send(endpoint.url, on_sending, ssl=TRUSTING)).body == GRANTED
+            assert (awaited, endpoint.connections) == ([b""], 1)
 
     run(scene)
 
@@ -97,10 +88,7 @@ def test_on_sending_is_awaited_after_the_proxy_has_answered_its_connect() -> Non
                 await endpoint.connected.wait()
                 assert endpoint.received == b""
 
-            response = await send(
-                "https://id.example.com/token", on_sending, proxy=proxy.url(), ssl=trusting()
-            )
-            assert response.body == GRANTED
+            assert (await send(ID, on_sending, proxy=proxy.url, ssl=TRUSTING)).body == GRANTED
             assert (proxy.connections, endpoint.connections) == (1, 1)
 
     run(scene)
@@ -119,16 +107,15 @@ def test_on_sending_is_awaited_after_the_proxy_has_answered_its_connect() -> Non
     ],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@TLS
 def test_what_on_sending_raises_comes_out_unchanged_and_nothing_is_sent(tls: bool, error: Exception) -> None:
     """The connection is closed. Whatever it raises: aiohttp would take some of these for its own."""
 
     async def scene() -> None:
-        async with listening(silent, tls=tls) as endpoint:
+        async with listening(b"", tls=tls) as endpoint:
             hook = Hook(error)
-            url = endpoint.url("https" if tls else "http")
             with pytest.raises(type(error)) as caught:
-                await send(url, hook, ssl=trusting() if tls else True)
+                await send(endpoint.url, hook, ssl=TRUSTING)
             assert caught.value is error
             assert error.__context__ is None
             assert error.__cause__ is None
@@ -151,7 +138,7 @@ def test_the_time_that_on_sending_takes_is_not_time_for_connecting() -> None:
                 due = [timer.when() for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
                 assert all(when > loop.time() + 30 for when in due)
 
-            assert (await send(endpoint.url(), on_sending, connect=5)).status == 200
+            assert (await send(endpoint.url, on_sending, connect=5)).status == 200
 
     run(scene)
 
@@ -161,15 +148,10 @@ def test_the_time_that_on_sending_takes_is_not_time_for_connecting() -> None:
 )
 def test_whatever_fails_after_on_sending_has_an_unknown_outcome(answer: bytes) -> None:
     async def scene() -> None:
-        async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            writer.close()
-
-        async with listening(respond) as endpoint:
+        async with listening(answer, closes=True) as endpoint:
             hook = Hook()
             with pytest.raises(OutcomeUnknown):
-                await send(endpoint.url(), hook)
+                await send(endpoint.url, hook)
             assert (hook.count, endpoint.connections) == (1, 1)
 
     run(scene)
@@ -188,11 +170,11 @@ def test_an_odd_exception_is_judged_by_how_far_the_request_came(monkeypatch: pyt
         raise RuntimeError("planted")
 
     async def scene() -> None:
-        await was_not_sent("https://id.example.com/token", "cannot be reached: RuntimeError")
+        await was_not_sent(ID, "cannot be reached: RuntimeError")
         monkeypatch.setattr("tokensession.transport._read", broken)
         async with listening(with_head()) as endpoint:
             with pytest.raises(OutcomeUnknown, match="no complete answer: RuntimeError") as caught:
-                await send(endpoint.url(), Hook())
+                await send(endpoint.url, Hook())
             assert "planted" not in "".join(traceback.format_exception(caught.value))
 
     run(scene)
@@ -203,19 +185,17 @@ def test_a_proxy_that_drops_its_connect_means_not_sent_however_often() -> None:
 
     async def scene() -> None:
         async with listening(with_head(), tls=True) as endpoint:
-            works = tunnel(endpoint.port)
-            answers = [hang_up, hang_up, works]
+            answers = [hang_up, hang_up, tunnel(endpoint.port)]
 
             async def proxied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 await answers.pop(0)(reader, writer)
 
             async with listening(proxied) as proxy:
                 for _ in range(2):
-                    await was_not_sent("https://id.example.com/token", proxy=proxy.url(), ssl=trusting())
+                    await was_not_sent(ID, proxy=proxy.url, ssl=TRUSTING)
                 assert endpoint.connections == 0
                 hook = Hook()
-                url = "https://id.example.com/token"
-                assert (await send(url, hook, proxy=proxy.url(), ssl=trusting())).body == GRANTED
+                assert (await send(ID, hook, proxy=proxy.url, ssl=TRUSTING)).body == GRANTED
                 assert (hook.count, endpoint.connections) == (1, 1)
 
     run(scene)
@@ -228,7 +208,7 @@ def test_a_proxy_that_refuses_to_connect_means_not_sent(status: str) -> None:
     async def scene() -> None:
         async with listening(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno".encode()) as proxy:
             says = f"ClientHttpProxyError: status {status[:3]}\\."
-            await was_not_sent("https://id.example.com/token", says, proxy=proxy.url())
+            await was_not_sent(ID, says, proxy=proxy.url)
             await proxy.closed.wait()
             assert proxy.received.startswith(b"CONNECT id.example.com:443 ")
             assert b"planted" not in proxy.received
@@ -242,7 +222,7 @@ def test_the_connect_time_out_includes_the_name_look_up(monkeypatch: pytest.Monk
     monkeypatch.setattr("aiohttp.DefaultResolver", Silent)
 
     async def scene() -> None:
-        await was_not_sent("https://id.example.com/token", "ConnectionTimeoutError", connect=0.05)
+        await was_not_sent(ID, "ConnectionTimeoutError", connect=0.05)
 
     run(scene)
 
@@ -261,19 +241,17 @@ def test_the_connect_time_out_includes_the_name_look_up(monkeypatch: pytest.Monk
 def test_whatever_a_proxy_answers_instead_of_a_tunnel_means_not_sent(answer: bytes) -> None:
     """(K01)."""
 
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        await writer.drain()
-        writer.close()
-
     async def scene() -> None:
-        async with listening(refuse) as proxy:
-            said = await was_not_sent("https://id.example.com/token", proxy=proxy.url())
+        async with listening(answer, closes=True) as proxy:
+            said = await was_not_sent(ID, proxy=proxy.url)
             assert "cannot be reached through the proxy: " in said
             assert ("user and the password" in said) == (b"407" in answer)
 
     run(scene)
+
+
+def over_tls(endpoint: Endpoint) -> str:
+    return endpoint.url.replace("http:", "https:")
 
 
 def test_a_certificate_that_is_not_the_pinned_one_means_not_sent() -> None:
@@ -281,12 +259,11 @@ def test_a_certificate_that_is_not_the_pinned_one_means_not_sent() -> None:
 
     async def scene() -> None:
         async with listening(with_head(), tls=True) as endpoint, listening(tunnel(endpoint.port)) as proxy:
-            for settings in ({}, {"proxy": proxy.url()}):
-                said = await was_not_sent(
-                    endpoint.url("https"), "ServerFingerprintMismatch", ssl=ANOTHER, **settings
-                )
+            for settings in ({}, {"proxy": proxy.url}):
+                mismatch = "ServerFingerprintMismatch"
+                said = await was_not_sent(endpoint.url, mismatch, ssl=ANOTHER, **settings)
                 assert "pass the fingerprint of that one" in said
-                assert (await send(endpoint.url("https"), Hook(), ssl=FINGERPRINT, **settings)).status == 200
+                assert (await send(endpoint.url, Hook(), ssl=FINGERPRINT, **settings)).status == 200
 
     run(scene)
 
@@ -296,11 +273,11 @@ def test_a_tls_handshake_that_fails_means_not_sent() -> None:
 
     async def scene() -> None:
         async with listening(with_head(), tls=True) as endpoint:
-            await was_not_sent(endpoint.url("https"), "ClientConnectorCertificateError")
-            elsewhere = endpoint.url("https").replace("127.0.0.1", "127.0.0.2")
+            await was_not_sent(endpoint.url, "ClientConnectorCertificateError")
+            elsewhere = endpoint.url.replace("127.0.0.1", "127.0.0.2")
             async with listening(tunnel(endpoint.port)) as proxy:
                 for url in (elsewhere, "https://other.example.com/token"):
-                    await was_not_sent(url, "CertificateError", ssl=trusting(), proxy=proxy.url())
+                    await was_not_sent(url, "CertificateError", ssl=TRUSTING, proxy=proxy.url)
             assert endpoint.received == b""
 
         async def speak_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -309,7 +286,7 @@ def test_a_tls_handshake_that_fails_means_not_sent() -> None:
 
         for handler in (hang_up, speak_http):
             async with listening(handler) as plain:
-                await was_not_sent(plain.url("https"))
+                await was_not_sent(over_tls(plain))
 
     run(scene)
 
@@ -332,7 +309,7 @@ def test_a_host_that_takes_no_connection_means_not_sent() -> None:
     async def scene() -> None:
         with full() as url:
             await was_not_sent(url, "ConnectionTimeoutError", connect=0.05)
-            await was_not_sent("https://id.example.com/token", connect=0.05, proxy=url)
+            await was_not_sent(ID, connect=0.05, proxy=url)
 
     run(scene)
 
@@ -341,11 +318,9 @@ def test_the_connect_time_out_includes_tls_and_the_proxy() -> None:
     """Either is silent."""
 
     async def scene() -> None:
-        async with listening(silent) as endpoint:
-            await was_not_sent(endpoint.url("https"), "ConnectionTimeoutError", connect=0.05)
-            await was_not_sent(
-                "https://id.example.com/token", "ConnectionTimeoutError", connect=0.05, proxy=endpoint.url()
-            )
+        async with listening(b"") as endpoint:
+            await was_not_sent(over_tls(endpoint), "ConnectionTimeoutError", connect=0.05)
+            await was_not_sent(ID, "ConnectionTimeoutError", connect=0.05, proxy=endpoint.url)
 
     run(scene)
 
@@ -365,10 +340,6 @@ def test_cancelling_ends_the_request_in_every_phase(phase: str, monkeypatch: pyt
     """Before `on_sending` nothing has been sent (K02). The connection is closed each time."""
     hook, reached = Hook(), asyncio.Event()
 
-    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(with_head()[:-3] if phase == "body" else b"")
-
     async def on_sending() -> None:
         await hook()
         if phase == "on_sending":
@@ -376,26 +347,23 @@ def test_cancelling_ends_the_request_in_every_phase(phase: str, monkeypatch: pyt
             await asyncio.Event().wait()
 
     async def scene() -> None:
-        with full() as url:
-            await cancelled(url)
-
-    async def cancelled(url: str) -> None:
-        async with listening(half if phase in ("head", "body") else silent) as endpoint:
+        answer = with_head()[:-3] if phase == "body" else b""
+        async with listening(answer) as endpoint, contextlib.AsyncExitStack() as stack:
             settings: dict[str, Any] = {}
+            url = over_tls(endpoint) if phase == "TLS" else endpoint.url
             if phase == "look-up":
                 monkeypatch.setattr("aiohttp.DefaultResolver", Silent)
-                url = "https://id.example.com/token"
+                url = ID
             elif phase == "CONNECT":
-                url, settings = "https://id.example.com/token", {"proxy": endpoint.url()}
-            elif phase != "connect":
-                url = endpoint.url("https" if phase == "TLS" else "http")
+                url, settings = ID, {"proxy": endpoint.url}
+            elif phase == "connect":
+                url = stack.enter_context(full())
             task = asyncio.create_task(send(url, on_sending, **settings))
             if phase == "on_sending":
                 await reached.wait()
             elif phase not in ("look-up", "connect"):
                 await endpoint.connected.wait()
-            for _ in range(50):  # iterations of the event loop
-                await asyncio.sleep(0)
+            await rounds()
             assert not task.done()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -409,9 +377,6 @@ def test_cancelling_ends_the_request_in_every_phase(phase: str, monkeypatch: pyt
     run(scene)
 
 
-# -- host names and sockets --------------------------------------------------------------------------
-
-
 def test_requests_that_wait_for_the_same_name_share_its_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look-up that hangs holds a thread: another name must still get one (rule 31)."""
 
@@ -419,17 +384,14 @@ def test_requests_that_wait_for_the_same_name_share_its_look_up(monkeypatch: pyt
         monkeypatch.setattr("aiohttp.DefaultResolver", Silent)
         monkeypatch.setattr(Silent, "look_ups", 0)
         tasks = [asyncio.create_task(send("https://a.example.com/token", Hook())) for _ in range(40)]
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await rounds()
         assert Silent.look_ups == 1
         other = asyncio.create_task(send("https://b.example.com/token", Hook()))
         tasks[0].cancel()
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await rounds()
         assert Silent.look_ups == 2
         late = asyncio.create_task(send("https://a.example.com/token", Hook()))
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await rounds()
         assert Silent.look_ups == 3  # the first one has been given up
         for task in (*tasks, other, late):
             task.cancel()
@@ -458,10 +420,9 @@ def test_a_look_up_serves_all_that_wait_although_the_first_gives_up(monkeypatch:
             go.clear()
             outcome[:] = ["127.0.0.1"] if found else []
             async with listening(with_head()) as endpoint:
-                url = endpoint.url().replace("127.0.0.1", "id.example.com")
+                url = endpoint.url.replace("127.0.0.1", "id.example.com")
                 tasks = [asyncio.create_task(send(url, Hook())) for _ in range(3)]
-                for _ in range(50):
-                    await asyncio.sleep(0)
+                await rounds()
                 for task in tasks[:cancelled]:
                     task.cancel()
                 await asyncio.wait(tasks[:cancelled])
@@ -469,8 +430,7 @@ def test_a_look_up_serves_all_that_wait_although_the_first_gives_up(monkeypatch:
                 results = await asyncio.gather(*tasks, return_exceptions=True)
                 want = [asyncio.CancelledError] * cancelled + [TokenResponse if found else NotSent] * 3
                 assert [type(result) for result in results] == want[:3]
-                for _ in range(50):
-                    await asyncio.sleep(0)
+                await rounds()
                 del tasks, task, results
                 gc.collect()
         assert logged == []
@@ -501,7 +461,7 @@ def test_a_connection_probes_a_peer_that_is_silent(monkeypatch: pytest.MonkeyPat
                     seen = [connection.getsockopt(socket.IPPROTO_TCP, option) for option in options]
                     assert seen == [15, 5, 3, 30_000]
 
-            await send(endpoint.url(), on_sending)
+            await send(endpoint.url, on_sending)
 
     run(scene)
 
@@ -517,6 +477,6 @@ def test_a_platform_without_tcp_keepalive_is_served_too(known: bool, monkeypatch
 
     async def scene() -> None:
         async with listening(with_head()) as endpoint:
-            assert (await send(endpoint.url(), Hook())).status == 200
+            assert (await send(endpoint.url, Hook())).status == 200
 
     run(scene)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
+import re
 import traceback
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
-from _raw_endpoint import GRANTED, run, with_head
-from aiohttp import web
+from _api import PROVIDERS, run
+from _raw_endpoint import GRANTED, REQUEST, listening, send, with_head
 
 from tokensession import AiohttpTransport, ConfigurationError, InvalidTokenResponse, NotSent, OutcomeUnknown
 from tokensession.providers import OAuth2, Priava
@@ -33,24 +32,14 @@ from tokensession.testing import (
 from tokensession.transport import MAX_BODY, MAX_FIELDS, MAX_LINE
 
 
-@contextlib.asynccontextmanager
-async def serving(handler: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
-    """A token endpoint with this handler."""
-    app = web.Application()
-    app.router.add_post("/token", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/token"
-    finally:
-        await runner.cleanup()
+def request_of(server: PriavaServer | OAuth2Server) -> TokenRequest:
+    provider: Any = PROVIDERS[type(server)](**server.credentials)
+    request: TokenRequest = provider.request(provider.credential)
+    return request
 
 
 async def post(server: PriavaServer) -> TokenResponse:
-    provider = Priava(**server.credentials)
-    assert provider.credential is not None
-    return await AiohttpTransport().send(provider.request(provider.credential), connect=30, total=60)
+    return await send(request_of(server))
 
 
 def test_a_response_has_status_headers_and_body() -> None:
@@ -84,12 +73,10 @@ def test_an_impossible_host_name_means_not_sent() -> None:
     """Two dots in a row are a typing error, so no credential can be spent."""
 
     async def scene() -> None:
-        request = TokenRequest("https://id..example/token", headers=(), body=b"")
         with pytest.raises(NotSent, match="aiohttp cannot request the token URL"):
-            await AiohttpTransport().send(request, connect=30, total=60)
-        elsewhere, proxied = replace(request, url="http://127.0.0.1:9/"), "http://proxy..example:3128"
+            await send("https://id..example/token")
         with pytest.raises(NotSent, match="proxy"):
-            await AiohttpTransport(proxy=proxied).send(elsewhere, connect=30, total=60)
+            await send("http://127.0.0.1:9/", proxy="http://proxy..example:3128")
 
     run(scene)
 
@@ -140,10 +127,7 @@ def test_f03_f10_a_slow_server_is_waited_for_until_the_caller_cancels(fault: Han
     async def scene() -> None:
         async with PriavaServer() as server:
             server.script(fault)
-            provider = Priava(**server.credentials)
-            assert provider.credential is not None
-            request = provider.request(provider.credential)
-            sending = asyncio.create_task(AiohttpTransport().send(request, connect=30, total=0))
+            sending = asyncio.create_task(AiohttpTransport().send(request_of(server), connect=30, total=0))
             if isinstance(fault, Drip):
                 assert (await sending).status == 200
                 return
@@ -196,18 +180,10 @@ def test_a_compressed_response_is_read_although_it_was_not_asked_for(encoding: s
 
 def test_token_requests_ask_for_an_uncompressed_response() -> None:
     """A response that cannot be decompressed may contain a rotated token."""
-    seen: list[str | None] = []
-
-    async def handler(request: web.Request) -> web.Response:
-        seen.append(request.headers.get("Accept-Encoding"))
-        return web.json_response({})
 
     async def scene() -> None:
-        async with serving(handler) as url:
-            provider = OAuth2(token_url=url, client_id="c", client_secret="s", refresh_token="r")
-            assert provider.credential is not None
-            await AiohttpTransport().send(provider.request(provider.credential), connect=30, total=60)
-        assert seen == ["identity"]
+        _, head = await sent_by(with_head())
+        assert re.findall(rb"(?i)\r\naccept-encoding:(.*)\r\n", head) == [b" identity"]
 
     run(scene)
 
@@ -239,16 +215,10 @@ def test_a_response_that_is_too_long_is_not_read_to_its_end(what: str, status: i
 def test_f45_no_secret_is_in_an_error_of_the_transport_or_in_its_traceback() -> None:
     """aiohttp's exceptions contain the request's headers; ours contain neither those nor the exceptions."""
 
-    async def garbage(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"this is not HTTP\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
     async def scene() -> None:
-        server = await asyncio.start_server(garbage, "127.0.0.1", 0)
-        async with server:
+        async with listening(b"this is not HTTP\r\n\r\n") as endpoint:
             provider = OAuth2(
-                token_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token",
+                token_url=endpoint.url,
                 client_id="client",
                 client_secret="planted-client-secret",
                 refresh_token="planted-refresh-token",
@@ -256,9 +226,8 @@ def test_f45_no_secret_is_in_an_error_of_the_transport_or_in_its_traceback() -> 
             assert provider.credential is not None
             request = provider.request(provider.credential)
             with pytest.raises(OutcomeUnknown) as caught:
-                await AiohttpTransport().send(request, connect=30, total=60)
-        error: BaseException | None = caught.value
-        assert error is not None
+                await send(request)
+        error = caught.value
         assert error.__cause__ is None
         assert error.__context__ is None
         shown = "".join(traceback.format_exception(error)) + repr(vars(error))
@@ -276,11 +245,7 @@ def test_token_requests_do_not_wait_for_the_connection_pool_of_the_api() -> None
             connector = aiohttp.TCPConnector(limit=1)
             async with aiohttp.ClientSession(connector=connector) as client:
                 async with client.get(server.base_url + "/open/echo") as taken:
-                    provider = OAuth2(**server.credentials)
-                    assert provider.credential is not None
-                    request = provider.request(provider.credential)
-                    response = await AiohttpTransport().send(request, connect=30, total=60)
-                    assert response.status == 200
+                    assert (await send(request_of(server))).status == 200
                     await taken.read()
 
     run(scene)
@@ -288,20 +253,15 @@ def test_token_requests_do_not_wait_for_the_connection_pool_of_the_api() -> None
 
 def test_cookies_of_a_token_endpoint_are_ignored() -> None:
     """A token request sends no cookie and stores none."""
-    seen: list[str | None] = []
-
-    async def handler(request: web.Request) -> web.Response:
-        seen.append(request.headers.get("Cookie"))
-        return web.json_response({}, headers={"Set-Cookie": "sticky=1; Path=/"})
 
     async def scene() -> None:
-        async with serving(handler) as url:
-            provider = OAuth2(token_url=url, client_id="c", client_secret="s", refresh_token="r")
-            assert provider.credential is not None
+        async with listening(with_head(b"Set-Cookie: sticky=1; Path=/")) as endpoint:
             transport = AiohttpTransport()
+            request = replace(REQUEST, url=endpoint.url.replace("127.0.0.1", "localhost"))
             for _ in range(2):
-                await transport.send(provider.request(provider.credential), connect=30, total=60)
-        assert seen == [None, None]
+                await transport.send(request, connect=30, total=60)
+            assert endpoint.connections == 2
+            assert b"cookie:" not in endpoint.received.lower()
 
     run(scene)
 
@@ -311,32 +271,18 @@ def test_the_content_type_of_a_response_does_not_matter() -> None:
 
     async def scene() -> None:
         async with PriavaServer() as server:
-            server.script(
-                json_response(200, {"access_token": "a"}, content_type="text/plain;charset=iso-8859-1")
-            )
+            text = "text/plain;charset=iso-8859-1"
+            server.script(json_response(200, {"access_token": "a"}, content_type=text))
             assert (await post(server)).body == b'{"access_token": "a"}'
 
     run(scene)
 
 
-# -- the limits of a response's head ----------------------------------------------------------------
-
-
 async def sent_by(answer: bytes, *secrets: str, path: str = "/token") -> tuple[TokenResponse, bytes]:
     """The response to one token request that a server answers with these bytes, and the request's head."""
-    heads: list[bytes] = []
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(answer)
-        with contextlib.suppress(ConnectionError):
-            await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{path}"
-        request = TokenRequest(url, headers=(), body=b"", secrets=secrets)
-        return await AiohttpTransport().send(request, connect=30, total=60), heads[0]
+    async with listening(answer, closes=True) as endpoint:
+        url = endpoint.url.replace("/token", path)
+        return await send(TokenRequest(url, headers=(), body=b"", secrets=secrets)), endpoint.received
 
 
 @pytest.mark.parametrize("size", [8_190, 8_191, 9_000, 65_536, MAX_LINE])
