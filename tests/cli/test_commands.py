@@ -32,6 +32,12 @@ def command(*arguments: str, tmp: Path) -> contextlib.AbstractContextManager[sub
     return running("-m", "tokensession", *arguments, tmp=tmp)
 
 
+def completed(*arguments: str, tmp: Path) -> tuple[int, str, str]:
+    """The exit status, the output and the stderr of a command that ends by itself."""
+    with command(*arguments, tmp=tmp) as process:
+        return finish(process)
+
+
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_its_extra_the_command_says_how_to_install_it(
     missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -42,21 +48,17 @@ def test_without_its_extra_the_command_says_how_to_install_it(
     assert exit_.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == (
-        f"tokensession: the command line needs {missing}. Install it: pip install 'tokensession[cli]'\n"
-    )
+    needs = f"tokensession: the command line needs {missing}."
+    assert err == f"{needs} Install it: pip install 'tokensession[cli]'\n"
 
 
-def test_the_package_can_be_run_as_a_module() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tokensession", "--version"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == f"tokensession, version {version('tokensession')}\n"
+def test_the_package_can_be_run_as_a_module(tmp_path: Path) -> None:
+    said = f"tokensession, version {version('tokensession')}\n"
+    assert completed("--version", tmp=tmp_path) == (0, said, "")
 
 
 def test_a_short_demo_succeeds_and_prints_one_json_document(tmp_path: Path) -> None:
-    with command("demo", "--json", *SHORT, tmp=tmp_path) as process:
-        status, out, err = finish(process)
+    status, out, err = completed("demo", "--json", *SHORT, tmp=tmp_path)
     assert (status, err) == (0, "")
     document = json.loads(out)
     assert document["problems"] == []
@@ -71,8 +73,7 @@ def test_a_short_demo_succeeds_and_prints_one_json_document(tmp_path: Path) -> N
 
 
 def test_a_demo_without_a_terminal_prints_plain_lines(tmp_path: Path) -> None:
-    with command("demo", *SHORT, tmp=tmp_path) as process:
-        status, out, err = finish(process)
+    status, out, err = completed("demo", *SHORT, tmp=tmp_path)
     assert (status, err) == (0, "")
     assert "\x1b" not in out
     assert re.search(r"^tokensession  \d+\.\d s: oto \d+ requests", out, re.MULTILINE)
@@ -138,8 +139,7 @@ def test_serve_says_when_its_port_is_taken(tmp_path: Path) -> None:
     with command("serve", "oto", tmp=tmp_path) as first:
         found = re.search(r":(\d+),", read_until(first, "A test server for"))
         assert found
-        with command("serve", "oto", "--port", found[1], tmp=tmp_path) as second:
-            status, _, err = finish(second)
+        status, _, err = completed("serve", "oto", "--port", found[1], tmp=tmp_path)
         assert status == 1
         assert err.startswith(f"Error: Cannot listen on port {found[1]}: ")
         first.send_signal(signal.SIGTERM)
@@ -154,21 +154,18 @@ def test_sign_out_signs_a_key_out_for_all_processes(tmp_path: Path) -> None:
         async with OtoServer() as server:
             async with ManagedSource(Oto(**server.credentials), store=url, key="account") as source:
                 await source.token()
-                answer = run_command("sign-out", "account", "--store", url)
+                answer = completed("sign-out", "account", "--store", url, tmp=tmp_path)
                 assert answer == (0, "account is signed out.\n", "")
                 with pytest.raises(SignedOut):
                     await source.refresh(force=True)
 
-    def run_command(*arguments: str) -> tuple[int, str, str]:
-        with command(*arguments, tmp=tmp_path) as process:
-            return finish(process)
-
     asyncio.run(use())
     for key in ("account", "another"):
-        status, out, err = run_command("sign-out", key, "--store", url)
+        status, out, err = completed("sign-out", key, "--store", url, tmp=tmp_path)
         assert (status, out) == (1, "")
         assert err == f"Error: Nothing is signed in under '{key}' in this store.\n"
-    status, _, err = run_command("sign-out", "account", "--store", "mysql://user:s3cr3t@host")
+    wrong = "mysql://user:s3cr3t@host"
+    status, _, err = completed("sign-out", "account", "--store", wrong, tmp=tmp_path)
     assert status == 1
     assert err.startswith("Error: ")
     assert "s3cr3t" not in err

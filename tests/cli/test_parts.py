@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -33,12 +34,23 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
     anyio.run(bounded)
 
 
+@contextlib.asynccontextmanager
+async def signed_in(
+    name: str, server: OtoServer | PriavaServer, tmp_path: Path
+) -> AsyncIterator[Callable[[], BaselineClient]]:
+    """Start the server, and sign in. Yields what makes a baseline client."""
+    path = tmp_path / "token.json"
+    async with server, aiohttp.ClientSession() as http:
+        provider = provider_for(name, server.credentials)
+        await sign_in(provider, http, path)
+        yield lambda: BaselineClient(provider, http, path)
+
+
 def test_one_baseline_client_alone_works(tmp_path: Path) -> None:
     async def main() -> None:
-        async with PriavaServer() as server, aiohttp.ClientSession() as http:
-            provider = provider_for("priava", server.credentials)
-            await sign_in(provider, http, tmp_path / "token.json")
-            client = BaselineClient(provider, http, tmp_path / "token.json")
+        server = PriavaServer()
+        async with signed_in("priava", server, tmp_path) as make:
+            client = make()
             assert await client.get("/echo") == 200
             server.revoke_access_tokens()
             assert await client.get("/echo") == 200
@@ -52,10 +64,9 @@ def test_one_baseline_client_alone_works(tmp_path: Path) -> None:
 
 def test_two_baseline_clients_that_refresh_at_once_lose_the_sign_in(tmp_path: Path) -> None:
     async def main() -> None:
-        async with PriavaServer() as server, aiohttp.ClientSession() as http:
-            provider = provider_for("priava", server.credentials)
-            await sign_in(provider, http, tmp_path / "token.json")
-            clients = [BaselineClient(provider, http, tmp_path / "token.json") for _ in range(2)]
+        server = PriavaServer()
+        async with signed_in("priava", server, tmp_path) as make:
+            clients = [make(), make()]
             for client in clients:
                 client._token["refresh_at"] = 0.0
             async with server.hold("before") as gate:
@@ -65,7 +76,7 @@ def test_two_baseline_clients_that_refresh_at_once_lose_the_sign_in(tmp_path: Pa
             assert any(isinstance(result, GrantRejected) for result in results)
             assert server.stats.reuse_detections == 1
             with pytest.raises(GrantRejected):
-                await BaselineClient(provider, http, tmp_path / "token.json").get("/echo")
+                await make().get("/echo")
 
     run(main)
 
@@ -83,10 +94,9 @@ def test_a_baseline_sign_in_needs_a_configured_credential(tmp_path: Path) -> Non
 def test_baseline_clients_with_a_permanent_refresh_token_only_waste_requests(tmp_path: Path) -> None:
     async def main() -> None:
         clock = FakeClock()
-        async with OtoServer(clock=clock) as server, aiohttp.ClientSession() as http:
-            provider = provider_for("oto", server.credentials)
-            await sign_in(provider, http, tmp_path / "token.json")
-            clients = [BaselineClient(provider, http, tmp_path / "token.json") for _ in range(5)]
+        server = OtoServer(clock=clock)
+        async with signed_in("oto", server, tmp_path) as make:
+            clients = [make() for _ in range(5)]
             clock.advance(3600)
             assert [await client.get("/echo") for client in clients] == [200] * 5
             assert (server.stats.expiries, server.stats.token_requests) == (2, 6)
@@ -94,16 +104,21 @@ def test_baseline_clients_with_a_permanent_refresh_token_only_waste_requests(tmp
     run(main)
 
 
+@contextlib.asynccontextmanager
+async def started(name: str, module: str) -> AsyncIterator[Child]:
+    child = await Child.start(name, module)
+    try:
+        yield child
+    finally:
+        await child.stop()
+
+
 def test_a_child_that_ends_early_is_reported_with_its_last_stderr_lines() -> None:
     async def main() -> None:
-        child = await Child.start("client 7", "tokensession.cli.no_such_module")
-        try:
-            with pytest.raises(
-                ChildFailed, match=r"client 7 process ended early \(status 1\)(.|\n)*No module"
-            ):
+        said = r"client 7 process ended early \(status 1\)(.|\n)*No module"
+        async with started("client 7", "tokensession.cli.no_such_module") as child:
+            with pytest.raises(ChildFailed, match=said):
                 await child.hear()
-        finally:
-            await child.stop()
 
     run(main)
 
@@ -115,18 +130,13 @@ async def _hear_to_the_end(child: Child) -> None:
 
 def test_a_load_that_cannot_start_ends_its_process_with_the_reason(tmp_path: Path) -> None:
     async def main() -> None:
-        child = await Child.start("client 1", "tokensession.cli.load")
-        try:
-            credentials = OtoServer(port=9).credentials  # not used: the load fails before
-            await child.tell(
-                directory=str(tmp_path), tasks=1, pause=1.0, credentials={"baseline": {"oto": credentials}}
-            )
+        credentials = {"baseline": {"oto": OtoServer(port=9).credentials}}  # not used: it fails before
+        async with started("client 1", "tokensession.cli.load") as child:
+            await child.tell(directory=str(tmp_path), tasks=1, pause=1.0, credentials=credentials)
             assert await child.hear() == {"ready": True}
             await child.tell(do="run", load="baseline")
             with pytest.raises(ChildFailed, match=r"No such file or directory: .*baseline-oto\.json"):
                 await _hear_to_the_end(child)
-        finally:
-            await child.stop()
 
     run(main)
 

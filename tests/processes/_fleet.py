@@ -116,6 +116,12 @@ async def fleet(size: int, provider: dict[str, Any], store: str) -> AsyncIterato
         yield workers
 
 
+async def ready(*workers: Worker) -> None:
+    """Each of them has a token."""
+    for worker in workers:
+        assert await worker.ask("get") == ["200"]
+
+
 def run(main: Callable[[], Awaitable[None]]) -> None:
     """Run the body of a test, with a time limit in case it hangs."""
 
@@ -124,8 +130,3 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
             await main()
 
     asyncio.run(bounded())
-
-
-def url(scheme: str, where: Path) -> str:
-    """An absolute store URL."""
-    return f"file://{where}/tokens" if scheme == "file" else f"sqlite:///{where}/tokens.db"

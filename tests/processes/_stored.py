@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from tokensession import open_store
 from tokensession._refresh.state import Now, TokenState, decode, encode
 from tokensession.stores import Record, Store
-
-
-@contextlib.asynccontextmanager
-async def opened(where: str) -> AsyncIterator[Store]:
-    """The store at this URL. Closed at the end."""
-    store = open_store(where)
-    try:
-        yield store
-    finally:
-        await store.aclose()
 
 
 async def only_record(store: Store) -> tuple[str, Record]:
@@ -32,21 +20,28 @@ async def only_record(store: Store) -> tuple[str, Record]:
 
 async def stored_state(where: str) -> TokenState:
     """The state that is stored under the only key."""
-    async with opened(where) as store:
+    async with open_store(where) as store:
         record = (await only_record(store))[1]
         return decode(record.data, now(), age=record.age)
 
 
+async def stored_token(where: str) -> list[str]:
+    """The fingerprint of the stored token, as a worker answers with it."""
+    token = (await stored_state(where)).token
+    assert token is not None
+    return [token.fingerprint]
+
+
 async def stored_record(where: str) -> tuple[str, bytes]:
     """The version and the bytes of what is stored under the only key."""
-    async with opened(where) as store:
+    async with open_store(where) as store:
         record = (await only_record(store))[1]
         return record.version, record.data
 
 
 async def expire(where: str) -> None:
     """Make the stored access token a day older."""
-    async with opened(where) as store:
+    async with open_store(where) as store:
         key, record = await only_record(store)
         state = decode(record.data, now(), age=record.age)
         await store.put(key, encode(replace(state, obtained=state.obtained - 86_400), now()))

@@ -20,7 +20,6 @@ import gc
 import json
 import socket
 import sys
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tokensession import AiohttpTransport, AuthedSession, Policy, TokenSessionError
@@ -76,9 +75,9 @@ class StagedClaim:
     def __init__(self, claim: Claim, stages: Stages) -> None:
         self._claim = claim
         self._stages = stages
-        self.current = claim.current
-        self.interrupted = claim.interrupted
-        self.listening = claim.listening
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._claim, name)
 
     async def sending(self, *, listening: float = 0.0) -> None:
         await self._claim.sending(listening=listening)
@@ -89,9 +88,6 @@ class StagedClaim:
         record = await self._claim.commit(data)
         await self._stages.at("committed")
         return record
-
-    async def abandon(self) -> None:
-        await self._claim.abandon()
 
 
 class StagedStore:
@@ -136,16 +132,9 @@ class StagedTransport:
         self._transport = AiohttpTransport()
         self._stages = stages
 
-    async def send(
-        self,
-        request: TokenRequest,
-        *,
-        connect: float,
-        total: float,
-        on_sending: Callable[[], Awaitable[None]] | None = None,
-    ) -> TokenResponse:
+    async def send(self, request: TokenRequest, **bounds: Any) -> TokenResponse:
         await self._stages.at("send")
-        response = await self._transport.send(request, connect=connect, total=total, on_sending=on_sending)
+        response = await self._transport.send(request, **bounds)
         await self._stages.at("received")
         return response
 
@@ -181,11 +170,10 @@ class Orders:
 
     async def _one(self, do: str, arguments: dict[str, str]) -> str:
         try:
-            answer: str = await getattr(self, do)(**arguments)
+            return str(await getattr(self, do)(**arguments))
         except TokenSessionError as error:
             self._message = str(error)
             return type(error).__name__
-        return answer
 
     async def carry_out(self, do: str, count: int, arguments: dict[str, str]) -> None:
         answers = await asyncio.gather(*(self._one(do, arguments) for _ in range(count)))
@@ -196,10 +184,8 @@ async def main(fd: int, setup: dict[str, Any]) -> None:
     lines, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
     stages = Stages(writer)
     store = StagedStore(open_store(setup["store"]), stages)
-    provider = Priava(**setup["provider"])
-    async with AuthedSession(
-        provider, store=store, policy=POLICY, transport=StagedTransport(stages)
-    ) as session:
+    provider, transport = Priava(**setup["provider"]), StagedTransport(stages)
+    async with AuthedSession(provider, store=store, policy=POLICY, transport=transport) as session:
         orders, running = Orders(session, stages), set()
         await stages.say("ready")
         while line := await lines.readline():

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
-from _fleet import Worker, fleet, run, url
+from _fleet import Worker, fleet, ready, run
 from _stored import stored_state
 
 from tokensession.testing import Hang, PriavaServer
-
-pytestmark = pytest.mark.parametrize("scheme", ["file", "sqlite"])
 
 
 async def kill_at(stage: str, victim: Worker, server: PriavaServer) -> None:
@@ -39,23 +34,21 @@ async def recover(server: PriavaServer, refusal: str, *workers: Worker) -> None:
     assert server.stats.token_requests == requests
 
 
-def test_f14_when_the_holder_is_killed_a_waiting_process_proceeds(tmp_path: Path, scheme: str) -> None:
+def test_f14_when_the_holder_is_killed_a_waiting_process_proceeds(where: str) -> None:
     """A killed process's claim goes at once to one that waits for it: there is no lease to wait for."""
 
     async def main() -> None:
-        async with PriavaServer() as server:
-            async with fleet(2, server.credentials, url(scheme, tmp_path)) as (victim, survivor):
-                for worker in (victim, survivor):
-                    assert await worker.ask("get") == ["200"]
-                server.revoke_access_tokens()
-                server.script(Hang())
-                async with server.hold("before") as gate:
-                    await victim.begin("get")
-                    await gate.reached()
-                await survivor.begin_and_wait("get")
-                victim.kill()
-                assert await survivor.answer() == ["200"]
-                assert (server.stats.token_requests, server.stats.reuse_detections) == (3, 0)
+        async with PriavaServer() as server, fleet(2, server.credentials, where) as (victim, survivor):
+            await ready(victim, survivor)
+            server.revoke_access_tokens()
+            server.script(Hang())
+            async with server.hold("before") as gate:
+                await victim.begin("get")
+                await gate.reached()
+            await survivor.begin_and_wait("get")
+            victim.kill()
+            assert await survivor.answer() == ["200"]
+            assert (server.stats.token_requests, server.stats.reuse_detections) == (3, 0)
 
     run(main)
 
@@ -75,60 +68,55 @@ STAGES = [
 
 @pytest.mark.parametrize(("stage", "requests", "outcome"), STAGES, ids=[stage for stage, _, _ in STAGES])
 def test_f17_a_process_killed_in_mid_refresh_costs_at_most_one_more_request(
-    tmp_path: Path, scheme: str, stage: str, requests: int, outcome: str
+    where: str, stage: str, requests: int, outcome: str
 ) -> None:
     """After a crash, the refresh token is sent once more; if it was spent, you sign in again."""
 
     async def main() -> None:
-        async with PriavaServer() as server:
-            async with fleet(3, server.credentials, url(scheme, tmp_path)) as (victim, survivor, third):
-                for worker in (victim, survivor, third):
-                    assert await worker.ask("get") == ["200"]
-                server.revoke_access_tokens()
-                await kill_at(stage, victim, server)
-                assert await survivor.ask("get") == [outcome]
-                assert await third.ask("get", 20) == [outcome]
-                assert await survivor.ask("get", 20) == [outcome]
-                assert server.stats.token_requests == 1 + requests
-                if outcome != "200":
-                    assert "Sign in again" in (await survivor.ask("why"))[0]
-                    assert "Sign in again" in (await third.ask("why"))[0]
-                await recover(server, outcome, survivor, third)
+        async with PriavaServer() as server, fleet(3, server.credentials, where) as (victim, survivor, third):
+            await ready(victim, survivor, third)
+            server.revoke_access_tokens()
+            await kill_at(stage, victim, server)
+            assert await survivor.ask("get") == [outcome]
+            assert await third.ask("get", 20) == [outcome]
+            assert await survivor.ask("get", 20) == [outcome]
+            assert server.stats.token_requests == 1 + requests
+            if outcome != "200":
+                assert "Sign in again" in (await survivor.ask("why"))[0]
+                assert "Sign in again" in (await third.ask("why"))[0]
+            await recover(server, outcome, survivor, third)
 
     run(main)
 
 
-def test_f17_f53_a_second_crash_in_the_repetition_loses_no_sign_in(tmp_path: Path, scheme: str) -> None:
+def test_f17_f53_a_second_crash_in_the_repetition_loses_no_sign_in(where: str) -> None:
     """Two processes are killed before the server has done anything. The next one gets a token."""
-    where = url(scheme, tmp_path)
 
     async def main() -> None:
-        async with PriavaServer() as server:
-            async with fleet(4, server.credentials, where) as (first, second, third, fourth):
-                for worker in (first, second, third, fourth):
-                    assert await worker.ask("get") == ["200"]
-                server.revoke_access_tokens()
-                await kill_at("arrived", first, server)
-                await kill_at("arrived", second, server)
-                for worker in (third, fourth, third):
-                    assert await worker.ask("get", 5) == ["200"]
-                assert server.stats.token_requests == 4
-                assert server.stats.reuse_detections == 0
-                state = await stored_state(where)
-                assert (state.failures, state.rejections) == (None, ())
+        async with (
+            PriavaServer() as server,
+            fleet(4, server.credentials, where) as (one, two, three, four),
+        ):
+            await ready(one, two, three, four)
+            server.revoke_access_tokens()
+            await kill_at("arrived", one, server)
+            await kill_at("arrived", two, server)
+            for worker in (three, four, three):
+                assert await worker.ask("get", 5) == ["200"]
+            assert (server.stats.token_requests, server.stats.reuse_detections) == (4, 0)
+            state = await stored_state(where)
+            assert (state.failures, state.rejections) == (None, ())
 
     run(main)
 
 
-def test_f17_a_process_that_starts_after_the_crash_knows_of_it(tmp_path: Path, scheme: str) -> None:
+def test_f17_a_process_that_starts_after_the_crash_knows_of_it(where: str) -> None:
     """The store remembers the crash: a later process makes one more request, and the next one none."""
-    where = url(scheme, tmp_path)
-    first: dict[str, Any] = {}
 
     async def main() -> None:
         async with PriavaServer() as server:
             async with fleet(1, server.credentials, where) as [victim]:
-                first["token"] = await victim.ask("token")
+                await ready(victim)
                 server.revoke_access_tokens()
                 await kill_at("spent", victim, server)
             for _ in range(2):

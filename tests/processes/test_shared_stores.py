@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from pathlib import Path
 
 import pytest
-from _fleet import fleet, run, url
+from _fleet import fleet, ready, run
 from _stored import expire
 
 from tokensession.testing import PriavaServer
 
-pytestmark = pytest.mark.parametrize("scheme", ["file", "sqlite"])
 
-
-def test_f06_sixty_four_processes_that_find_the_token_expired_make_one_request(
-    tmp_path: Path, scheme: str
-) -> None:
+def test_f06_sixty_four_processes_that_find_the_token_expired_make_one_request(where: str) -> None:
     """64 processes find the stored token expired at once: one token request, and all get its token."""
-    where = url(scheme, tmp_path)
 
     async def main() -> None:
         async with PriavaServer() as server:
@@ -50,52 +44,42 @@ def test_f06_sixty_four_processes_that_find_the_token_expired_make_one_request(
     run(main)
 
 
-def test_six_processes_that_find_no_token_make_one_request(tmp_path: Path, scheme: str) -> None:
+def test_six_processes_that_find_no_token_make_one_request(where: str) -> None:
     """Fifty tasks in each of them ask at the same moment."""
 
     async def main() -> None:
-        async with (
-            PriavaServer() as server,
-            fleet(6, server.credentials, url(scheme, tmp_path)) as workers,
-            server.hold("before") as gate,
-        ):
-            for worker in workers:
-                await worker.begin("token", 50)
-            await gate.reached()
-            gate.open()
+        async with PriavaServer() as server, fleet(6, server.credentials, where) as workers:
+            async with server.hold("before") as gate:
+                for worker in workers:
+                    await worker.begin("token", 50)
+                await gate.reached()
             answers = [await worker.answer() for worker in workers]
-            assert len({tuple(answer) for answer in answers}) == 1
+            assert answers == [answers[0]] * 6
             assert len(answers[0]) == 1
             assert server.stats.token_requests == 1
 
     run(main)
 
 
-def test_processes_that_share_a_rotating_token_refresh_it_once(tmp_path: Path, scheme: str) -> None:
+def test_processes_that_share_a_rotating_token_refresh_it_once(where: str) -> None:
     """After a revocation, 200 requests lead to one token request, and no spent token is presented."""
 
     async def main() -> None:
-        async with PriavaServer(lifetime=3600) as server:
-            async with fleet(4, server.credentials, url(scheme, tmp_path)) as workers:
-                for worker in workers:
-                    assert await worker.ask("get") == ["200"]
-                server.revoke_access_tokens()
-                for worker in workers:
-                    await worker.begin("get", 50)
-                assert [await worker.answer() for worker in workers] == [["200"]] * 4
-                assert server.stats.token_requests == 2
-                assert server.stats.concurrent_token_requests_max == 1
-                assert server.stats.reuse_detections == 0
+        async with PriavaServer() as server, fleet(4, server.credentials, where) as workers:
+            await ready(*workers)
+            server.revoke_access_tokens()
+            for worker in workers:
+                await worker.begin("get", 50)
+            assert [await worker.answer() for worker in workers] == [["200"]] * 4
+            assert (server.stats.token_requests, server.stats.concurrent_token_requests_max) == (2, 1)
+            assert server.stats.reuse_detections == 0
 
     run(main)
 
 
 @pytest.mark.parametrize("stage", ["found", "claim"])
-def test_f08_a_process_that_has_read_an_old_refresh_token_does_not_send_it(
-    tmp_path: Path, scheme: str, stage: str
-) -> None:
+def test_f08_a_process_that_has_read_an_old_refresh_token_does_not_send_it(where: str, stage: str) -> None:
     """The record is read again under the claim, so a token that was spent in between is not sent."""
-    where = url(scheme, tmp_path)
 
     async def main() -> None:
         async with PriavaServer() as server, fleet(3, server.credentials, where) as (first, slow, quick):
@@ -117,15 +101,14 @@ def test_f08_a_process_that_has_read_an_old_refresh_token_does_not_send_it(
 
 
 @pytest.mark.parametrize("stage", ["granted", "send", "sending", "before", "after", "received", "commit"])
-def test_f09_the_claim_lasts_from_the_reading_to_the_save(tmp_path: Path, scheme: str, stage: str) -> None:
+def test_f09_the_claim_lasts_from_the_reading_to_the_save(where: str, stage: str) -> None:
     """At every stage of a refresh, from reading the record to saving it, no other process begins one."""
 
     async def main() -> None:
         async with PriavaServer() as server, contextlib.AsyncExitStack() as stack:
-            holder, other = await stack.enter_async_context(
-                fleet(2, server.credentials, url(scheme, tmp_path))
-            )
-            if stage in ("before", "after"):  # while the request is at the provider
+            holder, other = await stack.enter_async_context(fleet(2, server.credentials, where))
+            at_the_provider = stage in ("before", "after")
+            if at_the_provider:
                 gate = await stack.enter_async_context(server.hold(stage))  # type: ignore[arg-type]
                 await holder.begin("token")
                 await gate.reached()
@@ -135,7 +118,7 @@ def test_f09_the_claim_lasts_from_the_reading_to_the_save(tmp_path: Path, scheme
                 await holder.at(stage)
             await other.begin_and_wait("token", 10)
             assert server.stats.token_requests == (0 if stage in ("granted", "send", "sending") else 1)
-            if stage in ("before", "after"):
+            if at_the_provider:
                 gate.open()
             else:
                 await holder.go(stage)
