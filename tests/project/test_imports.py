@@ -37,12 +37,3 @@ def test_importing_tokensession_loads_only_its_dependencies() -> None:
     """These are aiohttp, anyio and msgpack: no driver, command line or test tool."""
     alone = loaded_by("import aiohttp, anyio, msgpack")
     assert loaded_by("import tokensession") - alone == {"tokensession"}
-
-
-def test_sqlite_is_loaded_on_first_use() -> None:
-    """Importing the stores loads neither sqlite3 nor sqlite-utils."""
-    program = (
-        "import sys, tokensession.stores as stores; assert 'sqlite3' not in sys.modules; "
-        "stores.SQLiteStore; assert 'sqlite3' in sys.modules; assert 'sqlite_utils' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)

@@ -103,15 +103,6 @@ def test_a_hanging_request_ends_when_the_server_closes(spent: bool) -> None:
     run(main)
 
 
-def test_a_dripping_response_arrives_whole() -> None:
-    async def main() -> None:
-        async with connected(OtoServer()) as client:
-            client.server.script(Drip(pause=0))
-            assert (await client.redeem())["success"] is True
-
-    run(main)
-
-
 async def _begin(client: Client) -> aiohttp.ClientResponse:
     """A token request whose response has begun."""
     request = client.request()
