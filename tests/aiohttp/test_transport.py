@@ -26,7 +26,6 @@ from tokensession.testing import (
     Reset,
     Response,
     Truncate,
-    json_response,
     redirect,
 )
 from tokensession.transport import MAX_BODY, MAX_FIELDS, MAX_LINE
