@@ -183,6 +183,7 @@ def test_k46_a_session_makes_no_blocking_call_in_the_event_loop(
 OTHER_PROCESS = """
 import asyncio, json, sys
 from tokensession import AuthedSession
+from tokensession.providers import OAuth2
 
 async def main():
     async with AuthedSession(OAuth2(**json.loads(sys.argv[1])), store=sys.argv[2]) as session:
