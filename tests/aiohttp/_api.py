@@ -20,14 +20,6 @@ Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 Answer = AbstractAsyncContextManager[aiohttp.ClientResponse]
 
 
-def run(scene: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(60):
-            await scene()
-
-    asyncio.run(bounded())
-
-
 async def rounds(count: int = 50) -> None:
     """Let the event loop go round this often."""
     for _ in range(count):

@@ -10,7 +10,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from _api import client_of, echo, run, session_of, status
+from _api import client_of, echo, session_of, status
+from _event_loop import in_event_loop
 
 from tokensession import AiohttpTransport, BearerAuth, ConfigurationError, ManagedSource, Policy, Token
 from tokensession.providers import Oto
@@ -36,31 +37,25 @@ def with_auth(server: OtoServer, policy: Policy | None = None, **options: Any) -
     return client_of(server.base_url, managed(server, policy), **options)
 
 
-def test_f37_a_clientsession_of_your_own_sends_the_token_to_the_providers_origin_only() -> None:
+@in_event_loop
+async def test_f37_a_clientsession_of_your_own_sends_the_token_to_the_providers_origin_only() -> None:
     """Requests to another origin than those allowed pass through without the token."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, OtoServer() as other:
-            async with aiohttp.ClientSession(middlewares=(BearerAuth(managed(server)),)) as client:
-                assert (await echo(client.get(server.base_url + "/open/echo")))["authorized"]
-                assert not (await echo(client.get(other.base_url + "/open/echo")))["authorized"]
-
-    run(scene)
+    async with OtoServer() as server, OtoServer() as other:
+        async with aiohttp.ClientSession(middlewares=(BearerAuth(managed(server)),)) as client:
+            assert (await echo(client.get(server.base_url + "/open/echo")))["authorized"]
+            assert not (await echo(client.get(other.base_url + "/open/echo")))["authorized"]
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_f37_a_redirect_to_another_origin_is_followed_without_the_token(code: int) -> None:
+@in_event_loop
+async def test_f37_a_redirect_to_another_origin_is_followed_without_the_token(code: int) -> None:
     """Every hop is checked: a redirect to another origin loses the token, one within the origin keeps it."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, OtoServer() as other:
-            async with with_auth(server) as client, session_of(server) as session:
-                for get in (client.get, session.get):
-                    for target, expected in ((other, False), (server, True)):
-                        to = {"to": target.base_url + "/open/echo", "status": str(code)}
-                        assert (await echo(get("/redirect", params=to)))["authorized"] is expected
-
-    run(scene)
+    async with OtoServer() as server, OtoServer() as other:
+        async with with_auth(server) as client, session_of(server) as session:
+            for get in (client.get, session.get):
+                for target, expected in ((other, False), (server, True)):
+                    to = {"to": target.base_url + "/open/echo", "status": str(code)}
+                    assert (await echo(get("/redirect", params=to)))["authorized"] is expected
 
 
 @pytest.mark.parametrize(
@@ -77,128 +72,109 @@ def test_f37_a_redirect_to_another_origin_is_followed_without_the_token(code: in
     ],
     ids=["bytes", "text", "json", "form", "file in memory", "large", "100-continue", "none"],
 )
-def test_f32_a_401_is_answered_by_one_refresh_and_one_replay_with_the_body(
+@in_event_loop
+async def test_f32_a_401_is_answered_by_one_refresh_and_one_replay_with_the_body(
     make: Callable[[], dict[str, Any]],
 ) -> None:
     """A 401 on a token that looks valid: one forced refresh, one replay with the whole body."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, with_auth(server) as client:
-            first = await echo(client.post("/echo", **make()))
-            server.revoke_access_tokens()
-            assert (await echo(client.post("/echo", **make())))["body"] == first["body"]
-            assert (server.stats.token_requests, server.stats.unauthorized) == (2, 1)
-
-    run(scene)
+    async with OtoServer() as server, with_auth(server) as client:
+        first = await echo(client.post("/echo", **make()))
+        server.revoke_access_tokens()
+        assert (await echo(client.post("/echo", **make())))["body"] == first["body"]
+        assert (server.stats.token_requests, server.stats.unauthorized) == (2, 1)
 
 
-def test_f46_a_stream_that_has_been_read_is_never_replayed_empty() -> None:
+@in_event_loop
+async def test_f46_a_stream_that_has_been_read_is_never_replayed_empty() -> None:
     """A body that was a stream is not replayed empty: the 401 is returned, and the next request succeeds."""
 
     async def stream() -> AsyncIterator[bytes]:
         for _ in range(10):
             yield b"x" * 1000
 
-    async def scene() -> None:
-        async with OtoServer() as server, with_auth(server) as client:
-            await client.get("/echo")
-            server.revoke_access_tokens()
-            before = server.stats.requests
-            async with client.post("/echo", data=stream()) as response:
-                assert response.status == 401
-                assert await response.read()
-            assert server.stats.requests == before + 1
-            assert len((await echo(client.post("/echo", data=stream())))["body"]) == 10_000
-
-    run(scene)
+    async with OtoServer() as server, with_auth(server) as client:
+        await client.get("/echo")
+        server.revoke_access_tokens()
+        before = server.stats.requests
+        async with client.post("/echo", data=stream()) as response:
+            assert response.status == 401
+            assert await response.read()
+        assert server.stats.requests == before + 1
+        assert len((await echo(client.post("/echo", data=stream())))["body"]) == 10_000
 
 
-def test_f47_a_large_401_and_a_pool_of_one_connection_do_not_deadlock() -> None:
+@in_event_loop
+async def test_f47_a_large_401_and_a_pool_of_one_connection_do_not_deadlock() -> None:
     """A large 401 is released before the replay: a pool of one connection does not wait for itself."""
-
-    async def scene() -> None:
-        connector = aiohttp.TCPConnector(limit=1)
-        async with OtoServer() as server, with_auth(server, connector=connector) as client:
-            await client.get("/echo")
-            server.revoke_access_tokens()
-            assert await status(client.get("/large-401")) == 200
-
-    run(scene)
+    connector = aiohttp.TCPConnector(limit=1)
+    async with OtoServer() as server, with_auth(server, connector=connector) as client:
+        await client.get("/echo")
+        server.revoke_access_tokens()
+        assert await status(client.get("/large-401")) == 200
 
 
-def test_f33_a_second_401_is_returned_and_further_requests_cause_no_refresh() -> None:
+@in_event_loop
+async def test_f33_a_second_401_is_returned_and_further_requests_cause_no_refresh() -> None:
     """Twenty requests that are always answered 401 cause one forced refresh, one replay, and twenty 401s."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, with_auth(server) as client:
-            assert [await status(client.get("/status/401")) for _ in range(20)] == [401] * 20
-            assert (server.stats.token_requests, server.stats.requests) == (2, 21)
-
-    run(scene)
+    async with OtoServer() as server, with_auth(server) as client:
+        assert [await status(client.get("/status/401")) for _ in range(20)] == [401] * 20
+        assert (server.stats.token_requests, server.stats.requests) == (2, 21)
 
 
-def test_if_the_token_cannot_be_replaced_its_error_is_raised_and_nothing_stays_open() -> None:
+@in_event_loop
+async def test_if_the_token_cannot_be_replaced_its_error_is_raised_and_nothing_stays_open() -> None:
     """The error says more than the 401, and the connection is released."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, with_auth(server, Policy(retry_within=0)) as client:
-            await client.get("/echo")
-            server.revoke_access_tokens()
-            server.script(json_response(500, {}))
-            with pytest.raises(Exception, match="answered 500"):
-                await client.get("/large-401")
-            assert client.connector is not None
-            assert not client.connector._acquired
-
-    run(scene)
+    async with OtoServer() as server, with_auth(server, Policy(retry_within=0)) as client:
+        await client.get("/echo")
+        server.revoke_access_tokens()
+        server.script(json_response(500, {}))
+        with pytest.raises(Exception, match="answered 500"):
+            await client.get("/large-401")
+        assert client.connector is not None
+        assert not client.connector._acquired
 
 
-def test_f01_a_request_cancelled_during_its_refresh_leaves_no_connection_behind() -> None:
+@in_event_loop
+async def test_f01_a_request_cancelled_during_its_refresh_leaves_no_connection_behind() -> None:
     """Cancelling a request that waits for its refresh leaves no connection open, and the refresh goes on."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, with_auth(server) as client:
-            await client.get("/echo")
-            server.revoke_access_tokens()
-            async with server.hold("before") as gate:
-                request = asyncio.create_task(client.get("/echo")._coro)
-                await gate.reached()
-                request.cancel()
-                await asyncio.gather(request, return_exceptions=True)
-            assert await status(client.get("/echo")) == 200
-            assert server.stats.token_requests == 2
-            assert client.connector is not None
-            assert len(client.connector._acquired) <= 1
-
-    run(scene)
+    async with OtoServer() as server, with_auth(server) as client:
+        await client.get("/echo")
+        server.revoke_access_tokens()
+        async with server.hold("before") as gate:
+            request = asyncio.create_task(client.get("/echo")._coro)
+            await gate.reached()
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
+        assert await status(client.get("/echo")) == 200
+        assert server.stats.token_requests == 2
+        assert client.connector is not None
+        assert len(client.connector._acquired) <= 1
 
 
-def test_f45_the_token_is_in_no_response_and_no_exception() -> None:
+@in_event_loop
+async def test_f45_the_token_is_in_no_response_and_no_exception() -> None:
     """request_info, raise_for_status, redirect history and tracebacks of aiohttp all show [redacted]."""
-
-    async def scene() -> None:
-        async with OtoServer() as server:
-            source = managed(server)
-            secret = (await source.token()).access_token
-            async with client_of(server.base_url, source, raise_for_status=True) as client:
-                with pytest.raises(aiohttp.ClientResponseError) as caught:
-                    await client.get("/status/404")
-                async with client.get("/redirect", params={"to": "/echo"}) as response:
-                    infos = [each.request_info for each in (caught.value, response, *response.history)]
-                await server.close()
-                with pytest.raises(aiohttp.ClientConnectionError) as broken:
-                    await client.get("/echo")
-                errors = (caught.value, broken.value)
-                shown = [repr(each) for each in (*infos, *errors)]
-                shown += [line for error in errors for line in traceback.format_exception(error)]
-                assert not any(secret in text for text in shown)
-                assert "[redacted]" in repr(response.request_info)
-
-    run(scene)
+    async with OtoServer() as server:
+        source = managed(server)
+        secret = (await source.token()).access_token
+        async with client_of(server.base_url, source, raise_for_status=True) as client:
+            with pytest.raises(aiohttp.ClientResponseError) as caught:
+                await client.get("/status/404")
+            async with client.get("/redirect", params={"to": "/echo"}) as response:
+                infos = [each.request_info for each in (caught.value, response, *response.history)]
+            await server.close()
+            with pytest.raises(aiohttp.ClientConnectionError) as broken:
+                await client.get("/echo")
+            errors = (caught.value, broken.value)
+            shown = [repr(each) for each in (*infos, *errors)]
+            shown += [line for error in errors for line in traceback.format_exception(error)]
+            assert not any(secret in text for text in shown)
+            assert "[redacted]" in repr(response.request_info)
 
 
 @pytest.mark.parametrize("limit", [1, 100])
-def test_f48_a_refresh_cannot_re_enter_the_session_that_waits_for_it(limit: int) -> None:
+@in_event_loop
+async def test_f48_a_refresh_cannot_re_enter_the_session_that_waits_for_it(limit: int) -> None:
     """Token requests use no middleware and no connection pool of the session, even on the same origin."""
     seen: list[str] = []
 
@@ -206,32 +182,26 @@ def test_f48_a_refresh_cannot_re_enter_the_session_that_waits_for_it(limit: int)
         seen.append(request.url.path)
         return await handler(request)
 
-    async def scene() -> None:
-        async with OtoServer() as server:
-            middlewares = own, BearerAuth(managed(server))
-            connector = aiohttp.TCPConnector(limit=limit)
-            async with aiohttp.ClientSession(
-                server.base_url, connector=connector, middlewares=middlewares
-            ) as client:
-                for _ in range(2):
-                    assert await status(client.get("/large-401")) == 200
-                    server.revoke_access_tokens()
-            assert server.stats.token_requests == 2
-            assert server.invalid_requests == [], "no token request had an Authorization header"
-        assert seen == ["/large-401"] * 2
-
-    run(scene)
+    async with OtoServer() as server:
+        middlewares = own, BearerAuth(managed(server))
+        connector = aiohttp.TCPConnector(limit=limit)
+        async with aiohttp.ClientSession(
+            server.base_url, connector=connector, middlewares=middlewares
+        ) as client:
+            for _ in range(2):
+                assert await status(client.get("/large-401")) == 200
+                server.revoke_access_tokens()
+        assert server.stats.token_requests == 2
+        assert server.invalid_requests == [], "no token request had an Authorization header"
+    assert seen == ["/large-401"] * 2
 
 
-def test_with_a_source_that_cannot_refresh_the_401_is_returned() -> None:
+@in_event_loop
+async def test_with_a_source_that_cannot_refresh_the_401_is_returned() -> None:
     """A source with a fixed token works too."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, client_of(server.base_url, Fixed("wrong")) as client:
-            assert await status(client.get("/echo")) == 401
-            assert server.stats.requests == 1
-
-    run(scene)
+    async with OtoServer() as server, client_of(server.base_url, Fixed("wrong")) as client:
+        assert await status(client.get("/echo")) == 401
+        assert server.stats.requests == 1
 
 
 def test_invalid_arguments_are_an_error_that_names_them() -> None:
@@ -259,17 +229,14 @@ def test_middleware_is_compared_and_hashed_by_identity() -> None:
     assert len({one, other, one}) == 2
 
 
-def test_configured_headers_are_added_for_the_allowed_origins_only() -> None:
+@in_event_loop
+async def test_configured_headers_are_added_for_the_allowed_origins_only() -> None:
     """Priava's TenantRegion, for example. A request's own value wins."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, OtoServer() as other:
-            bearer = BearerAuth(managed(server), headers=[("TenantRegion", "EU")])
-            async with aiohttp.ClientSession(server.base_url, middlewares=(bearer,)) as client:
-                assert ["TenantRegion", "EU"] in (await echo(client.get("/echo")))["headers"]
-                seen = await echo(client.get("/echo", headers={"tenantregion": "US"}))
-                assert ["tenantregion", "US"] in seen["headers"]
-                seen = await echo(client.get(other.base_url + "/open/echo"))
-                assert not any(name == "TenantRegion" for name, _ in seen["headers"])
-
-    run(scene)
+    async with OtoServer() as server, OtoServer() as other:
+        bearer = BearerAuth(managed(server), headers=[("TenantRegion", "EU")])
+        async with aiohttp.ClientSession(server.base_url, middlewares=(bearer,)) as client:
+            assert ["TenantRegion", "EU"] in (await echo(client.get("/echo")))["headers"]
+            seen = await echo(client.get("/echo", headers={"tenantregion": "US"}))
+            assert ["tenantregion", "US"] in seen["headers"]
+            seen = await echo(client.get(other.base_url + "/open/echo"))
+            assert not any(name == "TenantRegion" for name, _ in seen["headers"])

@@ -17,7 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from _api import run, session_of, status
+from _api import session_of, status
+from _event_loop import in_event_loop
 from _processes import finish, running
 
 from tokensession import AuthedSession, SignedOut
@@ -77,38 +78,37 @@ XRAY = {"emulated": _emulated, "aws-xray-sdk": _installed}
 
 @pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
 @pytest.mark.parametrize("xray", XRAY)
-def test_k38_a_session_works_with_the_task_factory_of_x_ray(xray: str, debug: bool, tmp_path: Path) -> None:
+@in_event_loop
+async def test_k38_a_session_works_with_the_task_factory_of_x_ray(
+    xray: str, debug: bool, tmp_path: Path
+) -> None:
     """Callers in segments of their own share each refresh, and stay in their segments."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(debug)
+    segment = XRAY[xray]()
+    factory = loop.get_task_factory()
+    assert factory is not None
 
-    async def scene() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_debug(debug)
-        segment = XRAY[xray]()
-        factory = loop.get_task_factory()
-        assert factory is not None
+    async def traced(session: AuthedSession, name: str) -> int:
+        async with segment(name):
+            return await status(session.get("/echo"))
 
-        async def traced(session: AuthedSession, name: str) -> int:
-            async with segment(name):
-                return await status(session.get("/echo"))
+    async def crowd(session: AuthedSession) -> set[int]:
+        return set(await asyncio.gather(*(traced(session, f"caller-{number}") for number in range(10))))
 
-        async def crowd(session: AuthedSession) -> set[int]:
-            return set(await asyncio.gather(*(traced(session, f"caller-{number}") for number in range(10))))
-
-        async with OAuth2Server() as server:
-            async with session_of(server, store=STORES["sqlite"].format(tmp_path)) as session:
-                assert await crowd(session) == {200}
-                server.revoke_access_tokens()
-                assert await crowd(session) == {200}
-                async with segment("one"):
-                    await session.source.sign_in(refresh_token=server.new_credential())
-                    await session.source.refresh()
-                    async with session.ws_connect("/ws"):
-                        pass
-                assert await status(session.get("/echo")) == 200  # outside of any segment
-            assert server.stats.token_requests == 4
-            assert loop.get_task_factory() is factory
-
-    run(scene)
+    async with OAuth2Server() as server:
+        async with session_of(server, store=STORES["sqlite"].format(tmp_path)) as session:
+            assert await crowd(session) == {200}
+            server.revoke_access_tokens()
+            assert await crowd(session) == {200}
+            async with segment("one"):
+                await session.source.sign_in(refresh_token=server.new_credential())
+                await session.source.refresh()
+                async with session.ws_connect("/ws"):
+                    pass
+            assert await status(session.get("/echo")) == 200  # outside of any segment
+        assert server.stats.token_requests == 4
+        assert loop.get_task_factory() is factory
 
 
 Watch = Callable[[], AbstractContextManager[None]]
@@ -144,40 +144,37 @@ def nothing_blocks(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 
 @pytest.mark.parametrize("kind", STORES)
-def test_k46_a_session_makes_no_blocking_call_in_the_event_loop(
+@in_event_loop
+async def test_k46_a_session_makes_no_blocking_call_in_the_event_loop(
     kind: str, tmp_path: Path, nothing_blocks: Watch
 ) -> None:
     """Signing in and out, requests, a 401, a websocket, closing during a refresh, and being entered again."""
-
-    async def scene() -> None:
-        async with OAuth2Server() as server:
-            with nothing_blocks():
-                async with session_of(server, store=STORES[kind].format(tmp_path)) as session:
+    async with OAuth2Server() as server:
+        with nothing_blocks():
+            async with session_of(server, store=STORES[kind].format(tmp_path)) as session:
+                assert await status(session.get("/echo")) == 200
+                await session.source.refresh()
+                server.revoke_access_tokens()
+                requests = (status(session.get("/echo")) for _ in range(5))
+                assert set(await asyncio.gather(*requests)) == {200}
+                async with session.ws_connect("/ws"):
+                    pass
+                await session.source.sign_out()
+                with pytest.raises(SignedOut):
+                    await status(session.get("/echo"))
+                await session.source.sign_in(refresh_token=server.new_credential())
+                await session.source.check()
+                async with server.hold("after") as gate:
+                    refresh = asyncio.ensure_future(session.source.refresh())
+                    await gate.reached()
+                    closing = asyncio.ensure_future(session.close())
+                    await asyncio.sleep(0)
+                    gate.open()
+                    await closing
+                token = await refresh
+                async with session:
+                    assert await session.source.token() == token
                     assert await status(session.get("/echo")) == 200
-                    await session.source.refresh()
-                    server.revoke_access_tokens()
-                    requests = (status(session.get("/echo")) for _ in range(5))
-                    assert set(await asyncio.gather(*requests)) == {200}
-                    async with session.ws_connect("/ws"):
-                        pass
-                    await session.source.sign_out()
-                    with pytest.raises(SignedOut):
-                        await status(session.get("/echo"))
-                    await session.source.sign_in(refresh_token=server.new_credential())
-                    await session.source.check()
-                    async with server.hold("after") as gate:
-                        refresh = asyncio.ensure_future(session.source.refresh())
-                        await gate.reached()
-                        closing = asyncio.ensure_future(session.close())
-                        await asyncio.sleep(0)
-                        gate.open()
-                        await closing
-                    token = await refresh
-                    async with session:
-                        assert await session.source.token() == token
-                        assert await status(session.get("/echo")) == 200
-
-    run(scene)
 
 
 OTHER_PROCESS = """
@@ -194,36 +191,33 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
-def test_k46_a_session_that_waits_for_another_process_makes_no_blocking_call(
+@in_event_loop
+async def test_k46_a_session_that_waits_for_another_process_makes_no_blocking_call(
     kind: str, tmp_path: Path, nothing_blocks: Watch
 ) -> None:
     """The other process holds the claim during its refresh. One of the waiting callers is cancelled."""
     url = STORES[kind].format(tmp_path)
-
-    async def scene() -> None:
-        async with (
-            OAuth2Server() as server,
-            open_store(url) as store,
-            session_of(server, store=store) as session,
-        ):
-            assert await status(session.get("/echo")) == 200
-            arguments = ("-c", OTHER_PROCESS, json.dumps(server.credentials), url)
-            async with server.hold("before") as gate:
-                with running(*arguments, tmp=tmp_path) as other:
-                    await gate.reached()
-                    server.revoke_access_tokens()
-                    with nothing_blocks():
-                        callers = [asyncio.ensure_future(status(session.get("/echo"))) for _ in range(5)]
-                        while not store._worker._waiting:
-                            assert not any(caller.done() for caller in callers)
-                            await asyncio.sleep(0)
-                        callers.pop().cancel()
-                        gate.open()
-                        assert set(await asyncio.gather(*callers)) == {200}
-                        token = await session.source.token()
-                        await session.close()
-                        await store.aclose()
-                    assert await asyncio.to_thread(finish, other) == (0, f"{token.fingerprint}\n", "")
-            assert server.stats.token_requests == 2
-
-    run(scene)
+    async with (
+        OAuth2Server() as server,
+        open_store(url) as store,
+        session_of(server, store=store) as session,
+    ):
+        assert await status(session.get("/echo")) == 200
+        arguments = ("-c", OTHER_PROCESS, json.dumps(server.credentials), url)
+        async with server.hold("before") as gate:
+            with running(*arguments, tmp=tmp_path) as other:
+                await gate.reached()
+                server.revoke_access_tokens()
+                with nothing_blocks():
+                    callers = [asyncio.ensure_future(status(session.get("/echo"))) for _ in range(5)]
+                    while not store._worker._waiting:
+                        assert not any(caller.done() for caller in callers)
+                        await asyncio.sleep(0)
+                    callers.pop().cancel()
+                    gate.open()
+                    assert set(await asyncio.gather(*callers)) == {200}
+                    token = await session.source.token()
+                    await session.close()
+                    await store.aclose()
+                assert await asyncio.to_thread(finish, other) == (0, f"{token.fingerprint}\n", "")
+        assert server.stats.token_requests == 2

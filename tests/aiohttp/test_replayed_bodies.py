@@ -13,7 +13,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from _api import Numbered, api, calling, client_of, has_token, run, status
+from _api import Numbered, api, calling, client_of, has_token, status
+from _event_loop import in_event_loop
 from aiohttp import payload, web
 from aiohttp.abc import AbstractStreamWriter
 
@@ -96,7 +97,10 @@ FILES: dict[str, Callable[[Open], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("timing", ["read whole", "before it is read", "instead of 100-continue"])
 @pytest.mark.parametrize("kind", [*IN_MEMORY, *FILES])
-def test_f71_a_body_that_is_whole_is_replayed_to_the_byte(tmp_path: Path, kind: str, timing: str) -> None:
+@in_event_loop
+async def test_f71_a_body_that_is_whole_is_replayed_to_the_byte(
+    tmp_path: Path, kind: str, timing: str
+) -> None:
     """Whatever is in memory, at any time; a file if it has been read whole, or not begun."""
     if kind in FILES and timing == "before it is read":
         pytest.skip("of a file that is being read, nothing can be said")
@@ -110,20 +114,17 @@ def test_f71_a_body_that_is_whole_is_replayed_to_the_byte(tmp_path: Path, kind: 
             async with client_of(base, Numbered(number)) as client:
                 return await status(client.post("/", **body, **options)), server.bodies[-1]
 
-    async def scene() -> None:
-        server = Api(reads=timing == "read whole")
-        options = {"expect100": True} if timing == "instead of 100-continue" else {}
-        async with api(server, expect=server.expect) as base:
-            code, expected = await sent_by(base, server, 1)
-            assert (code, server.requests) == (200, 1)
-            code, replayed = await sent_by(base, server, 0, **options)
-            assert code == 200
-            if "multipart" in kind or "form" in kind:  # the boundary differs
-                assert len(replayed) == len(expected)
-            else:
-                assert replayed == expected
-
-    run(scene)
+    server = Api(reads=timing == "read whole")
+    options = {"expect100": True} if timing == "instead of 100-continue" else {}
+    async with api(server, expect=server.expect) as base:
+        code, expected = await sent_by(base, server, 1)
+        assert (code, server.requests) == (200, 1)
+        code, replayed = await sent_by(base, server, 0, **options)
+        assert code == 200
+        if "multipart" in kind or "form" in kind:  # the boundary differs
+            assert len(replayed) == len(expected)
+        else:
+            assert replayed == expected
 
 
 class Readable(io.RawIOBase):
@@ -165,44 +166,43 @@ class Gated(Readable):
 
 @pytest.mark.parametrize("ends", ["at once", "when the test says so"])
 @pytest.mark.parametrize("inside", ["alone", "in a form", "in a nested multipart"])
-def test_k23_a_file_that_is_being_read_when_the_401_comes_is_not_replayed(inside: str, ends: str) -> None:
+@in_event_loop
+async def test_k23_a_file_that_is_being_read_when_the_401_comes_is_not_replayed(
+    inside: str, ends: str
+) -> None:
     """A thread still reads it. A replay would begin somewhere in the middle, and be answered 200."""
     file = Gated()
     bodies = {"alone": file, "in a form": {"x": "1", "f": file}, "in a nested multipart": nested(file)}
+    source, done = Numbered(), asyncio.Event()
+    whole: list[bytes] = []
 
-    async def scene() -> None:
-        source, done = Numbered(), asyncio.Event()
-        whole: list[bytes] = []
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if not has_token(request, 0):
+            whole.append(await request.read())
+            return web.Response()
+        while not file.reads:
+            await request.content.readany()
+        response = web.StreamResponse(status=401)
+        await response.prepare(request)
+        await response.write(b"no")
+        if ends == "at once":
+            await response.write_eof()
+        else:
+            await done.wait()
+        return response
 
-        async def handle(request: web.Request) -> web.StreamResponse:
-            if not has_token(request, 0):
-                whole.append(await request.read())
-                return web.Response()
-            while not file.reads:
-                await request.content.readany()
-            response = web.StreamResponse(status=401)
-            await response.prepare(request)
-            await response.write(b"no")
-            if ends == "at once":
-                await response.write_eof()
-            else:
-                await done.wait()
-            return response
-
-        async with calling(handle, source) as client:
-            try:
-                async with client.post("/", data=bodies[inside]) as response:
-                    assert response.status == 401
-                    file.opened.set()
-                    done.set()
-                assert source.refreshes == 1  # the next request has the new token
-                assert await status(client.post("/", data=io.BytesIO(CONTENT))) == 200
-            finally:
+    async with calling(handle, source) as client:
+        try:
+            async with client.post("/", data=bodies[inside]) as response:
+                assert response.status == 401
                 file.opened.set()
                 done.set()
-        assert whole == [CONTENT]
-
-    run(scene)
+            assert source.refreshes == 1  # the next request has the new token
+            assert await status(client.post("/", data=io.BytesIO(CONTENT))) == 200
+        finally:
+            file.opened.set()
+            done.set()
+    assert whole == [CONTENT]
 
 
 class Own(payload.BytesPayload):
@@ -242,20 +242,17 @@ class OneShot(payload.Payload):
     ],
     ids=["one shot", "bytes", "file", "multipart", "inside a multipart"],
 )
-def test_k23_a_payload_of_your_own_class_is_not_replayed(make: Callable[[], payload.Payload]) -> None:
+@in_event_loop
+async def test_k23_a_payload_of_your_own_class_is_not_replayed(make: Callable[[], payload.Payload]) -> None:
     """Only its author knows whether it can be sent twice."""
-
-    async def scene() -> None:
-        server = Api(reads=True)
-        body = make()
-        if isinstance(body, OwnMultipart):
-            body.append(CONTENT)
-        async with calling(server) as client:
-            assert await status(client.post("/", data=body)) == 401
-            assert server.requests == 1
-            assert CONTENT in server.bodies[0]
-
-    run(scene)
+    server = Api(reads=True)
+    body = make()
+    if isinstance(body, OwnMultipart):
+        body.append(CONTENT)
+    async with calling(server) as client:
+        assert await status(client.post("/", data=body)) == 401
+        assert server.requests == 1
+        assert CONTENT in server.bodies[0]
 
 
 class Forward(Readable):
@@ -272,98 +269,89 @@ class Forward(Readable):
 
 
 @pytest.mark.parametrize("error", [io.UnsupportedOperation, OSError, None])
-def test_f71_a_file_that_cannot_go_back_is_not_replayed(error: type[Exception] | None) -> None:
-    async def scene() -> None:
-        server = Api(reads=True)
+@in_event_loop
+async def test_f71_a_file_that_cannot_go_back_is_not_replayed(error: type[Exception] | None) -> None:
+    server = Api(reads=True)
+    async with calling(server) as client:
+        assert await status(client.post("/", data=Forward(error))) == 401
+    assert server.bodies == [CONTENT]
+
+
+@in_event_loop
+async def test_f71_a_pipe_is_not_replayed() -> None:
+    server = Api(reads=True)
+    reading, writing = os.pipe()
+    os.write(writing, b"from a pipe")
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
         async with calling(server) as client:
-            assert await status(client.post("/", data=Forward(error))) == 401
-        assert server.bodies == [CONTENT]
-
-    run(scene)
-
-
-def test_f71_a_pipe_is_not_replayed() -> None:
-    async def scene() -> None:
-        server = Api(reads=True)
-        reading, writing = os.pipe()
-        os.write(writing, b"from a pipe")
-        os.close(writing)
-        with os.fdopen(reading, "rb") as pipe:
-            async with calling(server) as client:
-                assert await status(client.post("/", data=pipe)) == 401
-        assert server.bodies == [b"from a pipe"]
-
-    run(scene)
+            assert await status(client.post("/", data=pipe)) == 401
+    assert server.bodies == [b"from a pipe"]
 
 
 @pytest.mark.parametrize("change", ["shorter", "closed"])
-def test_f71_a_file_that_changes_before_the_replay_is_not_sent_short(tmp_path: Path, change: str) -> None:
-    async def scene() -> None:
-        path = tmp_path / "upload"
-        path.write_bytes(CONTENT)
-        server = Api(reads=True)
-        with path.open("rb") as file:
+@in_event_loop
+async def test_f71_a_file_that_changes_before_the_replay_is_not_sent_short(
+    tmp_path: Path, change: str
+) -> None:
+    path = tmp_path / "upload"
+    path.write_bytes(CONTENT)
+    server = Api(reads=True)
+    with path.open("rb") as file:
 
-            class Changing(Numbered):
-                async def refresh(self, unauthorized: Any = None) -> Any:
-                    if change == "closed":
-                        file.close()
-                    else:
-                        path.write_bytes(CONTENT[:1000])
-                    return await super().refresh(unauthorized)
+        class Changing(Numbered):
+            async def refresh(self, unauthorized: Any = None) -> Any:
+                if change == "closed":
+                    file.close()
+                else:
+                    path.write_bytes(CONTENT[:1000])
+                return await super().refresh(unauthorized)
 
-            async with calling(server, Changing()) as client:
-                assert await status(client.post("/", data=file)) == 401
-        assert server.bodies == [CONTENT]
-
-    run(scene)
+        async with calling(server, Changing()) as client:
+            assert await status(client.post("/", data=file)) == 401
+    assert server.bodies == [CONTENT]
 
 
-def test_f71_a_stream_that_has_not_been_begun_is_replayed() -> None:
+@in_event_loop
+async def test_f71_a_stream_that_has_not_been_begun_is_replayed() -> None:
     """The server answered instead of "100 Continue"."""
 
     async def stream() -> AsyncIterator[bytes]:
         yield CONTENT
 
-    async def scene() -> None:
-        server = Api(reads=True)
-        async with calling(server, expect=server.expect) as client:
-            assert await status(client.post("/", data=stream(), expect100=True)) == 200
-        assert server.bodies == [CONTENT]
-
-    run(scene)
+    server = Api(reads=True)
+    async with calling(server, expect=server.expect) as client:
+        assert await status(client.post("/", data=stream(), expect100=True)) == 200
+    assert server.bodies == [CONTENT]
 
 
-def test_f71_mutant_14_a_replay_begins_after_the_first_writer_has_ended() -> None:
+@in_event_loop
+async def test_f71_mutant_14_a_replay_begins_after_the_first_writer_has_ended() -> None:
     """Both read the same body, so the first one's next chunk would be missing from the second."""
     seen: list[bool] = []
+    writers: list[asyncio.Task[None]] = []
 
-    async def scene() -> None:
-        writers: list[asyncio.Task[None]] = []
+    async def watch(request: Any, handler: Any) -> Any:
+        seen.extend(writer.done() for writer in writers)
+        response = await handler(request)
+        if request._writer is not None:
+            writers.append(request._writer)
+        return response
 
-        async def watch(request: Any, handler: Any) -> Any:
-            seen.extend(writer.done() for writer in writers)
-            response = await handler(request)
-            if request._writer is not None:
-                writers.append(request._writer)
+    done = asyncio.Event()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if has_token(request, 0):
+            response = web.StreamResponse(status=401)  # it does not end, so that the writer does not
+            await response.prepare(request)
+            await done.wait()
             return response
+        done.set()
+        return web.Response(text=str(len(await request.read())))
 
-        done = asyncio.Event()
-
-        async def handle(request: web.Request) -> web.StreamResponse:
-            if has_token(request, 0):
-                response = web.StreamResponse(status=401)  # it does not end, so that the writer does not
-                await response.prepare(request)
-                await done.wait()
-                return response
-            done.set()
-            return web.Response(text=str(len(await request.read())))
-
-        async with api(handle) as base:
-            bearer = BearerAuth(Numbered(), origins=[base])
-            async with aiohttp.ClientSession(base, middlewares=(bearer, watch)) as client:
-                async with client.post("/", data=io.BytesIO(bytes(30_000_000))) as response:
-                    assert await response.text() == "30000000"
-
-    run(scene)
+    async with api(handle) as base:
+        bearer = BearerAuth(Numbered(), origins=[base])
+        async with aiohttp.ClientSession(base, middlewares=(bearer, watch)) as client:
+            async with client.post("/", data=io.BytesIO(bytes(30_000_000))) as response:
+                assert await response.text() == "30000000"
     assert seen == [True]

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import aiohttp
 import pytest
-from _api import Numbered, api, calling, client_of, echo, has_token, open_websocket, run, session_of, status
+from _api import Numbered, api, calling, client_of, echo, has_token, open_websocket, session_of, status
+from _event_loop import in_event_loop
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy, MultiDict
 from yarl import URL
@@ -40,49 +41,42 @@ HEADERS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-def test_k40_headers_from_any_iterable_are_sent(kind: str) -> None:
+@in_event_loop
+async def test_k40_headers_from_any_iterable_are_sent(kind: str) -> None:
     """Of a request, of a websocket and of the middleware. An iterator can be read once, and aiohttp does."""
+    seen: list[tuple[str | None, str | None]] = []
 
-    async def scene() -> None:
-        seen: list[tuple[str | None, str | None]] = []
+    async def handle(request: web.Request) -> web.StreamResponse:
+        seen.append((request.headers.get("X-A"), request.headers.get("X-B")))
+        return await open_websocket(request) if "Upgrade" in request.headers else web.Response()
 
-        async def handle(request: web.Request) -> web.StreamResponse:
-            seen.append((request.headers.get("X-A"), request.headers.get("X-B")))
-            return await open_websocket(request) if "Upgrade" in request.headers else web.Response()
-
-        async with api(handle) as base, OtoServer() as server, session_of(server, origins=[base]) as session:
-            await session.get(base, headers=HEADERS[kind]())
-            await session.ws_connect(base, headers=HEADERS[kind]())
-            bearer = BearerAuth(Numbered(), origins=[base], headers=HEADERS[kind]())
-            async with aiohttp.ClientSession(base, middlewares=(bearer,)) as client:
-                for _ in range(2):
-                    await client.get("/")
-        assert seen == [("1", "2")] * 4
-
-    run(scene)
+    async with api(handle) as base, OtoServer() as server, session_of(server, origins=[base]) as session:
+        await session.get(base, headers=HEADERS[kind]())
+        await session.ws_connect(base, headers=HEADERS[kind]())
+        bearer = BearerAuth(Numbered(), origins=[base], headers=HEADERS[kind]())
+        async with aiohttp.ClientSession(base, middlewares=(bearer,)) as client:
+            for _ in range(2):
+                await client.get("/")
+    assert seen == [("1", "2")] * 4
 
 
-def test_k40_a_header_given_twice_is_sent_twice_as_aiohttp_does() -> None:
-    async def scene() -> None:
-        async with OtoServer() as server, session_of(server) as session:
-            for client in (session, session.client):
-                url = "/open/echo" if client is session else server.base_url + "/open/echo"
-                seen = await echo(client.get(url, headers=iter([("X-A", "1"), ("X-A", "2")])))
-                assert [value for name, value in seen["headers"] if name == "X-A"] == ["1", "2"]
-
-    run(scene)
+@in_event_loop
+async def test_k40_a_header_given_twice_is_sent_twice_as_aiohttp_does() -> None:
+    async with OtoServer() as server, session_of(server) as session:
+        for client in (session, session.client):
+            url = "/open/echo" if client is session else server.base_url + "/open/echo"
+            seen = await echo(client.get(url, headers=iter([("X-A", "1"), ("X-A", "2")])))
+            assert [value for name, value in seen["headers"] if name == "X-A"] == ["1", "2"]
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-def test_k40_an_authorization_header_in_any_iterable_is_an_error(kind: str) -> None:
-    async def scene() -> None:
-        async with AuthedSession(Oto(refresh_token="r")) as session:
-            headers = [*CIMultiDict(HEADERS[kind]()).items(), ("authorization", "x")]
-            for call in (session.get, session.ws_connect):
-                with pytest.raises(ConfigurationError, match=r"session\.client"):
-                    call("/x", headers=iter(headers))
-
-    run(scene)
+@in_event_loop
+async def test_k40_an_authorization_header_in_any_iterable_is_an_error(kind: str) -> None:
+    async with AuthedSession(Oto(refresh_token="r")) as session:
+        headers = [*CIMultiDict(HEADERS[kind]()).items(), ("authorization", "x")]
+        for call in (session.get, session.ws_connect):
+            with pytest.raises(ConfigurationError, match=r"session\.client"):
+                call("/x", headers=iter(headers))
 
 
 @pytest.mark.parametrize("wrong", [7, ["secret"], [("a", "secret", "c")], [("a", 7)]])
@@ -113,22 +107,19 @@ if sys.version_info >= (3, 12):
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
-def test_k38_any_task_factory_works(factory: str) -> None:
+@in_event_loop
+async def test_k38_any_task_factory_works(factory: str) -> None:
     """Requests, refreshes, sign-ins, websockets and closing."""
-
-    async def scene() -> None:
-        asyncio.get_running_loop().set_task_factory(FACTORIES[factory])
-        async with OAuth2Server() as server:
-            async with session_of(server, store="memory:") as session:
-                assert await status(session.get("/echo")) == 200
-                server.revoke_access_tokens()
-                requests = (status(session.get("/echo")) for _ in range(10))
-                assert set(await asyncio.gather(*requests)) == {200}
-                await session.source.sign_in(refresh_token=server.new_credential())
-                async with session.ws_connect("/ws"):
-                    pass
-
-    run(scene)
+    asyncio.get_running_loop().set_task_factory(FACTORIES[factory])
+    async with OAuth2Server() as server:
+        async with session_of(server, store="memory:") as session:
+            assert await status(session.get("/echo")) == 200
+            server.revoke_access_tokens()
+            requests = (status(session.get("/echo")) for _ in range(10))
+            assert set(await asyncio.gather(*requests)) == {200}
+            await session.source.sign_in(refresh_token=server.new_credential())
+            async with session.ws_connect("/ws"):
+                pass
 
 
 async def _in_a_group(opening: Any) -> Any:
@@ -154,41 +145,37 @@ AWAITED: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("how", AWAITED)
-def test_k46_ws_connect_is_a_coroutine_as_in_aiohttp(how: str) -> None:
-    async def scene() -> None:
-        async with OtoServer() as server, session_of(server) as session:
-            opening = session.ws_connect("/ws")
-            assert asyncio.iscoroutine(opening)
-            assert inspect.isawaitable(opening)
-            socket = await AWAITED[how](opening)
-            await socket.send_str("hello")
-            assert (await socket.receive()).data == "hello"
-            await socket.close()
-
-    run(scene)
+@in_event_loop
+async def test_k46_ws_connect_is_a_coroutine_as_in_aiohttp(how: str) -> None:
+    async with OtoServer() as server, session_of(server) as session:
+        opening = session.ws_connect("/ws")
+        assert asyncio.iscoroutine(opening)
+        assert inspect.isawaitable(opening)
+        socket = await AWAITED[how](opening)
+        await socket.send_str("hello")
+        assert (await socket.receive()).data == "hello"
+        await socket.close()
 
 
-def test_k46_a_handshake_that_is_cancelled_or_never_awaited_leaves_nothing_behind() -> None:
-    async def scene() -> None:
-        started = asyncio.Event()
+@in_event_loop
+async def test_k46_a_handshake_that_is_cancelled_or_never_awaited_leaves_nothing_behind() -> None:
+    started = asyncio.Event()
 
-        async def handle(request: web.Request) -> web.StreamResponse:
-            started.set()
-            await asyncio.sleep(60)
-            return web.Response()
+    async def handle(request: web.Request) -> web.StreamResponse:
+        started.set()
+        await asyncio.sleep(60)
+        return web.Response()
 
-        async with api(handle) as base, OtoServer() as server:
-            async with session_of(server, origins=[base]) as session:
-                session.ws_connect(base).close()
-                task = asyncio.create_task(session.ws_connect(base))
-                await started.wait()
-                task.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await task
-                assert session.client.connector is not None
-                assert not session.client.connector._acquired
-
-    run(scene)
+    async with api(handle) as base, OtoServer() as server:
+        async with session_of(server, origins=[base]) as session:
+            session.ws_connect(base).close()
+            task = asyncio.create_task(session.ws_connect(base))
+            await started.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert session.client.connector is not None
+            assert not session.client.connector._acquired
 
 
 with warnings.catch_warnings():
@@ -203,43 +190,41 @@ with warnings.catch_warnings():
         """A class of a user's own."""
 
 
-def test_k41_a_client_with_a_cache_is_warned_of_once_and_works(caplog: pytest.LogCaptureFixture) -> None:
-    async def scene() -> None:
-        async with OtoServer() as server, Caching() as client:
-            with caplog.at_level(logging.WARNING, "tokensession"):
-                for key in ("alice", "bob"):
-                    session = session_of(server, client=client, key=key)
-                    async with session:
-                        assert await status(session.get("/echo")) == 200
-                    async with session, session.ws_connect("/ws"):
-                        pass
-
-    run(scene)
+@in_event_loop
+async def test_k41_a_client_with_a_cache_is_warned_of_once_and_works(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with OtoServer() as server, Caching() as client:
+        with caplog.at_level(logging.WARNING, "tokensession"):
+            for key in ("alice", "bob"):
+                session = session_of(server, client=client, key=key)
+                async with session:
+                    assert await status(session.get("/echo")) == 200
+                async with session, session.ws_connect("/ws"):
+                    pass
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "another account" in warning.getMessage()
     assert "Make a client with a cache of its own for each account" in warning.getMessage()
 
 
-def test_k41_the_middleware_warns_of_a_client_with_a_cache_too(caplog: pytest.LogCaptureFixture) -> None:
-    async def scene() -> None:
-        async with OtoServer() as server, ManagedSource(Oto(**server.credentials)) as source:
-            async with Caching(middlewares=(BearerAuth(source),)) as client:
-                with caplog.at_level(logging.WARNING, "tokensession"):
-                    for _ in range(3):
-                        assert await status(client.get(server.base_url + "/echo")) == 200
-
-    run(scene)
+@in_event_loop
+async def test_k41_the_middleware_warns_of_a_client_with_a_cache_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with OtoServer() as server, ManagedSource(Oto(**server.credentials)) as source:
+        async with Caching(middlewares=(BearerAuth(source),)) as client:
+            with caplog.at_level(logging.WARNING, "tokensession"):
+                for _ in range(3):
+                    assert await status(client.get(server.base_url + "/echo")) == 200
     assert [record.levelname for record in caplog.records if "cache" in record.getMessage()] == ["WARNING"]
 
 
-def test_k41_a_client_without_a_cache_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    async def scene() -> None:
-        for kind in (NotCaching, aiohttp.ClientSession):
-            async with OtoServer() as server, kind() as client:
-                async with session_of(server, client=client) as session:
-                    assert await status(session.get("/echo")) == 200
-
-    run(scene)
+@in_event_loop
+async def test_k41_a_client_without_a_cache_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for kind in (NotCaching, aiohttp.ClientSession):
+        async with OtoServer() as server, kind() as client:
+            async with session_of(server, client=client) as session:
+                assert await status(session.get("/echo")) == 200
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -282,61 +267,53 @@ async def cookies_of_replay(
         ([], {"a": "old"}, {}, {"a": "old"}),
     ],
 )
-def test_k47_cookies_that_a_401_sets_are_kept_and_sent_with_the_replay(
+@in_event_loop
+async def test_k47_cookies_that_a_401_sets_are_kept_and_sent_with_the_replay(
     set_cookies: list[str], jar: dict[str, str], options: dict[str, Any], sent: dict[str, str]
 ) -> None:
     """As aiohttp's next request does: aiohttp itself sees the last response only."""
-
-    async def scene() -> None:
-        replayed, following, kept = await cookies_of_replay(*set_cookies, jar=jar, **options)
-        assert replayed == following == sent
-        assert {name: value for name, value in sent.items() if name in kept}.items() <= (kept | sent).items()
-
-    run(scene)
+    replayed, following, kept = await cookies_of_replay(*set_cookies, jar=jar, **options)
+    assert replayed == following == sent
+    assert {name: value for name, value in sent.items() if name in kept}.items() <= (kept | sent).items()
 
 
-def test_k47_several_requests_with_a_401_are_all_replayed_with_new_cookies() -> None:
+@in_event_loop
+async def test_k47_several_requests_with_a_401_are_all_replayed_with_new_cookies() -> None:
     """The first one has put a new cookie into the jar by the time that the others get their 401."""
+    waiting, all_there, replayed = [], asyncio.Event(), list[str]()
 
-    async def scene() -> None:
-        waiting, all_there, replayed = [], asyncio.Event(), list[str]()
+    async def handle(request: web.Request) -> web.Response:
+        if request.cookies["a"] != "old":
+            replayed.append(request.cookies["a"])
+            return web.Response()
+        waiting.append(request)
+        if len(waiting) == 3:
+            all_there.set()
+        await all_there.wait()
+        return web.Response(status=401, headers={"Set-Cookie": f"a=new-{waiting.index(request)}"})
 
-        async def handle(request: web.Request) -> web.Response:
-            if request.cookies["a"] != "old":
-                replayed.append(request.cookies["a"])
-                return web.Response()
-            waiting.append(request)
-            if len(waiting) == 3:
-                all_there.set()
-            await all_there.wait()
-            return web.Response(status=401, headers={"Set-Cookie": f"a=new-{waiting.index(request)}"})
-
-        async with api(handle) as base:
-            jar = aiohttp.CookieJar(unsafe=True)
-            async with client_of(base, cookie_jar=jar) as client:
-                jar.update_cookies({"a": "old"}, URL(base))
-                answers = await asyncio.gather(*(client.get(base) for _ in range(3)))
-                assert [answer.status for answer in answers] == [200] * 3
-                assert all(value.startswith("new") for value in replayed)
-
-    run(scene)
+    async with api(handle) as base:
+        jar = aiohttp.CookieJar(unsafe=True)
+        async with client_of(base, cookie_jar=jar) as client:
+            jar.update_cookies({"a": "old"}, URL(base))
+            answers = await asyncio.gather(*(client.get(base) for _ in range(3)))
+            assert [answer.status for answer in answers] == [200] * 3
+            assert all(value.startswith("new") for value in replayed)
 
 
-def test_k47_the_cookies_of_a_401_are_kept_if_the_refresh_fails() -> None:
-    async def scene() -> None:
-        class Broken(Numbered):
-            async def refresh(self, unauthorized: Any = None) -> Any:
-                raise RuntimeError("no token")
+@in_event_loop
+async def test_k47_the_cookies_of_a_401_are_kept_if_the_refresh_fails() -> None:
+    class Broken(Numbered):
+        async def refresh(self, unauthorized: Any = None) -> Any:
+            raise RuntimeError("no token")
 
-        async def handle(request: web.Request) -> web.Response:
-            return web.Response(status=401, headers={"Set-Cookie": "a=1"})
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(status=401, headers={"Set-Cookie": "a=1"})
 
-        async with calling(handle, Broken(), cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
-            with pytest.raises(RuntimeError, match="no token"):
-                await client.get("/")
-            assert [cookie.key for cookie in client.cookie_jar] == ["a"]
-
-    run(scene)
+    async with calling(handle, Broken(), cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
+        with pytest.raises(RuntimeError, match="no token"):
+            await client.get("/")
+        assert [cookie.key for cookie in client.cookie_jar] == ["a"]
 
 
 ORIGINS = parse_origins(["https://api.example.com"])
@@ -418,26 +395,23 @@ def test_k47_plain_http_is_not_advised_beside_https(url: str, says: str) -> None
     assert "origins=" not in str(caught.value)
 
 
-def test_k47_aiohttp_s_own_second_request_carries_the_token_too() -> None:
+@in_event_loop
+async def test_k47_aiohttp_s_own_second_request_carries_the_token_too() -> None:
     """aiohttp sends an idempotent request again, once, if its connection was closed before an answer came."""
+    seen: list[tuple[str, bool]] = []
 
-    async def scene() -> None:
-        seen: list[tuple[str, bool]] = []
+    async def handle(request: web.Request) -> web.Response:
+        seen.append((request.method, has_token(request, 0)))
+        if len(seen) == 1 or request.method == "POST":
+            assert request.transport is not None
+            request.transport.close()
+        return web.Response()
 
-        async def handle(request: web.Request) -> web.Response:
-            seen.append((request.method, has_token(request, 0)))
-            if len(seen) == 1 or request.method == "POST":
-                assert request.transport is not None
-                request.transport.close()
-            return web.Response()
-
-        async with calling(handle) as client:
-            assert await status(client.get("/")) == 200
-            with pytest.raises(aiohttp.ServerDisconnectedError):
-                await client.post("/")
-        assert seen == [("GET", True), ("GET", True), ("POST", True)]
-
-    run(scene)
+    async with calling(handle) as client:
+        assert await status(client.get("/")) == 200
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await client.post("/")
+    assert seen == [("GET", True), ("GET", True), ("POST", True)]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import uvloop
-from _api import rounds, run
+from _api import rounds
+from _event_loop import in_event_loop
 
 from tokensession import AiohttpTransport
 from tokensession import transport as transport_module
@@ -34,54 +35,48 @@ def reserving(url: str = HERE) -> asyncio.Task[Callable[[], None]]:
 
 
 @pytest.mark.usefixtures("two_at_once")
-def test_a_reservation_waits_for_a_free_connection_to_its_origin_and_delays_no_other() -> None:
+@in_event_loop
+async def test_a_reservation_waits_for_a_free_connection_to_its_origin_and_delays_no_other() -> None:
     """(K31, rule 31)."""
-
-    async def scene() -> None:
-        first, second, third, fourth = (reserving(f"{HERE}/{number}") for number in range(4))
-        assert await settled(first, second, third, fourth) == [True, True, False, False]
-        origins = THERE, "http://id.example.com/token", HERE.replace("com/", "com:8443/")
-        others = [reserving(url) for url in origins]
-        assert await settled(*others) == [True] * 3
-        first.result()()
-        assert await settled(third, fourth) == [True, False]
-        first.result()()  # releasing it again frees no other
-        assert await settled(fourth) == [False]
-        second.result()()
-        assert await settled(fourth) == [True]
-        for task in (third, fourth, *others):
-            task.result()()
-        assert not transport_module._free[asyncio.get_running_loop()]
-
-    run(scene)
+    first, second, third, fourth = (reserving(f"{HERE}/{number}") for number in range(4))
+    assert await settled(first, second, third, fourth) == [True, True, False, False]
+    origins = THERE, "http://id.example.com/token", HERE.replace("com/", "com:8443/")
+    others = [reserving(url) for url in origins]
+    assert await settled(*others) == [True] * 3
+    first.result()()
+    assert await settled(third, fourth) == [True, False]
+    first.result()()  # releasing it again frees no other
+    assert await settled(fourth) == [False]
+    second.result()()
+    assert await settled(fourth) == [True]
+    for task in (third, fourth, *others):
+        task.result()()
+    assert not transport_module._free[asyncio.get_running_loop()]
 
 
 @pytest.mark.usefixtures("two_at_once")
 @pytest.mark.parametrize("order", ["cancelled, then freed", "freed, then cancelled", "freed"])
-def test_a_cancelled_reservation_takes_no_connection(order: str) -> None:
+@in_event_loop
+async def test_a_cancelled_reservation_takes_no_connection(order: str) -> None:
     """Even if it is freed in the same moment."""
-
-    async def scene() -> None:
-        held, also, waiting, next_one = (reserving() for _ in range(4))
-        await settled(held, also)
-        if order == "freed":
-            held.result()()
-            assert await settled(waiting, next_one) == [True, False]
-            waiting.result()()
-        elif order == "cancelled, then freed":
-            waiting.cancel()
-            held.result()()
-        else:
-            held.result()()
-            waiting.cancel()
-        assert await settled(next_one) == [True]
-        also.result()()
-        next_one.result()()
-        del held, also, waiting, next_one
-        gc.collect()
-        assert not transport_module._free[asyncio.get_running_loop()]
-
-    run(scene)
+    held, also, waiting, next_one = (reserving() for _ in range(4))
+    await settled(held, also)
+    if order == "freed":
+        held.result()()
+        assert await settled(waiting, next_one) == [True, False]
+        waiting.result()()
+    elif order == "cancelled, then freed":
+        waiting.cancel()
+        held.result()()
+    else:
+        held.result()()
+        waiting.cancel()
+    assert await settled(next_one) == [True]
+    also.result()()
+    next_one.result()()
+    del held, also, waiting, next_one
+    gc.collect()
+    assert not transport_module._free[asyncio.get_running_loop()]
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -107,12 +102,10 @@ def test_event_loops_have_reservations_of_their_own_and_leave_none_behind(
     assert len(transport_module._free) <= known
 
 
-def test_a_hundred_connections_to_one_origin_is_the_bound() -> None:
-    async def scene() -> None:
-        tasks = [reserving() for _ in range(101)]
-        assert await settled(*tasks) == [True] * 100 + [False]
-        tasks[0].result()()
-        for task in tasks[1:]:
-            (await task)()
-
-    run(scene)
+@in_event_loop
+async def test_a_hundred_connections_to_one_origin_is_the_bound() -> None:
+    tasks = [reserving() for _ in range(101)]
+    assert await settled(*tasks) == [True] * 100 + [False]
+    tasks[0].result()()
+    for task in tasks[1:]:
+        (await task)()

@@ -14,7 +14,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from _api import echo, rounds, run, session_of, status
+from _api import echo, rounds, session_of, status
+from _event_loop import in_event_loop
 from yarl import URL
 
 from tokensession import (
@@ -43,54 +44,45 @@ from tokensession.testing import (
 
 
 @pytest.mark.parametrize("method", ["get", "post", "put", "patch", "delete", "options"])
-def test_each_method_sends_what_aiohttp_would_and_the_token(method: str) -> None:
+@in_event_loop
+async def test_each_method_sends_what_aiohttp_would_and_the_token(method: str) -> None:
     """Parameters, headers and bodies pass through."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, session_of(server) as session:
-            call = getattr(session, method)
-            options = {"params": {"q": "a&b c"}, "headers": {"X-Own": "1"}, "data": b"body"}
-            seen = await echo(call("/echo", **options))
-            assert (seen["method"], seen["body"], seen["authorized"]) == (method.upper(), "body", True)
-            assert seen["query"] == "q=a%26b c"
-            assert ["X-Own", "1"] in seen["headers"]
-
-    run(scene)
+    async with OtoServer() as server, session_of(server) as session:
+        call = getattr(session, method)
+        options = {"params": {"q": "a&b c"}, "headers": {"X-Own": "1"}, "data": b"body"}
+        seen = await echo(call("/echo", **options))
+        assert (seen["method"], seen["body"], seen["authorized"]) == (method.upper(), "body", True)
+        assert seen["query"] == "q=a%26b c"
+        assert ["X-Own", "1"] in seen["headers"]
 
 
-def test_head_and_request_and_awaiting_work_as_in_aiohttp() -> None:
+@in_event_loop
+async def test_head_and_request_and_awaiting_work_as_in_aiohttp() -> None:
     """`await session.request(...)` gives the response; HEAD follows no redirect."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, session_of(server) as session:
-            response = await session.request("GET", "/echo")
-            assert (await response.json())["authorized"]
-            assert await status(session.head("/redirect", params={"to": "/echo"})) == 302
-
-    run(scene)
+    async with OtoServer() as server, session_of(server) as session:
+        response = await session.request("GET", "/echo")
+        assert (await response.json())["authorized"]
+        assert await status(session.head("/redirect", params={"to": "/echo"})) == 302
 
 
-def test_a_websocket_is_opened_with_the_token_and_survives_a_revoked_token() -> None:
+@in_event_loop
+async def test_a_websocket_is_opened_with_the_token_and_survives_a_revoked_token() -> None:
     """The handshake is a request like any other: origin check, 401, replay, no secret in its errors."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, session_of(server) as session:
-            async with session.ws_connect("/ws") as socket:
-                await socket.send_str("hello")
-                assert (await socket.receive()).data == "hello"
-            server.revoke_access_tokens()
-            socket = await session.ws_connect(server.base_url.replace("http", "ws") + "/ws")
-            await socket.send_bytes(b"again")
-            assert (await socket.receive()).data == b"again"
-            await socket.close()
-            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
-                await session.ws_connect("/status/403")
-            assert caught.value.request_info.headers["Authorization"] == "Bearer [redacted]"
-            with pytest.raises(ForeignOrigin):
-                session.ws_connect("wss://elsewhere.example/ws")
-            assert server.stats.token_requests == 2
-
-    run(scene)
+    async with OtoServer() as server, session_of(server) as session:
+        async with session.ws_connect("/ws") as socket:
+            await socket.send_str("hello")
+            assert (await socket.receive()).data == "hello"
+        server.revoke_access_tokens()
+        socket = await session.ws_connect(server.base_url.replace("http", "ws") + "/ws")
+        await socket.send_bytes(b"again")
+        assert (await socket.receive()).data == b"again"
+        await socket.close()
+        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+            await session.ws_connect("/status/403")
+        assert caught.value.request_info.headers["Authorization"] == "Bearer [redacted]"
+        with pytest.raises(ForeignOrigin):
+            session.ws_connect("wss://elsewhere.example/ws")
+        assert server.stats.token_requests == 2
 
 
 @pytest.mark.parametrize(
@@ -179,15 +171,12 @@ def test_the_cache_of_urls_does_not_mix_sessions() -> None:
             resolve("https://other.example", other, "https://one.example/y")
 
 
-def test_another_origin_can_be_allowed() -> None:
+@in_event_loop
+async def test_another_origin_can_be_allowed() -> None:
     """`origins=` adds to the provider's own."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, OtoServer() as other:
-            async with session_of(server, origins=[other.base_url]) as session:
-                assert (await echo(session.get(other.base_url + "/open/echo")))["authorized"]
-
-    run(scene)
+    async with OtoServer() as server, OtoServer() as other:
+        async with session_of(server, origins=[other.base_url]) as session:
+            assert (await echo(session.get(other.base_url + "/open/echo")))["authorized"]
 
 
 def test_plain_http_cannot_be_allowed_as_an_origin() -> None:
@@ -196,14 +185,11 @@ def test_plain_http_cannot_be_allowed_as_an_origin() -> None:
         AuthedSession(priava(), store=MemoryStore(), origins=["http://api.example.com"])
 
 
-def test_the_plain_client_sends_no_token() -> None:
+@in_event_loop
+async def test_the_plain_client_sends_no_token() -> None:
     """`session.client` is for requests without the token."""
-
-    async def scene() -> None:
-        async with OtoServer() as server, session_of(server) as session:
-            assert not (await echo(session.client.get(server.base_url + "/open/echo")))["authorized"]
-
-    run(scene)
+    async with OtoServer() as server, session_of(server) as session:
+        assert not (await echo(session.client.get(server.base_url + "/open/echo")))["authorized"]
 
 
 @pytest.mark.parametrize(
@@ -214,18 +200,16 @@ def test_the_plain_client_sends_no_token() -> None:
         {"auth": ("user", "password")},
     ],
 )
-def test_other_credentials_on_a_request_are_an_error(credentials: dict[str, Any]) -> None:
+@in_event_loop
+async def test_other_credentials_on_a_request_are_an_error(credentials: dict[str, Any]) -> None:
     """Silently preferring one of the two would be wrong either way."""
-
-    async def scene() -> None:
-        async with AuthedSession(Oto(refresh_token="r")) as session:
-            with pytest.raises(ConfigurationError, match=r"session\.client"):
-                session.get("/x", **credentials)
-
-    run(scene)
+    async with AuthedSession(Oto(refresh_token="r")) as session:
+        with pytest.raises(ConfigurationError, match=r"session\.client"):
+            session.get("/x", **credentials)
 
 
-def test_your_own_client_stays_open_and_its_middlewares_do_not_see_the_token() -> None:
+@in_event_loop
+async def test_your_own_client_stays_open_and_its_middlewares_do_not_see_the_token() -> None:
     """A client that you pass is not closed, changed or bypassed. Our middleware comes last."""
     seen: list[str | None] = []
 
@@ -233,42 +217,36 @@ def test_your_own_client_stays_open_and_its_middlewares_do_not_see_the_token() -
         seen.append(request.headers.get("Authorization"))
         return await handler(request)
 
-    async def scene() -> None:
-        async with OtoServer() as server, aiohttp.ClientSession(middlewares=(own,)) as client:
-            async with session_of(server, client=client) as session:
-                assert (await echo(session.get("/echo")))["authorized"]
-                assert await status(session.get("/echo", middlewares=(own, own))) == 200
-                async with session.ws_connect("/ws"):
-                    pass
-            assert session.closed
-            assert not client.closed
-            assert seen == [None] * 4
-
-    run(scene)
+    async with OtoServer() as server, aiohttp.ClientSession(middlewares=(own,)) as client:
+        async with session_of(server, client=client) as session:
+            assert (await echo(session.get("/echo")))["authorized"]
+            assert await status(session.get("/echo", middlewares=(own, own))) == 200
+            async with session.ws_connect("/ws"):
+                pass
+        assert session.closed
+        assert not client.closed
+        assert seen == [None] * 4
 
 
-def test_your_own_store_and_source_stay_open() -> None:
+@in_event_loop
+async def test_your_own_store_and_source_stay_open() -> None:
     """What you pass in is yours to close."""
+    closed: list[str] = []
 
-    async def scene() -> None:
-        closed: list[str] = []
+    class Watched(MemoryStore):
+        async def aclose(self) -> None:
+            closed.append("store")
 
-        class Watched(MemoryStore):
-            async def aclose(self) -> None:
-                closed.append("store")
-
-        async with OtoServer() as server:
-            store = Watched()
-            async with session_of(server, store=store) as session:
-                await session.get("/echo")
-            source = ManagedSource(Oto(**server.credentials), AiohttpTransport(), store=store)
-            async with AuthedSession(source) as session:
-                await session.get("/echo")
-                assert session.source is source
-            assert closed == []
-            assert server.stats.token_requests == 1
-
-    run(scene)
+    async with OtoServer() as server:
+        store = Watched()
+        async with session_of(server, store=store) as session:
+            await session.get("/echo")
+        source = ManagedSource(Oto(**server.credentials), AiohttpTransport(), store=store)
+        async with AuthedSession(source) as session:
+            await session.get("/echo")
+            assert session.source is source
+        assert closed == []
+        assert server.stats.token_requests == 1
 
 
 def test_options_of_the_source_are_an_error_if_you_pass_a_source() -> None:
@@ -279,24 +257,21 @@ def test_options_of_the_source_are_an_error_if_you_pass_a_source() -> None:
 
 
 @pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
-def test_f19_tokens_survive_a_restart_and_the_next_refresh_uses_the_rotated_one(
+@in_event_loop
+async def test_f19_tokens_survive_a_restart_and_the_next_refresh_uses_the_rotated_one(
     tmp_path: Path, kind: type[FileStore] | type[SQLiteStore]
 ) -> None:
     """With one file or database for three starts, the second and third refresh send the rotated token."""
-
-    async def scene() -> None:
-        async with PriavaServer() as server:
-            for number in range(3):
-                store = kind(tmp_path / "tokens")
-                async with session_of(server, store=store) as session:
-                    if number:
-                        await session.source.refresh()
-                    assert await status(session.get("/echo")) == 200
-                await store.aclose()
-                assert server.stats.token_requests == 1 + number
-            assert server.stats.reuse_detections == 0
-
-    run(scene)
+    async with PriavaServer() as server:
+        for number in range(3):
+            store = kind(tmp_path / "tokens")
+            async with session_of(server, store=store) as session:
+                if number:
+                    await session.source.refresh()
+                assert await status(session.get("/echo")) == 200
+            await store.aclose()
+            assert server.stats.token_requests == 1 + number
+        assert server.stats.reuse_detections == 0
 
 
 def test_a_rotating_provider_without_a_store_is_an_error_with_three_ways_out() -> None:
@@ -328,21 +303,18 @@ def oauth2(**options: Any) -> OAuth2:
     return OAuth2(**(known | {"refresh_token": "r"} | options))
 
 
-def test_it_can_be_opened_in_one_task_and_closed_in_another() -> None:
+@in_event_loop
+async def test_it_can_be_opened_in_one_task_and_closed_in_another() -> None:
     """It holds no cancel scope and no task group."""
-
-    async def scene() -> None:
-        async with OtoServer() as server:
-            session = session_of(server)
-            await asyncio.create_task(session.__aenter__())
-            assert await asyncio.create_task(status(session.get("/echo"))) == 200
-            await asyncio.create_task(session.close())
-            await session.close()
-            assert session.closed
-            with pytest.raises(RuntimeError, match="closed"):
-                session.get("/echo")
-
-    run(scene)
+    async with OtoServer() as server:
+        session = session_of(server)
+        await asyncio.create_task(session.__aenter__())
+        assert await asyncio.create_task(status(session.get("/echo"))) == 200
+        await asyncio.create_task(session.close())
+        await session.close()
+        assert session.closed
+        with pytest.raises(RuntimeError, match="closed"):
+            session.get("/echo")
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -401,179 +373,155 @@ def test_f42_a_session_left_open_by_one_loop_can_be_used_in_the_next() -> None:
         gc.collect()
 
 
-def test_f32_a_hundred_requests_after_a_revocation_cause_one_refresh_and_all_succeed() -> None:
+@in_event_loop
+async def test_f32_a_hundred_requests_after_a_revocation_cause_one_refresh_and_all_succeed() -> None:
     """A hundred requests with a revoked token cause one token request, and all hundred succeed."""
+    async with OtoServer() as server, session_of(server) as session:
+        await session.get("/echo")
+        server.revoke_access_tokens()
 
-    async def scene() -> None:
-        async with OtoServer() as server, session_of(server) as session:
-            await session.get("/echo")
-            server.revoke_access_tokens()
-
-            posts = (echo(session.post("/echo", json={"n": 1})) for _ in range(100))
-            assert {seen["body"] for seen in await asyncio.gather(*posts)} == {'{"n": 1}'}
-            assert server.stats.token_requests == 2
-
-    run(scene)
+        posts = (echo(session.post("/echo", json={"n": 1})) for _ in range(100))
+        assert {seen["body"] for seen in await asyncio.gather(*posts)} == {'{"n": 1}'}
+        assert server.stats.token_requests == 2
 
 
-def test_without_a_token_no_request_is_sent() -> None:
+@in_event_loop
+async def test_without_a_token_no_request_is_sent() -> None:
     """The request raises the error of the token request."""
-
-    async def scene() -> None:
-        async with PriavaServer() as server:
-            server.script(json_response(400, {"error": "invalid_grant"}))
-            async with session_of(server, store=MemoryStore()) as session:
-                with pytest.raises(SignInRequired):
-                    await session.get("/open/echo")
-            assert server.stats.requests == 0
-
-    run(scene)
+    async with PriavaServer() as server:
+        server.script(json_response(400, {"error": "invalid_grant"}))
+        async with session_of(server, store=MemoryStore()) as session:
+            with pytest.raises(SignInRequired):
+                await session.get("/open/echo")
+        assert server.stats.requests == 0
 
 
 STORES = {"sqlite": "sqlite:///{}/tokens.db", "file": "file://{}/tokens"}
 
 
 @pytest.mark.parametrize("store", ["your own", *STORES])
-def test_f18_closing_waits_for_the_refresh_before_it_closes_the_store(tmp_path: Path, store: str) -> None:
+@in_event_loop
+async def test_f18_closing_waits_for_the_refresh_before_it_closes_the_store(
+    tmp_path: Path, store: str
+) -> None:
     """The rotated token is stored and comes to those who wait, although the first caller is cancelled."""
     where = MemoryStore() if store == "your own" else STORES[store].format(tmp_path)
-
-    async def scene() -> None:
-        async with PriavaServer() as server:
-            session = session_of(server, store=where)
-            async with server.hold("after") as gate:
-                first, other = (asyncio.create_task(session.source.token()) for _ in range(2))
-                await gate.reached()
-                first.cancel()
-                closing = asyncio.create_task(session.close())
-                await rounds()
-                assert not closing.done()
-            await closing
-            token = await other
-            async with session_of(server, store=where) as again:
-                assert (await again.source.token()).fingerprint == token.fingerprint
-                assert await status(again.get("/echo")) == 200
-                assert server.stats.token_requests == 1
-                assert (await again.source.refresh()).fingerprint != token.fingerprint
-            assert (server.stats.token_requests, server.stats.reuse_detections) == (2, 0)
-
-    run(scene)
+    async with PriavaServer() as server:
+        session = session_of(server, store=where)
+        async with server.hold("after") as gate:
+            first, other = (asyncio.create_task(session.source.token()) for _ in range(2))
+            await gate.reached()
+            first.cancel()
+            closing = asyncio.create_task(session.close())
+            await rounds()
+            assert not closing.done()
+        await closing
+        token = await other
+        async with session_of(server, store=where) as again:
+            assert (await again.source.token()).fingerprint == token.fingerprint
+            assert await status(again.get("/echo")) == 200
+            assert server.stats.token_requests == 1
+            assert (await again.source.refresh()).fingerprint != token.fingerprint
+        assert (server.stats.token_requests, server.stats.reuse_detections) == (2, 0)
 
 
-def test_f18_mutant_15_closing_ends_the_refresh_first_then_the_store_then_the_client(tmp_path: Path) -> None:
+@in_event_loop
+async def test_f18_mutant_15_closing_ends_the_refresh_first_then_the_store_then_the_client(
+    tmp_path: Path,
+) -> None:
     """The refresh needs the store, and the requests that wait for its token need the client."""
-
-    async def scene() -> None:
-        seen: list[tuple[bool, bool, bool]] = []
-        async with PriavaServer() as server:
-            session = session_of(server, store=tmp_path / "tokens.db")
-            client, store = session.client, session.source._owned_store
-            assert isinstance(store, SQLiteStore)
-            async with server.hold("after") as gate:
-                request = asyncio.create_task(session.source.token())
-                await gate.reached()
-                closing = asyncio.create_task(session.close())
-                while not closing.done():
-                    await asyncio.sleep(0)
-                    open_now = (session.source.snapshot().refreshing, store._worker.open, not client.closed)
-                    if open_now not in seen:
-                        seen.append(open_now)
-                    gate.open()
-            await request
-        assert seen[0] == (True, True, True)
-        assert seen[-1] == (False, False, False)
-        assert sorted(seen, reverse=True) == seen
-        assert (True, True, False) not in seen
-        assert (False, True, False) not in seen
-
-    run(scene)
+    seen: list[tuple[bool, bool, bool]] = []
+    async with PriavaServer() as server:
+        session = session_of(server, store=tmp_path / "tokens.db")
+        client, store = session.client, session.source._owned_store
+        assert isinstance(store, SQLiteStore)
+        async with server.hold("after") as gate:
+            request = asyncio.create_task(session.source.token())
+            await gate.reached()
+            closing = asyncio.create_task(session.close())
+            while not closing.done():
+                await asyncio.sleep(0)
+                open_now = (session.source.snapshot().refreshing, store._worker.open, not client.closed)
+                if open_now not in seen:
+                    seen.append(open_now)
+                gate.open()
+        await request
+    assert seen[0] == (True, True, True)
+    assert seen[-1] == (False, False, False)
+    assert sorted(seen, reverse=True) == seen
+    assert (True, True, False) not in seen
+    assert (False, True, False) not in seen
 
 
 SPENT = pytest.mark.parametrize("spent", [False, True], ids=["before it is spent", "after"])
 
 
 @SPENT
-def test_f39_a_reset_connection_causes_one_token_request_for_all_waiting_requests(spent: bool) -> None:
+@in_event_loop
+async def test_f39_a_reset_connection_causes_one_token_request_for_all_waiting_requests(spent: bool) -> None:
     """If the connection is reset after sending, there is one token request, and no API request is sent."""
-
-    async def scene() -> None:
-        clock, policy = FakeClock(), Policy(retry_within=0)
-        store = MemoryStore(clock=clock)
-        async with PriavaServer(clock=clock) as server:
-            provider = Priava(**server.credentials)
-            async with AuthedSession(provider, store=store, clock=clock, policy=policy) as session:
-                await session.source.token()
-                clock.advance(server.lifetime)
-                server.script(*[Reset(spent=spent)] * 3)
-                found = await asyncio.gather(
-                    *(session.get("/echo") for _ in range(20)), return_exceptions=True
-                )
-                assert {type(error) for error in found} == {OutcomeUnknown}
-            assert (server.stats.token_requests, server.stats.requests) == (2, 0)
-
-    run(scene)
+    clock, policy = FakeClock(), Policy(retry_within=0)
+    store = MemoryStore(clock=clock)
+    async with PriavaServer(clock=clock) as server:
+        provider = Priava(**server.credentials)
+        async with AuthedSession(provider, store=store, clock=clock, policy=policy) as session:
+            await session.source.token()
+            clock.advance(server.lifetime)
+            server.script(*[Reset(spent=spent)] * 3)
+            found = await asyncio.gather(*(session.get("/echo") for _ in range(20)), return_exceptions=True)
+            assert {type(error) for error in found} == {OutcomeUnknown}
+        assert (server.stats.token_requests, server.stats.requests) == (2, 0)
 
 
-def test_f53_f66_requests_wait_through_reset_connections_and_succeed() -> None:
+@in_event_loop
+async def test_f53_f66_requests_wait_through_reset_connections_and_succeed() -> None:
     """However many there are while the requests wait: it heals by itself."""
-
-    async def scene() -> None:
-        clock = FakeClock()
-        store = MemoryStore(clock=clock)
-        async with PriavaServer(clock=clock) as server:
-            async with session_of(server, store=store, clock=clock) as session:
-                await session.source.token()
-                clock.advance(server.lifetime)
-                server.script(*[Reset(spent=False)] * 4)
-                requests = asyncio.gather(*(session.get("/echo") for _ in range(20)))
-                while not requests.done():
-                    await asyncio.sleep(0)
-                    if clock.sleepers and clock.sleepers[0] <= 2:  # a pause, and no time-out
-                        clock.advance(clock.sleepers[0])
-                assert {response.status for response in await requests} == {200}
-            assert server.stats.token_requests == 6
-            assert server.stats.reuse_detections == 0
-
-    run(scene)
+    clock = FakeClock()
+    store = MemoryStore(clock=clock)
+    async with PriavaServer(clock=clock) as server:
+        async with session_of(server, store=store, clock=clock) as session:
+            await session.source.token()
+            clock.advance(server.lifetime)
+            server.script(*[Reset(spent=False)] * 4)
+            requests = asyncio.gather(*(session.get("/echo") for _ in range(20)))
+            while not requests.done():
+                await asyncio.sleep(0)
+                if clock.sleepers and clock.sleepers[0] <= 2:  # a pause, and no time-out
+                    clock.advance(clock.sleepers[0])
+            assert {response.status for response in await requests} == {200}
+        assert server.stats.token_requests == 6
+        assert server.stats.reuse_detections == 0
 
 
 @pytest.mark.parametrize("store", [None, "memory:", *STORES.values()])
-def test_f34_a_store_that_is_opened_here_has_the_clock_of_the_session(
+@in_event_loop
+async def test_f34_a_store_that_is_opened_here_has_the_clock_of_the_session(
     tmp_path: Path, store: str | None
 ) -> None:
     """Otherwise the age of its records says that no time has passed, and an expired token looks new."""
-
-    async def scene() -> None:
-        clock = FakeClock()
-        async with OtoServer(clock=clock) as server:
-            for _ in range(2):
-                async with session_of(server, store=store and store.format(tmp_path), clock=clock) as session:
-                    await session.source.token()
-                    opened, key = session.source._owned_store, session.source.key
-                    assert opened is not None
-                    before: Any = await opened.load(key)
-                    clock.advance(1000)
-                    after: Any = await opened.load(key)
-                    assert after.age - before.age == 1000
-
-    run(scene)
+    clock = FakeClock()
+    async with OtoServer(clock=clock) as server:
+        for _ in range(2):
+            async with session_of(server, store=store and store.format(tmp_path), clock=clock) as session:
+                await session.source.token()
+                opened, key = session.source._owned_store, session.source.key
+                assert opened is not None
+                before: Any = await opened.load(key)
+                clock.advance(1000)
+                after: Any = await opened.load(key)
+                assert after.age - before.age == 1000
 
 
 @SPENT
-def test_f39_f63_a_code_is_sent_twice_at_most_if_its_connection_is_reset(spent: bool) -> None:
+@in_event_loop
+async def test_f39_f63_a_code_is_sent_twice_at_most_if_its_connection_is_reset(spent: bool) -> None:
     """Once more, at once. Then the requests say to sign in again."""
-
-    async def scene() -> None:
-        async with PriavaServer() as server:
-            server.script(*[Reset(spent=spent)] * 3)
-            async with session_of(server, store="memory:") as session:
-                found = await asyncio.gather(
-                    *(session.get("/echo") for _ in range(20)), return_exceptions=True
-                )
-                assert all(isinstance(error, SignInRequired) for error in found)
-            assert (server.stats.token_requests, server.stats.requests) == (2, 0)
-
-    run(scene)
+    async with PriavaServer() as server:
+        server.script(*[Reset(spent=spent)] * 3)
+        async with session_of(server, store="memory:") as session:
+            found = await asyncio.gather(*(session.get("/echo") for _ in range(20)), return_exceptions=True)
+            assert all(isinstance(error, SignInRequired) for error in found)
+        assert (server.stats.token_requests, server.stats.requests) == (2, 0)
 
 
 @contextlib.contextmanager
@@ -589,51 +537,45 @@ def costs_at_most(bound: int) -> Iterator[None]:
     assert cost <= bound
 
 
-def test_f44_an_idle_session_costs_at_most_two_kibibytes_and_no_task() -> None:
+@in_event_loop
+async def test_f44_an_idle_session_costs_at_most_two_kibibytes_and_no_task() -> None:
     """Ten thousand idle sessions over one store and one client cost at most 2 KiB each, and no task."""
+    store = MemoryStore()
+    async with OtoServer() as server, aiohttp.ClientSession() as client:
+        provider = Oto(**server.credentials)
 
-    async def scene() -> None:
-        store = MemoryStore()
-        async with OtoServer() as server, aiohttp.ClientSession() as client:
-            provider = Oto(**server.credentials)
+        def make(number: int) -> AuthedSession:
+            return AuthedSession(provider, store=store, client=client, key=f"tenant-{number}")
 
-            def make(number: int) -> AuthedSession:
-                return AuthedSession(provider, store=store, client=client, key=f"tenant-{number}")
-
-            warm = [make(-1 - number) for number in range(100)]
-            keys = [f"tenant-{number}" for number in range(10_000)]
-            with costs_at_most(2048 * len(keys)):
-                sessions = [AuthedSession(provider, store=store, client=client, key=key) for key in keys]
-            assert len(asyncio.all_tasks()) == 1
-            for session in sessions[:50] + warm[:50]:
-                assert await status(session.get("/echo")) == 200
-            ours = [task for task in asyncio.all_tasks() if "tokensession" in task.get_name()]
-            assert ours == []
-
-    run(scene)
+        warm = [make(-1 - number) for number in range(100)]
+        keys = [f"tenant-{number}" for number in range(10_000)]
+        with costs_at_most(2048 * len(keys)):
+            sessions = [AuthedSession(provider, store=store, client=client, key=key) for key in keys]
+        assert len(asyncio.all_tasks()) == 1
+        for session in sessions[:50] + warm[:50]:
+            assert await status(session.get("/echo")) == 200
+        ours = [task for task in asyncio.all_tasks() if "tokensession" in task.get_name()]
+        assert ours == []
 
 
-def test_a_source_with_a_token_costs_at_most_two_kibibytes() -> None:
+@in_event_loop
+async def test_a_source_with_a_token_costs_at_most_two_kibibytes() -> None:
     """Not counting the token's own characters."""
-
-    async def scene() -> None:
-        store = MemoryStore()
-        async with OtoServer() as server:
-            provider = Oto(**server.credentials)
-            sources = [
-                ManagedSource(provider, AiohttpTransport(), store=store, key=f"tenant-{number}")
-                for number in range(301)
-            ]
-            await sources[300].token()
-            record = await store.load("tenant-300")
-            assert record is not None
-            for number in range(300):
-                await store.put(f"tenant-{number}", record.data)
-            with costs_at_most(2048 * 300):
-                for source in sources[:300]:
-                    await source.token()
-
-    run(scene)
+    store = MemoryStore()
+    async with OtoServer() as server:
+        provider = Oto(**server.credentials)
+        sources = [
+            ManagedSource(provider, AiohttpTransport(), store=store, key=f"tenant-{number}")
+            for number in range(301)
+        ]
+        await sources[300].token()
+        record = await store.load("tenant-300")
+        assert record is not None
+        for number in range(300):
+            await store.put(f"tenant-{number}", record.data)
+        with costs_at_most(2048 * 300):
+            for source in sources[:300]:
+                await source.token()
 
 
 def test_f45_repr_shows_state_and_no_secret() -> None:
@@ -661,30 +603,24 @@ def test_invalid_arguments_are_an_error_at_once(wrong: dict[str, Any], says: str
         AuthedSession(Oto(refresh_token="r"), **wrong)
 
 
-def test_token_requests_go_through_the_transport_you_pass() -> None:
+@in_event_loop
+async def test_token_requests_go_through_the_transport_you_pass() -> None:
     """`transport=` is for a certificate authority or a proxy that the API does not share."""
-
-    async def scene() -> None:
-        transport = ScriptedTransport(token_response({"access_token": "a", "expires_in": 60}))
-        async with AuthedSession(Oto(refresh_token="r"), transport=transport) as session:
-            assert (await session.source.token()).access_token == "a"
-
-    run(scene)
+    transport = ScriptedTransport(token_response({"access_token": "a", "expires_in": 60}))
+    async with AuthedSession(Oto(refresh_token="r"), transport=transport) as session:
+        assert (await session.source.token()).access_token == "a"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-def test_eager_tasks_change_nothing_and_leave_nothing_behind() -> None:
+@in_event_loop
+async def test_eager_tasks_change_nothing_and_leave_nothing_behind() -> None:
     """A refresh may be over before its starter continues."""
-
-    async def scene() -> None:
-        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
-        answers = (token_response({"access_token": f"a{n}", "expires_in": 60}) for n in range(50))
-        transport = ScriptedTransport(*answers)
-        source = ManagedSource(Oto(refresh_token="r"), transport, store=MemoryStore())
-        for _ in range(50):
-            await source.refresh()
-        assert repr(source._coordinator._tasks) == "<SharedTasks 0 running>"
-        assert source._coordinator._current is None
-        assert not source._coordinator._tasks._tasks
-
-    run(scene)
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+    answers = (token_response({"access_token": f"a{n}", "expires_in": 60}) for n in range(50))
+    transport = ScriptedTransport(*answers)
+    source = ManagedSource(Oto(refresh_token="r"), transport, store=MemoryStore())
+    for _ in range(50):
+        await source.refresh()
+    assert repr(source._coordinator._tasks) == "<SharedTasks 0 running>"
+    assert source._coordinator._current is None
+    assert not source._coordinator._tasks._tasks

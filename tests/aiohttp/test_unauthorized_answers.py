@@ -6,7 +6,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from _api import Numbered, api, calling, has_token, open_websocket, run, status
+from _api import Numbered, api, calling, has_token, open_websocket, status
+from _event_loop import in_event_loop
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,91 +38,77 @@ async def answer_to(code: int, *challenges: str, statuses: tuple[int, ...] | Non
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 419, 440, 498, 499])
-def test_f72_any_4xx_whose_bearer_challenge_says_invalid_token_is_refreshed_and_replayed(code: int) -> None:
+@in_event_loop
+async def test_f72_any_4xx_whose_bearer_challenge_says_invalid_token_is_refreshed_and_replayed(
+    code: int,
+) -> None:
     """RFC 6750, 3.1. Some APIs answer 400 or 403 with it."""
-
-    async def scene() -> None:
-        assert await answer_to(code, INVALID) == (200, 1)
-        assert await answer_to(code, INVALID, statuses=(400,)) == (200, 1)
-
-    run(scene)
+    assert await answer_to(code, INVALID) == (200, 1)
+    assert await answer_to(code, INVALID, statuses=(400,)) == (200, 1)
 
 
 @pytest.mark.parametrize("code", [200, 301, 304, 500, 503])
-def test_f72_invalid_token_in_an_answer_that_is_no_4xx_changes_nothing(code: int) -> None:
-    async def scene() -> None:
-        assert await answer_to(code, INVALID) == (code, 0)
-
-    run(scene)
+@in_event_loop
+async def test_f72_invalid_token_in_an_answer_that_is_no_4xx_changes_nothing(code: int) -> None:
+    assert await answer_to(code, INVALID) == (code, 0)
 
 
 @pytest.mark.parametrize("error", ["insufficient_scope", "invalid_request"])
 @pytest.mark.parametrize("code", [400, 401, 403, 498])
-def test_f72_insufficient_scope_and_invalid_request_never_refresh(error: str, code: int) -> None:
+@in_event_loop
+async def test_f72_insufficient_scope_and_invalid_request_never_refresh(error: str, code: int) -> None:
     """Another token would have the same scope, and the same request would be wrong again."""
-
-    async def scene() -> None:
-        challenge = f'Bearer error="{error}", scope="read"'
-        assert await answer_to(code, challenge) == (code, 0)
-        assert await answer_to(code, challenge, statuses=(401, code)) == (code, 0)
-        assert await answer_to(code, f'Basic realm="x", {challenge}') == (code, 0)
-
-    run(scene)
+    challenge = f'Bearer error="{error}", scope="read"'
+    assert await answer_to(code, challenge) == (code, 0)
+    assert await answer_to(code, challenge, statuses=(401, code)) == (code, 0)
+    assert await answer_to(code, f'Basic realm="x", {challenge}') == (code, 0)
 
 
 @pytest.mark.parametrize("code", [403, 498, 419])
-def test_k22_a_status_that_is_declared_as_unauthorized_is_refreshed_and_replayed(code: int) -> None:
+@in_event_loop
+async def test_k22_a_status_that_is_declared_as_unauthorized_is_refreshed_and_replayed(code: int) -> None:
     """One popular API answers 403 to an expired token, another 498."""
-
-    async def scene() -> None:
-        assert await answer_to(code) == (code, 0)
-        assert await answer_to(code, statuses=(401, code)) == (200, 1)
-        assert await answer_to(401, statuses=(code,)) == (401, 0)  # exactly what is declared
-        assert await answer_to(401, 'Bearer realm="x"', statuses=(code,)) == (401, 0)
-
-    run(scene)
+    assert await answer_to(code) == (code, 0)
+    assert await answer_to(code, statuses=(401, code)) == (200, 1)
+    assert await answer_to(401, statuses=(code,)) == (401, 0)  # exactly what is declared
+    assert await answer_to(401, 'Bearer realm="x"', statuses=(code,)) == (401, 0)
 
 
-def test_k22_a_session_takes_the_statuses_and_a_bare_403_costs_no_call() -> None:
+@in_event_loop
+async def test_k22_a_session_takes_the_statuses_and_a_bare_403_costs_no_call() -> None:
     """The server ends the old access token at each refresh, and the API answers 403 to it."""
+    valid = "a1"
 
-    async def scene() -> None:
-        valid = "a1"
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(status=200 if request.headers["Authorization"] == f"Bearer {valid}" else 403)
 
-        async def handle(request: web.Request) -> web.Response:
-            return web.Response(status=200 if request.headers["Authorization"] == f"Bearer {valid}" else 403)
-
-        async with api(handle) as base:
-            answers = (token_response({"access_token": f"a{n}", "expires_in": 3600}) for n in (1, 2))
-            transport = ScriptedTransport(*answers)
-            provider = OAuth2(
-                token_url=f"{base}/token", client_id="c", refresh_token="r", base_url=base, auth="post"
-            )
-            async with AuthedSession(
-                provider, store=MemoryStore(), transport=transport, unauthorized_statuses=(401, 403)
-            ) as session:
-                assert await status(session.get("/x")) == 200
-                valid = "a2"
-                assert await status(session.get("/x")) == 200
-            assert len(transport.requests) == 2
-
-    run(scene)
+    async with api(handle) as base:
+        answers = (token_response({"access_token": f"a{n}", "expires_in": 3600}) for n in (1, 2))
+        transport = ScriptedTransport(*answers)
+        provider = OAuth2(
+            token_url=f"{base}/token", client_id="c", refresh_token="r", base_url=base, auth="post"
+        )
+        async with AuthedSession(
+            provider, store=MemoryStore(), transport=transport, unauthorized_statuses=(401, 403)
+        ) as session:
+            assert await status(session.get("/x")) == 200
+            valid = "a2"
+            assert await status(session.get("/x")) == 200
+        assert len(transport.requests) == 2
 
 
-def test_f72_a_handshake_that_says_invalid_token_with_another_status_is_made_again() -> None:
-    async def scene() -> None:
-        source = Numbered()
+@in_event_loop
+async def test_f72_a_handshake_that_says_invalid_token_with_another_status_is_made_again() -> None:
+    source = Numbered()
 
-        async def handle(request: web.Request) -> web.StreamResponse:
-            if not has_token(request, 1):
-                return web.Response(status=403, headers={"WWW-Authenticate": INVALID})
-            return await open_websocket(request)
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if not has_token(request, 1):
+            return web.Response(status=403, headers={"WWW-Authenticate": INVALID})
+        return await open_websocket(request)
 
-        async with calling(handle, source) as client:
-            async with client.ws_connect("/"):
-                assert source.refreshes == 1
-
-    run(scene)
+    async with calling(handle, source) as client:
+        async with client.ws_connect("/"):
+            assert source.refreshes == 1
 
 
 @pytest.mark.parametrize(
@@ -151,16 +138,13 @@ def test_k22_statuses_that_cannot_mean_unauthorized_are_an_error_at_once(statuse
         )
 
 
-def test_f72_the_servers_for_tests_challenge_as_rfc_6750_does() -> None:
+@in_event_loop
+async def test_f72_the_servers_for_tests_challenge_as_rfc_6750_does() -> None:
     """So a test of yours sees what an API would send."""
-
-    async def scene() -> None:
-        async with OAuth2Server() as server, aiohttp.ClientSession() as client:
-            async with client.get(server.base_url + "/echo") as response:
-                assert response.status == 401
-                assert "Bearer" in response.headers["WWW-Authenticate"]
-
-    run(scene)
+    async with OAuth2Server() as server, aiohttp.ClientSession() as client:
+        async with client.get(server.base_url + "/echo") as response:
+            assert response.status == 401
+            assert "Bearer" in response.headers["WWW-Authenticate"]
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
 import anyio
 import pytest
+from _event_loop import in_event_loop
 
 from tokensession.cli import child_process
 from tokensession.cli.baseline import BaselineClient, provider_for, sign_in
@@ -20,18 +21,6 @@ from tokensession.cli.child_process import Child, ChildFailed
 from tokensession.cli.run_until_signal import until_signal
 from tokensession.errors import GrantRejected
 from tokensession.testing import FakeClock, OtoServer, PriavaServer
-
-TIMEOUT = 60.0  # seconds; only a test that hangs takes that long
-
-
-def run(main: Callable[[], Awaitable[None]]) -> None:
-    """`anyio.run`, with a timeout."""
-
-    async def bounded() -> None:
-        with anyio.fail_after(TIMEOUT):
-            await main()
-
-    anyio.run(bounded)
 
 
 @contextlib.asynccontextmanager
@@ -46,62 +35,54 @@ async def signed_in(
         yield lambda: BaselineClient(provider, http, path)
 
 
-def test_one_baseline_client_alone_works(tmp_path: Path) -> None:
-    async def main() -> None:
-        server = PriavaServer()
-        async with signed_in("priava", server, tmp_path) as make:
-            client = make()
-            assert await client.get("/echo") == 200
-            server.revoke_access_tokens()
-            assert await client.get("/echo") == 200
+@in_event_loop
+async def test_one_baseline_client_alone_works(tmp_path: Path) -> None:
+    server = PriavaServer()
+    async with signed_in("priava", server, tmp_path) as make:
+        client = make()
+        assert await client.get("/echo") == 200
+        server.revoke_access_tokens()
+        assert await client.get("/echo") == 200
+        client._token["refresh_at"] = 0.0
+        assert await client.get("/echo") == 200
+        assert server.stats.token_requests == 3
+        assert server.stats.reuse_detections == server.stats.invalid_requests == 0
+
+
+@in_event_loop
+async def test_two_baseline_clients_that_refresh_at_once_lose_the_sign_in(tmp_path: Path) -> None:
+    server = PriavaServer()
+    async with signed_in("priava", server, tmp_path) as make:
+        clients = [make(), make()]
+        for client in clients:
             client._token["refresh_at"] = 0.0
-            assert await client.get("/echo") == 200
-            assert server.stats.token_requests == 3
-            assert server.stats.reuse_detections == server.stats.invalid_requests == 0
-
-    run(main)
-
-
-def test_two_baseline_clients_that_refresh_at_once_lose_the_sign_in(tmp_path: Path) -> None:
-    async def main() -> None:
-        server = PriavaServer()
-        async with signed_in("priava", server, tmp_path) as make:
-            clients = [make(), make()]
-            for client in clients:
-                client._token["refresh_at"] = 0.0
-            async with server.hold("before") as gate:
-                requests = [asyncio.ensure_future(client.get("/echo")) for client in clients]
-                await gate.reached(2)
-            results = await asyncio.gather(*requests, return_exceptions=True)
-            assert any(isinstance(result, GrantRejected) for result in results)
-            assert server.stats.reuse_detections == 1
-            with pytest.raises(GrantRejected):
-                await make().get("/echo")
-
-    run(main)
+        async with server.hold("before") as gate:
+            requests = [asyncio.ensure_future(client.get("/echo")) for client in clients]
+            await gate.reached(2)
+        results = await asyncio.gather(*requests, return_exceptions=True)
+        assert any(isinstance(result, GrantRejected) for result in results)
+        assert server.stats.reuse_detections == 1
+        with pytest.raises(GrantRejected):
+            await make().get("/echo")
 
 
-def test_a_baseline_sign_in_needs_a_configured_credential(tmp_path: Path) -> None:
-    async def main() -> None:
-        credentials = PriavaServer(port=9).credentials | {"code": None}
-        async with aiohttp.ClientSession() as http:
-            with pytest.raises(ValueError, match="no configured credential"):
-                await sign_in(provider_for("priava", credentials), http, tmp_path / "token.json")
-
-    run(main)
+@in_event_loop
+async def test_a_baseline_sign_in_needs_a_configured_credential(tmp_path: Path) -> None:
+    credentials = PriavaServer(port=9).credentials | {"code": None}
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(ValueError, match="no configured credential"):
+            await sign_in(provider_for("priava", credentials), http, tmp_path / "token.json")
 
 
-def test_baseline_clients_with_a_permanent_refresh_token_only_waste_requests(tmp_path: Path) -> None:
-    async def main() -> None:
-        clock = FakeClock()
-        server = OtoServer(clock=clock)
-        async with signed_in("oto", server, tmp_path) as make:
-            clients = [make() for _ in range(5)]
-            clock.advance(3600)
-            assert [await client.get("/echo") for client in clients] == [200] * 5
-            assert (server.stats.expiries, server.stats.token_requests) == (2, 6)
-
-    run(main)
+@in_event_loop
+async def test_baseline_clients_with_a_permanent_refresh_token_only_waste_requests(tmp_path: Path) -> None:
+    clock = FakeClock()
+    server = OtoServer(clock=clock)
+    async with signed_in("oto", server, tmp_path) as make:
+        clients = [make() for _ in range(5)]
+        clock.advance(3600)
+        assert [await client.get("/echo") for client in clients] == [200] * 5
+        assert (server.stats.expiries, server.stats.token_requests) == (2, 6)
 
 
 @contextlib.asynccontextmanager
@@ -113,14 +94,12 @@ async def started(name: str, module: str) -> AsyncIterator[Child]:
         await child.stop()
 
 
-def test_a_child_that_ends_early_is_reported_with_its_last_stderr_lines() -> None:
-    async def main() -> None:
-        said = r"client 7 process ended early \(status 1\)(.|\n)*No module"
-        async with started("client 7", "tokensession.cli.no_such_module") as child:
-            with pytest.raises(ChildFailed, match=said):
-                await child.hear()
-
-    run(main)
+@in_event_loop
+async def test_a_child_that_ends_early_is_reported_with_its_last_stderr_lines() -> None:
+    said = r"client 7 process ended early \(status 1\)(.|\n)*No module"
+    async with started("client 7", "tokensession.cli.no_such_module") as child:
+        with pytest.raises(ChildFailed, match=said):
+            await child.hear()
 
 
 async def _hear_to_the_end(child: Child) -> None:
@@ -128,48 +107,42 @@ async def _hear_to_the_end(child: Child) -> None:
         await child.hear()
 
 
-def test_a_load_that_cannot_start_ends_its_process_with_the_reason(tmp_path: Path) -> None:
-    async def main() -> None:
-        credentials = {"baseline": {"oto": OtoServer(port=9).credentials}}  # not used: it fails before
-        async with started("client 1", "tokensession.cli.load") as child:
-            await child.tell(directory=str(tmp_path), tasks=1, pause=1.0, credentials=credentials)
-            assert await child.hear() == {"ready": True}
-            await child.tell(do="run", load="baseline")
-            with pytest.raises(ChildFailed, match=r"No such file or directory: .*baseline-oto\.json"):
-                await _hear_to_the_end(child)
-
-    run(main)
+@in_event_loop
+async def test_a_load_that_cannot_start_ends_its_process_with_the_reason(tmp_path: Path) -> None:
+    credentials = {"baseline": {"oto": OtoServer(port=9).credentials}}  # not used: it fails before
+    async with started("client 1", "tokensession.cli.load") as child:
+        await child.tell(directory=str(tmp_path), tasks=1, pause=1.0, credentials=credentials)
+        assert await child.hear() == {"ready": True}
+        await child.tell(do="run", load="baseline")
+        with pytest.raises(ChildFailed, match=r"No such file or directory: .*baseline-oto\.json"):
+            await _hear_to_the_end(child)
 
 
-def test_a_child_that_does_not_exit_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        child = await Child.start("server", "tokensession.cli.demo_servers")
-        await child.tell(lifetime=2)
-        directory = Path((await child.hear())["directory"])
-        child._process.send_signal(signal.SIGSTOP)  # otherwise it might exit before it is killed
-        await child.stop()
-        assert child._process.returncode == -signal.SIGKILL
-        shutil.rmtree(directory)
-
+@in_event_loop
+async def test_a_child_that_does_not_exit_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "_EXIT_TIMEOUT", 0.0)
-    run(main)
+    child = await Child.start("server", "tokensession.cli.demo_servers")
+    await child.tell(lifetime=2)
+    directory = Path((await child.hear())["directory"])
+    child._process.send_signal(signal.SIGSTOP)  # otherwise it might exit before it is killed
+    await child.stop()
+    assert child._process.returncode == -signal.SIGKILL
+    shutil.rmtree(directory)
 
 
-def test_a_child_that_writes_more_than_a_pipe_holds_still_exits(
+@in_event_loop
+async def test_a_child_that_writes_more_than_a_pipe_holds_still_exits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def main() -> None:
-        child = await Child.start("client 1", "talkative")
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            await child.stop()
-        assert child._process.returncode == 0
-
     (tmp_path / "talkative.py").write_text(
         "import sys\nsys.stdin.read()\nfor pipe in (sys.stderr, sys.stdout): pipe.write('x' * (1 << 20))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    run(main)
+    child = await Child.start("client 1", "talkative")
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await child.stop()
+    assert child._process.returncode == 0
 
 
 def test_work_without_a_signal_returns_its_result() -> None:

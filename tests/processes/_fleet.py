@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +120,3 @@ async def ready(*workers: Worker) -> None:
     """Each of them has a token."""
     for worker in workers:
         assert await worker.ask("get") == ["200"]
-
-
-def run(main: Callable[[], Awaitable[None]]) -> None:
-    """Run the body of a test, with a time limit in case it hangs."""
-
-    async def bounded() -> None:
-        async with asyncio.timeout(120):
-            await main()
-
-    asyncio.run(bounded())

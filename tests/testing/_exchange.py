@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
-import anyio
 
 from tokensession.providers import Credential, OAuth2, Oto, Priava, TokenRequest, TokenResponse
 from tokensession.testing import OAuth2Server, OtoServer, PriavaServer, TokenServer
 
 PROVIDERS = {OtoServer: Oto, PriavaServer: Priava, OAuth2Server: OAuth2}
-
-
-def run(main: Callable[[], Awaitable[None]]) -> None:
-    """`anyio.run`, with a timeout that only a test that hangs needs."""
-
-    async def bounded() -> None:
-        with anyio.fail_after(60):
-            await main()
-
-    anyio.run(bounded)
 
 
 def refresh(secret: str) -> Credential:

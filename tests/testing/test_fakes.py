@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
-from _exchange import run
+from _event_loop import in_event_loop
 
 import tokensession.testing
 from tokensession.clock import Clock
@@ -39,58 +39,52 @@ def test_advance_moves_both_clocks_and_a_step_only_the_wall_clock() -> None:
         clock.advance(-1)
 
 
-def test_sleepers_wake_when_their_time_has_come_in_that_order() -> None:
-    async def main() -> None:
-        clock = FakeClock()
-        woken: list[float] = []
+@in_event_loop
+async def test_sleepers_wake_when_their_time_has_come_in_that_order() -> None:
+    clock = FakeClock()
+    woken: list[float] = []
 
-        async def sleep(seconds: float) -> None:
-            await clock.sleep(seconds)
-            woken.append(seconds)
+    async def sleep(seconds: float) -> None:
+        await clock.sleep(seconds)
+        woken.append(seconds)
 
-        async with asyncio.TaskGroup() as group:
-            for seconds in (3, 1, 2):
-                group.create_task(sleep(seconds))
-            await clock.slept(3)
-            assert clock.sleepers == (1, 2, 3)
-            clock.step_wall(1000)
-            clock.advance(2)
-            assert clock.sleepers == (1,)
-            clock.advance(1)
-        assert woken == [1, 2, 3]
-        assert clock.sleepers == ()
-
-    run(main)
+    async with asyncio.TaskGroup() as group:
+        for seconds in (3, 1, 2):
+            group.create_task(sleep(seconds))
+        await clock.slept(3)
+        assert clock.sleepers == (1, 2, 3)
+        clock.step_wall(1000)
+        clock.advance(2)
+        assert clock.sleepers == (1,)
+        clock.advance(1)
+    assert woken == [1, 2, 3]
+    assert clock.sleepers == ()
 
 
-def test_a_sleep_of_zero_only_yields_and_a_cancelled_sleep_leaves_nothing_behind() -> None:
-    async def main() -> None:
-        clock = FakeClock()
-        await clock.sleep(0)
-        await clock.sleep(-5)
-        task = asyncio.ensure_future(clock.sleep(5))
-        await clock.slept()
-        task.cancel()
-        await asyncio.wait([task])
-        assert clock.sleepers == ()
-        clock.advance(10)
-
-    run(main)
+@in_event_loop
+async def test_a_sleep_of_zero_only_yields_and_a_cancelled_sleep_leaves_nothing_behind() -> None:
+    clock = FakeClock()
+    await clock.sleep(0)
+    await clock.sleep(-5)
+    task = asyncio.ensure_future(clock.sleep(5))
+    await clock.slept()
+    task.cancel()
+    await asyncio.wait([task])
+    assert clock.sleepers == ()
+    clock.advance(10)
 
 
-def test_waiting_for_sleepers_waits_until_there_are_enough() -> None:
-    async def main() -> None:
-        clock = FakeClock()
-        waiter = asyncio.ensure_future(clock.slept(2))
-        first = asyncio.ensure_future(clock.sleep(5))
-        await clock.slept()
-        assert not waiter.done()
-        second = asyncio.ensure_future(clock.sleep(5))
-        await waiter
-        clock.advance(5)
-        await asyncio.gather(first, second)
-
-    run(main)
+@in_event_loop
+async def test_waiting_for_sleepers_waits_until_there_are_enough() -> None:
+    clock = FakeClock()
+    waiter = asyncio.ensure_future(clock.slept(2))
+    first = asyncio.ensure_future(clock.sleep(5))
+    await clock.slept()
+    assert not waiter.done()
+    second = asyncio.ensure_future(clock.sleep(5))
+    await waiter
+    clock.advance(5)
+    await asyncio.gather(first, second)
 
 
 def test_a_draw_after_the_last_jitter_raises_an_assertion_error() -> None:
@@ -109,113 +103,102 @@ def test_the_clock_can_be_used_in_one_loop_after_another() -> None:
         clock.advance(1)
         await task
 
-    run(nap)
-    run(nap)
+    asyncio.run(nap())
+    asyncio.run(nap())
     assert "0 asleep" in repr(clock)
 
 
-def test_the_transport_follows_its_script_and_records_the_requests() -> None:
-    async def main() -> None:
-        async def respond(request: TokenRequest) -> TokenResponse:
-            return token_response(request.body)
+@in_event_loop
+async def test_the_transport_follows_its_script_and_records_the_requests() -> None:
+    async def respond(request: TokenRequest) -> TokenResponse:
+        return token_response(request.body)
 
-        transport = ScriptedTransport(
-            token_response({"ok": True}), NotSent("The network is down."), lambda _: token_response(b"x", 503)
-        )
-        transport.script(respond)
-        assert (await send(transport)).body == b'{"ok": true}'
-        with pytest.raises(NotSent, match="The network is down"):
-            await send(transport)
-        assert (await send(transport)).status == 503
-        assert (await send(transport)).body == REQUEST.body
-        assert transport.requests == [REQUEST] * 4
-        assert transport.timeouts[0] == (5, 20)
-        assert transport.left == 0
-
-    run(main)
+    transport = ScriptedTransport(
+        token_response({"ok": True}), NotSent("The network is down."), lambda _: token_response(b"x", 503)
+    )
+    transport.script(respond)
+    assert (await send(transport)).body == b'{"ok": true}'
+    with pytest.raises(NotSent, match="The network is down"):
+        await send(transport)
+    assert (await send(transport)).status == 503
+    assert (await send(transport)).body == REQUEST.body
+    assert transport.requests == [REQUEST] * 4
+    assert transport.timeouts[0] == (5, 20)
+    assert transport.left == 0
 
 
-def test_on_sending_is_awaited_once_for_each_request_that_leaves() -> None:
+@in_event_loop
+async def test_on_sending_is_awaited_once_for_each_request_that_leaves() -> None:
     """A `NotSent` says that it has not left. A `Paused` request has left before it arrives."""
+    order: list[str] = []
 
-    async def main() -> None:
-        order: list[str] = []
+    async def on_sending() -> None:
+        order.append("sending")
 
-        async def on_sending() -> None:
-            order.append("sending")
+    def respond(_: TokenRequest) -> TokenResponse:
+        order.append("line")
+        return token_response({})
 
-        def respond(_: TokenRequest) -> TokenResponse:
-            order.append("line")
-            return token_response({})
-
-        unreachable, paused = Paused(NotSent("No network.")), Paused(token_response({}))
-        transport = ScriptedTransport(
-            respond, NotSent("No network."), unreachable, OutcomeUnknown("Lost."), paused
-        )
+    unreachable, paused = Paused(NotSent("No network.")), Paused(token_response({}))
+    transport = ScriptedTransport(
+        respond, NotSent("No network."), unreachable, OutcomeUnknown("Lost."), paused
+    )
+    await send(transport, on_sending)
+    assert order == ["sending", "line"]
+    with pytest.raises(NotSent):
         await send(transport, on_sending)
-        assert order == ["sending", "line"]
-        with pytest.raises(NotSent):
-            await send(transport, on_sending)
-        unreachable.release()
-        with pytest.raises(NotSent):
-            await send(transport, on_sending)
-        with pytest.raises(OutcomeUnknown):
-            await send(transport, on_sending)
-        assert (len(order), transport.sent) == (3, 2)
-        arriving = asyncio.ensure_future(send(transport, on_sending))
-        await paused.arrived.wait()
-        assert (len(order), transport.sent) == (4, 3)
-        paused.release()
-        await arriving
-        assert len(transport.requests) == 5
-
-    run(main)
+    unreachable.release()
+    with pytest.raises(NotSent):
+        await send(transport, on_sending)
+    with pytest.raises(OutcomeUnknown):
+        await send(transport, on_sending)
+    assert (len(order), transport.sent) == (3, 2)
+    arriving = asyncio.ensure_future(send(transport, on_sending))
+    await paused.arrived.wait()
+    assert (len(order), transport.sent) == (4, 3)
+    paused.release()
+    await arriving
+    assert len(transport.requests) == 5
 
 
-def test_a_line_is_left_for_the_next_request_if_on_sending_raises() -> None:
+@in_event_loop
+async def test_a_line_is_left_for_the_next_request_if_on_sending_raises() -> None:
     """Nothing was sent."""
 
-    async def main() -> None:
-        async def fails() -> None:
-            raise StoreUnavailable("The disk is full.")
+    async def fails() -> None:
+        raise StoreUnavailable("The disk is full.")
 
-        transport = ScriptedTransport(token_response({"ok": True}))
-        with pytest.raises(StoreUnavailable):
-            await send(transport, fails)
-        assert (transport.sent, transport.left, len(transport.requests)) == (0, 1, 1)
-        assert (await send(transport)).body == b'{"ok": true}'
-        assert transport.sent == 1
-
-    run(main)
+    transport = ScriptedTransport(token_response({"ok": True}))
+    with pytest.raises(StoreUnavailable):
+        await send(transport, fails)
+    assert (transport.sent, transport.left, len(transport.requests)) == (0, 1, 1)
+    assert (await send(transport)).body == b'{"ok": true}'
+    assert transport.sent == 1
 
 
-def test_a_request_after_the_last_line_raises_an_assertion_error() -> None:
-    async def main() -> None:
-        transport = ScriptedTransport()
-        with pytest.raises(AssertionError, match="no line is left for request 1"):
-            await send(transport)
-        assert transport.unexpected_requests == 1
-
-    run(main)
+@in_event_loop
+async def test_a_request_after_the_last_line_raises_an_assertion_error() -> None:
+    transport = ScriptedTransport()
+    with pytest.raises(AssertionError, match="no line is left for request 1"):
+        await send(transport)
+    assert transport.unexpected_requests == 1
 
 
 @pytest.mark.parametrize("failing", [True, False])
-def test_a_paused_line_waits_until_it_is_released(failing: bool) -> None:
-    async def main() -> None:
-        paused = Paused(NotSent("The network is down.") if failing else token_response({"ok": True}))
-        assert "not reached yet" in repr(paused)
-        task = asyncio.ensure_future(send(ScriptedTransport(paused)))
-        await paused.arrived.wait()
-        assert not task.done()
-        assert "arrived" in repr(paused)
-        paused.release()
-        if failing:
-            with pytest.raises(NotSent):
-                await task
-        else:
-            assert (await task).status == 200
-
-    run(main)
+@in_event_loop
+async def test_a_paused_line_waits_until_it_is_released(failing: bool) -> None:
+    paused = Paused(NotSent("The network is down.") if failing else token_response({"ok": True}))
+    assert "not reached yet" in repr(paused)
+    task = asyncio.ensure_future(send(ScriptedTransport(paused)))
+    await paused.arrived.wait()
+    assert not task.done()
+    assert "arrived" in repr(paused)
+    paused.release()
+    if failing:
+        with pytest.raises(NotSent):
+            await task
+    else:
+        assert (await task).status == 200
 
 
 def test_the_fakes_show_no_secrets() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from _exchange import code, connected, refresh, run
+from _event_loop import in_event_loop
+from _exchange import code, connected, refresh
 
 from tokensession.providers import TokenRequest
 from tokensession.providers._wire import encode_form
@@ -17,20 +18,18 @@ from tokensession.testing import FakeClock, OAuth2Server, OtoServer, PriavaServe
 FORM = "application/x-www-form-urlencoded;charset=utf-8"
 
 
-def test_oto_responds_as_has_been_seen() -> None:
-    async def main() -> None:
-        async with connected(OtoServer(lifetime=3, clock=FakeClock())) as client:
-            response = await client.send()
-            assert response.header("content-type") == "text/plain;charset=iso-8859-1"
-            document = json.loads(response.body)
-            assert list(document) == ["access_token", "refresh_token", "success", "token_type", "expires_in"]
-            assert (document["expires_in"], document["success"]) == ("3", True)
-            assert document["refresh_token"] == client.credential.secret
-            issued = client.provider.read(response, client.credential, sent_at=0.0)
-            assert issued.notes == ()
-            assert await client.api("/rest/v2/healthCheck", issued.token.access_token) == 200
-
-    run(main)
+@in_event_loop
+async def test_oto_responds_as_has_been_seen() -> None:
+    async with connected(OtoServer(lifetime=3, clock=FakeClock())) as client:
+        response = await client.send()
+        assert response.header("content-type") == "text/plain;charset=iso-8859-1"
+        document = json.loads(response.body)
+        assert list(document) == ["access_token", "refresh_token", "success", "token_type", "expires_in"]
+        assert (document["expires_in"], document["success"]) == ("3", True)
+        assert document["refresh_token"] == client.credential.secret
+        issued = client.provider.read(response, client.credential, sent_at=0.0)
+        assert issued.notes == ()
+        assert await client.api("/rest/v2/healthCheck", issued.token.access_token) == 200
 
 
 JSON = ("Content-Type", "application/json")
@@ -52,62 +51,52 @@ PLANTED = b'{"refresh_token": "planted"}'
         (PLANTED, (JSON,), "?refresh_token=planted", "query"),
     ],
 )
-def test_oto_answers_400_to_a_request_that_is_not_as_documented(
+@in_event_loop
+async def test_oto_answers_400_to_a_request_that_is_not_as_documented(
     body: bytes, headers: tuple[tuple[str, str], ...], query: str, says: str
 ) -> None:
-    async def main() -> None:
-        async with connected(OtoServer()) as client:
-            response = await client.send(TokenRequest(client.server.token_url + query, headers, body))
-            document = json.loads(response.body)
-            assert (response.status, document["success"]) == (400, False)
-            assert says in document["errorMsg"]
-            assert says in client.server.invalid_requests[0]
-            assert "planted" not in response.body.decode()
-            assert client.server.stats.invalid_requests == client.server.stats.token_requests == 1
-
-    run(main)
+    async with connected(OtoServer()) as client:
+        response = await client.send(TokenRequest(client.server.token_url + query, headers, body))
+        document = json.loads(response.body)
+        assert (response.status, document["success"]) == (400, False)
+        assert says in document["errorMsg"]
+        assert says in client.server.invalid_requests[0]
+        assert "planted" not in response.body.decode()
+        assert client.server.stats.invalid_requests == client.server.stats.token_requests == 1
 
 
-def test_a_get_of_the_token_endpoint_is_invalid() -> None:
-    async def main() -> None:
-        async with connected(OtoServer()) as client, client.http.get(client.server.token_url) as response:
-            assert response.status == 400
-            assert client.server.invalid_requests == ["the method is GET, not POST"]
-
-    run(main)
+@in_event_loop
+async def test_a_get_of_the_token_endpoint_is_invalid() -> None:
+    async with connected(OtoServer()) as client, client.http.get(client.server.token_url) as response:
+        assert response.status == 400
+        assert client.server.invalid_requests == ["the method is GET, not POST"]
 
 
-def test_oto_answers_oto1083_to_an_unknown_refresh_token() -> None:
-    async def main() -> None:
-        async with connected(OtoServer()) as client:
-            response = await client.redeem(refresh("of-another-environment"))
-            assert (response["status"], response["otoErrorCode"]) == (400, "OTO1083")
-            assert client.server.stats.rejections == 1
-            assert client.server.stats.invalid_requests == client.server.stats.expiries == 0
-
-    run(main)
+@in_event_loop
+async def test_oto_answers_oto1083_to_an_unknown_refresh_token() -> None:
+    async with connected(OtoServer()) as client:
+        response = await client.redeem(refresh("of-another-environment"))
+        assert (response["status"], response["otoErrorCode"]) == (400, "OTO1083")
+        assert client.server.stats.rejections == 1
+        assert client.server.stats.invalid_requests == client.server.stats.expiries == 0
 
 
-def test_the_test_path_exists_in_staging_only() -> None:
-    async def main() -> None:
-        for server, status in ((OtoServer(), 404), (OtoServer(environment="staging"), 200)):
-            async with connected(server) as client:
-                assert await client.api("/rest/v2/test", await client.token()) == status
-
-    run(main)
+@in_event_loop
+async def test_the_test_path_exists_in_staging_only() -> None:
+    for server, status in ((OtoServer(), 404), (OtoServer(environment="staging"), 200)):
+        async with connected(server) as client:
+            assert await client.api("/rest/v2/test", await client.token()) == status
 
 
-def test_priava_responds_as_documented_to_both_grant_types_with_awkward_secrets() -> None:
-    async def main() -> None:
-        async with connected(PriavaServer(client_secret="a %&+£€", region="APAC", lifetime=5)) as client:
-            first = await client.redeem()
-            assert list(first) == ["access_token", "refresh_token", "token_type", "expires_in", "status"]
-            assert (first["token_type"], first["expires_in"]) == ("BEARER", 5)
-            second = await client.redeem(refresh(first["refresh_token"]))
-            assert second["refresh_token"] != first["refresh_token"]
-            assert client.server.invalid_requests == []
-
-    run(main)
+@in_event_loop
+async def test_priava_responds_as_documented_to_both_grant_types_with_awkward_secrets() -> None:
+    async with connected(PriavaServer(client_secret="a %&+£€", region="APAC", lifetime=5)) as client:
+        first = await client.redeem()
+        assert list(first) == ["access_token", "refresh_token", "token_type", "expires_in", "status"]
+        assert (first["token_type"], first["expires_in"]) == ("BEARER", 5)
+        second = await client.redeem(refresh(first["refresh_token"]))
+        assert second["refresh_token"] != first["refresh_token"]
+        assert client.server.invalid_requests == []
 
 
 PAIRS = (
@@ -152,65 +141,55 @@ def priava(
         (priava(BODY, FORM, ("Authorization", "Bearer planted")), "Authorization"),
     ],
 )
-def test_priava_answers_400_to_a_request_that_is_not_exactly_as_documented(
+@in_event_loop
+async def test_priava_answers_400_to_a_request_that_is_not_exactly_as_documented(
     sent: tuple[bytes, tuple[tuple[str, str], ...]], says: str
 ) -> None:
-    async def main() -> None:
-        body, headers = sent
-        async with connected(PriavaServer()) as client:
-            response = await client.send(TokenRequest(client.server.token_url, headers, body))
-            document = json.loads(response.body)
-            assert (response.status, document["error"]) == (400, "invalid_request")
-            assert says in document["error_description"]
-            assert "planted" not in response.body.decode()
-            assert client.server.stats.invalid_requests == 1
-
-    run(main)
+    body, headers = sent
+    async with connected(PriavaServer()) as client:
+        response = await client.send(TokenRequest(client.server.token_url, headers, body))
+        document = json.loads(response.body)
+        assert (response.status, document["error"]) == (400, "invalid_request")
+        assert says in document["error_description"]
+        assert "planted" not in response.body.decode()
+        assert client.server.stats.invalid_requests == 1
 
 
-def test_priava_rejects_a_wrong_client_secret_but_counts_the_request_as_valid() -> None:
-    async def main() -> None:
-        async with connected(PriavaServer(), client_secret="another") as client:
-            response = await client.redeem()
-            assert (response["status"], response["error"]) == (400, "invalid_client")
-            assert (client.server.stats.rejections, client.server.stats.invalid_requests) == (1, 0)
-
-    run(main)
+@in_event_loop
+async def test_priava_rejects_a_wrong_client_secret_but_counts_the_request_as_valid() -> None:
+    async with connected(PriavaServer(), client_secret="another") as client:
+        response = await client.redeem()
+        assert (response["status"], response["error"]) == (400, "invalid_client")
+        assert (client.server.stats.rejections, client.server.stats.invalid_requests) == (1, 0)
 
 
 @pytest.mark.parametrize("auth", ["basic", "post"])
 @pytest.mark.parametrize("rotates", [True, False])
-def test_a_generic_server_accepts_the_client_in_the_configured_place(auth: Any, rotates: bool) -> None:
-    async def main() -> None:
-        server = OAuth2Server(auth=auth, rotates=rotates, client_secret="a secret: %&+")
-        async with connected(server) as client:
-            assert ("refresh_token" in await client.redeem()) is rotates
-            for credential in (code(server.new_code()), refresh(server.new_credential())):
-                assert (await client.redeem(credential))["status"] == 200
-            assert server.invalid_requests == []
-
-    run(main)
+@in_event_loop
+async def test_a_generic_server_accepts_the_client_in_the_configured_place(auth: Any, rotates: bool) -> None:
+    server = OAuth2Server(auth=auth, rotates=rotates, client_secret="a secret: %&+")
+    async with connected(server) as client:
+        assert ("refresh_token" in await client.redeem()) is rotates
+        for credential in (code(server.new_code()), refresh(server.new_credential())):
+            assert (await client.redeem(credential))["status"] == 200
+        assert server.invalid_requests == []
 
 
 @pytest.mark.parametrize(("mine", "theirs"), [("basic", "post"), ("post", "basic")])
-def test_a_generic_server_answers_400_to_a_client_in_the_wrong_place(mine: Any, theirs: str) -> None:
-    async def main() -> None:
-        async with connected(OAuth2Server(auth=mine), auth=theirs) as client:
-            assert (await client.redeem())["error"] == "invalid_request"
-            assert client.server.stats.invalid_requests == 1
-
-    run(main)
+@in_event_loop
+async def test_a_generic_server_answers_400_to_a_client_in_the_wrong_place(mine: Any, theirs: str) -> None:
+    async with connected(OAuth2Server(auth=mine), auth=theirs) as client:
+        assert (await client.redeem())["error"] == "invalid_request"
+        assert client.server.stats.invalid_requests == 1
 
 
-def test_a_generic_server_answers_401_to_wrong_basic_credentials() -> None:
-    async def main() -> None:
-        async with connected(OAuth2Server(), client_secret="another") as client:
-            response = await client.send()
-            assert (response.status, response.header("www-authenticate")) == (401, "Basic")
-        async with connected(OAuth2Server(auth="post"), client_secret="another") as client:
-            assert (await client.redeem())["status"] == 400
-
-    run(main)
+@in_event_loop
+async def test_a_generic_server_answers_401_to_wrong_basic_credentials() -> None:
+    async with connected(OAuth2Server(), client_secret="another") as client:
+        response = await client.send()
+        assert (response.status, response.header("www-authenticate")) == (401, "Basic")
+    async with connected(OAuth2Server(auth="post"), client_secret="another") as client:
+        assert (await client.redeem())["status"] == 400
 
 
 @pytest.mark.parametrize(
@@ -220,38 +199,34 @@ def test_a_generic_server_answers_401_to_wrong_basic_credentials() -> None:
         (FORM, b"grant_type=authorization_code&refresh_token=planted", "its grant_type names"),
     ],
 )
-def test_a_generic_server_answers_400_to_a_grant_type_without_its_credential(
+@in_event_loop
+async def test_a_generic_server_answers_400_to_a_grant_type_without_its_credential(
     content_type: str, body: bytes, says: str
 ) -> None:
-    async def main() -> None:
-        async with connected(OAuth2Server()) as client:
-            good = client.request()
-            headers = tuple((dict(good.headers) | {"Content-Type": content_type}).items())
-            response = await client.send(replace(good, headers=headers, body=body))
-            assert response.status == 400
-            assert says in client.server.invalid_requests[0]
-            assert b"planted" not in response.body
-
-    run(main)
+    async with connected(OAuth2Server()) as client:
+        good = client.request()
+        headers = tuple((dict(good.headers) | {"Content-Type": content_type}).items())
+        response = await client.send(replace(good, headers=headers, body=body))
+        assert response.status == 400
+        assert says in client.server.invalid_requests[0]
+        assert b"planted" not in response.body
 
 
 @pytest.mark.parametrize(
     "authorization", [None, "bearer {}", "BEARER {}", "Bearer  {}", "Bearer wrong", "{}"]
 )
-def test_the_api_accepts_only_the_scheme_bearer_in_this_spelling(authorization: str | None) -> None:
-    async def main() -> None:
-        for server in (OtoServer(), PriavaServer(), OAuth2Server()):
-            async with connected(server) as client:
-                token = await client.token()
-                headers = {"Authorization": authorization.format(token)} if authorization else {}
-                async with client.http.get(server.base_url + "/echo", headers=headers) as response:
-                    assert response.status == 401
-                    if isinstance(server, OtoServer):
-                        assert await response.json() == {"message": "Jwt is expired", "code": 401}
-                assert await client.api("/echo", token) == 200
-                assert (server.stats.requests, server.stats.unauthorized) == (2, 1)
-
-    run(main)
+@in_event_loop
+async def test_the_api_accepts_only_the_scheme_bearer_in_this_spelling(authorization: str | None) -> None:
+    for server in (OtoServer(), PriavaServer(), OAuth2Server()):
+        async with connected(server) as client:
+            token = await client.token()
+            headers = {"Authorization": authorization.format(token)} if authorization else {}
+            async with client.http.get(server.base_url + "/echo", headers=headers) as response:
+                assert response.status == 401
+                if isinstance(server, OtoServer):
+                    assert await response.json() == {"message": "Jwt is expired", "code": 401}
+            assert await client.api("/echo", token) == 200
+            assert (server.stats.requests, server.stats.unauthorized) == (2, 1)
 
 
 @pytest.mark.parametrize("lifetime", [0, -1, 0.5, 2.5])
@@ -270,32 +245,28 @@ def test_a_server_has_no_address_before_its_first_start() -> None:
         _ = OtoServer().base_url
 
 
-def test_a_server_binds_loopback_only_and_keeps_its_port_over_a_restart() -> None:
-    async def main() -> None:
-        server = PriavaServer()
+@in_event_loop
+async def test_a_server_binds_loopback_only_and_keeps_its_port_over_a_restart() -> None:
+    server = PriavaServer()
+    async with server:
+        url = server.base_url
+        assert url.startswith("http://127.0.0.1:")
+        assert url.endswith("/api")
+        with pytest.raises(OSError, match="address already in use"):
+            await OtoServer(port=int(server.origin.rsplit(":", 1)[1])).start()
+    await server.close()
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await http.get(url)
+        async with server, http.get(url + "/echo") as response:
+            assert server.base_url == url
+            assert response.status == 401
+
+
+@in_event_loop
+async def test_no_repr_shows_a_secret() -> None:
+    for server in (OtoServer(), PriavaServer(), OAuth2Server()):
         async with server:
-            url = server.base_url
-            assert url.startswith("http://127.0.0.1:")
-            assert url.endswith("/api")
-            with pytest.raises(OSError, match="address already in use"):
-                await OtoServer(port=int(server.origin.rsplit(":", 1)[1])).start()
-        await server.close()
-        async with aiohttp.ClientSession() as http:
-            with pytest.raises(aiohttp.ClientConnectorError):
-                await http.get(url)
-            async with server, http.get(url + "/echo") as response:
-                assert server.base_url == url
-                assert response.status == 401
-
-    run(main)
-
-
-def test_no_repr_shows_a_secret() -> None:
-    async def main() -> None:
-        for server in (OtoServer(), PriavaServer(), OAuth2Server()):
-            async with server:
-                issue = server._ledger.redeem(next(iter(server._ledger._credentials)), 0.0)
-                shown = repr(server) + repr(server._ledger) + repr(issue) + repr(server.stats)
-                assert "fake-" not in shown
-
-    run(main)
+            issue = server._ledger.redeem(next(iter(server._ledger._credentials)), 0.0)
+            shown = repr(server) + repr(server._ledger) + repr(issue) + repr(server.stats)
+            assert "fake-" not in shown
