@@ -105,9 +105,7 @@ async def test_on_sending_is_awaited_after_the_proxy_has_answered_its_connect() 
 )
 @TLS
 @in_event_loop
-async def test_what_on_sending_raises_comes_out_unchanged_and_nothing_is_sent(
-    tls: bool, error: Exception
-) -> None:
+async def test_what_on_sending_raises_is_raised_and_nothing_is_sent(tls: bool, error: Exception) -> None:
     """The connection is closed. Whatever it raises: aiohttp would take some of these for its own."""
     async with listening(b"", tls=tls) as endpoint:
         hook = Hook(error)
@@ -135,9 +133,7 @@ async def test_the_time_that_on_sending_takes_is_not_time_for_connecting() -> No
         assert (await send(endpoint.url, on_sending, connect=5)).status == 200
 
 
-@pytest.mark.parametrize(
-    "answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", b"not HTTP\r\n\r\n"]
-)
+@pytest.mark.parametrize("answer", [b"", with_head()[:-3], b"not HTTP\r\n\r\n"])
 @in_event_loop
 async def test_whatever_fails_after_on_sending_has_an_unknown_outcome(answer: bytes) -> None:
     async with listening(answer, closes=True) as endpoint:
@@ -148,9 +144,7 @@ async def test_whatever_fails_after_on_sending_has_an_unknown_outcome(answer: by
 
 
 @in_event_loop
-async def test_an_odd_exception_is_judged_by_how_far_the_request_came(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_odd_error_is_judged_by_how_far_the_request_came(monkeypatch: pytest.MonkeyPatch) -> None:
     """A resolver that raises what it likes has sent nothing. The error shows the exception's type only."""
 
     class Odd(aiohttp.ThreadedResolver):
@@ -188,44 +182,30 @@ async def test_a_proxy_that_drops_its_connect_means_not_sent_however_often() -> 
             assert (hook.count, endpoint.connections) == (1, 1)
 
 
-@pytest.mark.parametrize("status", ["403 Forbidden", "407 Proxy Authentication Required", "502 Bad Gateway"])
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", "ClientHttpProxyError: status 403."),
+        (b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "ClientHttpProxyError: status 407."),
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "ClientHttpProxyError: status 502."),
+        (b"HTTP/1.1 302 Found\r\nLocation: https://a.example\r\nContent-Length: 0\r\n\r\n", "status 302."),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", ""),
+        (b"HTTP/1.1 200 OK\r\n\r\nnot TLS", ""),
+        (b"", ""),
+    ],
+)
 @in_event_loop
-async def test_a_proxy_that_refuses_to_connect_means_not_sent(status: str) -> None:
+async def test_whatever_a_proxy_answers_instead_of_a_tunnel_means_not_sent(answer: bytes, says: str) -> None:
     """It sees the CONNECT and nothing of the token request (K01)."""
-    async with listening(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno".encode()) as proxy:
-        says = f"ClientHttpProxyError: status {status[:3]}\\."
-        await was_not_sent(ID, says, proxy=proxy.url)
+    async with listening(answer, closes=not answer) as proxy:
+        said = await was_not_sent(ID, proxy=proxy.url)
+        assert "cannot be reached through the proxy: " in said
+        assert says in said
+        assert ("user and the password" in said) == (b"407" in answer)
         await proxy.closed.wait()
         assert proxy.received.startswith(b"CONNECT id.example.com:443 ")
         assert b"planted" not in proxy.received
         assert proxy.connections == 1
-
-
-@in_event_loop
-async def test_the_connect_time_out_includes_the_name_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver that never answers means that nothing was sent."""
-    monkeypatch.setattr("aiohttp.DefaultResolver", Silent)
-    await was_not_sent(ID, "ConnectionTimeoutError", connect=0.05)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 302 Found\r\nLocation: https://portal.example\r\nContent-Length: 0\r\n\r\n",
-        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n\r\nnot TLS",
-        b"",
-    ],
-)
-@in_event_loop
-async def test_whatever_a_proxy_answers_instead_of_a_tunnel_means_not_sent(answer: bytes) -> None:
-    """(K01)."""
-    async with listening(answer, closes=True) as proxy:
-        said = await was_not_sent(ID, proxy=proxy.url)
-        assert "cannot be reached through the proxy: " in said
-        assert ("user and the password" in said) == (b"407" in answer)
 
 
 def over_tls(endpoint: Endpoint) -> str:
@@ -284,11 +264,13 @@ async def test_a_host_that_takes_no_connection_means_not_sent() -> None:
 
 
 @in_event_loop
-async def test_the_connect_time_out_includes_tls_and_the_proxy() -> None:
-    """Either is silent."""
+async def test_the_connect_time_out_includes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS, the proxy, or the name look-up is silent."""
     async with listening(b"") as endpoint:
         await was_not_sent(over_tls(endpoint), "ConnectionTimeoutError", connect=0.05)
         await was_not_sent(ID, "ConnectionTimeoutError", connect=0.05, proxy=endpoint.url)
+    monkeypatch.setattr("aiohttp.DefaultResolver", Silent)
+    await was_not_sent(ID, "ConnectionTimeoutError", connect=0.05)
 
 
 class Silent(aiohttp.ThreadedResolver):
@@ -303,9 +285,7 @@ class Silent(aiohttp.ThreadedResolver):
 
 @pytest.mark.parametrize("phase", ["look-up", "connect", "TLS", "CONNECT", "on_sending", "head", "body"])
 @in_event_loop
-async def test_cancelling_ends_the_request_in_every_phase(
-    phase: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cancelling_ends_a_request_in_every_phase(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before `on_sending` nothing has been sent (K02). The connection is closed each time."""
     hook, reached = Hook(), asyncio.Event()
 
@@ -344,9 +324,7 @@ async def test_cancelling_ends_the_request_in_every_phase(
 
 
 @in_event_loop
-async def test_requests_that_wait_for_the_same_name_share_its_look_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_requests_that_wait_for_one_name_share_its_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look-up that hangs holds a thread: another name must still get one (rule 31)."""
     monkeypatch.setattr("aiohttp.DefaultResolver", Silent)
     monkeypatch.setattr(Silent, "look_ups", 0)
@@ -366,9 +344,7 @@ async def test_requests_that_wait_for_the_same_name_share_its_look_up(
 
 
 @in_event_loop
-async def test_a_look_up_serves_all_that_wait_although_the_first_gives_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_look_up_serves_all_although_the_first_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails for all of them, too, and asyncio logs nothing."""
     go, outcome = asyncio.Event(), ["127.0.0.1"]
 
@@ -429,7 +405,7 @@ async def test_a_connection_probes_a_peer_that_is_silent(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("known", [True, False])
 @in_event_loop
-async def test_a_platform_without_tcp_keepalive_is_served_too(
+async def test_a_platform_without_keepalive_is_served_too(
     known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may not know the options, or know them and refuse."""

@@ -95,14 +95,12 @@ FILES: dict[str, Callable[[Open], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("timing", ["read whole", "before it is read", "instead of 100-continue"])
+@pytest.mark.parametrize("when", ["read whole", "before it is read", "instead of 100-continue"])
 @pytest.mark.parametrize("kind", [*IN_MEMORY, *FILES])
 @in_event_loop
-async def test_f71_a_body_that_is_whole_is_replayed_to_the_byte(
-    tmp_path: Path, kind: str, timing: str
-) -> None:
+async def test_f71_a_body_that_is_whole_is_replayed_to_the_byte(tmp_path: Path, kind: str, when: str) -> None:
     """Whatever is in memory, at any time; a file if it has been read whole, or not begun."""
-    if kind in FILES and timing == "before it is read":
+    if kind in FILES and when == "before it is read":
         pytest.skip("of a file that is being read, nothing can be said")
     path = tmp_path / "upload"
     path.write_bytes(CONTENT)
@@ -114,8 +112,8 @@ async def test_f71_a_body_that_is_whole_is_replayed_to_the_byte(
             async with client_of(base, Numbered(number)) as client:
                 return await status(client.post("/", **body, **options)), server.bodies[-1]
 
-    server = Api(reads=timing == "read whole")
-    options = {"expect100": True} if timing == "instead of 100-continue" else {}
+    server = Api(reads=when == "read whole")
+    options = {"expect100": True} if when == "instead of 100-continue" else {}
     async with api(server, expect=server.expect) as base:
         code, expected = await sent_by(base, server, 1)
         assert (code, server.requests) == (200, 1)
@@ -164,12 +162,10 @@ class Gated(Readable):
         return super().read(size)
 
 
-@pytest.mark.parametrize("ends", ["at once", "when the test says so"])
-@pytest.mark.parametrize("inside", ["alone", "in a form", "in a nested multipart"])
+@pytest.mark.parametrize("end", ["at once", "when the test says so"])
+@pytest.mark.parametrize("where", ["alone", "in a form", "in a nested multipart"])
 @in_event_loop
-async def test_k23_a_file_that_is_being_read_when_the_401_comes_is_not_replayed(
-    inside: str, ends: str
-) -> None:
+async def test_k23_a_file_that_is_being_read_when_the_401_comes_is_not_replayed(where: str, end: str) -> None:
     """A thread still reads it. A replay would begin somewhere in the middle, and be answered 200."""
     file = Gated()
     bodies = {"alone": file, "in a form": {"x": "1", "f": file}, "in a nested multipart": nested(file)}
@@ -185,7 +181,7 @@ async def test_k23_a_file_that_is_being_read_when_the_401_comes_is_not_replayed(
         response = web.StreamResponse(status=401)
         await response.prepare(request)
         await response.write(b"no")
-        if ends == "at once":
+        if end == "at once":
             await response.write_eof()
         else:
             await done.wait()
@@ -193,7 +189,7 @@ async def test_k23_a_file_that_is_being_read_when_the_401_comes_is_not_replayed(
 
     async with calling(handle, source) as client:
         try:
-            async with client.post("/", data=bodies[inside]) as response:
+            async with client.post("/", data=bodies[where]) as response:
                 assert response.status == 401
                 file.opened.set()
                 done.set()
@@ -289,11 +285,9 @@ async def test_f71_a_pipe_is_not_replayed() -> None:
     assert server.bodies == [b"from a pipe"]
 
 
-@pytest.mark.parametrize("change", ["shorter", "closed"])
+@pytest.mark.parametrize("what", ["shorter", "closed"])
 @in_event_loop
-async def test_f71_a_file_that_changes_before_the_replay_is_not_sent_short(
-    tmp_path: Path, change: str
-) -> None:
+async def test_f71_a_file_that_changes_before_the_replay_is_not_sent_short(tmp_path: Path, what: str) -> None:
     path = tmp_path / "upload"
     path.write_bytes(CONTENT)
     server = Api(reads=True)
@@ -301,7 +295,7 @@ async def test_f71_a_file_that_changes_before_the_replay_is_not_sent_short(
 
         class Changing(Numbered):
             async def refresh(self, unauthorized: Any = None) -> Any:
-                if change == "closed":
+                if what == "closed":
                     file.close()
                 else:
                     path.write_bytes(CONTENT[:1000])
