@@ -1,6 +1,6 @@
 """Tools beside a session: the task factory of AWS X-Ray, and blockbuster, which finds blocking calls.
 
-A test of a tool that is not installed is skipped, and says its name. X-Ray's factory is emulated as well.
+Without X-Ray installed, its test is skipped. Its factory is emulated as well.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import blockbuster
 import pytest
 from _api import session_of, status
 from _event_loop import in_event_loop
 from _processes import finish, running
+from blockbuster import blockbuster as detector
 
 from tokensession import AuthedSession, SignedOut
 from tokensession.stores import open_store
@@ -121,10 +123,6 @@ def nothing_blocks(monkeypatch: pytest.MonkeyPatch) -> Watch:
     The error of such a call may be caught on its way, so they are counted where they are made.
     """
     monkeypatch.setattr(logging.getLogger("tokensession"), "disabled", True)  # a handler may write to a file
-    pytest.importorskip("blockbuster")
-    import blockbuster
-    from blockbuster import blockbuster as detector
-
     blocking = list[str]()
 
     class Found(blockbuster.BlockingError):
@@ -197,11 +195,7 @@ async def test_k46_a_session_that_waits_for_another_process_makes_no_blocking_ca
 ) -> None:
     """The other process holds the claim during its refresh. One of the waiting callers is cancelled."""
     url = STORES[kind].format(tmp_path)
-    async with (
-        OAuth2Server() as server,
-        open_store(url) as store,
-        session_of(server, store=store) as session,
-    ):
+    async with OAuth2Server() as server, open_store(url) as store, session_of(server, store=store) as session:
         assert await status(session.get("/echo")) == 200
         arguments = ("-c", OTHER_PROCESS, json.dumps(server.credentials), url)
         async with server.hold("before") as gate:

@@ -86,14 +86,6 @@ def test_k40_headers_of_the_middleware_that_are_no_pairs_are_an_error_at_once(wr
     assert "secret" not in str(caught.value)
 
 
-def _plain(loop: asyncio.AbstractEventLoop, work: Any) -> asyncio.Task[Any]:
-    return asyncio.Task(work, loop=loop)
-
-
-def _without_context(loop: asyncio.AbstractEventLoop, work: Any, **_: Any) -> asyncio.Task[Any]:
-    return asyncio.Task(work, loop=loop)
-
-
 class _Wrapper:
     """A factory that is an object, as some tracing agents install."""
 
@@ -101,7 +93,11 @@ class _Wrapper:
         return asyncio.Task(coro, loop=loop)
 
 
-FACTORIES: dict[str, Any] = {"two arguments": _plain, "ignores": _without_context, "object": _Wrapper()}
+FACTORIES: dict[str, Any] = {
+    "two arguments": lambda loop, work: asyncio.Task(work, loop=loop),
+    "ignores": lambda loop, work, **_: asyncio.Task(work, loop=loop),
+    "object": _Wrapper(),
+}
 if sys.version_info >= (3, 12):
     FACTORIES["eager"] = asyncio.eager_task_factory
 

@@ -121,8 +121,7 @@ async def test_f38_a_redirect_of_the_token_endpoint_is_not_followed(status: int)
     """A token endpoint that redirects causes no further request, so the secrets go nowhere else."""
     async with PriavaServer() as server, PriavaServer() as elsewhere:
         server.script(redirect(elsewhere.token_url, status))
-        provider = Priava(**server.credentials)
-        assert provider.credential is not None
+        provider: Any = Priava(**server.credentials)
         response = await post(server)
         with pytest.raises(InvalidTokenResponse, match="redirect"):
             provider.read(response, provider.credential, sent_at=0)
@@ -178,19 +177,17 @@ async def test_a_response_that_is_too_long_is_not_read_to_its_end(what: str, sta
 async def test_f45_no_secret_is_in_an_error_of_the_transport_or_in_its_traceback() -> None:
     """aiohttp's exceptions contain the request's headers; ours contain neither those nor the exceptions."""
     async with listening(b"this is not HTTP\r\n\r\n") as endpoint:
-        provider = OAuth2(
+        provider: Any = OAuth2(
             token_url=endpoint.url,
             client_id="client",
             client_secret="planted-client-secret",
             refresh_token="planted-refresh-token",
         )
-        assert provider.credential is not None
         request = provider.request(provider.credential)
         with pytest.raises(OutcomeUnknown) as caught:
             await send(request)
     error = caught.value
-    assert error.__cause__ is None
-    assert error.__context__ is None
+    assert error.__cause__ is error.__context__ is None
     shown = "".join(traceback.format_exception(error)) + repr(vars(error))
     basic = dict(request.headers)["Authorization"].removeprefix("Basic ")
     assert not any(secret in shown for secret in ("planted", basic))

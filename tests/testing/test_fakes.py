@@ -11,7 +11,6 @@ import pytest
 from _event_loop import in_event_loop
 
 import tokensession.testing
-from tokensession.clock import Clock
 from tokensession.errors import NotSent, OutcomeUnknown, StoreUnavailable
 from tokensession.providers import TokenRequest, TokenResponse, TokenTransport
 from tokensession.testing import FakeClock, Paused, ScriptedTransport, token_response
@@ -25,13 +24,9 @@ async def send(
     return await transport.send(REQUEST, connect=5, total=20, on_sending=on_sending)
 
 
-def test_the_clock_stands_still_until_you_move_it() -> None:
-    clock: Clock = FakeClock(wall=100.0, boot=7.0, jitter=0.25)
+def test_the_clock_stands_still_until_you_move_it_and_a_step_moves_the_wall_clock_only() -> None:
+    clock = FakeClock(wall=100.0, boot=7.0, jitter=0.25)
     assert (clock.wall(), clock.boot(), clock.jitter(), clock.jitter()) == (100.0, 7.0, 0.25, 0.25)
-
-
-def test_advance_moves_both_clocks_and_a_step_only_the_wall_clock() -> None:
-    clock = FakeClock(wall=100.0, boot=7.0)
     clock.advance(3)
     clock.step_wall(-50)
     assert (clock.wall(), clock.boot()) == (53.0, 10.0)
@@ -123,8 +118,10 @@ async def test_the_transport_follows_its_script_and_records_the_requests() -> No
     assert (await send(transport)).status == 503
     assert (await send(transport)).body == REQUEST.body
     assert transport.requests == [REQUEST] * 4
-    assert transport.timeouts[0] == (5, 20)
-    assert transport.left == 0
+    assert (transport.timeouts[0], transport.left) == ((5, 20), 0)
+    with pytest.raises(AssertionError, match="no line is left for request 5"):
+        await send(transport)
+    assert transport.unexpected_requests == 1
 
 
 @in_event_loop
@@ -140,18 +137,14 @@ async def test_on_sending_is_awaited_once_for_each_request_that_leaves() -> None
         return token_response({})
 
     unreachable, paused = Paused(NotSent("No network.")), Paused(token_response({}))
-    transport = ScriptedTransport(
-        respond, NotSent("No network."), unreachable, OutcomeUnknown("Lost."), paused
-    )
+    lost = OutcomeUnknown("Lost.")
+    transport = ScriptedTransport(respond, NotSent("No network."), unreachable, lost, paused)
     await send(transport, on_sending)
     assert order == ["sending", "line"]
-    with pytest.raises(NotSent):
-        await send(transport, on_sending)
     unreachable.release()
-    with pytest.raises(NotSent):
-        await send(transport, on_sending)
-    with pytest.raises(OutcomeUnknown):
-        await send(transport, on_sending)
+    for error in (NotSent, NotSent, OutcomeUnknown):
+        with pytest.raises(error):
+            await send(transport, on_sending)
     assert (len(order), transport.sent) == (3, 2)
     arriving = asyncio.ensure_future(send(transport, on_sending))
     await paused.arrived.wait()
@@ -174,14 +167,6 @@ async def test_a_line_is_left_for_the_next_request_if_on_sending_raises() -> Non
     assert (transport.sent, transport.left, len(transport.requests)) == (0, 1, 1)
     assert (await send(transport)).body == b'{"ok": true}'
     assert transport.sent == 1
-
-
-@in_event_loop
-async def test_a_request_after_the_last_line_raises_an_assertion_error() -> None:
-    transport = ScriptedTransport()
-    with pytest.raises(AssertionError, match="no line is left for request 1"):
-        await send(transport)
-    assert transport.unexpected_requests == 1
 
 
 @pytest.mark.parametrize("failing", [True, False])
