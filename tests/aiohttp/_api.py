@@ -13,7 +13,7 @@ from aiohttp import web
 
 from tokensession import AuthedSession, BearerAuth, Token
 from tokensession.providers import OAuth2, Oto, Priava
-from tokensession.testing import OAuth2Server, OtoServer, PriavaServer
+from tokensession.testing import OAuth2Server, OtoServer, PriavaServer, ScriptedTransport, token_response
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
@@ -100,6 +100,18 @@ PROVIDERS: dict[type, Any] = {OtoServer: Oto, PriavaServer: Priava, OAuth2Server
 
 def session_of(server: OtoServer | PriavaServer | OAuth2Server, **options: Any) -> AuthedSession:
     return AuthedSession(PROVIDERS[type(server)](**server.credentials), **options)
+
+
+def scripted_session(base: str, *tokens: str, **options: Any) -> AuthedSession:
+    """A session of this API that gets these tokens, one after the other."""
+    known = {"token_url": f"{base}/token", "client_id": "c", "refresh_token": "r", "auth": "post"}
+    answers = (token_response({"access_token": token, "expires_in": 3600}) for token in tokens)
+    return AuthedSession(
+        OAuth2(**known, base_url=base),  # type: ignore[arg-type]
+        store="memory:",
+        transport=ScriptedTransport(*answers),
+        **options,
+    )
 
 
 async def open_websocket(request: web.Request) -> web.WebSocketResponse:

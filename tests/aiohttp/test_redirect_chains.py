@@ -9,13 +9,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-from _api import Numbered, api, client_of, status
+from _api import Numbered, api, client_of, scripted_session, status
 from _event_loop import in_event_loop
 from aiohttp import web
 
-from tokensession import AuthedSession, BearerAuth, ManagedSource
-from tokensession.providers import OAuth2
-from tokensession.testing import ScriptedTransport, token_response
+from tokensession import BearerAuth
 
 Get = Callable[..., Any]
 
@@ -54,23 +52,16 @@ async def world() -> AsyncIterator[World]:
         yield it
 
 
-def session_of(it: World, **options: Any) -> AuthedSession:
-    known = {"token_url": f"{it.base}/token", "client_id": "c", "refresh_token": "r", "auth": "post"}
-    transport = ScriptedTransport(token_response({"access_token": "a", "expires_in": 3600}))
-    source = ManagedSource(OAuth2(**known, base_url=it.base), transport, store="memory:")  # type: ignore[arg-type]
-    return AuthedSession(source, **options)
-
-
 @contextlib.asynccontextmanager
 async def getting(it: World, how: str) -> AsyncIterator[Get]:
     """How a request is made: by a session, a session over your client, or the middleware alone."""
     if how == "session":
-        async with session_of(it) as session:
+        async with scripted_session(it.base, "a") as session:
             yield session.request
     elif how == "session over a client":
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(timeout=timeout, trace_configs=[traces()]) as client:
-            async with session_of(it, client=client) as session:
+            async with scripted_session(it.base, "a", client=client) as session:
                 yield session.request
     else:
         async with client_of(it.base) as client:
@@ -154,7 +145,7 @@ async def test_f74_a_middleware_that_runs_each_hop_in_a_task_of_its_own_changes_
     async def apart(request: Any, handler: Any) -> Any:
         return await asyncio.ensure_future(handler(request))
 
-    async with world() as it, session_of(it) as session:
+    async with world() as it, scripted_session(it.base, "a") as session:
         await session.get("/first", params={"hops": "307:F:a,307:A:b"}, middlewares=[apart])
         assert it.hops() == [TOKEN, FOREIGN, API]
 
@@ -203,7 +194,7 @@ async def test_f74_a_redirect_from_elsewhere_gets_the_token_of_neither_of_two_mi
 
 @in_event_loop
 async def test_k32_a_handshake_that_is_redirected_away_and_back_has_no_token() -> None:
-    async with world() as it, session_of(it) as session:
+    async with world() as it, scripted_session(it.base, "a") as session:
         with pytest.raises(aiohttp.WSServerHandshakeError):
             await session.ws_connect("/first", params={"hops": "302:F:there,302:A:chosen"})
         assert it.hops() == [TOKEN, FOREIGN, API]

@@ -48,7 +48,6 @@ STORES = ["sqlite:///{}/tokens.db", "file://{}/tokens"]
 @pytest.mark.parametrize("method", ["get", "post", "put", "patch", "delete", "options"])
 @in_event_loop
 async def test_each_method_sends_what_aiohttp_would_and_the_token(method: str) -> None:
-    """Parameters, headers and bodies pass through."""
     async with OtoServer() as server, session_of(server) as session:
         call = getattr(session, method)
         options = {"params": {"q": "a&b c"}, "headers": {"X-Own": "1"}, "data": b"body"}
@@ -163,7 +162,6 @@ def test_an_invalid_url_raises_invalidurl(nonsense: Any) -> None:
 
 
 def test_the_cache_of_urls_does_not_mix_sessions() -> None:
-    """A cached URL belongs to one base and one set of origins."""
     one, other = parse_origins(["https://one.example"]), parse_origins(["https://other.example"])
     for _ in range(2):
         assert resolve("https://one.example", one, "/x") == URL("https://one.example/x")
@@ -189,7 +187,6 @@ def test_plain_http_cannot_be_allowed_as_an_origin() -> None:
 
 @in_event_loop
 async def test_the_plain_client_sends_no_token() -> None:
-    """`session.client` is for requests without the token."""
     async with OtoServer() as server, session_of(server) as session:
         assert not (await echo(session.client.get(server.base_url + "/open/echo")))["authorized"]
 

@@ -206,7 +206,6 @@ async def test_token_requests_do_not_wait_for_the_connection_pool_of_the_api() -
 
 @in_event_loop
 async def test_cookies_of_a_token_endpoint_are_ignored() -> None:
-    """A token request sends no cookie and stores none."""
     async with listening(with_head(b"Set-Cookie: sticky=1; Path=/")) as endpoint:
         transport = AiohttpTransport()
         request = replace(REQUEST, url=endpoint.url.replace("127.0.0.1", "localhost"))

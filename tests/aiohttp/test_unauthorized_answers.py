@@ -6,17 +6,16 @@ from typing import Any
 
 import aiohttp
 import pytest
-from _api import Numbered, api, calling, has_token, open_websocket, status
+from _api import Numbered, api, calling, has_token, open_websocket, scripted_session, status
 from _event_loop import in_event_loop
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokensession import AuthedSession, BearerAuth, ConfigurationError
-from tokensession.providers import OAuth2
+from tokensession.providers import Oto
 from tokensession.replay import bearer_errors
-from tokensession.stores import MemoryStore
-from tokensession.testing import OAuth2Server, ScriptedTransport, token_response
+from tokensession.testing import OAuth2Server
 
 INVALID = 'Bearer realm="api", error="invalid_token", error_description="The token expired"'
 
@@ -83,18 +82,10 @@ async def test_k22_a_session_takes_the_statuses_and_a_bare_403_costs_no_call() -
         return web.Response(status=200 if request.headers["Authorization"] == f"Bearer {valid}" else 403)
 
     async with api(handle) as base:
-        answers = (token_response({"access_token": f"a{n}", "expires_in": 3600}) for n in (1, 2))
-        transport = ScriptedTransport(*answers)
-        provider = OAuth2(
-            token_url=f"{base}/token", client_id="c", refresh_token="r", base_url=base, auth="post"
-        )
-        async with AuthedSession(
-            provider, store=MemoryStore(), transport=transport, unauthorized_statuses=(401, 403)
-        ) as session:
+        async with scripted_session(base, "a1", "a2", unauthorized_statuses=(401, 403)) as session:
             assert await status(session.get("/x")) == 200
             valid = "a2"
             assert await status(session.get("/x")) == 200
-        assert len(transport.requests) == 2
 
 
 @in_event_loop
@@ -131,11 +122,7 @@ def test_k22_statuses_that_cannot_mean_unauthorized_are_an_error_at_once(statuse
     with pytest.raises(ConfigurationError, match=says):
         BearerAuth(Numbered(), origins=["https://a.example"], unauthorized_statuses=statuses)
     with pytest.raises(ConfigurationError, match=says):
-        AuthedSession(
-            OAuth2(token_url="https://a.example/t", client_id="c", client_secret="s", refresh_token="r"),
-            store="memory:",
-            unauthorized_statuses=statuses,
-        )
+        AuthedSession(Oto(refresh_token="r"), unauthorized_statuses=statuses)
 
 
 @in_event_loop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
@@ -63,36 +64,23 @@ def layer(name: str) -> int:
 
 def imports(name: str, path: Path) -> tuple[set[str], set[str]]:
     """Our modules and the third-party packages that a module imports, anywhere in its text."""
-    package = [part for part in name.split(".") if part]
-    if path.name != "__init__.py":
-        del package[-1]
-    ours, third_party = set(), set()
+    root = f"tokensession.{name}".rstrip(".")
+    package = root if path.name == "__init__.py" else root.rpartition(".")[0]
+    targets = set[str]()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            targets = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            targets = [node.module or ""]
+            targets |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - (node.level - 1)]
-            stem = [*base, *(node.module.split(".") if node.module else [])]
-            candidates = [".".join([*stem, alias.name]) for alias in node.names]
-            known = modules()
-            ours |= {c if c in known else ".".join(stem) for c in candidates}
-            continue
-        else:
-            continue
-        for target in targets:
-            top = target.split(".")[0]
-            if top == "tokensession":
-                ours.add(target.removeprefix("tokensession").lstrip("."))
-            elif top not in sys.stdlib_module_names:
-                third_party.add(top)
-    return ours, third_party
+            stem = resolve_name("." * node.level + (node.module or ""), package)
+            targets |= {f"{stem}.{alias.name}" for alias in node.names}
+    known, tops = modules(), {target.split(".")[0] for target in targets}
+    ours = {target.partition(".")[2] for target in targets if target.split(".")[0] == "tokensession"}
+    ours = {target if target in known else target.rpartition(".")[0] for target in ours}
+    return ours, tops - {"tokensession", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_modules_import_only_from_their_layer_and_below(name: str) -> None:
-    """A module imports third-party packages only where they are listed for it."""
     ours, third_party = imports(name, modules()[name])
     here = layer(name)
     upward = {other for other in ours if layer(other) > here}
