@@ -257,7 +257,10 @@ def full() -> Iterator[str]:
 
 @in_event_loop
 async def test_a_host_that_takes_no_connection_means_not_sent() -> None:
-    """Its backlog is full, and the connect time-out ends the attempt (K02)."""
+    """Its port is closed. Or its backlog is full, and the connect time-out ends the attempt (K02)."""
+    async with listening(b"") as endpoint:
+        pass
+    await was_not_sent(endpoint.url, "ClientConnectorError")
     with full() as url:
         await was_not_sent(url, "ConnectionTimeoutError", connect=0.05)
         await was_not_sent(ID, connect=0.05, proxy=url)

@@ -198,7 +198,6 @@ async def test_f48_a_refresh_cannot_re_enter_the_session_that_waits_for_it(limit
 
 @in_event_loop
 async def test_with_a_source_that_cannot_refresh_the_401_is_returned() -> None:
-    """A source with a fixed token works too."""
     async with OtoServer() as server, client_of(server.base_url, Fixed("wrong")) as client:
         assert await status(client.get("/echo")) == 401
         assert server.stats.requests == 1

@@ -59,13 +59,6 @@ async def received_once(body: Any, source: Numbered | None = None) -> bytes:
     return received
 
 
-def form(*parts: tuple[str, Any, str | None]) -> aiohttp.FormData:
-    data = aiohttp.FormData()
-    for name, value, filename in parts:
-        data.add_field(name, value, filename=filename)
-    return data
-
-
 def nested(part: Any) -> aiohttp.MultipartWriter:
     outer, inner = (aiohttp.MultipartWriter("mixed", boundary=boundary) for boundary in "oi")
     inner.append(part)
@@ -90,7 +83,7 @@ IN_MEMORY: dict[str, Callable[[Open], dict[str, Any]]] = {
     "BytesIO": lambda _: {"data": io.BytesIO(CONTENT)},
     "rest of a BytesIO": lambda _: {"data": at(1000, io.BytesIO(CONTENT))},
     "StringIO": lambda _: {"data": io.StringIO("text" * 1000)},
-    "multipart": lambda _: {"data": form(("a", "text", None), ("b", io.BytesIO(CONTENT), "b.bin"))},
+    "multipart": lambda _: {"data": {"a": "text", "b": io.BytesIO(CONTENT)}},
     "nested multipart": lambda _: {"data": nested(CONTENT)},
     "compressed": lambda _: {"data": CONTENT, "compress": "gzip"},
     "chunked": lambda _: {"data": CONTENT, "chunked": True},

@@ -186,42 +186,43 @@ with warnings.catch_warnings():
         """A class of a user's own."""
 
 
+@pytest.fixture
+def warned(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What has been logged as a warning or worse."""
+    caplog.set_level(logging.WARNING, "tokensession")
+    return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 @in_event_loop
-async def test_k41_a_client_with_a_cache_is_warned_of_once_and_works(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_k41_a_client_with_a_cache_is_warned_of_once_and_works(warned: Callable[[], list[str]]) -> None:
     async with OtoServer() as server, Caching() as client:
-        with caplog.at_level(logging.WARNING, "tokensession"):
-            for key in ("alice", "bob"):
-                session = session_of(server, client=client, key=key)
-                async with session:
-                    assert await status(session.get("/echo")) == 200
-                async with session, session.ws_connect("/ws"):
-                    pass
-    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "another account" in warning.getMessage()
-    assert "Make a client with a cache of its own for each account" in warning.getMessage()
-
-
-@in_event_loop
-async def test_k41_the_middleware_warns_of_a_client_with_a_cache_too(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with OtoServer() as server, ManagedSource(Oto(**server.credentials)) as source:
-        async with Caching(middlewares=(BearerAuth(source),)) as client:
-            with caplog.at_level(logging.WARNING, "tokensession"):
-                for _ in range(3):
-                    assert await status(client.get(server.base_url + "/echo")) == 200
-    assert [record.levelname for record in caplog.records if "cache" in record.getMessage()] == ["WARNING"]
-
-
-@in_event_loop
-async def test_k41_a_client_without_a_cache_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    for kind in (NotCaching, aiohttp.ClientSession):
-        async with OtoServer() as server, kind() as client:
-            async with session_of(server, client=client) as session:
+        for key in ("alice", "bob"):
+            session = session_of(server, client=client, key=key)
+            async with session:
                 assert await status(session.get("/echo")) == 200
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+            async with session, session.ws_connect("/ws"):
+                pass
+    (warning,) = warned()
+    assert "another account" in warning
+    assert "Make a client with a cache of its own for each account" in warning
+
+
+@in_event_loop
+async def test_k41_the_middleware_warns_of_a_client_with_a_cache_too(warned: Callable[[], list[str]]) -> None:
+    async with OtoServer() as server, ManagedSource(Oto(**server.credentials)) as source:
+        async with Caching(server.base_url, middlewares=(BearerAuth(source),)) as client:
+            for _ in range(3):
+                assert await status(client.get("/echo")) == 200
+    (warning,) = warned()
+    assert "cache" in warning
+
+
+@in_event_loop
+async def test_k41_a_client_without_a_cache_is_not_warned_of(warned: Callable[[], list[str]]) -> None:
+    for kind in (NotCaching, aiohttp.ClientSession):
+        async with OtoServer() as server, kind() as client, session_of(server, client=client) as session:
+            assert await status(session.get("/echo")) == 200
+    assert warned() == []
 
 
 async def cookies_of_replay(

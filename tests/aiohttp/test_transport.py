@@ -43,16 +43,6 @@ async def post(server: PriavaServer) -> TokenResponse:
 
 
 @in_event_loop
-async def test_a_closed_port_means_not_sent() -> None:
-    """The provider has seen nothing, so no credential can be spent."""
-    server = PriavaServer()
-    async with server:
-        pass
-    with pytest.raises(NotSent, match="ClientConnectorError"):
-        await post(server)
-
-
-@in_event_loop
 async def test_an_impossible_host_name_means_not_sent() -> None:
     """Two dots in a row are a typing error, so no credential can be spent."""
     with pytest.raises(NotSent, match="aiohttp cannot request the token URL"):

@@ -20,7 +20,7 @@ from tokensession.testing import OAuth2Server
 INVALID = 'Bearer realm="api", error="invalid_token", error_description="The token expired"'
 
 
-async def answer_to(code: int, *challenges: str, statuses: tuple[int, ...] | None = None) -> tuple[int, int]:
+async def answer_to(code: int, *challenges: str, statuses: tuple[int, ...] = (401,)) -> tuple[int, int]:
     """The status that a caller gets if the API gives this answer to the first token; and the refreshes."""
     source = Numbered()
 
@@ -29,9 +29,8 @@ async def answer_to(code: int, *challenges: str, statuses: tuple[int, ...] | Non
             return web.Response()
         return web.Response(status=code, headers=[("WWW-Authenticate", each) for each in challenges])
 
-    options: dict[str, Any] = {} if statuses is None else {"unauthorized_statuses": statuses}
     async with api(handle) as base:
-        bearer = BearerAuth(source, origins=[base], **options)
+        bearer = BearerAuth(source, origins=[base], unauthorized_statuses=statuses)
         async with aiohttp.ClientSession(base, middlewares=(bearer,)) as client:
             return await status(client.get("/")), source.refreshes
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -85,23 +84,6 @@ async def test_baseline_clients_with_a_permanent_refresh_token_only_waste_reques
         assert (server.stats.expiries, server.stats.token_requests) == (2, 6)
 
 
-@contextlib.asynccontextmanager
-async def started(name: str, module: str) -> AsyncIterator[Child]:
-    child = await Child.start(name, module)
-    try:
-        yield child
-    finally:
-        await child.stop()
-
-
-@in_event_loop
-async def test_a_child_that_ends_early_is_reported_with_its_last_stderr_lines() -> None:
-    said = r"client 7 process ended early \(status 1\)(.|\n)*No module"
-    async with started("client 7", "tokensession.cli.no_such_module") as child:
-        with pytest.raises(ChildFailed, match=said):
-            await child.hear()
-
-
 async def _hear_to_the_end(child: Child) -> None:
     while True:
         await child.hear()
@@ -110,12 +92,15 @@ async def _hear_to_the_end(child: Child) -> None:
 @in_event_loop
 async def test_a_load_that_cannot_start_ends_its_process_with_the_reason(tmp_path: Path) -> None:
     credentials = {"baseline": {"oto": OtoServer(port=9).credentials}}  # not used: it fails before
-    async with started("client 1", "tokensession.cli.load") as child:
+    child = await Child.start("client 1", "tokensession.cli.load")
+    try:
         await child.tell(directory=str(tmp_path), tasks=1, pause=1.0, credentials=credentials)
         assert await child.hear() == {"ready": True}
         await child.tell(do="run", load="baseline")
         with pytest.raises(ChildFailed, match=r"No such file or directory: .*baseline-oto\.json"):
             await _hear_to_the_end(child)
+    finally:
+        await child.stop()
 
 
 @in_event_loop
@@ -145,45 +130,9 @@ async def test_a_child_that_writes_more_than_a_pipe_holds_still_exits(
     assert child._process.returncode == 0
 
 
-def test_work_without_a_signal_returns_its_result() -> None:
-    async def work() -> int:
-        return 7
-
-    assert anyio.run(until_signal, work()) == 7
-
-
-def test_a_signal_cancels_the_work_and_becomes_the_exit_status() -> None:
-    cleaned: list[bool] = []
-
-    async def work() -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            await anyio.sleep_forever()
-        finally:
-            cleaned.append(True)
-
-    with pytest.raises(SystemExit) as exit_:
-        anyio.run(until_signal, work())
-    assert exit_.value.code == 128 + signal.SIGTERM
-    assert cleaned == [True]
-
-
 def test_a_cancellation_without_a_signal_is_not_swallowed() -> None:
     async def work() -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        anyio.run(until_signal, work())
-
-
-def test_an_error_is_raised_without_the_groups_of_task_groups() -> None:
-    async def fail() -> None:
-        raise ChildFailed("It ended.")
-
-    async def work() -> None:
-        async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
-            inner.start_soon(fail)
-            outer.start_soon(anyio.sleep_forever)
-
-    with pytest.raises(ChildFailed, match="It ended"):
         anyio.run(until_signal, work())

@@ -191,10 +191,8 @@ async def main(fd: int, setup: dict[str, Any]) -> None:
         while line := await lines.readline():
             order = json.loads(line)
             match order.pop("do"):
-                case "stop":
-                    stages.want(order["at"], stop=True)
-                case "watch":
-                    stages.want(order["at"], stop=False)
+                case "stop" | "watch" as what:
+                    stages.want(order["at"], stop=what == "stop")
                 case "go":
                     stages.go(order["at"])
                 case do:
