@@ -35,8 +35,7 @@ async def echo(answer: Answer) -> dict[str, Any]:
     """The JSON of a response that must be a 200."""
     async with answer as response:
         assert response.status == 200
-        document: dict[str, Any] = await response.json()
-        return document
+        return dict(await response.json())
 
 
 class Numbered:

@@ -394,8 +394,7 @@ async def test_f18_mutant_15_closing_ends_the_refresh_first_then_the_store_then_
     assert seen[0] == (True, True, True)
     assert seen[-1] == (False, False, False)
     assert sorted(seen, reverse=True) == seen
-    assert (True, True, False) not in seen
-    assert (False, True, False) not in seen
+    assert not {(True, True, False), (False, True, False)} & set(seen)
 
 
 SPENT = pytest.mark.parametrize("spent", [False, True], ids=["before it is spent", "after"])
@@ -529,7 +528,6 @@ def test_f45_repr_shows_state_and_no_secret() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"store": 42}, "store must be .* not an int"),
         ({"store": MemoryStore}, "store must be .* not the class MemoryStore"),
         ({"transport": "https://id.example.com"}, "transport must have a send method"),
         ({"client": "https://api.example.com"}, "ClientSession"),

@@ -33,13 +33,8 @@ from tokensession.transport import MAX_BODY, MAX_FIELDS, MAX_LINE
 
 
 def request_of(server: PriavaServer | OAuth2Server) -> TokenRequest:
-    provider: Any = PROVIDERS[type(server)](**server.credentials)
-    request: TokenRequest = provider.request(provider.credential)
-    return request
-
-
-async def post(server: PriavaServer) -> TokenResponse:
-    return await send(request_of(server))
+    provider = PROVIDERS[type(server)](**server.credentials)
+    return provider.request(provider.credential)
 
 
 @in_event_loop
@@ -83,7 +78,7 @@ async def test_f39_a_broken_connection_after_sending_means_unknown_and_is_not_re
     async with PriavaServer() as server:
         server.script(fault)
         with pytest.raises(OutcomeUnknown):
-            await post(server)
+            await send(request_of(server))
         assert server.stats.token_requests == 1
 
 
@@ -112,7 +107,7 @@ async def test_f38_a_redirect_of_the_token_endpoint_is_not_followed(status: int)
     async with PriavaServer() as server, PriavaServer() as elsewhere:
         server.script(redirect(elsewhere.token_url, status))
         provider: Any = Priava(**server.credentials)
-        response = await post(server)
+        response = await send(request_of(server))
         with pytest.raises(InvalidTokenResponse, match="redirect"):
             provider.read(response, provider.credential, sent_at=0)
         assert elsewhere.stats.token_requests == 0
@@ -132,7 +127,7 @@ async def test_a_compressed_response_is_read_although_it_was_not_asked_for(encod
     }[encoding]
     async with PriavaServer() as server:
         server.script(Response(200, packed, (("Content-Encoding", encoding.split()[-1]),)))
-        assert (await post(server)).body == body
+        assert (await send(request_of(server))).body == body
 
 
 @in_event_loop
@@ -159,7 +154,7 @@ async def test_a_response_that_is_too_long_is_not_read_to_its_end(what: str, sta
     async with PriavaServer() as server:
         server.script(fault)
         with pytest.raises(InvalidTokenResponse) as caught:
-            await post(server)
+            await send(request_of(server))
         assert caught.value.granted == (status == 200)
 
 

@@ -10,5 +10,4 @@ import pytest
 @pytest.fixture(params=["file://{}/tokens", "sqlite:///{}/tokens.db"], ids=["file", "sqlite"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of the store."""
-    url: str = request.param.format(tmp_path)
-    return url
+    return str(request.param.format(tmp_path))

@@ -36,8 +36,7 @@ class Client:
         self.credential: Credential = self.provider.credential
 
     def request(self, credential: Credential | None = None) -> TokenRequest:
-        request: TokenRequest = self.provider.request(credential or self.credential)
-        return request
+        return self.provider.request(credential or self.credential)
 
     async def send(self, request: TokenRequest | None = None) -> TokenResponse:
         request = request or self.request()

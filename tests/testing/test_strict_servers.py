@@ -229,15 +229,16 @@ async def test_the_api_accepts_only_the_scheme_bearer_in_this_spelling(authoriza
             assert (server.stats.requests, server.stats.unauthorized) == (2, 1)
 
 
-@pytest.mark.parametrize("lifetime", [0, -1, 0.5, 2.5])
-def test_a_lifetime_must_be_whole_seconds(lifetime: float) -> None:
-    with pytest.raises(ValueError, match="whole seconds"):
-        PriavaServer(lifetime=lifetime)
-
-
-def test_an_unknown_region_raises_a_value_error() -> None:
-    with pytest.raises(ValueError, match="APAC, EU, US"):
-        PriavaServer(region="eu")
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        *(({"lifetime": each}, "whole seconds") for each in (0, -1, 0.5, 2.5)),
+        ({"region": "eu"}, "APAC, EU, US"),
+    ],
+)
+def test_a_lifetime_or_region_that_cannot_be_is_a_value_error(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        PriavaServer(**wrong)
 
 
 def test_a_server_has_no_address_before_its_first_start() -> None:
