@@ -112,7 +112,6 @@ async def listening(
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         endpoint.connections += 1

@@ -15,8 +15,6 @@ from typing import Any
 
 from tokensession.testing.conformance.peer import ForkServer, fork_server
 
-PROGRAM = str(Path(__file__).with_name("_worker.py"))
-
 
 class Worker:
     """One process. `await worker.ask("token", 10)` returns the distinct answers that its ten tasks got.
@@ -101,7 +99,7 @@ class Worker:
 @contextlib.asynccontextmanager
 async def fleet(size: int, provider: dict[str, Any], store: str) -> AsyncIterator[list[Worker]]:
     """So many processes, started and ready. All of them end with the context."""
-    server = fork_server(PROGRAM)
+    server = fork_server(str(Path(__file__).with_name("_worker.py")))
     with contextlib.ExitStack() as stack:
         workers = []
         for _ in range(size):

@@ -13,9 +13,7 @@ from tokensession.stores import Record, Store
 async def only_record(store: Store) -> tuple[str, Record]:
     """The only key, and its record."""
     [key] = await store.keys()
-    record = await store.load(key)
-    assert record is not None
-    return key, record
+    return key, await store.load(key)
 
 
 async def stored_state(where: str) -> TokenState:
@@ -27,9 +25,8 @@ async def stored_state(where: str) -> TokenState:
 
 async def stored_token(where: str) -> list[str]:
     """The fingerprint of the stored token, as a worker answers with it."""
-    token = (await stored_state(where)).token
-    assert token is not None
-    return [token.fingerprint]
+    state = await stored_state(where)
+    return [state.token.fingerprint]
 
 
 async def stored_record(where: str) -> tuple[str, bytes]:
