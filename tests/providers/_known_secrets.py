@@ -1,16 +1,24 @@
-"""Recognizable secrets, every spelling a server may echo them in, and providers that use them."""
+"""Recognizable secrets, and providers that use them."""
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 import traceback
-from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
-from urllib.parse import quote, quote_plus
 
-from tokensession.providers import Credential, Issued, OAuth2, Oto, Priava, StrategyProvider, TokenResponse
+from _shown import attributes, chain, spellings
+
+from tokensession.providers import (
+    Credential,
+    Issued,
+    OAuth2,
+    Oto,
+    Priava,
+    Strategy,
+    StrategyProvider,
+    TokenResponse,
+)
 
 AWKWARD = ' %&+£€"\\'
 REFRESH = f"rt{AWKWARD}ZQXWrefresh/7:x"
@@ -25,32 +33,51 @@ ISSUED = (NEW_ACCESS, NEW_REFRESH)
 BY_REFRESH = Credential("refresh_token", REFRESH)
 BY_CODE = Credential("authorization_code", CODE)
 SENT_AT = 1_750_000_000.0
+DATE = "Sun, 15 Jun 2025 15:06:40 GMT"  # SENT_AT
+CALLBACK = "https://my.app.com/oauth2callback"
+
+_CLIENT = {"client_id": "client-7", "client_secret": CLIENT_SECRET}
 
 
-def oto() -> Oto:
-    return Oto(refresh_token=REFRESH)
+def oto(**changes: Any) -> Oto:
+    return Oto(**{"refresh_token": REFRESH} | changes)
 
 
-def priava() -> Priava:
-    return Priava(
-        client_id="client-7",
-        client_secret=CLIENT_SECRET,
-        redirect_uri="https://my.app.com/oauth2callback",
-        region="EU",
-        refresh_token=REFRESH,
-    )
+def priava(**changes: Any) -> Priava:
+    """With a refresh token, unless there is a code."""
+    credential = {} if "code" in changes else {"refresh_token": REFRESH}
+    return Priava(**{**_CLIENT, "redirect_uri": CALLBACK, "region": "EU", **credential, **changes})
 
 
-def oauth2() -> OAuth2:
-    return OAuth2(
-        token_url="https://id.example.com/token",
-        client_id="client-7",
-        client_secret=CLIENT_SECRET,
-        refresh_token=REFRESH,
-    )
+def oauth2(**changes: Any) -> OAuth2:
+    """With a refresh token, unless there is a code."""
+    credential = {} if "code" in changes else {"refresh_token": REFRESH}
+    return OAuth2(**{"token_url": "https://id.example.com/token", **_CLIENT, **credential, **changes})
 
 
 PROVIDERS = {"oto": oto, "priava": priava, "oauth2": oauth2}
+
+
+def oauth2_with(*, fields: dict[str, Any] | None = None, **changes: Any) -> OAuth2:
+    """`OAuth2` with changes to its strategy, and to the strategy's fields."""
+    provider = oauth2()
+    strategy = provider.strategy
+    changed = replace(strategy.fields, **(fields or {}))
+    provider.strategy = replace(strategy, fields=changed, **changes)
+    return provider
+
+
+def of_strategy(
+    strategy: Strategy, base_url: str = "https://api.example.com", **values: str
+) -> StrategyProvider:
+    return StrategyProvider(
+        strategy,
+        identity="client-7",
+        base_url=base_url,
+        token_url=f"{base_url}/token",
+        values={"client_id": "id-1", "client_secret": "se-1", **values},
+        credential=BY_REFRESH,
+    )
 
 
 def token_response(body: Any, status: int = 200, **headers: str) -> TokenResponse:
@@ -76,52 +103,16 @@ def read(provider: StrategyProvider, answer: TokenResponse, credential: Credenti
     return provider.read(answer, credential, sent_at=SENT_AT)
 
 
-def spellings(secret: str) -> set[str]:
-    """The secret as it may appear in a body, a URL, a log or a header."""
-    utf8 = secret.encode()
-    return {
-        secret,
-        quote(secret),
-        quote(secret, safe=""),
-        quote_plus(secret),
-        quote_plus(secret, safe=":/"),
-        json.dumps(secret)[1:-1],
-        json.dumps(secret, ensure_ascii=False)[1:-1],
-        json.dumps(secret)[1:-1].replace("/", "\\/"),
-        html.escape(secret),
-        repr(secret)[1:-1],
-        base64.b64encode(utf8).decode().rstrip("="),
-        base64.urlsafe_b64encode(utf8).decode().rstrip("="),
-        utf8.decode("latin-1"),
-        secret.encode("cp1252").decode("utf-8", "replace"),
-    }
-
-
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, its causes and its contexts, suppressed or not."""
-    seen: list[BaseException] = []
-    pending: list[BaseException | None] = [error]
-    while pending:
-        link = pending.pop()
-        if link is not None and not any(link is other for other in seen):
-            seen.append(link)
-            yield link
-            pending += [link.__cause__, link.__context__]
-
-
 def shown(error: BaseException) -> str:
     """Everything that can be seen of an error."""
-    texts = ["".join(traceback.format_exception(error))]
-    for link in chain(error):
-        texts += [str(link), repr(link), repr(link.args), repr(vars(link))]
-        texts += [str(getattr(link, name, "")) for name in ("doc", "object", "unpacked", "extra")]
-    return "\n".join(texts)
+    texts = [text for link in chain(error) for text in (str(link), repr(link), repr(attributes(link)))]
+    return "\n".join(("".join(traceback.format_exception(error)), *texts))
 
 
-def assert_keeps_secrets(text: str, secrets: Iterable[str] = (*CONFIGURED, *ISSUED)) -> None:
+def assert_keeps_secrets(text: str) -> None:
     """The text has none of the secrets in any spelling, nor the part of them that is easy to recognize."""
     folded = text.casefold()
-    for secret in secrets:
+    for secret in (*CONFIGURED, *ISSUED):
         for spelling in spellings(secret):
             assert spelling.casefold() not in folded, f"the secret {spelling!r} is in {text!r}"
     assert "zqxw" not in folded, text

@@ -8,31 +8,19 @@ import pickle
 from typing import Any
 
 import pytest
-
-from tokensession.providers import (
-    Credential,
-    OAuth2,
-    Oto,
-    Priava,
-    Strategy,
-    StrategyProvider,
-    expires_at,
-    expires_in,
+from _known_secrets import (
+    BY_REFRESH,
+    CALLBACK,
+    SENT_AT,
+    oauth2,
+    of_strategy,
+    oto,
+    priava,
+    read,
+    token_response,
 )
-from tokensession.testing import token_response
 
-URL = "https://id.example.com/token"
-
-
-def oauth2(**changes: Any) -> OAuth2:
-    configured: dict[str, Any] = {
-        "token_url": URL,
-        "client_id": "c",
-        "client_secret": "s",
-        "refresh_token": "r",
-        "scope": "a b",
-    }
-    return OAuth2(**configured | changes)
+from tokensession.providers import Strategy, StrategyProvider, expires_at, expires_in
 
 
 def named_headers(values: Any) -> tuple[tuple[str, str], ...]:
@@ -46,59 +34,35 @@ def custom(**changes: Any) -> StrategyProvider:
         "headers": named_headers,
         "lifetime": expires_at("until"),
     }
-    strategy = Strategy(**declared | changes)
-    return StrategyProvider(
-        strategy,
-        identity="c",
-        base_url="https://api.example.com",
-        token_url=URL,
-        values={"client_id": "c"},
-        credential=Credential("refresh_token", "r"),
-    )
+    return of_strategy(Strategy(**declared | changes))
 
 
 PROVIDERS = {
-    "OAuth2, basic": oauth2(),
-    "OAuth2, post": oauth2(auth="post", client_secret=None),
-    "OAuth2, not rotating": oauth2(rotates=False),
-    "OAuth2, code": oauth2(refresh_token=None, code="code", redirect_uri="https://app.example.com/back"),
-    "OAuth2, no credential": oauth2(refresh_token=None),
-    "Oto": Oto(refresh_token="r", environment="staging"),
-    "Priava": Priava(
-        client_id="c",
-        client_secret="s",
-        redirect_uri="https://app.example.com/back",
-        region="EU",
-        refresh_token="r",
-        region_on_requests=True,
-    ),
+    "OAuth2, basic": oauth2(scope="a b"),
+    "OAuth2, post": oauth2(scope="a b", auth="post", client_secret=None),
+    "OAuth2, not rotating": oauth2(scope="a b", rotates=False),
+    "OAuth2, code": oauth2(scope="a b", code="code", redirect_uri=CALLBACK),
+    "OAuth2, no credential": oauth2(scope="a b", refresh_token=None),
+    "Oto": oto(environment="staging"),
+    "Priava": priava(region_on_requests=True),
     "a strategy with expires_at": custom(),
     "a strategy with expires_in": custom(lifetime=expires_in("lives")),
 }
+SEEN = ("key", "former_keys", "identity", "base_url", "origins", "api_headers", "rotates", "credential")
 
 
 def shown(provider: Any) -> dict[str, Any]:
     """Everything that a session sees of a provider."""
-    credential = provider.credential or Credential("refresh_token", "signed in")
+    credential = provider.credential or BY_REFRESH
     request = provider.request(credential)
-    response = token_response({"access_token": "a", "expires_in": "60", "until": 1_750_000_060, "lives": 60})
-    issued = provider.read(response, credential, sent_at=1_750_000_000.0)
-    names = (
-        "key",
-        "former_keys",
-        "identity",
-        "base_url",
-        "origins",
-        "api_headers",
-        "rotates",
-        "replay_leeway",
-    )
-    return {name: getattr(provider, name) for name in names} | {
+    response = token_response({"access_token": "a", "expires_in": "60", "until": SENT_AT + 60, "lives": 60})
+    issued = read(provider, response, credential)
+    return {name: getattr(provider, name) for name in SEEN} | {
         "type": type(provider).__name__,
+        "leeway": provider.replay_leeway,
         "repr": repr(provider),
-        "credential": provider.credential,
         "request": (request.url, request.headers, request.body, request.secrets),
-        "token": (issued.token, issued.notes) if hasattr(issued, "token") else issued,
+        "token": (issued.token, issued.notes),
     }
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from typing import Any
 from urllib.parse import parse_qsl
 
+import _known_secrets
 import pytest
-from _known_secrets import CODE, PROVIDERS, REFRESH, assert_keeps_secrets
+from _known_secrets import BY_CODE, BY_REFRESH, CALLBACK, PROVIDERS, REFRESH, assert_keeps_secrets, oto
 
 from tokensession import ConfigurationError
-from tokensession.providers import Credential, OAuth2, Oto, Priava, StrategyProvider, TokenRequest
+from tokensession.providers import Credential, StrategyProvider, TokenRequest
 
 VECTOR = " %&+£€"
 ENCODED = b"+%25%26%2B%C2%A3%E2%82%AC"
-CALLBACK = "https://my.app.com/oauth2callback"
 
 
 def sent(provider: StrategyProvider, credential: Credential | None = None) -> TokenRequest:
@@ -24,23 +25,8 @@ def sent(provider: StrategyProvider, credential: Credential | None = None) -> To
     return provider.request(credential)
 
 
-def priava(**changes: Any) -> Priava:
-    settings = {
-        "client_id": "id-1",
-        "client_secret": "se-1",
-        "redirect_uri": CALLBACK,
-        "region": "EU",
-    }
-    return Priava(**(settings | changes))
-
-
-def oauth2(**changes: Any) -> OAuth2:
-    settings = {
-        "token_url": "https://id.example.com/oauth/token",
-        "client_id": "id-1",
-        "client_secret": "se-1",
-    }
-    return OAuth2(**(settings | changes))
+priava = functools.partial(_known_secrets.priava, client_id="id-1", client_secret="se-1")
+oauth2 = functools.partial(_known_secrets.oauth2, client_id="id-1", client_secret="se-1")
 
 
 @pytest.mark.parametrize(
@@ -54,73 +40,55 @@ def oauth2(**changes: Any) -> OAuth2:
     ],
 )
 def test_oto_is_sent_json_with_exactly_one_key(settings: dict[str, Any], url: str) -> None:
-    request = sent(Oto(refresh_token="rt-1", **settings))
+    request = sent(oto(refresh_token="rt-1", **settings))
     assert request.url == url
     assert request.headers == (("Content-Type", "application/json"),)
     assert request.body == b'{"refresh_token": "rt-1"}'
 
 
 def test_oto_sends_a_refresh_token_with_any_character() -> None:
-    secret = "rt" + VECTOR + '"\\x'
-    request = sent(Oto(refresh_token=secret))
-    assert json.loads(request.body) == {"refresh_token": secret}
-    assert request.body.isascii()
+    assert json.loads(sent(oto()).body) == {"refresh_token": REFRESH}
 
 
 @pytest.mark.parametrize("region", ["APAC", "EU", "US"])
 @pytest.mark.parametrize(
-    ("credential", "body"),
-    [
-        (
-            {"code": "co-1"},
-            b"grant_type=authorization_code&client_id=id-1&client_secret=se-1&code=co-1"
-            b"&redirect_uri=https://my.app.com/oauth2callback",
-        ),
-        (
-            {"refresh_token": "rt-1"},
-            b"grant_type=refresh_token&client_id=id-1&client_secret=se-1&refresh_token=rt-1"
-            b"&redirect_uri=https://my.app.com/oauth2callback",
-        ),
-    ],
-    ids=["code", "refresh"],
+    ("grant", "name", "value"),
+    [("authorization_code", "code", "co-1"), ("refresh_token", "refresh_token", "rt-1")],
 )
 def test_priava_is_sent_both_documented_bodies_for_every_region(
-    region: str, credential: dict[str, str], body: bytes
+    region: str, grant: str, name: str, value: str
 ) -> None:
-    request = sent(priava(region=region, **credential))
+    request = sent(priava(region=region, **{name: value}))
     assert request.url == "https://api.priava.com/api/rest/oauth/token"
     assert request.headers == (
         ("Content-Type", "application/x-www-form-urlencoded;charset=utf-8"),
         ("TenantRegion", region),
     )
-    assert request.body == body
+    documented = (
+        f"grant_type={grant}&client_id=id-1&client_secret=se-1&{name}={value}&redirect_uri={CALLBACK}"
+    )
+    assert request.body == documented.encode()
 
 
 @pytest.mark.parametrize(
-    ("base_url", "url"),
-    [
-        ("https://api-sandbox.priava.com/api", "https://api-sandbox.priava.com/api/rest/oauth/token"),
-        ("https://api-sandbox.priava.com/api/", "https://api-sandbox.priava.com/api/rest/oauth/token"),
-        ("http://localhost:9000/api", "http://localhost:9000/api/rest/oauth/token"),
-        ("http://[::1]:9000", "http://[::1]:9000/rest/oauth/token"),
-    ],
+    "base_url",
+    ["https://api-sandbox.priava.com/api", "http://localhost:9000/api", "http://[::1]:9000"],
 )
-def test_the_token_url_contains_the_path_of_the_base_url(base_url: str, url: str) -> None:
-    assert sent(priava(base_url=base_url, code="co-1")).url == url
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_token_url_contains_the_path_of_the_base_url(base_url: str, slash: str) -> None:
+    assert sent(priava(base_url=base_url + slash)).url == f"{base_url}/rest/oauth/token"
 
 
 @pytest.mark.parametrize("field", ["client_id", "client_secret", "code", "refresh_token", "redirect_uri"])
 def test_priava_encodes_special_characters_as_documented(field: str) -> None:
-    credential = {} if field in ("code", "refresh_token") else {"refresh_token": "rt-1"}
     value = f"a{VECTOR}z"
-    request = sent(priava(**{**credential, field: value}))
+    request = sent(priava(**{field: value}))
     assert b"=a" + ENCODED + b"z" in request.body
     assert dict(parse_qsl(request.body.decode()))[field] == value
 
 
 def test_a_code_from_sign_in_is_sent_like_a_configured_one() -> None:
-    later = sent(priava(), Credential("authorization_code", "co-1"))
-    configured = sent(priava(code="co-1"))
+    later, configured = sent(priava(), BY_CODE), sent(priava(code=BY_CODE.secret))
     assert (later.url, later.headers, later.body) == (configured.url, configured.headers, configured.body)
 
 
@@ -132,100 +100,63 @@ FORM = ("Content-Type", "application/x-www-form-urlencoded")
 ACCEPT = ("Accept", "application/json")
 
 
+BASIC = basic(b"id-1:se-1")
+OF_CODE = b"grant_type=authorization_code&code=co-1"
+OF_REFRESH = b"grant_type=refresh_token&refresh_token=rt-1"
+REDIRECT = b"&redirect_uri=" + CALLBACK.encode()
+POSTED = b"&client_id=id-1&client_secret=se-1"
+
+
 @pytest.mark.parametrize(
-    ("settings", "headers", "body"),
+    ("settings", "authorization", "body"),
     [
-        pytest.param(
-            {"code": "co-1"},
-            (FORM, ACCEPT, basic(b"id-1:se-1")),
-            b"grant_type=authorization_code&code=co-1",
-            id="basic-code",
+        ({"code": "co-1"}, BASIC, OF_CODE),
+        ({"code": "co-1", "redirect_uri": CALLBACK, "scope": "a b"}, BASIC, OF_CODE + REDIRECT),
+        ({"redirect_uri": CALLBACK}, BASIC, OF_REFRESH),
+        ({"scope": "read write"}, BASIC, OF_REFRESH + b"&scope=read+write"),
+        (
+            {"client_id": "i:d", "client_secret": f"s{VECTOR}."},  # encoded as in a form before base64
+            basic(b"i%3Ad:s" + ENCODED + b"."),
+            OF_REFRESH,
         ),
-        pytest.param(
-            {"code": "co-1", "redirect_uri": CALLBACK, "scope": "a b"},
-            (FORM, ACCEPT, basic(b"id-1:se-1")),
-            b"grant_type=authorization_code&code=co-1&redirect_uri=https://my.app.com/oauth2callback",
-            id="basic-code-redirect",
+        ({"auth": "post", "code": "co-1", "redirect_uri": CALLBACK}, None, OF_CODE + REDIRECT + POSTED),
+        (
+            {"auth": "post", "refresh_token": f"rt-1{VECTOR}.", "scope": "read"},
+            None,
+            OF_REFRESH + ENCODED + b".&scope=read" + POSTED,
         ),
-        pytest.param(
-            {"refresh_token": "rt-1", "redirect_uri": CALLBACK},
-            (FORM, ACCEPT, basic(b"id-1:se-1")),
-            b"grant_type=refresh_token&refresh_token=rt-1",
-            id="basic-refresh",
-        ),
-        pytest.param(
-            {"refresh_token": "rt-1", "scope": "read write"},
-            (FORM, ACCEPT, basic(b"id-1:se-1")),
-            b"grant_type=refresh_token&refresh_token=rt-1&scope=read+write",
-            id="basic-refresh-scope",
-        ),
-        pytest.param(
-            {"refresh_token": "rt-1", "client_id": "i:d", "client_secret": f"s{VECTOR}."},
-            (FORM, ACCEPT, basic(b"i%3Ad:s" + ENCODED + b".")),
-            b"grant_type=refresh_token&refresh_token=rt-1",
-            id="basic-form-encoded-first",
-        ),
-        pytest.param(
-            {"auth": "post", "code": "co-1", "redirect_uri": CALLBACK},
-            (FORM, ACCEPT),
-            b"grant_type=authorization_code&code=co-1&redirect_uri=https://my.app.com/oauth2callback"
-            b"&client_id=id-1&client_secret=se-1",
-            id="post-code",
-        ),
-        pytest.param(
-            {"auth": "post", "refresh_token": f"rt{VECTOR}.", "scope": "read"},
-            (FORM, ACCEPT),
-            b"grant_type=refresh_token&refresh_token=rt" + ENCODED + b".&scope=read"
-            b"&client_id=id-1&client_secret=se-1",
-            id="post-refresh-scope",
-        ),
-        pytest.param(
-            {"auth": "post", "refresh_token": "rt-1", "client_secret": None},
-            (FORM, ACCEPT),
-            b"grant_type=refresh_token&refresh_token=rt-1&client_id=id-1",
-            id="post-public-client",
-        ),
+        ({"auth": "post", "client_secret": None}, None, OF_REFRESH + b"&client_id=id-1"),
     ],
 )
 def test_an_rfc_6749_server_is_sent_what_the_rfc_says(
-    settings: dict[str, Any], headers: tuple[tuple[str, str], ...], body: bytes
+    settings: dict[str, Any], authorization: tuple[str, str] | None, body: bytes
 ) -> None:
-    request = sent(oauth2(**settings))
-    assert request.url == "https://id.example.com/oauth/token"
-    assert request.headers == headers
+    credential = {} if "code" in settings else {"refresh_token": "rt-1"}
+    request = sent(oauth2(**credential | settings))
+    assert request.url == "https://id.example.com/token"
+    assert request.headers == (FORM, ACCEPT, authorization)[: 3 if authorization else 2]
     assert request.body == body
 
 
-def every_request() -> list[TokenRequest]:
-    built = [PROVIDERS[name]() for name in PROVIDERS]
-    requests = [sent(provider) for provider in built]
-    return requests + [sent(provider, Credential("authorization_code", CODE)) for provider in built[1:]]
-
-
-def test_no_request_contains_a_no_break_space() -> None:
-    for request in every_request():
-        for spelling in (b"\xa0", b"\xc2\xa0", b"%A0", b"%C2%A0", b"u00a0", b"\xef\xbb\xbf"):
-            assert spelling.lower() not in request.body.lower()
-        assert all(value.isascii() and value.isprintable() for _, value in request.headers)
-
-
-def test_url_and_body_of_a_request_are_ascii() -> None:
-    for request in every_request():
-        assert request.body.isascii()
-        assert request.url.isascii()
-
-
-def test_the_repr_of_a_request_shows_neither_body_nor_headers() -> None:
-    for request in every_request():
-        assert_keeps_secrets(repr(request))
-        assert request.secrets
-        assert REFRESH in request.secrets
+@pytest.mark.parametrize(
+    ("make", "credential"),
+    [*((make, BY_REFRESH) for make in PROVIDERS.values()), (priava, BY_CODE), (oauth2, BY_CODE)],
+)
+def test_a_request_is_ascii_without_a_no_break_space_and_its_repr_shows_no_secret(
+    make: Any, credential: Credential
+) -> None:
+    request = sent(make(), credential)
+    assert request.body.isascii()
+    assert request.url.isascii()
+    assert all(value.isascii() and value.isprintable() for _, value in request.headers)
+    for spelling in (b"%a0", b"u00a0"):
+        assert spelling not in request.body.lower()
+    assert credential.secret in request.secrets
+    assert_keeps_secrets(repr(request))
 
 
 def test_a_grant_that_a_server_does_not_support_is_an_error() -> None:
-    with pytest.raises(
-        ConfigurationError, match="oto does not support the authorization_code grant"
-    ) as caught:
-        sent(Oto(refresh_token=REFRESH), Credential("authorization_code", CODE))
-    assert "Use one of: refresh_token." in str(caught.value)
+    unsupported = "oto does not support the authorization_code grant.*Use one of: refresh_token"
+    with pytest.raises(ConfigurationError, match=unsupported) as caught:
+        sent(oto(), BY_CODE)
     assert_keeps_secrets(str(caught.value))

@@ -1,0 +1,40 @@
+"""What can be seen of an error, and how a secret may be spelled in it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+
+def spellings(secret: str) -> set[str]:
+    """The secret as it may appear in a body, a URL, a log, a header or a dump."""
+    utf8, escaped = secret.encode(), json.dumps(secret)[1:-1]
+    return {
+        *(secret, quote(secret), quote(secret, safe=""), quote_plus(secret), quote_plus(secret, safe=":/")),
+        *(escaped, json.dumps(secret, ensure_ascii=False)[1:-1], escaped.replace("/", "\\/")),
+        *(html.escape(secret), repr(secret)[1:-1], utf8.hex()),
+        *(encode(utf8).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode)),
+        *(utf8.decode("latin-1"), secret.encode("cp1252").decode("utf-8", "replace")),
+    }
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, its causes, contexts (suppressed ones too) and the members of groups."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        link = pending.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            pending += [link.__cause__, link.__context__, *getattr(link, "exceptions", ())]
+
+
+def attributes(link: BaseException) -> list[Any]:
+    """Its arguments, notes and attributes, with those of parsers' errors that `vars` leaves out."""
+    hidden = [getattr(link, name, "") for name in ("doc", "object", "unpacked", "extra")]
+    return [*link.args, *vars(link).values(), *hidden]
