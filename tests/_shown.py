@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import json
 from collections.abc import Iterator
@@ -10,16 +11,18 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 
-def spellings(secret: str) -> set[str]:
+@functools.cache
+def spellings(secret: str) -> frozenset[str]:
     """The secret as it may appear in a body, a URL, a log, a header or a dump."""
     utf8, escaped = secret.encode(), json.dumps(secret)[1:-1]
-    return {
+    found = {
         *(secret, quote(secret), quote(secret, safe=""), quote_plus(secret), quote_plus(secret, safe=":/")),
         *(escaped, json.dumps(secret, ensure_ascii=False)[1:-1], escaped.replace("/", "\\/")),
         *(html.escape(secret), repr(secret)[1:-1], utf8.hex()),
         *(encode(utf8).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode)),
         *(utf8.decode("latin-1"), secret.encode("cp1252").decode("utf-8", "replace")),
     }
+    return frozenset(found)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
