@@ -235,19 +235,13 @@ def rows_14_to_20() -> Iterator[R]:
 def rows_21_to_29() -> Iterator[R]:
     for status in (500, 501, 503, 505, 511, 521, 522, 523, 525, 599, *IN_BETWEEN):
         failure = OutcomeUnknown if status in IN_BETWEEN else TokenUnavailable
-        for body in (HTML, b"", JWT, {"error": ""}, {"error": "teapot"}, {"error": "server_error"}):
+        for what, body in (("html", HTML), ("empty", b""), ("jwt", JWT)):
             for wait, seconds in ((None, None), ("soon", None), ("7", 7)):
                 want = RateLimited if seconds and failure is TokenUnavailable else failure
-                headers = (("retry-after", wait),) if wait else ()
-                yield R(
-                    21,
-                    f"{status}_{body!s:.9}_{wait}",
-                    body,
-                    want,
-                    status,
-                    headers,
-                    has={"retry_after": seconds},
-                )
+                headers, has = (("retry-after", wait),) if wait else (), {"retry_after": seconds}
+                yield R(21, f"{status}_{what}_{wait}", body, want, status, headers, has=has)
+        for code in ("", "teapot", "server_error"):
+            yield R(21, f"{status}_code_{code}", {"error": code}, failure, status)
     rejected = {"error": "invalid_grant", "error_description": f"Token {REFRESH} is expired"}
     shown_as = {"has": {"code": "invalid_grant"}, "says": "invalid_grant (Token [redacted] is expired)"}
     for status in (400, 401):
