@@ -5,49 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
-Answer = bytes | Iterable[bytes] | Callable[["Connection"], Awaitable[None]]
+Answer = bytes | Iterable[bytes]
 
 _BUFFER = 64 * 1024
-
-
-class Connection:
-    """One connection. Counts the bytes that are sent on it."""
-
-    def __init__(self, writer: asyncio.StreamWriter, more: asyncio.Event) -> None:
-        self._writer = writer
-        self._more = more
-        self.sent = 0
-
-    async def send(self, data: bytes) -> None:
-        """Send it, and wait until the buffer has room again. Raises ConnectionError at the end."""
-        self._writer.write(data)
-        self.sent += len(data)
-        self._more.set()
-        await self._writer.drain()
-        await asyncio.sleep(0)
 
 
 class RawServer:
     """Reads a token request, sends the next of its answers, and closes the connection.
 
-    An answer is bytes, an iterable of bytes (which may be endless), or a function of the `Connection`. The
-    last answer is repeated. `posts` counts requests, `sent` the bytes sent.
+    An answer is bytes, or an iterable of bytes (which may be endless). The last answer is repeated. `posts`
+    counts requests, `sent` the bytes sent, including buffered ones.
     """
 
     def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
-        self._connections: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._more = asyncio.Event()
         self.posts = 0
-
-    @property
-    def sent(self) -> int:
-        """Bytes sent on all connections, including buffered ones."""
-        return sum(connection.sent for connection in self._connections)
+        self.sent = 0
 
     async def reached(self, sent: int) -> None:
         """Wait until this many bytes have been sent."""
@@ -83,18 +61,16 @@ class RawServer:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        connection = Connection(writer, self._more)
-        self._connections.append(connection)
-        # ValueError: a TLS handshake has no lines. The others: the client has closed the connection.
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ValueError):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):  # the client has closed it
             await _request(reader)
             self.posts += 1
             answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-            if callable(answer):
-                await answer(connection)
-            else:
-                for part in (answer,) if isinstance(answer, bytes) else answer:
-                    await connection.send(part)
+            for part in (answer,) if isinstance(answer, bytes) else answer:
+                writer.write(part)
+                self.sent += len(part)
+                self._more.set()
+                await writer.drain()
+                await asyncio.sleep(0)
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
