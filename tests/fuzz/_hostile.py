@@ -43,21 +43,18 @@ _TOKEN_URL = "https://id.example.com/token"
 _REFRESH, _CODE = Credential("refresh_token", REFRESH), Credential("authorization_code", CODE)
 _SAFE = Credential("refresh_token", CODE)
 
-_FORM = Strategy(
-    name="form",
-    grants={"refresh_token": ("grant_type", "refresh_token", "client_secret")},
-    decode=_wire.parse_form,
-)
+_GRANTS = {"refresh_token": ("grant_type", "refresh_token", "client_secret")}
+_FORM = Strategy(name="form", grants=_GRANTS, decode=_wire.parse_form)
 _NESTED = Strategy(
     name="nested",
-    grants={"refresh_token": ("grant_type", "refresh_token", "client_secret")},
+    grants=_GRANTS,
     fields=Fields(access_token="data.access_token", codes=("error.message", "error.code", "error")),
     lifetime=expires_at("data.validUntil"),
     default_lifetime=60,
 )
 _CAMEL = Strategy(
     name="camel",
-    grants={"refresh_token": ("grant_type", "refresh_token", "client_secret")},
+    grants=_GRANTS,
     fields=Fields(access_token="accessToken", refresh_token="refreshToken", token_type="tokenType"),
     lifetime=expires_in("expiresIn"),
 )
@@ -169,17 +166,8 @@ PIECES = tuple(
         *("invalid_grant", "invalid_client", "slow_down", "OTO1105 : ", "OTO1083", "TOKEN_EXPIRED", "true"),
         *("<!doctype html><html><body>", "<pre>", "grant_type=refresh_token&refresh_token=", "Basic "),
         *("error=invalid_grant&error_description=", "\ufeff", "\\u", "\\ud800", '\\"', "\0", "\r\n", "é"),
-        *(
-            "[" * 60,
-            '{"a":' * 60,
-            "[" * 1100,
-            "]" * 60,
-            "}" * 60,
-            "9" * 401,
-            "word " * 40,
-            "A" * 15,
-            "a" * 16,
-        ),
+        *("[" * 60, '{"a":' * 60, "[" * 1100, "]" * 60, "}" * 60, "9" * 401),
+        *("word " * 40, "A" * 15, "a" * 16),
         *("<b>", "&amp;", "%", "\u202e", "\u2028", "Sun, 15 Jun 2025 15:06:40 GMT", "2025-06-15T15:16:40Z"),
     )
 )
@@ -188,18 +176,8 @@ NUMBERS = tuple(
     number.encode()
     for number in (
         *("3600", '"3600"', "0", "-1", "1e3", "1e999", "-1e999", "NaN", "Infinity", "-0.0", "1750000600"),
-        *(
-            "1750000600000",
-            "9" * 40,
-            "9" * 400,
-            "-" + "9" * 399,
-            "true",
-            '"1_0"',
-            '"٣"',
-            '" 60 "',
-            "[]",
-            "{}",
-        ),
+        *("1750000600000", "9" * 40, "9" * 400, "-" + "9" * 399, "true", '"1_0"', '"٣"', '" 60 "'),
+        *("[]", "{}"),
         *("1e15", "1e-400", "0.1", "9007199254740993", '"60s"', '""', "null", '"nan"', "1e308", "5e324"),
     )
 )
@@ -209,13 +187,8 @@ STATUSES = (200, 200, 400, 401, 200, 403, 429, 500, 503, 302, 201, 204, 404, 405
 _DATES = (
     *("Sun, 15 Jun 2025 15:06:40 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 +2359"),
     *("Sun, 15 Jun 2025 15:06:40", "", "x", "1 Jan 1 1:1:1 +9999999999", "Sun, 15-Jun-25 15:06:40 GMT"),
-    *(
-        "2025-06-15T15:06:40Z",
-        "\ud800",
-        "Thu, 01 Jan 1970 00:00:00 -0000",
-        "9" * 64,
-        "Mon, 99 Foo 2025 1:1:1",
-    ),
+    *("2025-06-15T15:06:40Z", "\ud800", "Thu, 01 Jan 1970 00:00:00 -0000", "9" * 64),
+    "Mon, 99 Foo 2025 1:1:1",
 )
 _PAUSES = ("60", "0", "-5", "1e9", "nan", " 7 ", "9" * 41, "٣", *_DATES)
 _TYPES = ("application/json", "text/html; charset=utf-16", "application/x-www-form-urlencoded", "")

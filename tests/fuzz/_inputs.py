@@ -46,14 +46,8 @@ def _json(document: object) -> bytes:
 
 
 _BODIES: tuple[bytes, ...] = (
-    *(
-        _json(_GRANTED),
-        _json(_GRANTED | {"expires_in": "3600", "success": "true"}),
-        b"",
-        b"{}",
-        b"[]",
-        b"null",
-    ),
+    *(_json(_GRANTED), _json(_GRANTED | {"expires_in": "3600", "success": "true"})),
+    *(b"", b"{}", b"[]", b"null"),
     *(_json({"error": code, "error_description": "It is over."}) for code in _CODES),
     _json({"success": False, "otoErrorCode": "OTO1083", "otoErrorMessage": "No such token"}),
     _json({"data": {"access_token": _ACCESS, "validUntil": "2025-06-15T15:16:40Z"}}),
@@ -130,19 +124,9 @@ _MARKS = (
     *(b"nan x", b"-inf x", b"1e999", b"-1 v", b"1 v nan", b""),
 )
 _DATES = (
-    *(
-        b"Sun, 15 Jun 2025 15:06:40 GMT",
-        b"Sunday, 15-Jun-25 15:06:40 GMT",
-        b"Sun Jun 15 15:06:40 2025",
-        b"60",
-    ),
-    *(
-        b"Wed, 31 Dec 9999 23:59:59 -2359",
-        b"15 Jun 2025 15:06 +0200 (CEST)",
-        b"1.5",
-        b"-0",
-        b"Jun, 1 1 1:1:1",
-    ),
+    *(b"Sun, 15 Jun 2025 15:06:40 GMT", b"Sunday, 15-Jun-25 15:06:40 GMT", b"Sun Jun 15 15:06:40 2025"),
+    *(b"60", b"Wed, 31 Dec 9999 23:59:59 -2359", b"15 Jun 2025 15:06 +0200 (CEST)", b"1.5", b"-0"),
+    b"Jun, 1 1 1:1:1",
 )
 _URLS = (
     *(b"\0///var/lib/tokens", b"\1///tokens.db", b"\1//user:<password>@host/x", b"\2", b"\0//[::1", b"\0%00"),
@@ -166,15 +150,8 @@ _VALID: tuple[tuple[bytes, tuple[int, ...]], ...] = (
 
 
 def _instruction(random: Random) -> bytes:
-    kind, count = random.choice(
-        (
-            (SECRET, len(PLANTABLE)),
-            (PIECE, len(PIECES)),
-            (PIECE, len(PIECES)),
-            (NUMBER, len(NUMBERS)),
-            (PAD, 99),
-        )
-    )
+    kind = random.choice((SECRET, PIECE, PIECE, NUMBER, PAD))
+    count = {SECRET: len(PLANTABLE), PIECE: len(PIECES), NUMBER: len(NUMBERS), PAD: 99}[kind]
     return bytes((kind, random.randrange(count)))
 
 
@@ -184,10 +161,8 @@ def _value(random: Random, depth: int = 0) -> bytes:
     if draw < 0.3:
         return bytes((NUMBER, random.randrange(len(NUMBERS))))
     if draw < 0.7:
-        inside = random.choice(
-            (b"", random.choice(_CODES).encode(), _instruction(random), b"bearer", b"word ")
-        )
-        return b'"' + inside + b'"'
+        code, instruction = random.choice(_CODES).encode(), _instruction(random)
+        return b'"' + random.choice((b"", code, instruction, b"bearer", b"word ")) + b'"'
     if draw < 0.8 or depth > 2:
         return random.choice((b"true", b"false", b"null", b'"false"', b"tru", b"nul"))
     return _object(random, depth + 1) if draw < 0.93 else b"[" + _value(random, depth + 1) + b"]"
@@ -225,15 +200,10 @@ def _response(random: Random) -> bytes:
     return bytes(head) + body
 
 
-_PACKABLE = (
+_PACKABLE = (  # values that msgpack can hold
     *(None, True, 0, -1, 2**64 - 1, 1.5, float("nan"), float("inf"), "", "text", "é" * 40, ACCESS, b"bytes"),
     *([], {}, [[ACCESS]], {"a": ACCESS}, msgpack.ExtType(7, ACCESS.encode()), msgpack.Timestamp(1, 1)),
 )
-
-
-def _packed(random: Random) -> object:
-    """A value that msgpack can hold."""
-    return random.choice(_PACKABLE)
 
 
 def _map(documents: Sequence[bytes]) -> Make:
@@ -252,7 +222,7 @@ def _map(documents: Sequence[bytes]) -> Make:
         if random.random() < 0.15:
             del parent[name]
         else:
-            parent[name] = _packed(random)
+            parent[name] = random.choice(_PACKABLE)
         return bytes(msgpack.packb(document))
 
     return make
@@ -278,23 +248,8 @@ MAKE: dict[str, Make] = {
 # -- mutation -----------------------------------------------------------------------------------------
 
 _TOKENS = (
-    *(
-        b"\0",
-        b"\xff\xff",
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b'"',
-        b":",
-        b",",
-        b"\\",
-        b"&",
-        b"=",
-        b"%",
-        b"\xc1",
-        b"\xdf",
-    ),
+    *(b"\0", b"\xff\xff", b"{", b"}", b"[", b"]", b'"', b":", b",", b"\\", b"&", b"=", b"%"),
+    *(b"\xc1", b"\xdf"),
     *(b"\xcb" + struct.pack(">d", float("nan")), b"\xce\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"9" * 20),
     *(b"\xed\xa0\x80", b"\r\n", "٣".encode(), b" GMT", b"+9999", b"\x81\xa1a" * 9, b"-"),
 )
@@ -334,14 +289,8 @@ def inputs(name: str, seed: int) -> Callable[[], bytes]:
     return lambda: mutated(random, make(random))
 
 
-def seeds(name: str) -> list[bytes]:
-    """Some of a target's inputs without mutation, for a fuzzer that mutates them itself."""
-    random = Random(f"seeds/{name}")
-    return [MAKE[name](random) for _ in range(200)]
-
-
 def write_corpus(name: str, directory: Path) -> None:
-    """Write each seed to a file."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for number, data in enumerate(seeds(name)):
-        (directory / f"seed-{number:03}").write_bytes(data)
+    """Write some of a target's inputs without mutation, for a fuzzer that mutates them itself."""
+    random = Random(f"seeds/{name}")
+    for number in range(200):
+        (directory / f"seed-{number:03}").write_bytes(MAKE[name](random))

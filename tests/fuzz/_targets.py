@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from _hostile import ACCESS, CONFIGURED, Hostile, expanded, hostile, shows_a_secret
+from _shown import attributes, chain
 
 from tokensession import _redact
 from tokensession._refresh.state import Now, TokenState, decode, encode
@@ -61,25 +63,11 @@ _PLACE = Path("/var/lib/tokens/0.token")
 # -- errors -------------------------------------------------------------------------------------------
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, its causes and its contexts, suppressed or not."""
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        link = pending.pop()
-        if link is not None and id(link) not in seen:
-            seen.add(id(link))
-            yield link
-            pending += (link.__cause__, link.__context__)
-
-
 def everything_shown(error: BaseException) -> str:
     """Everything that can be seen of an error, including its attributes, causes and contexts."""
     text = ""
     for link in chain(error):
-        # Attributes of parsers' exceptions that vars() does not have:
-        parts = [getattr(link, name, None) for name in ("doc", "object", "unpacked", "extra")]
-        for value in (str(link), *link.args, *vars(link).values(), *parts):
+        for value in (str(link), *attributes(link)):
             part = value if isinstance(value, str) else repr(value)
             if part not in text:
                 text += part + "\n"
@@ -163,19 +151,10 @@ def _assert_storable(issued: Issued, case: Hostile) -> None:
 # -- (b) parsers --------------------------------------------------------------------------------------
 
 
-def check_json(data: bytes) -> str:
-    """An object, or `InvalidTokenResponse`."""
-    return _document(_wire.parse_json, expanded(data, frozenset()), data)
-
-
-def check_form(data: bytes) -> str:
-    """The fields, or `InvalidTokenResponse`."""
-    return _document(_wire.parse_form, expanded(data, frozenset()), data)
-
-
-def _document(parse: Callable[[bytes], dict[str, object]], body: bytes, data: bytes) -> str:
+def _check_document(parse: Callable[[bytes], dict[str, object]], data: bytes) -> str:
+    """An object or the fields of a form, or `InvalidTokenResponse`."""
     try:
-        document = parse(body)
+        document = parse(expanded(data, frozenset()))
     except InvalidTokenResponse as error:
         assert_safe_to_show(error, thorough=_thorough(data))
         return type(error).__name__
@@ -297,8 +276,8 @@ def check_inflate(data: bytes) -> str:
 
 TARGETS: dict[str, tuple[Check, int]] = {
     "response": (check_response, 50),
-    "json": (check_json, 9),
-    "form": (check_form, 5),
+    "json": (partial(_check_document, _wire.parse_json), 9),
+    "form": (partial(_check_document, _wire.parse_form), 5),
     "date": (check_date, 8),
     "text": (check_text, 6),
     "record": (check_record, 10),

@@ -15,7 +15,7 @@ try:
 except ImportError:
     sys.exit("Coverage-guided fuzzing needs atheris: python3.11 -m pip install atheris")
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = map(str, Path(__file__).parents[:2])
 
 with atheris.instrument_imports(
     include=["tokensession", "json", "email._parseaddr", "email.utils", "urllib.parse"]
@@ -34,9 +34,8 @@ def main() -> None:
         check(data)
 
     with tempfile.TemporaryDirectory() as directory:
-        corpus = Path(directory) / "seeds"
-        write_corpus(name, corpus)
-        atheris.Setup([*sys.argv, str(corpus)], one_input)
+        write_corpus(name, Path(directory))
+        atheris.Setup([*sys.argv, directory], one_input)
         atheris.Fuzz()
 
 
