@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from _secret_vault import Vault
+from _shown import attributes, chain
 from rich.pretty import pretty_repr
 
 from tokensession.events import Event
@@ -97,12 +98,7 @@ class Sink(logging.Handler):
         """An object, in every way in which objects appear in logs."""
         ways = (repr, str, ascii, format, reprlib.repr, pprint.pformat, pretty_repr)
         texts = [way(thing) for way in ways]
-        texts += [
-            repr([thing]),
-            pprint.pformat({"it": thing}, width=1),
-            f"{thing!s} {thing!r}",
-            "%s" % (thing,),  # noqa: UP031 - as logging does
-        ]
+        texts += [repr([thing]), pprint.pformat({"it": thing}, width=1)]
         texts += [pretty_repr({"it": thing}, max_width=1, expand_all=True)]
         self.add(f"a {type(thing).__name__}", "\n".join(texts))
 
@@ -111,31 +107,11 @@ class Sink(logging.Handler):
         self.add(f"traceback of {type(error).__name__}", "".join(traceback.format_exception(error)))
         for link in chain(error):
             self.show(link)
-            shown = [link.args, vars(link), getattr(link, "__notes__", ())]
-            # The attributes of errors of msgpack, json, the codecs and aiohttp.
-            shown += [getattr(link, name, "") for name in ("doc", "object", "unpacked", "extra")]
-            shown += [getattr(link, name, "") for name in ("request_info", "history", "headers", "message")]
-            self.add(f"a part of {type(link).__name__}", repr(shown))
+            self.add(f"a part of {type(link).__name__}", repr(attributes(link)))
 
     # -- what was found ------------------------------------------------------------------------
 
-    def leaks(self) -> list[str]:
-        return [f"{label}: {leak}" for label, text in self.texts for leak in self.vault.find(text)]
-
     def assert_no_leaks(self) -> None:
         assert self.texts, "nothing was collected"
-        leaks = self.leaks()
+        leaks = [f"{label}: {leak}" for label, text in self.texts for leak in self.vault.find(text)]
         assert not leaks, f"{len(leaks)} leaks:\n" + "\n".join(leaks[:12])
-
-
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, its causes, contexts (suppressed ones too) and the members of groups."""
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        link = pending.pop()
-        if link is None or id(link) in seen:
-            continue
-        seen.add(id(link))
-        yield link
-        pending += [link.__cause__, link.__context__, *getattr(link, "exceptions", ())]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote_plus
+
+import _shown
 
 from tokensession.providers import TokenRequest, TokenResponse, TokenTransport, basic_auth
 
@@ -34,27 +35,14 @@ def refresh(generation: int) -> str:
 
 
 def spellings(secret: str) -> set[str]:
-    """The secret as it may appear in a body, a URL, a log, a header or a dump."""
-    utf8 = secret.encode()
-    found = {
-        secret,
-        quote(secret),
-        quote(secret, safe=""),
-        quote_plus(secret),
-        quote_plus(secret, safe=":/"),
-        json.dumps(secret)[1:-1],
-        json.dumps(secret)[1:-1].replace("/", "\\/"),
-        repr(secret)[1:-1],
-        repr(repr(secret))[1:-1],
-        html.escape(secret),
-        utf8.hex(),
-    }
+    """The secret as it may appear in a body, a URL, a log, a header or a dump, also within other bytes."""
+    found = {repr(repr(secret))[1:-1], *_shown.spellings(secret)}
     # In base64, three bytes are four letters, so the position of a secret decides how it looks. The letters
     # at both ends depend on the neighbours, and are left out.
     for before in range(3):
-        for within in (utf8, quote_plus(secret).encode()):  # the second in Basic credentials
+        for within in (secret, quote_plus(secret)):  # the second in Basic credentials
             for encode in (base64.b64encode, base64.urlsafe_b64encode):
-                letters = encode(b"\0" * before + within).decode().rstrip("=")
+                letters = encode(b"\0" * before + within.encode()).decode().rstrip("=")
                 found.add(letters[4 if before else 0 : -3])
     return found
 

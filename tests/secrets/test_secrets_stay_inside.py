@@ -26,7 +26,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 from _secret_exhibits import exhibits
-from _secret_sink import Sink, chain
+from _secret_sink import Sink
 from _secret_situations import (
     IMPATIENT,
     MISTAKES,
@@ -53,6 +53,7 @@ from _secret_vault import (
     access,
     refresh,
 )
+from _shown import chain
 
 import tokensession
 from tokensession import (
