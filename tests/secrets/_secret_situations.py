@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,77 +143,28 @@ class Scene:
         return made
 
 
+Situation = Callable[[Scene], Awaitable[object]]
+
+
+def token_of(*lines: Any, **options: Any) -> Situation:
+    """The token of a source whose transport has these lines."""
+    return lambda scene: scene.source(*lines, **options).token()
+
+
 async def grant_rejected(scene: Scene) -> None:
     await scene.source(issued(1)).sign_in(code=CODE)
     await scene.source(echoing("invalid_grant")).token()
 
 
-async def rejected_before(scene: Scene) -> None:
-    source = scene.source(echoing("invalid_grant"))
-    for _ in range(2):
+async def one_after_the_other(scene: Scene, *lines: TokenResponse, times: int) -> None:
+    """One call, or some, that fail, and then the one whose error counts."""
+    source = scene.source(*lines)
+    for _ in range(times):
         try:
             await source.token()
         except TokenSessionError as error:
             scene.sink.error(error)
-        scene.clock.advance(60)
-    await source.token()
-
-
-async def code_rejected(scene: Scene) -> None:
-    await scene.source(echoing("invalid_grant")).sign_in(code=CODE)
-
-
-async def client_rejected(scene: Scene) -> None:
-    await scene.source(echoing("invalid_client", 401)).token()
-
-
-async def unknown_error(scene: Scene) -> None:
-    await scene.source(echoing(REFRESH_TOKEN, 403)).token()
-
-
-async def unexplained(scene: Scene) -> None:
-    await scene.source(echoing(REFRESH_TOKEN, 400)).token()
-
-
-async def rate_limited(scene: Scene) -> None:
-    await scene.source(echoing("slow_down", 429)).token()
-
-
-async def unavailable(scene: Scene) -> None:
-    await scene.source(page(500)).token()
-
-
-async def page_of_html(scene: Scene) -> None:
-    await scene.source(page(200)).token()
-
-
-async def no_usable_token(scene: Scene) -> None:
-    document = {"access_token": access(1) + "\n", "refresh_token": refresh(1), "id": REFRESH_TOKEN}
-    await scene.source(token_response(document)).token()
-
-
-async def twice_the_same_key(scene: Scene) -> None:
-    body = json.dumps({"access_token": access(1)}).encode()[:-1]
-    await scene.source(token_response(body + b", " + body[1:] + b"}")).token()
-
-
-async def redirected(scene: Scene) -> None:
-    await scene.source(
-        token_response(b"", 307, (("location", f"https://x.example/?{REFRESH_TOKEN}"),))
-    ).token()
-
-
-async def outcome_unknown(scene: Scene) -> None:
-    await scene.source(cut_short()).token()
-
-
-async def grant_lost(scene: Scene) -> None:
-    source = scene.source(cut_short(), echoing("invalid_grant"))
-    try:
-        await source.token()
-    except TokenSessionError as error:
-        scene.sink.error(error)
-    scene.clock.advance(120)
+        scene.clock.advance(120)
     await source.token()
 
 
@@ -230,10 +183,6 @@ async def signed_out(scene: Scene) -> None:
     await source.token()
     await source.sign_out()
     await source.token()
-
-
-async def nothing_configured(scene: Scene) -> None:
-    await scene.source(provider=oauth2(None)).token()
 
 
 async def claim_timeout(scene: Scene) -> None:
@@ -276,136 +225,121 @@ async def cannot_be_saved(scene: Scene) -> None:
         await store.aclose()
 
 
-async def insecure(scene: Scene) -> None:
-    directory = scene.directory / "insecure"
-    store = FileStore(directory)
-    await scene.source(issued(1), store=store).token()
-    for file in directory.iterdir():
-        file.chmod(0o644)
-    try:
+async def _touched(scene: Scene, touch: Callable[[Path], object]) -> None:
+    """The files of a store are touched between two of its sources."""
+    directory = scene.directory / "tokens"
+    async with FileStore(directory) as store:
+        await scene.source(issued(1), store=store).token()
+        for file in directory.iterdir():
+            touch(file)
         await scene.source(store=store).token()
-    finally:
-        await store.aclose()
 
 
-async def _damaged_file(scene: Scene, damage: Callable[[bytes], bytes]) -> None:
-    directory = scene.directory / "damaged"
-    store = FileStore(directory)
-    await scene.source(issued(1), store=store).token()
-    (file,) = directory.glob("*.token")
-    file.write_bytes(damage(file.read_bytes()))
-    try:
-        await scene.source(store=store).token()
-    finally:
-        await store.aclose()
+def damaged(damage: Callable[[bytes], bytes]) -> Situation:
+    def touch(file: Path) -> None:
+        if file.suffix == ".token":
+            file.write_bytes(damage(file.read_bytes()))
+
+    return lambda scene: _touched(scene, touch)
 
 
-async def bytes_after_the_record(scene: Scene) -> None:
-    await _damaged_file(scene, lambda content: content + b"\0")
-
-
-async def wrong_checksum(scene: Scene) -> None:
-    await _damaged_file(scene, lambda content: content[:-1] + bytes([content[-1] ^ 1]))
-
-
-async def another_format(scene: Scene) -> None:
-    def other(content: bytes) -> bytes:
-        packed: bytes = msgpack.packb(msgpack.unpackb(content) | {"format": access(1)})
-        return packed
-
-    await _damaged_file(scene, other)
+def another_format(content: bytes) -> bytes:
+    packed: bytes = msgpack.packb(msgpack.unpackb(content) | {"format": access(1)})
+    return packed
 
 
 async def text_in_the_database(scene: Scene) -> None:
     """After a dump and restore that treated the record as text."""
-    import sqlite3
-
-    store = SQLiteStore(scene.directory / "tokens.db")
-    try:
+    database = scene.directory / "tokens.db"
+    async with SQLiteStore(database) as store:
         await scene.source(issued(1), store=store).token()
         await store.aclose()
-        connection = sqlite3.connect(scene.directory / "tokens.db", isolation_level=None)
-        connection.execute("UPDATE tokens SET data = CAST(data AS TEXT)")
-        connection.close()
+        with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+            connection.execute("UPDATE tokens SET data = CAST(data AS TEXT)")
         await scene.source(store=store).token()
-    finally:
-        await store.aclose()
 
 
-async def another_record(scene: Scene) -> None:
+async def another_record(scene: Scene, damage: Callable[[bytes], bytes]) -> None:
     """Bytes of another program under our key."""
     store = MemoryStore(clock=scene.clock)
-    content = msgpack.unpackb(scene.encoded(TokenState(token=token())))
-    await store.put(KEY, msgpack.packb(content | {"failures": REFRESH_TOKEN}))
+    await store.put(KEY, damage(scene.encoded(TokenState(token=token()))))
     await scene.source(store=store).token()
 
 
-async def bytes_after_the_state(scene: Scene) -> None:
-    store = MemoryStore(clock=scene.clock)
-    await store.put(KEY, scene.encoded(TokenState(token=token())) + b"\0")
-    await scene.source(store=store).token()
-
-
-async def broken_transport(scene: Scene) -> None:
-    """A third-party transport with a bug."""
-    await scene.source().token()
-
-
-async def broken_provider(scene: Scene) -> None:
+class BrokenProvider(OAuth2):
     """A third-party provider with a bug."""
 
-    class Broken(OAuth2):
-        def request(self, credential: Credential) -> TokenRequest:
-            raise LookupError
-
-    provider = Broken(
-        token_url="https://id.example.com/token",
-        client_id="c",
-        client_secret=CLIENT_SECRET,
-        refresh_token=REFRESH_TOKEN,
-    )
-    await scene.source(provider=provider).token()
+    def request(self, credential: Credential) -> TokenRequest:
+        raise LookupError
 
 
-async def foreign_origin(scene: Scene) -> None:
+async def called(scene: Scene, call: Callable[[AuthedSession], object]) -> None:
     async with AuthedSession(oauth2(), store=MemoryStore()) as session:
-        session.get(f"https://user:{STORE_PASSWORD}@evil.example/?token={STORE_PASSWORD}#{STORE_PASSWORD}")
+        call(session)
 
 
-async def other_credentials(scene: Scene) -> None:
-    async with AuthedSession(oauth2(), store=MemoryStore()) as session:
-        session.get("/x", headers={"Authorization": f"Basic {STORE_PASSWORD}"})
+TWICE = json.dumps({"access_token": access(1)}).encode()[:-1]
+BAD_TOKEN = {"access_token": access(1) + "\n", "refresh_token": refresh(1), "id": REFRESH_TOKEN}
+TO = (("location", f"https://x.example/?{REFRESH_TOKEN}"),)
+HERE = f"https://user:{STORE_PASSWORD}@evil.example/?token={STORE_PASSWORD}#{STORE_PASSWORD}"
+BASIC = {"Authorization": f"Basic {STORE_PASSWORD}"}
 
-
-Situation = Callable[[Scene], Awaitable[None]]
-
-SITUATIONS: dict[str, list[Situation]] = {
-    "GrantRejected": [grant_rejected, rejected_before, code_rejected],
-    "ClientRejected": [client_rejected, unknown_error],
-    "UnexplainedRefusal": [unexplained],
-    "RateLimited": [rate_limited],
-    "TokenUnavailable": [unavailable],
-    "InvalidTokenResponse": [page_of_html, no_usable_token, twice_the_same_key, redirected],
-    "OutcomeUnknown": [outcome_unknown, broken_transport],
-    "GrantLost": [grant_lost],
-    "NotSent": [not_sent],
-    "SignedOut": [signed_out],
-    "SignInRequired": [nothing_configured],
-    "ClaimTimeout": [claim_timeout],
-    "Superseded": [superseded],
-    "StoreUnavailable": [cannot_be_saved],
-    "StoreInsecure": [insecure],
-    "StoreCorrupt": [
-        bytes_after_the_record,
-        wrong_checksum,
-        another_format,
-        text_in_the_database,
-        another_record,
-        bytes_after_the_state,
-    ],
-    "TokenSessionError": [broken_provider],
-    "ForeignOrigin": [foreign_origin],
-    "ConfigurationError": [other_credentials],
+SITUATIONS: dict[str, dict[str, Situation]] = {
+    "GrantRejected": {
+        "of a refresh token": grant_rejected,
+        "again": lambda scene: one_after_the_other(scene, echoing("invalid_grant"), times=2),
+        "of a code": lambda scene: scene.source(echoing("invalid_grant")).sign_in(code=CODE),
+    },
+    "ClientRejected": {
+        "of a client": token_of(echoing("invalid_client", 401)),
+        "of something unknown": token_of(echoing(REFRESH_TOKEN, 403)),
+    },
+    "UnexplainedRefusal": {"": token_of(echoing(REFRESH_TOKEN, 400))},
+    "RateLimited": {"": token_of(echoing("slow_down", 429))},
+    "TokenUnavailable": {"": token_of(page(500))},
+    "InvalidTokenResponse": {
+        "page of HTML": token_of(page(200)),
+        "no usable token": token_of(token_response(BAD_TOKEN)),
+        "twice the same key": token_of(token_response(TWICE + b", " + TWICE[1:] + b"}")),
+        "redirect": token_of(token_response(b"", 307, TO)),
+    },
+    "OutcomeUnknown": {"cut short": token_of(cut_short()), "transport with a bug": token_of()},
+    "GrantLost": {
+        "": lambda scene: one_after_the_other(scene, cut_short(), echoing("invalid_grant"), times=1)
+    },
+    "NotSent": {"": not_sent},
+    "SignedOut": {"": signed_out},
+    "SignInRequired": {"nothing configured": token_of(provider=oauth2(None))},
+    "ClaimTimeout": {"": claim_timeout},
+    "Superseded": {"": superseded},
+    "StoreUnavailable": {"": cannot_be_saved},
+    "StoreInsecure": {"": lambda scene: _touched(scene, lambda file: file.chmod(0o644))},
+    "StoreCorrupt": {
+        "bytes after the record": damaged(lambda content: content + b"\0"),
+        "wrong checksum": damaged(lambda content: content[:-1] + bytes([content[-1] ^ 1])),
+        "another format": damaged(another_format),
+        "text in the database": text_in_the_database,
+        "another record": lambda scene: another_record(
+            scene, lambda state: msgpack.packb(msgpack.unpackb(state) | {"failures": REFRESH_TOKEN})
+        ),
+        "bytes after the state": lambda scene: another_record(scene, lambda state: state + b"\0"),
+    },
+    "TokenSessionError": {
+        "provider with a bug": token_of(
+            provider=BrokenProvider(
+                token_url="https://id.example.com/token",
+                client_id="c",
+                client_secret=CLIENT_SECRET,
+                refresh_token=REFRESH_TOKEN,
+            )
+        )
+    },
+    "ForeignOrigin": {"": lambda scene: called(scene, lambda session: session.get(HERE))},
+    "ConfigurationError": {
+        "credentials of a request": lambda scene: called(
+            scene, lambda session: session.get("/x", headers=BASIC)
+        )
+    },
 }
 """By the name of the error that is raised."""
 

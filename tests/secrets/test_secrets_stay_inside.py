@@ -144,8 +144,11 @@ def test_every_error_has_a_situation() -> None:
 
 @pytest.mark.parametrize(
     ("name", "situation"),
-    [(name, situation) for name, several in SITUATIONS.items() for situation in several],
-    ids=lambda value: value if isinstance(value, str) else value.__name__,
+    [
+        pytest.param(name, situation, id=f"{name} {what}")
+        for name, several in SITUATIONS.items()
+        for what, situation in several.items()
+    ],
 )
 def test_an_error_and_its_log_lines_contain_no_secret(
     name: str, situation: Situation, sink: Sink, tmp_path: Path
@@ -467,7 +470,8 @@ def test_locals_of_frames_show_secrets_only_where_the_page_on_security_says_so(
 ) -> None:
     """What an error tracker that captures locals gets with each error."""
     raised: list[BaseException] = []
-    for number, situation in enumerate(situation for several in SITUATIONS.values() for situation in several):
+    situations = [situation for several in SITUATIONS.values() for situation in several.values()]
+    for number, situation in enumerate(situations):
         (tmp_path / str(number)).mkdir()
         raised.append(play(sink, situation, tmp_path / str(number)))
     for mistake in MISTAKES.values():
