@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from _secret_situations import KEY, cut_short, issued, oauth2, token
 from _secret_vault import CLIENT_ID, CLIENT_SECRET, CODE, PROXY_PASSWORD, REFRESH_TOKEN, access
@@ -48,19 +47,16 @@ from tokensession.testing import (
     json_response,
 )
 
-BY_NAME: dict[str, Any] = {
-    "record": Record("v", encode(TokenState(token=token()), Now(0.0, 0.0))),
-    "code": "invalid_grant",
-}
+RECORD = Record("v", encode(TokenState(token=token()), Now(0.0, 0.0)))
 
 
 def error_objects() -> list[Exception]:
     """One object of every error, with every argument. Real ones are in `_secret_situations`."""
     made = [getattr(errors, name)("It happened.") for name in errors.__all__]
-    made.append(errors.Superseded("A newer record is stored.", record=BY_NAME["record"]))
+    made.append(errors.Superseded("A newer record is stored.", record=RECORD))
     made += [error.again() for error in made]
     for error in made:
-        error.__cause__ = errors.Superseded("Another.", record=BY_NAME["record"])
+        error.__cause__ = errors.Superseded("Another.", record=RECORD)
     return [*made, tokensession.EphemeralStoreWarning("Not stored.")]
 
 
@@ -86,7 +82,7 @@ def exhibits(directory: Path) -> list[object]:
         code=CODE,
     )
     store, memory = MemoryStore(), MemoryStore()
-    memory._records[KEY] = BY_NAME["record"]
+    memory._records[KEY] = RECORD
     source = ManagedSource(oauth2(), ScriptedTransport(issued(1)), store=store)
     request = TokenRequest(
         "https://id.example.com/token",
@@ -123,7 +119,7 @@ def exhibits(directory: Path) -> list[object]:
             own.request(Credential("refresh_token", REFRESH_TOKEN)),
         ),
         *(memory, FileStore(directory / "files"), SQLiteStore(directory / "tokens.db"), *AnyVersion),
-        *(BY_NAME["record"], transport, Paused(issued(1)), FakeClock(), Gate()),
+        *(RECORD, transport, Paused(issued(1)), FakeClock(), Gate()),
         Backend(open=lambda: memory, url="memory:"),
         StoreConformance(),
         *(

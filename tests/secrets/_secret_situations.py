@@ -37,10 +37,9 @@ from tokensession import (
     open_store,
 )
 from tokensession._refresh.state import Now, TokenState, encode
-from tokensession.providers import OAuth2, Oto, Priava, TokenRequest, TokenResponse, TokenTransport
+from tokensession.providers import OAuth2, Oto, Priava, TokenRequest, TokenResponse
 from tokensession.providers.protocol import Credential
 from tokensession.stores import FileStore, MemoryStore, SQLiteStore
-from tokensession.stores.protocol import Store
 from tokensession.testing import FakeClock, ScriptedTransport, token_response
 from tokensession.token import Token
 
@@ -48,14 +47,14 @@ KEY = "account"
 IMPATIENT = Policy(retry_within=0)  # the first failure is raised: nobody moves the clock meanwhile
 
 
-def oauth2(credential: str | None = REFRESH_TOKEN, **options: Any) -> OAuth2:
+def oauth2(credential: str | None = REFRESH_TOKEN, kind: type[OAuth2] = OAuth2, **options: Any) -> OAuth2:
     known: dict[str, Any] = {
         "token_url": "https://id.example.com/token",
         "client_id": CLIENT_ID,
         "client_secret": CLIENT_SECRET,
         "refresh_token": credential,
     }
-    return OAuth2(**(known | options))
+    return kind(**(known | options))
 
 
 def token(generation: int = 1, obtained_at: float = FakeClock().wall()) -> Token:
@@ -71,9 +70,7 @@ def issued(generation: int) -> TokenResponse:
 def echoing(error: str, status: int = 400) -> TokenResponse:
     """A hostile error response: it repeats every secret in every spelling, and contains new ones."""
     spelled = [
-        spelling
-        for secret in (REFRESH_TOKEN, CLIENT_SECRET, refresh(1))
-        for spelling in sorted(spellings(secret))
+        way for secret in (REFRESH_TOKEN, CLIENT_SECRET, refresh(1)) for way in sorted(spellings(secret))
     ]
     document = {
         "error": error,
@@ -82,15 +79,13 @@ def echoing(error: str, status: int = 400) -> TokenResponse:
         "refresh_token": refresh(4),
         "said": spelled,
     }
-    return token_response(
-        document, status, (("www-authenticate", f"Basic {REFRESH_TOKEN}"), ("date", f"today {REFRESH_TOKEN}"))
-    )
+    headers = (("www-authenticate", f"Basic {REFRESH_TOKEN}"), ("date", f"today {REFRESH_TOKEN}"))
+    return token_response(document, status, headers)
 
 
 def page(status: int) -> TokenResponse:
-    return token_response(
-        f"<html><p>We got {REFRESH_TOKEN} and {CLIENT_SECRET} and {access(4)}".encode(), status
-    )
+    body = f"<html><p>We got {REFRESH_TOKEN} and {CLIENT_SECRET} and {access(4)}"
+    return token_response(body.encode(), status)
 
 
 def cut_short() -> TokenResponse:
@@ -110,12 +105,6 @@ def then_no_writes(directory: Path, response: TokenResponse) -> Callable[[TokenR
     return answer
 
 
-def let_write(directory: Path) -> None:
-    """It can write again."""
-    for blocked in directory.glob("*.tmp"):
-        blocked.rmdir()
-
-
 class Scene:
     """What a situation needs."""
 
@@ -128,17 +117,17 @@ class Scene:
         """A record with this state."""
         return encode(state, Now(self.clock.wall(), self.clock.boot()))
 
-    def source(self, *lines: Any, store: Store | None = None, **options: Any) -> ManagedSource:
-        transport: TokenTransport = options.pop("transport", None) or ScriptedTransport(*lines)
-        provider = options.pop("provider", None) or oauth2()
-        store = store or MemoryStore(clock=self.clock)
+    def source(self, *lines: Any, **options: Any) -> ManagedSource:
         known: dict[str, Any] = {
+            "provider": oauth2(),
+            "transport": ScriptedTransport(*lines),
+            "store": MemoryStore(clock=self.clock),
             "key": KEY,
             "clock": self.clock,
             "observer": self.sink.event,
             "policy": IMPATIENT,
         }
-        made = ManagedSource(provider, transport, store=store, **(known | options))
+        made = ManagedSource(**(known | options))
         self.sink.show(made)
         return made
 
@@ -205,24 +194,29 @@ async def superseded(scene: Scene) -> None:
     await store.put(KEY, scene.encoded(TokenState(token=token(2))), expect="an older version")
 
 
+async def saved(scene: Scene, source: ManagedSource, directory: Path) -> None:
+    """The store can write again, and the source's token is stored."""
+    for blocked in directory.glob("*.tmp"):
+        blocked.rmdir()
+    scene.clock.advance(60)
+    while source.snapshot().unsaved:
+        await asyncio.sleep(0)
+
+
 async def cannot_be_saved(scene: Scene) -> None:
     """A refresh while a token is still unsaved."""
     directory = scene.directory / "unsaved"
-    store = FileStore(directory, clock=scene.clock)
-    source = scene.source(issued(1), then_no_writes(directory, issued(2)), store=store)
-    await source.token()
-    await source.refresh()
-    assert source.snapshot().unsaved
-    try:
+    async with FileStore(directory, clock=scene.clock) as store:
+        source = scene.source(issued(1), then_no_writes(directory, issued(2)), store=store)
+        await source.token()
         await source.refresh()
-    finally:
-        scene.sink.show([source._record.pending, source._record])
-        let_write(directory)
-        scene.clock.advance(60)
-        while source.snapshot().unsaved:
-            await asyncio.sleep(0)
-        await source.aclose()
-        await store.aclose()
+        assert source.snapshot().unsaved
+        try:
+            await source.refresh()
+        finally:
+            scene.sink.show([source._record.pending, source._record])
+            await saved(scene, source, directory)
+            await source.aclose()
 
 
 async def _touched(scene: Scene, touch: Callable[[Path], object]) -> None:
@@ -324,16 +318,7 @@ SITUATIONS: dict[str, dict[str, Situation]] = {
         ),
         "bytes after the state": lambda scene: another_record(scene, lambda state: state + b"\0"),
     },
-    "TokenSessionError": {
-        "provider with a bug": token_of(
-            provider=BrokenProvider(
-                token_url="https://id.example.com/token",
-                client_id="c",
-                client_secret=CLIENT_SECRET,
-                refresh_token=REFRESH_TOKEN,
-            )
-        )
-    },
+    "TokenSessionError": {"provider with a bug": token_of(provider=oauth2(kind=BrokenProvider))},
     "ForeignOrigin": {"": lambda scene: called(scene, lambda session: session.get(HERE))},
     "ConfigurationError": {
         "credentials of a request": lambda scene: called(

@@ -15,6 +15,7 @@ import logging
 import pickle
 import re
 import traceback
+import warnings
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -35,9 +36,9 @@ from _secret_situations import (
     Situation,
     cut_short,
     issued,
-    let_write,
     oauth2,
     page,
+    saved,
     then_no_writes,
     token,
 )
@@ -193,17 +194,9 @@ async def _events_of_writes(stage: Scene) -> None:
     """Sign-ins and sign-outs, refreshes, and a token that cannot be stored at first."""
     sink, directory = stage.sink, stage.directory / "tokens"
     files = FileStore(directory, clock=stage.clock)
-    unexpected = issued(3)
-    unexpected = type(unexpected)(200, (), unexpected.body.replace(b"3600", b'"an hour"'))
-    source = stage.source(
-        issued(1),
-        issued(2),
-        unexpected,
-        then_no_writes(directory, issued(4)),
-        issued(1),
-        page(500),
-        store=files,
-    )
+    unexpected = token_response(issued(3).body.replace(b"3600", b'"an hour"'))
+    no_more_writes = then_no_writes(directory, issued(4))
+    source = stage.source(issued(1), issued(2), unexpected, no_more_writes, issued(1), page(500), store=files)
     other = stage.source(store=files)
     await source.sign_in(code=CODE)  # SignInStarted, SignedIn
     assert (await other.token()).access_token == access(1)  # RefreshStarted, Adopted
@@ -213,10 +206,7 @@ async def _events_of_writes(stage: Scene) -> None:
     assert (await source.refresh()).access_token == access(4)  # SaveFailed
     assert source.snapshot().unsaved
     sink.show([source._record.pending, source._record])
-    let_write(directory)
-    stage.clock.advance(60)
-    while source.snapshot().unsaved:  # Saved
-        await asyncio.sleep(0)
+    await saved(stage, source, directory)  # Saved
     sink.show(source.snapshot())
     await source.sign_in(refresh_token=SECOND_REFRESH_TOKEN)
     await source.sign_out()  # SignOutStored
@@ -538,19 +528,10 @@ class Leaky:
         return self.shown
 
 
-def _suppressed() -> Exception:
-    try:
-        try:
-            raise LookupError(REFRESH_TOKEN)
-        except LookupError:
-            raise ValueError("something failed") from None
-    except ValueError as error:
-        return error
-
-
-def _noted() -> Exception:
-    error = ValueError("well")
-    error.add_note(f"sent {refresh(1)}")
+def _error(context: str = "", note: str = "") -> Exception:
+    error = ValueError("something failed")
+    error.__context__, error.__suppress_context__ = LookupError(context), True
+    error.add_note(note)
     return error
 
 
@@ -559,26 +540,15 @@ def _served(sink: Sink) -> None:
     sink.add("x", "Bearer ISSUED-4711")
 
 
-async def _named_task() -> None:
-    await asyncio.create_task(asyncio.sleep(0), name=f"refresh {REFRESH_TOKEN}")
+def _within(sink: Sink, leak: Callable[[], object]) -> None:
+    """In an event loop."""
 
+    async def scene() -> None:
+        made = leak()
+        if inspect.isawaitable(made):
+            await made
 
-async def _warned() -> None:
-    import warnings
-
-    warnings.warn(f"unclosed {access(2)}", ResourceWarning, stacklevel=1)
-
-
-async def _unhandled() -> None:
-    asyncio.get_running_loop().call_exception_handler({"message": "lost", "handle": Leaky(REFRESH_TOKEN)})
-
-
-async def _printed() -> None:
-    print(CLIENT_SECRET)
-
-
-async def _logged() -> None:
-    logging.getLogger("another.library").debug("about %s", Leaky(access(3)))
+    sink.run(scene)
 
 
 LEAKS: dict[str, Callable[[Sink], object]] = {
@@ -588,8 +558,8 @@ LEAKS: dict[str, Callable[[Sink], object]] = {
     "an event, percent-encoded": lambda sink: sink.event(
         events.UnexpectedResponse(f"key/{quote(REFRESH_TOKEN, safe='')}", "")
     ),
-    "an error's suppressed context": lambda sink: sink.error(_suppressed()),
-    "an error's note": lambda sink: sink.error(_noted()),
+    "an error's suppressed context": lambda sink: sink.error(_error(context=REFRESH_TOKEN)),
+    "an error's note": lambda sink: sink.error(_error(note=f"sent {refresh(1)}")),
     "an error's member": lambda sink: sink.error(
         ExceptionGroup("several", [ValueError(SECOND_REFRESH_TOKEN)])
     ),
@@ -600,11 +570,22 @@ LEAKS: dict[str, Callable[[Sink], object]] = {
     "JSON": lambda sink: sink.add("x", json.dumps({"refresh_token": refresh(1)})),
     "half a secret": lambda sink: sink.add("x", REFRESH_TOKEN[: len(REFRESH_TOKEN) // 2]),
     "a token that a server issued": _served,
-    "a task's name": lambda sink: sink.run(_named_task),
-    "a warning": lambda sink: sink.run(_warned),
-    "the exception handler": lambda sink: sink.run(_unhandled),
-    "something printed": lambda sink: sink.run(_printed),
-    "a log line of another library": lambda sink: sink.run(_logged),
+    "a task's name": lambda sink: _within(
+        sink, lambda: asyncio.create_task(asyncio.sleep(0), name=f"refresh {REFRESH_TOKEN}")
+    ),
+    "a warning": lambda sink: _within(
+        sink, lambda: warnings.warn(f"unclosed {access(2)}", ResourceWarning, stacklevel=1)
+    ),
+    "the exception handler": lambda sink: _within(
+        sink,
+        lambda: asyncio.get_running_loop().call_exception_handler(
+            {"message": "lost", "handle": Leaky(REFRESH_TOKEN)}
+        ),
+    ),
+    "something printed": lambda sink: _within(sink, lambda: print(CLIENT_SECRET)),
+    "a log line of another library": lambda sink: _within(
+        sink, lambda: logging.getLogger("another.library").debug("about %s", Leaky(access(3)))
+    ),
 }
 
 
