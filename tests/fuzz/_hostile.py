@@ -99,9 +99,6 @@ READERS: tuple[tuple[StrategyProvider, Credential, frozenset[str]], ...] = tuple
 """Who reads a response, to which credential, and the secrets that must not be shown of it."""
 
 
-# -- secrets, and how they may be spelled -------------------------------------------------------------
-
-
 def spellings(secret: str) -> tuple[bytes, ...]:
     """The secret as it may appear in a body."""
     utf8, escaped = secret.encode(), json.dumps(secret)[1:-1]
@@ -150,8 +147,6 @@ def shows_a_secret(text: str) -> str | None:
         return None
     return next(_PARTS[window] for window in windows if window in _PARTS)
 
-
-# -- bytes into responses -----------------------------------------------------------------------------
 
 PIECES = tuple(
     piece.encode()

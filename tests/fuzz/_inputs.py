@@ -146,8 +146,6 @@ _VALID: tuple[tuple[bytes, tuple[int, ...]], ...] = (
 )
 """Bodies, and the numbers of the `_hostile.READERS` that can read them."""
 
-# -- grammars -----------------------------------------------------------------------------------------
-
 
 def _instruction(random: Random) -> bytes:
     kind = random.choice((SECRET, PIECE, PIECE, NUMBER, PAD))
@@ -244,8 +242,6 @@ MAKE: dict[str, Make] = {
     "url": _one_of(_URLS),
     "inflate": _one_of(_PACKED),
 }
-
-# -- mutation -----------------------------------------------------------------------------------------
 
 _TOKENS = (
     *(b"\0", b"\xff\xff", b"{", b"}", b"[", b"]", b'"', b":", b",", b"\\", b"&", b"=", b"%"),

@@ -60,9 +60,6 @@ _CLOCK = FakeClock(wall=SENT_AT)
 _PLACE = Path("/var/lib/tokens/0.token")
 
 
-# -- errors -------------------------------------------------------------------------------------------
-
-
 def everything_shown(error: BaseException) -> str:
     """Everything that can be seen of an error, including its attributes, causes and contexts."""
     text = ""
@@ -88,9 +85,6 @@ def assert_safe_to_show(error: TokenSessionError, *, thorough: bool) -> None:
 
 def _thorough(data: bytes) -> bool:
     return sum(data) % 64 == 0
-
-
-# -- (a) token responses ------------------------------------------------------------------------------
 
 
 def check_response(data: bytes, read: Read | None = None) -> str:
@@ -148,9 +142,6 @@ def _assert_storable(issued: Issued, case: Hostile) -> None:
         assert shows_a_secret(text) is None, text
 
 
-# -- (b) parsers --------------------------------------------------------------------------------------
-
-
 def _check_document(parse: Callable[[bytes], dict[str, object]], data: bytes) -> str:
     """An object or the fields of a form, or `InvalidTokenResponse`."""
     try:
@@ -189,9 +180,6 @@ def check_text(data: bytes) -> str:
         secret = shows_a_secret(text)
         assert secret is None, f"{secret!r} is shown: {text!r}"
     return "redacted" if "[redacted]" in whole else "nothing to redact"
-
-
-# -- (c) and (d) what a store returns -----------------------------------------------------------------
 
 
 def check_record(data: bytes, decode: Callable[[bytes, Now], TokenState] = decode) -> str:
@@ -242,8 +230,6 @@ def check_mark(data: bytes) -> str:
     assert age >= 0, f"an age of {age}"
     return "a mark"
 
-
-# -- (e) the rest -------------------------------------------------------------------------------------
 
 _SCHEMES = ("file", "sqlite", "memory", "FILE", "sqlite:///", "file:///", "memory:", "file://localhost/")
 

@@ -70,9 +70,6 @@ def test_no_arbitrary_bytes_break_a_promise(name: str, data: bytes) -> None:
     assert TARGETS[name][0](data)
 
 
-# -- what longer runs have found ----------------------------------------------------------------------
-
-
 def head(reader: int, status: int) -> bytes:
     """The instructions before a body: the reader's place in READERS, the status's place in STATUSES."""
     return bytes((reader, status)).ljust(HEAD, b"\0")
@@ -136,9 +133,6 @@ def test_a_body_without_a_showable_part_is_not_called_empty() -> None:
     with pytest.raises(UnexplainedRefusal, match=r"answered 400\.") as caught:
         provider.read(TokenResponse(400, (), body), credential, sent_at=SENT_AT)
     assert "empty" not in str(caught.value)
-
-
-# -- the fuzzer finds bugs ----------------------------------------------------------------------------
 
 
 SAID = "This is not an answer."
@@ -234,9 +228,6 @@ def test_every_planted_spelling_is_recognized() -> None:
         assert shows_a_secret(f"It says {' '.join(shown.split())}!") == secret
 
 
-# -- bounded work -------------------------------------------------------------------------------------
-
-
 def calls(work: Callable[[], object]) -> int:
     """How many Python and C functions the work calls. Unlike a time, that is always the same."""
     count = 0
@@ -322,9 +313,6 @@ def test_quadratic_work_is_detected() -> None:
         return calls(lambda: [key.startswith(other) for key in keys for other in keys])
 
     assert pairs(200) > 2.1 * pairs(100) + 50
-
-
-# -- the commands -------------------------------------------------------------------------------------
 
 
 def test_the_command_prints_its_figures_and_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:

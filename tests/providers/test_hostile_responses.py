@@ -92,8 +92,6 @@ class R:
         return replace(token_response(self.body, self.status), headers=self.headers)
 
 
-# -- the table ----------------------------------------------------------------------------------
-
 OTO = ("oto",)
 FORMS = ("priava", "oauth2")
 IN_BETWEEN = (408, 502, 504, 520, 524)

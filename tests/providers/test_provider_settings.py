@@ -33,8 +33,6 @@ NO_CREDENTIAL: dict[str, Any] = {"refresh_token": None}
 PROXY = "https://proxy.example"
 SANDBOX = "https://api-sandbox.priava.com"
 
-# -- what a provider says of itself ------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(("make", "rotates"), [(oto, False), (priava, True), (oauth2, True)])
 def test_a_provider_says_whether_its_refresh_tokens_rotate(make: Make, rotates: bool) -> None:
@@ -81,8 +79,6 @@ def test_the_token_url_is_used_as_it_is() -> None:
 def test_api_requests_carry_the_region_only_if_you_ask_for_it() -> None:
     assert priava(region="US", region_on_requests=True).api_headers == (("TenantRegion", "US"),)
 
-
-# -- keys and identities -----------------------------------------------------------------------------
 
 PLACES: dict[Make, tuple[dict[str, Any], ...]] = {
     oto: (
@@ -206,9 +202,6 @@ def test_where_a_credential_is_spent_the_scope_is_not_in_the_key(settings: dict[
     assert scoped.former_keys == ()
 
 
-# -- wrong values ------------------------------------------------------------------------------------
-
-
 def post(**changes: Any) -> OAuth2:
     return oauth2(auth="post", **changes)
 
@@ -278,9 +271,6 @@ def test_a_wrong_setting_is_an_error_that_says_what_is_right(
     assert_keeps_secrets(str(caught.value))
 
 
-# -- the environment ---------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """With what the providers need, and without what they may have."""
@@ -338,9 +328,6 @@ def test_from_env_does_not_show_a_value_that_is_not_utf_8(environment: pytest.Mo
         Oto.from_env()
     assert caught.value.__context__ is None
     assert_keeps_secrets(str(caught.value))
-
-
-# -- what a response grants --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,6 @@ def accept_json(_values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return (("Accept", "application/json"),)
 
 
-# 1. JSON with Basic authentication, rotating, without expires_in ----------------------------------
-
 JSON_BASIC = Strategy(
     name="json-basic",
     grants={"refresh_token": ("grant_type", "refresh_token")},
@@ -93,8 +91,6 @@ def test_json_with_basic_auth_that_rotates_and_has_no_expires_in() -> None:
     assert (provider.rotates, provider.replay_leeway) == (True, 30)
 
 
-# 2. camelCase fields, success 201 -----------------------------------------------------------------
-
 CAMEL = Strategy(
     name="camel",
     grants={"refresh_token": ("client_id", "refresh_token")},
@@ -113,8 +109,6 @@ def test_camel_case_fields_and_success_201() -> None:
     assert (token.access_token, token.refresh_token, token.lifetime) == (NEW_ACCESS, NEW_REFRESH, 600)
     assert "not a bearer token" in str(read(CAMEL, body | {"tokenType": "mac"}, 201).problem)
 
-
-# 3. an absolute validUntil ------------------------------------------------------------------------
 
 ABSOLUTE = Strategy(
     name="absolute",
@@ -202,8 +196,6 @@ def test_an_expiry_time_is_compared_with_the_server_s_clock(until: str, date: st
     assert (token.lifetime, token.obtained_at) == (lifetime, SENT_AT)
 
 
-# 4. 200 with {"error": …} ---------------------------------------------------------------------------
-
 ERROR_200 = Strategy(
     name="error-200",
     grants={"refresh_token": ("grant_type", "refresh_token")},
@@ -219,8 +211,6 @@ def test_a_200_with_an_error() -> None:
     assert caught.value.code == "bad_refresh_token"
     assert read(ERROR_200, GRANTED).token.access_token == NEW_ACCESS
 
-
-# 5. 200 with ok: false ------------------------------------------------------------------------------
 
 OK_FALSE = Strategy(
     name="ok-false",
@@ -251,8 +241,6 @@ def test_a_200_with_ok_false() -> None:
     assert read(OK_FALSE, GRANTED | {"ok": True}).token.lifetime is None
 
 
-# 6. form-encoded unless JSON is asked for -----------------------------------------------------------
-
 FORM_RESPONSE = Strategy(
     name="form-response",
     grants={
@@ -281,8 +269,6 @@ def test_a_form_encoded_response_unless_json_is_asked_for() -> None:
             read(strategy, wrong)
 
 
-# 7. no expires_in at all ----------------------------------------------------------------------------
-
 NO_EXPIRY = Strategy(name="no-expiry", grants={"refresh_token": ("refresh_token",)}, rotates=False)
 
 
@@ -290,8 +276,6 @@ def test_no_expires_in_at_all_means_refresh_on_401_only() -> None:
     token = read(NO_EXPIRY, GRANTED).token
     assert (token.lifetime, token.expires_at, token.refresh_token) == (None, None, REFRESH)
 
-
-# 8. status: "BAD_REFRESH_TOKEN" without error -------------------------------------------------------
 
 STATUS_WORD = Strategy(
     name="status-word",
@@ -307,8 +291,6 @@ def test_a_status_word_without_an_error(status: int) -> None:
         read(STATUS_WORD, {"status": "BAD_REFRESH_TOKEN", "message": "token not found"}, status)
     assert read(STATUS_WORD, GRANTED | {"status": "OK"}).token.access_token == NEW_ACCESS
 
-
-# 9. regional hosts ----------------------------------------------------------------------------------
 
 HOSTS = {"eu": "https://accounts.example.eu", "in": "https://accounts.example.in"}
 REGIONAL = Strategy(
@@ -326,8 +308,6 @@ def test_regional_hosts(region: str) -> None:
     assert request.headers[1] == ("X-Region", region)
     assert provider.origins == (HOSTS[region],)
 
-
-# Nested fields --------------------------------------------------------------------------------------
 
 NESTED = Strategy(
     name="nested",

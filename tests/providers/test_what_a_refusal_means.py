@@ -69,8 +69,6 @@ def assert_pauses(error: TokenSessionError, seconds: float | None) -> None:
     assert error.retry_after == seconds
 
 
-# -- a pause, whatever the body says ---------------------------------------------------------------
-
 JUDGED = {
     "invalid_grant": GrantRejected,
     "bad_refresh_token": GrantRejected,
@@ -174,8 +172,6 @@ def test_a_code_for_a_rate_limit_waits_at_least_a_minute(
         assert_pauses(refusal(provider, token_response(body, status, **headers)), seconds)
 
 
-# -- the kinds of refusals -------------------------------------------------------------------------
-
 CERTAIN = ("bad_refresh_token", "invalid_refresh_token", "invalid_grant")
 PROBABLE = ("invalid_token", "interaction_required", "login_required", "consent_required", "invalid_code")
 """Names that may mean something else: callers are told to sign in, and one process keeps trying (rule 12)."""
@@ -272,9 +268,6 @@ def test_error_codes_may_be_in_a_list(status: int, document: dict[str, Any], sai
         assert not isinstance(refusal(provider, token_response(empty, status)), GrantRejected)
 
 
-# -- what counts as bearer -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", ["bot", "BOT", " Bot ", "BearerToken", "\tbearertoken", "Bearer", "", None])
 def test_a_provider_may_declare_other_names_that_count_as_bearer(kind: str | None) -> None:
     """Blanks around them and their case do not matter (K07)."""
@@ -290,9 +283,6 @@ def test_a_token_of_a_type_that_is_not_declared_is_stored_but_not_used(kind: Any
     assert (issued.token.access_token, issued.token.lifetime) == (NEW_ACCESS, 3600)
     assert "not a bearer token" in str(issued.problem)
     assert "bearer_types" in str(issued.problem)
-
-
-# -- what a 2xx brings although something is wrong with it ------------------------------------------
 
 
 def stored_with_a_problem(document: dict[str, Any], credential: Credential = BY_REFRESH) -> Issued:
@@ -377,9 +367,6 @@ def test_a_good_response_has_no_problem() -> None:
     assert read(oauth2(), token_response(null)).problem is None
 
 
-# -- how long a refresh token lives -----------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "name", ["refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in"]
 )
@@ -416,9 +403,6 @@ def test_a_provider_may_name_the_field_for_the_lifetime_of_a_refresh_token() -> 
     provider = oauth2_with(fields={"refresh_lifetime": ("meta.refresh.ttl",)})
     answer = token_response(granted(meta={"refresh": {"ttl": 60}}, refresh_expires_in=7))
     assert read(provider, answer).token.refresh_lifetime == 60
-
-
-# -- how much of a refusal is read -----------------------------------------------------------------
 
 
 def counting(seen: list[int]) -> OAuth2:
@@ -479,9 +463,6 @@ def test_a_long_token_in_a_refusal_is_not_shown(filler: str) -> None:
             text = str(refusal(oauth2(), token_response(body, 400)))
             assert f"no: {token[:2]}" not in text
             assert text.startswith("oauth2: the token endpoint answered 400: teapot (")
-
-
-# -- a page of something in between ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

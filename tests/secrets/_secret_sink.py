@@ -37,8 +37,6 @@ class Sink(logging.Handler):
     def add(self, label: str, text: str) -> None:
         self.texts.append((label, text))
 
-    # -- what is emitted -----------------------------------------------------------------------
-
     def emit(self, record: logging.LogRecord) -> None:
         """A log record, as it is formatted, and each part of it, as JSON formatters do."""
         record.__dict__.setdefault("taskName", None)  # Python 3.12 has it
@@ -92,8 +90,6 @@ class Sink(logging.Handler):
         with self.open():
             asyncio.run(bounded(), debug=True)
 
-    # -- what is shown -------------------------------------------------------------------------
-
     def show(self, thing: object) -> None:
         """An object, in every way in which objects appear in logs."""
         ways = (repr, str, ascii, format, reprlib.repr, pprint.pformat, pretty_repr)
@@ -108,8 +104,6 @@ class Sink(logging.Handler):
         for link in chain(error):
             self.show(link)
             self.add(f"a part of {type(link).__name__}", repr(attributes(link)))
-
-    # -- what was found ------------------------------------------------------------------------
 
     def assert_no_leaks(self) -> None:
         assert self.texts, "nothing was collected"

@@ -328,20 +328,25 @@ SITUATIONS: dict[str, dict[str, Situation]] = {
 }
 """By the name of the error that is raised."""
 
+
+def _bearer(origins: Any) -> BearerAuth:
+    return BearerAuth(ManagedSource(oauth2(), store=MemoryStore()), origins=origins)
+
+
 _STRAY = f" {STORE_PASSWORD}\n"
 _PRIAVA: dict[str, Any] = {"client_id": CLIENT_ID, "redirect_uri": "https://my.app.com/cb", "region": "EU"}
 MISTAKES: dict[str, Callable[[], object]] = {
     "a secret with white space": lambda: oauth2(_STRAY),
     "a client secret with white space": lambda: oauth2(client_secret=_STRAY),
     "a code with white space": lambda: Priava(**_PRIAVA, client_secret="s", code=_STRAY),
-    "a secret that is not text": lambda: Oto(refresh_token=REFRESH_TOKEN.encode()),  # type: ignore[arg-type]
+    "a secret that is not text": lambda: Oto(refresh_token=REFRESH_TOKEN.encode()),
     "a secret with surrogates": lambda: Oto(refresh_token=REFRESH_TOKEN + "\udcff"),
     "two credentials": lambda: oauth2(REFRESH_TOKEN, code=CODE),
-    "a refresh token for a provider": lambda: AuthedSession(REFRESH_TOKEN),  # type: ignore[arg-type]
-    "a dictionary for a provider": lambda: AuthedSession({"refresh_token": REFRESH_TOKEN}),  # type: ignore[arg-type]
-    "a token for a source": lambda: ManagedSource(REFRESH_TOKEN, AiohttpTransport(), store=MemoryStore()),  # type: ignore[arg-type]
-    "a path with a secret for a store": lambda: AuthedSession(oauth2(), store=REFRESH_TOKEN.encode()),  # type: ignore[arg-type]
-    "a secret for a client": lambda: AuthedSession(oauth2(), client=REFRESH_TOKEN),  # type: ignore[arg-type]
+    "a refresh token for a provider": lambda: AuthedSession(REFRESH_TOKEN),
+    "a dictionary for a provider": lambda: AuthedSession({"refresh_token": REFRESH_TOKEN}),
+    "a token for a source": lambda: ManagedSource(REFRESH_TOKEN, AiohttpTransport(), store=MemoryStore()),
+    "a path with a secret for a store": lambda: AuthedSession(oauth2(), store=REFRESH_TOKEN.encode()),
+    "a secret for a client": lambda: AuthedSession(oauth2(), client=REFRESH_TOKEN),
     "credentials in a URL": lambda: oauth2(
         token_url=f"https://user:{SECOND_REFRESH_TOKEN}@id.example.com/token"
     ),
@@ -352,22 +357,18 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "a password in a local store's URL": lambda: open_store(f"sqlite://user:{STORE_PASSWORD}@host/tokens.db"),
     "a pair of credentials for auth": lambda: oauth2(auth=(CLIENT_ID, STORE_PASSWORD)),
     "a secret for auth": lambda: oauth2(auth=STORE_PASSWORD),
-    "a secret for an environment": lambda: Oto(refresh_token="r", environment=REFRESH_TOKEN),  # type: ignore[arg-type]
+    "a secret for an environment": lambda: Oto(refresh_token="r", environment=REFRESH_TOKEN),
     "a secret for a region": lambda: Priava(**(_PRIAVA | {"region": CODE}), client_secret="s"),
     "a secret for a URL": lambda: oauth2(token_url=STORE_PASSWORD),
     "a secret in a path of a URL that is not https": lambda: oauth2(
         base_url=f"http://x.example/{STORE_PASSWORD}"
     ),
-    "a secret for a source of BearerAuth": lambda: BearerAuth(REFRESH_TOKEN),  # type: ignore[arg-type]
-    "a secret for an origin": lambda: BearerAuth(
-        ManagedSource(oauth2(), store=MemoryStore()), origins=STORE_PASSWORD
-    ),
-    "a secret in an origin": lambda: BearerAuth(
-        ManagedSource(oauth2(), store=MemoryStore()), origins=[f"https://user:{STORE_PASSWORD}@x.example"]
-    ),
+    "a secret for a source of BearerAuth": lambda: BearerAuth(REFRESH_TOKEN),
+    "a secret for an origin": lambda: _bearer(STORE_PASSWORD),
+    "a secret in an origin": lambda: _bearer([f"https://user:{STORE_PASSWORD}@x.example"]),
     "a password in the URL of a proxy that is not http": lambda: AiohttpTransport(
         proxy=f"socks5://user:{PROXY_PASSWORD}@proxy.example"
     ),
-    "a secret for ssl": lambda: AiohttpTransport(ssl=CLIENT_SECRET),  # type: ignore[arg-type]
+    "a secret for ssl": lambda: AiohttpTransport(ssl=CLIENT_SECRET),
 }
 """Wrong arguments for constructors. Each raises an error that must not repeat them."""

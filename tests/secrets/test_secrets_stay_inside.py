@@ -20,6 +20,7 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from importlib import import_module
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -77,6 +78,7 @@ from tokensession.testing import (
     Reset,
     Response,
     Truncate,
+    json_response,
     redirect,
     token_response,
 )
@@ -113,17 +115,12 @@ def play(sink: Sink, situation: Situation, directory: Path) -> Exception:
     return error
 
 
-# -- objects -----------------------------------------------------------------------------------
-
-
 def public_classes() -> set[type]:
+    """But not abstract ones and protocols."""
     doors = [import_module(door) for door in DOORS]
     found = [getattr(door, name) for door in doors for name in door.__all__]
-    return {
-        kind
-        for kind in found
-        if inspect.isclass(kind) and not inspect.isabstract(kind) and not getattr(kind, "_is_protocol", False)
-    }
+    kinds = {kind for kind in found if inspect.isclass(kind) and not inspect.isabstract(kind)}
+    return {kind for kind in kinds if not getattr(kind, "_is_protocol", False)}
 
 
 def test_an_object_of_every_public_class_can_be_logged(sink: Sink, tmp_path: Path) -> None:
@@ -133,9 +130,6 @@ def test_an_object_of_every_public_class_can_be_logged(sink: Sink, tmp_path: Pat
     for thing in shown:
         sink.show(thing)
     sink.assert_no_leaks()
-
-
-# -- errors ------------------------------------------------------------------------------------
 
 
 def test_every_error_has_a_situation() -> None:
@@ -169,25 +163,20 @@ def test_a_configuration_error_does_not_repeat_the_wrong_value(mistake: str, sin
     sink.assert_no_leaks()
 
 
+def cannot_connect(url: str) -> None:
+    raise OSError(f"cannot reach {url}")
+
+
 def test_the_message_of_a_third_party_store_s_error_is_not_shown(
-    sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may repeat the URL with its password, so only the error's type is shown."""
-    (tmp_path / "acme_secret_store.py").write_text(
-        "def connect(url):\n    raise OSError(f'cannot reach {url}')\n"
-    )
-    info = tmp_path / "acme_secret_store-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-secret-store\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[tokensession.stores]\nacmesecret = acme_secret_store:connect\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    store = EntryPoint("acme", f"{__name__}:cannot_connect", "tokensession.stores")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: EntryPoints([store]))
     with pytest.raises(errors.ConfigurationError, match="OSError") as caught:
-        open_store(f"acmesecret://user:{STORE_PASSWORD}@db.example/tokens")
+        open_store(f"acme://user:{STORE_PASSWORD}@db.example/tokens")
     sink.error(caught.value)
     sink.assert_no_leaks()
-
-
-# -- events ------------------------------------------------------------------------------------
 
 
 async def _events_of_writes(stage: Scene) -> None:
@@ -266,18 +255,13 @@ def test_f45_events_of_every_kind_show_fingerprints_only(sink: Sink, tmp_path: P
         await _events_of_trouble(stage)
 
     sink.run(scene)
-    kinds = {value for name in events.__all__ if inspect.isclass(value := getattr(events, name))}
-    assert {kind for kind in kinds if issubclass(kind, events.Event)} - {
-        events.Event,
-        events.RefreshEnded,
-    } == (sink.kinds)
+    named = [getattr(events, name) for name in events.__all__]
+    kinds = {kind for kind in named if inspect.isclass(kind) and issubclass(kind, events.Event)}
+    assert kinds - {events.Event, events.RefreshEnded} == sink.kinds
     shown = "\n".join(text for _, text in sink.texts)
     assert fingerprint(access(1)) in shown
     assert logging.getLogger("asyncio").name in shown  # the debug mode is on
     sink.assert_no_leaks()
-
-
-# -- requests ----------------------------------------------------------------------------------
 
 
 async def _failed(sink: Sink, request: Awaitable[Any]) -> None:
@@ -330,11 +314,8 @@ def test_requests_that_fail_in_every_way_show_no_token(sink: Sink, tmp_path: Pat
                 server.revoke_access_tokens()
                 await _failed(sink, session.get(path))
                 await _failed(sink, session.post(path, data=b"body", raise_for_status=True))
-            for to in (
-                other.base_url + "/status/403",
-                server.base_url + "/status/403",
-                "http://127.0.0.1:9/",
-            ):
+            forbidden = (one.base_url + "/status/403" for one in (other, server))
+            for to in (*forbidden, "http://127.0.0.1:9/"):
                 await _failed(sink, session.get("/redirect", params={"to": to}))
             here = f"/redirect?to={server.base_url}/redirect%3Fto%3D/echo"
             await _failed(sink, session.get(here, max_redirects=1))
@@ -345,14 +326,11 @@ def test_requests_that_fail_in_every_way_show_no_token(sink: Sink, tmp_path: Pat
                 Reset(),
                 Truncate(),
                 redirect(f"{other.base_url}/?secret={STORE_PASSWORD}"),
-                Response(
-                    401, json.dumps({"error": "invalid_client", "error_description": CLIENT_SECRET}).encode()
-                ),
+                json_response(401, {"error": "invalid_client", "error_description": CLIENT_SECRET}),
                 Response(500, f"<html>{CLIENT_SECRET}".encode()),
             )
-            await _failed(
-                sink, session.get("/echo")
-            )  # returns the 401: the last forced refreshes did not help
+            # Returns the 401: the last forced refreshes did not help.
+            await _failed(sink, session.get("/echo"))
             for _ in range(5):
                 await _failed(sink, session.source.sign_in(refresh_token=new_credential()))
                 sink.show([session, session.source, session.source.snapshot()])
@@ -401,30 +379,8 @@ def test_tasks_that_are_cancelled_are_reported_without_secrets(sink: Sink, tmp_p
     sink.assert_no_leaks()
 
 
-# -- frames ------------------------------------------------------------------------------------
-
 CALLER = "what its caller passed in"
 RESPONSE = "the token response being read"
-EXPOSED = {
-    "origins.py": CALLER,
-    "_validate.py": CALLER,
-    "providers/protocol.py": CALLER,
-    "providers/oauth2.py": CALLER,
-    "providers/oto.py": CALLER,
-    "providers/priava.py": CALLER,
-    "providers/strategy_provider.py": CALLER,
-    "middleware.py": CALLER,
-    "transport.py": CALLER,
-    "session.py": CALLER,
-    "source.py": CALLER,
-    "stores/memory.py": CALLER,
-    "stores/urls.py": CALLER,
-    "providers/response.py": RESPONSE,
-    "_redact.py": RESPONSE,
-    "providers/_wire.py": RESPONSE,
-}
-"""Modules whose frames in a traceback may have secrets among their locals, and which secrets."""
-
 PASSED = {
     "middleware.py": {"allowed", "origins", "source"},
     "transport.py": {"proxy", "ssl"},
@@ -432,7 +388,14 @@ PASSED = {
     "session.py": {"auth", "chosen", "client", "headers", "kwargs", "options", "store", "target", "url"},
     "source.py": {"code", "provider", "refresh_token", "store"},
 }
-"""In these modules, only these locals, which the caller passed in."""
+"""In these modules, only these locals, which the caller passed in, may have secrets."""
+EXPOSED = {
+    **dict.fromkeys((*PASSED, "_validate.py", "stores/memory.py", "stores/urls.py"), CALLER),
+    **dict.fromkeys(("providers/protocol.py", "providers/strategy_provider.py"), CALLER),
+    **dict.fromkeys(("providers/oauth2.py", "providers/oto.py", "providers/priava.py"), CALLER),
+    **dict.fromkeys(("_redact.py", "providers/response.py", "providers/_wire.py"), RESPONSE),
+}
+"""Modules whose frames in a traceback may have secrets among their locals, and which secrets."""
 
 
 def exposed(error: BaseException, vault: Vault) -> set[tuple[str, str]]:
@@ -478,9 +441,6 @@ def test_locals_of_frames_show_secrets_only_where_the_page_on_security_says_so(
         assert re.search(rf"^\| .*`{re.escape(module)}`.* \| {what}", page, re.MULTILINE), module
 
 
-# -- files -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
 def test_file_names_lock_files_and_keys_contain_no_secret(
     kind: type[FileStore | SQLiteStore], sink: Sink, tmp_path: Path
@@ -515,9 +475,6 @@ def test_file_names_lock_files_and_keys_contain_no_secret(
     sink.assert_no_leaks()
     records = [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
     assert any(any(sink.vault.find(record)) for record in records)
-
-
-# -- the sink ----------------------------------------------------------------------------------
 
 
 class Leaky:
@@ -595,9 +552,6 @@ def test_a_planted_leak_is_found(leak: str, sink: Sink) -> None:
     LEAKS[leak](sink)
     with pytest.raises(AssertionError, match=r"\d+ leaks"):
         sink.assert_no_leaks()
-
-
-# -- what is not protected ---------------------------------------------------------------------
 
 
 def test_what_is_not_protected_is_as_the_page_on_security_says(sink: Sink) -> None:
