@@ -6,6 +6,7 @@ import base64
 import functools
 import html
 import json
+import traceback
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -41,3 +42,15 @@ def attributes(link: BaseException) -> list[Any]:
     """Its arguments, notes and attributes, with those of parsers' errors that `vars` leaves out."""
     hidden = [getattr(link, name, "") for name in ("doc", "object", "unpacked", "extra")]
     return [*link.args, *vars(link).values(), *hidden]
+
+
+def shown(error: BaseException, *, thorough: bool = True) -> str:
+    """Everything that can be seen of an error. `thorough`: the same texts once more, as `repr` and traceback show them."""
+    text = ""
+    for link in chain(error):
+        for value in (str(link), *attributes(link)):
+            part = value if isinstance(value, str) else repr(value)
+            if part not in text:
+                text += part + "\n"
+        text += repr(link) if thorough else ""
+    return text + "".join(traceback.format_exception(error) if thorough else ())

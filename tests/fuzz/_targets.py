@@ -7,14 +7,13 @@ came out, for the figures. A fuzzer calls them (`run.py`, `coverage_guided.py`),
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from _hostile import ACCESS, CONFIGURED, Hostile, expanded, hostile, shows_a_secret
-from _shown import attributes, chain
+from _shown import shown
 
 from tokensession import _redact
 from tokensession._refresh.state import Now, TokenState, decode, encode
@@ -60,25 +59,12 @@ _CLOCK = FakeClock(wall=SENT_AT)
 _PLACE = Path("/var/lib/tokens/0.token")
 
 
-def everything_shown(error: BaseException) -> str:
-    """Everything that can be seen of an error, including its attributes, causes and contexts."""
-    text = ""
-    for link in chain(error):
-        for value in (str(link), *attributes(link)):
-            part = value if isinstance(value, str) else repr(value)
-            if part not in text:
-                text += part + "\n"
-    return text
-
-
 def assert_safe_to_show(error: TokenSessionError, *, thorough: bool) -> None:
     """The message is one short line, and neither it nor the error's attributes and causes show a secret."""
     line = str(error)
     assert len(line) < LONGEST_MESSAGE, f"a message of {len(line)} characters"
     assert line.isprintable(), f"a message that is not one printable line: {line!r}"
-    text = everything_shown(error)
-    if thorough:  # slower, and the same texts once more
-        text += repr(error) + "".join(traceback.format_exception(error))
+    text = shown(error, thorough=thorough)  # which is slower
     secret = shows_a_secret(text)
     assert secret is None, f"{secret!r} is shown: {text!r}"
 

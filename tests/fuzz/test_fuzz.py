@@ -323,9 +323,7 @@ def test_the_command_prints_its_figures_and_exits_with_0(capsys: pytest.CaptureF
     assert "0 failures" in printed
 
 
-def test_a_failure_is_printed_with_the_command_that_repeats_it(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_failure_is_printed_with_the_command_that_repeats_it(capsys: pytest.CaptureFixture[str]) -> None:
     figures = Figures("mark", inputs=1, failures=[(b"nan x", "AssertionError: wrong")])
     (_, again) = figures.lines()
     assert again.split()[:3] == ["--replay", "mark", b"nan x".hex()]

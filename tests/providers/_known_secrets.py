@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import traceback
 from dataclasses import replace
 from typing import Any
 
-from _shown import attributes, chain, spellings
+from _shown import spellings
 
 from tokensession.providers import (
     Credential,
@@ -101,12 +100,6 @@ def granted(**changes: Any) -> dict[str, Any]:
 
 def read(provider: StrategyProvider, answer: TokenResponse, credential: Credential = BY_REFRESH) -> Issued:
     return provider.read(answer, credential, sent_at=SENT_AT)
-
-
-def shown(error: BaseException) -> str:
-    """Everything that can be seen of an error."""
-    texts = [text for link in chain(error) for text in (str(link), repr(link), repr(attributes(link)))]
-    return "\n".join(("".join(traceback.format_exception(error)), *texts))
 
 
 def assert_keeps_secrets(text: str) -> None:

@@ -33,10 +33,9 @@ from _known_secrets import (
     granted,
     oauth2_with,
     read,
-    shown,
     token_response,
 )
-from _shown import spellings
+from _shown import shown, spellings
 
 from tokensession import (
     ClientRejected,
@@ -51,7 +50,14 @@ from tokensession import (
 )
 from tokensession.errors import UnexplainedRefusal
 from tokensession.policy import MAX_LIFETIME, Policy
-from tokensession.providers import Credential, Issued, StrategyProvider, TokenResponse
+from tokensession.providers import (
+    RFC6749_ERRORS,
+    Credential,
+    ErrorKind,
+    Issued,
+    StrategyProvider,
+    TokenResponse,
+)
 from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, ScriptedTransport
 
@@ -174,8 +180,11 @@ def rows_10_to_13() -> Iterator[R]:
         yield R(13, what, malformed, InvalidTokenResponse, brings=NEW_REFRESH)
         alone = {"access_token": malformed["access_token"]}
         yield R(13, f"{what}_alone", alone, InvalidTokenResponse)
-        broken = granted(refresh_token=NEW_REFRESH + characters.replace(" ", "\t"))
-        yield R(13, f"refresh_token_{what}", broken, InvalidTokenResponse)
+    # The one that works from now on is lost, even beside a good access token.
+    tails = ("\r\nX-Evil: 1", "\n", "\t", "é", "\ud800", "\0", "\x7f", "\xa0", "😀")
+    for odd in (*(NEW_REFRESH + tail for tail in tails), 7, ["r"], True):
+        body, what = granted(refresh_token=odd), f"refresh_token_{ascii(odd)[-12:]}"
+        yield R(13, what, body, InvalidTokenResponse, has={"granted": True})
 
 
 def rows_14_to_20() -> Iterator[R]:
@@ -205,11 +214,13 @@ def rows_14_to_20() -> Iterator[R]:
         yield R(16, what, granted(**beside), InvalidTokenResponse, says=says, brings=NEW_REFRESH)
         kept = granted(refresh_token=None, **beside)
         yield R(16, f"{what}_without_refresh_token", kept, InvalidTokenResponse, says=says, brings=REFRESH)
-    for name, want in (
-        *((name, GrantRejected) for name in ("invalid_grant", "login_required")),
-        *(("invalid_client", ClientRejected), ("slow_down", RateLimited)),
-    ):
-        yield R(16, name, granted(error=name), want)
+    refused = {ErrorKind.CLIENT: ClientRejected, ErrorKind.RATE_LIMITED: RateLimited}
+    for name, kind in RFC6749_ERRORS.items():
+        if kind is not ErrorKind.TRANSIENT:
+            yield R(16, name, granted(error=name), refused.get(kind, GrantRejected))
+    for beside in ({"error": ""}, {"error": False}, {"error": {}}, {"success": True}, {"ok": "true"}):
+        yield R(16, f"good_{beside}", granted(**beside))
+    yield R(16, "good_null", json.dumps(granted() | {"error": None, "success": None}).encode())
     yield R(16, "oto_code", granted(otoErrorCode="OTO1083"), GrantRejected, who=OTO)
     for what, odd in (("lone_surrogate", "\ud800"), ("vast_specials", "| :/" * 200_000)):
         body = granted(access_token=odd + NEW_ACCESS, error="teapot")
@@ -223,10 +234,18 @@ def rows_14_to_20() -> Iterator[R]:
     for status, body in ((200, b""), (200, b" \r\n"), (201, b""), (204, b"")):
         yield R(19, f"{status}_{body!r}", body, OutcomeUnknown, status, says="may be spent")
     page = ("200; it begins: <!DOCTYPE html>", "Unavailable")
-    yield R(20, "html", HTML, InvalidTokenResponse, says=page)
+    for what, body, says in (
+        ("html", HTML, page),
+        ("html_bom", b"\xef\xbb\xbf \r\n<html>", ()),
+        ("html_utf_16", "<html><body>".encode("utf-16"), ()),
+    ):
+        yield R(20, what, body, InvalidTokenResponse, says=says, has={"granted": False})
     tokens = b"<?xml version='1.0'?><OAuth><access_token>short</access_token></OAuth>"
-    yield R(20, "xml", tokens, InvalidTokenResponse, says_not=("short", "OAuth>", "begins"))
-    yield R(20, "not_json", b"OK", InvalidTokenResponse, says="not JSON")
+    granted_perhaps = {"granted": True}
+    hides = ("short", "OAuth>", "begins")
+    yield R(20, "xml", tokens, InvalidTokenResponse, says_not=hides, has=granted_perhaps)
+    for text in (b"OK", b"html"):
+        yield R(20, text.decode(), text, InvalidTokenResponse, says="not JSON", has=granted_perhaps)
     yield R(20, "long", b"word " * 200_000, InvalidTokenResponse, says_not=("word " * 50,))
 
 
@@ -348,11 +367,11 @@ def rows_30_to_40() -> Iterator[R]:
     yield R(36, "an_outage_cut_off", b'{"error": "ser', TokenUnavailable, 500)
     for twice in ("access_token", "refresh_token", "extra"):
         body = json.dumps(granted(extra="1")).encode()[:-1] + f', "{twice}": "{NEW_ACCESS}"}}'.encode()
-        yield R(38, twice, body, InvalidTokenResponse, says="same key twice")
+        yield R(38, twice, body, InvalidTokenResponse, says="same key twice", has={"granted": True})
     yield R(38, "in_an_inner_object", raw(b'{"a": 1, "a": 2}'), InvalidTokenResponse)
     form = f"access_token={NEW_ACCESS}&token_type=bearer&expires_in=3600".encode()
     declared = (("content-type", "application/x-www-form-urlencoded"),)
-    yield R(39, "form", form, InvalidTokenResponse, headers=declared)
+    yield R(39, "form", form, InvalidTokenResponse, headers=declared, has={"granted": True})
     for secret in (*CONFIGURED[:2], *ISSUED):
         who = FORMS if secret == CLIENT_SECRET else ALL
         for number, spelling in enumerate(sorted(spellings(secret))):

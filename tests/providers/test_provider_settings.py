@@ -333,11 +333,7 @@ def test_from_env_does_not_show_a_value_that_is_not_utf_8(environment: pytest.Mo
 @pytest.mark.parametrize(
     ("provider", "answer", "lifetime"),
     [
-        (
-            oto(),
-            token_response(granted(success=True, expires_in="3600"), content_type="text/plain"),
-            3600,
-        ),
+        (oto(), token_response(granted(success=True, expires_in="3600"), content_type="text/plain"), 3600),
         (priava(), token_response(granted(token_type="BEARER", expires_in=21600)), 21600),
     ],
     ids=["oto", "priava"],

@@ -71,8 +71,7 @@ def test_priava_is_sent_both_documented_bodies_for_every_region(
 
 
 @pytest.mark.parametrize(
-    "base_url",
-    ["https://api-sandbox.priava.com/api", "http://localhost:9000/api", "http://[::1]:9000"],
+    "base_url", ["https://api-sandbox.priava.com/api", "http://localhost:9000/api", "http://[::1]:9000"]
 )
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_the_token_url_contains_the_path_of_the_base_url(base_url: str, slash: str) -> None:

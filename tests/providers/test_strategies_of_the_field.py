@@ -81,10 +81,7 @@ JSON_BASIC = Strategy(
 def test_json_with_basic_auth_that_rotates_and_has_no_expires_in() -> None:
     request = request_of(JSON_BASIC)
     assert json.loads(request.body) == {"grant_type": "refresh_token", "refresh_token": "rt-1"}
-    assert request.headers == (
-        ("Content-Type", "application/json"),
-        ("Authorization", "Basic aWQtMTpzZS0x"),
-    )
+    assert request.headers == (("Content-Type", "application/json"), ("Authorization", "Basic aWQtMTpzZS0x"))
     token = read(JSON_BASIC, GRANTED | {"refresh_token": NEW_REFRESH}).token
     assert (token.lifetime, token.refresh_token) == (900, NEW_REFRESH)
     provider = of_strategy(JSON_BASIC)
@@ -313,10 +310,7 @@ NESTED = Strategy(
     name="nested",
     grants={"refresh_token": ("refresh_token",)},
     fields=Fields(
-        access_token="data.token",
-        refresh_token="data.refresh",
-        flags=("meta.success",),
-        codes=("meta.code",),
+        access_token="data.token", refresh_token="data.refresh", flags=("meta.success",), codes=("meta.code",)
     ),
     lifetime=expires_in("data.ttl"),
     errors={"41": ErrorKind.REJECTED, "1": ErrorKind.TRANSIENT},

@@ -32,7 +32,7 @@ def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-X", "dev", "-c", program, *arguments],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | PLANTED | {"TMPDIR": str(tmp), "PYTHONASYNCIODEBUG": "1"},
     )
@@ -41,12 +41,11 @@ def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Its exit status, and the rest of its output."""
     assert process.stdout is not None
-    assert process.stderr is not None
     guard = threading.Timer(GUARD, process.kill)
     guard.start()
     try:
-        with process.stdout, process.stderr:
-            output = process.stdout.read() + process.stderr.read()
+        with process.stdout:
+            output = process.stdout.read()
         return process.wait(), output
     finally:
         guard.cancel()
@@ -131,10 +130,7 @@ def answer_of(request: urllib.request.Request) -> Any:
             return error.read()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["serve", "--help"], ["serve", "acme"], ["demo", "--tasks", "0"]],
-)
+@pytest.mark.parametrize("arguments", [["serve", "--help"], ["serve", "acme"], ["demo", "--tasks", "0"]])
 def test_help_and_usage_errors_show_nothing_of_the_environment(arguments: list[str], tmp_path: Path) -> None:
     """It contains credentials of real providers."""
     status, output = finish(start(*arguments, tmp=tmp_path))

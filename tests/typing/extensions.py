@@ -21,7 +21,7 @@ from tokensession.providers import (
     expires_at,
     expires_in,
 )
-from tokensession.stores import ANY, AnyVersion, Claim, Record, Store
+from tokensession.stores import ANY, AnyVersion, Claim, FileStore, Record, Store
 from tokensession.testing import (
     Backend,
     FakeClock,
@@ -146,16 +146,12 @@ class PassesOn:
         await self.inner.aclose()
 
 
-def wrapped(inner: Store) -> Store:
-    return PassesOn(inner)
+wrap: Callable[[Store], Store] = PassesOn
 
 
 class TestMyStore(StoreConformance):
     def make_backend(self, directory: Path) -> Backend:
-        return Backend(open=lambda: self._open(directory))
-
-    def _open(self, directory: Path) -> Store:
-        raise NotImplementedError
+        return Backend(open=lambda: FileStore(directory))
 
 
 async def tests() -> None:
