@@ -45,7 +45,7 @@ def attributes(link: BaseException) -> list[Any]:
 
 
 def shown(error: BaseException, *, thorough: bool = True) -> str:
-    """Everything that can be seen of an error. `thorough`: the same texts once more, as `repr` and traceback show them."""
+    """Everything that can be seen of an error. `thorough`: also as `repr` and a traceback show it."""
     text = ""
     for link in chain(error):
         for value in (str(link), *attributes(link)):

@@ -117,46 +117,45 @@ def test_f40_without_a_configured_credential_there_is_no_default_key(make: Make)
 
 
 @pytest.mark.parametrize(
-    ("provider", "key"),
+    ("provider", "key", "identity"),
     [
-        (oto(), "oto/production"),
-        (oto(environment="staging"), "oto/staging"),
-        (priava(client_secret="another"), "priava/EU/client-7"),
-        (oauth2(client_secret="another"), "oauth2/https://id.example.com/token/client-7"),
-    ],
-    ids=str,
-)
-def test_the_key_is_made_of_the_place_the_client_and_a_fingerprint(
-    provider: StrategyProvider, key: str
-) -> None:
-    assert provider.key == f"{key}/{BY_REFRESH.fingerprint}"
-
-
-@pytest.mark.parametrize(
-    ("provider", "identity"),
-    [
-        (oto(), Identity("oto", "production", origin="https://api.tryoto.com")),
+        (oto(), "oto/production", Identity("oto", "production", origin="https://api.tryoto.com")),
         (
             oto(environment="staging", base_url=f"{PROXY}:8443/oto"),
+            f"oto/staging@{PROXY}:8443/oto",
             Identity("oto", "staging", origin=f"{PROXY}:8443"),
         ),
-        (priava(), Identity("priava", "EU", "client-7", "https://api.priava.com")),
-        (oauth2(), Identity("oauth2", client_id="client-7", origin="https://id.example.com")),
+        (
+            priava(client_secret="another"),
+            "priava/EU/client-7",
+            Identity("priava", "EU", "client-7", "https://api.priava.com"),
+        ),
         *(
-            (oauth2(**changes), Identity("oauth2", "", "client-7", "https://id.example.com", "read write"))
-            for changes in (
-                {"token_url": "https://ID.example.com:443/tenant-2/token", "scope": "write read"},
-                {"refresh_token": "rt-2", "scope": "read write write", "rotates": False},
+            (
+                oauth2(token_url=url, client_secret="another", scope=scope),
+                f"oauth2/{url}/client-7",
+                Identity("oauth2", "", "client-7", "https://id.example.com", "read write"),
+            )
+            for url, scope in (
+                ("https://id.example.com/token", "read write write"),
+                ("https://ID.example.com:443/tenant-2/token", "write read"),
             )
         ),
     ],
     ids=str,
 )
-def test_the_identity_has_the_place_the_client_and_the_origin_of_the_token_url_but_no_path(
-    provider: StrategyProvider, identity: Identity
+def test_key_and_identity_have_the_place_and_the_client_and_only_the_key_has_a_path(
+    provider: StrategyProvider, key: str, identity: Identity
 ) -> None:
     """So that none uses another one's token, whatever the key. A tenant's path may be a secret (rule 3)."""
+    assert provider.key == f"{key}/{BY_REFRESH.fingerprint}"
     assert provider.identity == identity
+
+
+def test_the_identity_is_that_of_the_client_whatever_its_credential() -> None:
+    """A record says whose it is, and not from which sign-in (rule 3)."""
+    assert oauth2(refresh_token="rt-2", rotates=False).identity == oauth2().identity
+    assert oauth2().identity.scope == ""
 
 
 @pytest.mark.parametrize(
@@ -288,27 +287,28 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_from_env_reads_the_variables_that_are_set(environment: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("variables", "provider"),
+    [
+        ({"OTO_BASE_URL": ""}, oto()),
+        ({"OTO_ENVIRONMENT": "staging"}, oto(environment="staging")),
+        ({"OTO_BASE_URL": "http://127.0.0.1:9999/"}, oto(base_url="http://127.0.0.1:9999")),
+        ({"PRIAVA_REFRESH_TOKEN": ""}, priava(**NO_CREDENTIAL)),
+        ({"PRIAVA_CODE": CODE, "PRIAVA_REFRESH_TOKEN": ""}, priava(code=CODE)),
+        ({"PRIAVA_CODE": "", "PRIAVA_REFRESH_TOKEN": REFRESH}, priava()),
+        ({"PRIAVA_BASE_URL": f"{SANDBOX}/api"}, priava(**NO_CREDENTIAL, base_url=f"{SANDBOX}/api")),
+    ],
+    ids=str,
+)
+def test_from_env_reads_the_variables_that_are_set(
+    variables: dict[str, str], provider: Oto | Priava, environment: pytest.MonkeyPatch
+) -> None:
     """An empty one counts as not set."""
-    for name in ("OTO_BASE_URL", "PRIAVA_REFRESH_TOKEN"):
-        environment.setenv(name, "")
-    assert Oto.from_env().key == oto().key
-    assert Priava.from_env().credential is None
-    environment.setenv("PRIAVA_CODE", CODE)
-    assert Priava.from_env().key == priava(code=CODE).key
-    for name, value in (
-        ("OTO_ENVIRONMENT", "staging"),
-        ("OTO_BASE_URL", "http://127.0.0.1:9999/"),
-        ("PRIAVA_CODE", ""),
-        ("PRIAVA_REFRESH_TOKEN", REFRESH),
-        ("PRIAVA_BASE_URL", "http://127.0.0.1:1234/api"),
-    ):
+    for name, value in variables.items():
         environment.setenv(name, value)
-    assert (Oto.from_env().environment, Oto.from_env().base_url) == ("staging", "http://127.0.0.1:9999")
-    assert (Priava.from_env().credential, Priava.from_env().base_url) == (
-        BY_REFRESH,
-        "http://127.0.0.1:1234/api",
-    )
+    read_from = type(provider).from_env()
+    assert (read_from.key, read_from.base_url) == (provider.key, provider.base_url)
+    assert read_from.credential == provider.credential
 
 
 def test_from_env_names_all_missing_variables(environment: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote_plus
 
 import _shown
 
-from tokensession.providers import TokenRequest, TokenResponse, TokenTransport, basic_auth
+from tokensession import AiohttpTransport
+from tokensession.providers import TokenResponse, basic_auth
 
 CORE = "zqxv"
 """Part of every planted secret and of no other word, so that half a secret is found too."""
@@ -70,25 +72,15 @@ class Vault:
                 yield f"{secret!r} in …{text[max(0, at - 60) : at + 60]!r}…"
 
 
-class Listening:
-    """A transport that adds every token in a response to the vault."""
+class Listening(AiohttpTransport):
+    """Adds every token in a response to the vault."""
 
-    def __init__(self, inner: TokenTransport, vault: Vault) -> None:
-        self._inner = inner
+    def __init__(self, vault: Vault) -> None:
+        super().__init__()
         self._vault = vault
 
-    async def send(
-        self,
-        request: TokenRequest,
-        *,
-        connect: float,
-        total: float,
-        on_sending: Callable[[], Awaitable[None]] | None = None,
-    ) -> TokenResponse:
-        response = await self._inner.send(request, connect=connect, total=total, on_sending=on_sending)
+    async def send(self, *request: Any, **options: Any) -> TokenResponse:
+        response = await super().send(*request, **options)
         for found in re.findall(r'"(?:access|refresh)_token": ?("(?:[^"\\]|\\.)*")', response.body.decode()):
             self._vault.add(json.loads(found))
         return response
-
-    def __repr__(self) -> str:
-        return "<Listening>"

@@ -11,7 +11,6 @@ import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 from _secret_vault import CLIENT_SECRET, CODE, CORE, REFRESH_TOKEN
@@ -89,8 +88,16 @@ def test_the_demo_passes_secrets_to_its_processes_and_shows_none(tmp_path: Path)
         process.kill()
 
 
-@pytest.mark.parametrize("provider", ["oto", "priava"])
-def test_serve_prints_its_fake_credentials_once_and_no_token(provider: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("provider", "path", "credentials"),
+    [
+        ("oto", "/rest/v2/refreshToken", {"fake-oto-refresh-token"}),
+        ("priava", "/rest/oauth/token", {"fake-priava-client", "fake-priava-secret", "fake-priava-code"}),
+    ],
+)
+def test_serve_prints_its_fake_credentials_once_and_no_token(
+    provider: str, path: str, credentials: set[str], tmp_path: Path
+) -> None:
     """It shows neither tokens that it issues nor tokens that it does not accept."""
     process = start("serve", provider, tmp=tmp_path)
     try:
@@ -98,36 +105,27 @@ def test_serve_prints_its_fake_credentials_once_and_no_token(provider: str, tmp_
         first = process.stdout.readline()
         address = re.search(r"http://[^,\s]+", first)
         assert address
-        path = "/rest/v2/refreshToken" if provider == "oto" else "/rest/oauth/token"
         for body in (b'{"refresh_token": "fake-oto-refresh-token"}', REFRESH_TOKEN.encode()):
             headers = {"Content-Type": "application/json", "Authorization": "Bearer fake-oto-access-4711"}
             for one in (headers, {"Content-Type": "application/json"}):
-                answer_of(urllib.request.Request(address[0] + path, data=body, headers=one, method="POST"))
-            answer_of(urllib.request.Request(address[0] + "/echo", headers=headers))
+                send(urllib.request.Request(address[0] + path, data=body, headers=one, method="POST"))
+            send(urllib.request.Request(address[0] + "/echo", headers=headers))
         process.send_signal(signal.SIGTERM)
         status, rest = finish(process)
         assert status == 0
         assert "Stopped after" in rest
-        shown = {found[0] for found in FAKE.finditer(first + rest)}
-        assert (
-            shown
-            == {
-                "oto": {"fake-oto-refresh-token"},
-                "priava": {"fake-priava-client", "fake-priava-secret", "fake-priava-code"},
-            }[provider]
-        )
+        assert {found[0] for found in FAKE.finditer(first + rest)} == credentials
         assert CORE not in (first + rest).casefold()
     finally:
         process.kill()
 
 
-def answer_of(request: urllib.request.Request) -> Any:
+def send(request: urllib.request.Request) -> None:
     try:
         with urllib.request.urlopen(request) as response:
-            return response.read()
+            response.read()
     except urllib.error.HTTPError as error:
-        with error:
-            return error.read()
+        error.close()
 
 
 @pytest.mark.parametrize("arguments", [["serve", "--help"], ["serve", "acme"], ["demo", "--tasks", "0"]])

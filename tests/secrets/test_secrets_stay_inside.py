@@ -59,7 +59,6 @@ from _shown import chain
 
 import tokensession
 from tokensession import (
-    AiohttpTransport,
     AuthedSession,
     BearerAuth,
     ManagedSource,
@@ -227,11 +226,8 @@ async def _events_of_trouble(stage: Scene) -> None:
         await asyncio.sleep(0)
     assert waiting.result().access_token == access(1)
 
-    def ending(generation: int, days: int) -> Any:
-        document = json.loads(issued(generation).body)
-        return token_response(document | {"refresh_token_expires_in": days * 86_400})
-
-    source = stage.source(ending(1, 90), ending(2, 2))
+    ending = json.loads(issued(2).body) | {"refresh_token_expires_in": 2 * 86_400}
+    source = stage.source(issued(1), token_response(ending))
     await source.token()
     await source.refresh()  # SignInEndsSoon
 
@@ -289,7 +285,7 @@ def test_requests_that_fail_in_every_way_show_no_token(sink: Sink, tmp_path: Pat
             sink.show([request, request.headers])
 
     async def scene() -> None:
-        transport = Listening(AiohttpTransport(), sink.vault)
+        transport = Listening(sink.vault)
         async with (
             OAuth2Server(
                 refresh_token=REFRESH_TOKEN, client_secret=CLIENT_SECRET, client_id=CLIENT_ID
@@ -355,7 +351,7 @@ def test_tasks_that_are_cancelled_are_reported_without_secrets(sink: Sink, tmp_p
         async with OAuth2Server(refresh_token=REFRESH_TOKEN, client_secret=CLIENT_SECRET) as server:
             code = server.new_code()
             sink.vault.add(code)
-            transport = Listening(AiohttpTransport(), sink.vault)
+            transport = Listening(sink.vault)
             source = stage.source(transport=transport, provider=OAuth2(**server.credentials))
             async with server.hold("after") as gate:
                 waiting = [asyncio.ensure_future(source.token())]
@@ -456,7 +452,7 @@ def test_file_names_lock_files_and_keys_contain_no_secret(
     async def scene() -> None:
         async with PriavaServer(code=CODE, client_secret=CLIENT_SECRET, client_id=CLIENT_ID) as server:
             store = kind(tmp_path / "tokens")
-            transport = Listening(AiohttpTransport(), sink.vault)
+            transport = Listening(sink.vault)
             provider = Priava(**server.credentials)
             source = ManagedSource(provider, transport, store=store, observer=sink.event)
             async with server.hold("before") as gate:
