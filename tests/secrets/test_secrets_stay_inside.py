@@ -226,8 +226,11 @@ async def _events_of_trouble(stage: Scene) -> None:
         await asyncio.sleep(0)
     assert waiting.result().access_token == access(1)
 
-    ending = json.loads(issued(2).body) | {"refresh_token_expires_in": 2 * 86_400}
-    source = stage.source(issued(1), token_response(ending))
+    def ending(generation: int, days: int) -> Any:
+        document = json.loads(issued(generation).body)
+        return token_response(document | {"refresh_token_expires_in": days * 86_400})
+
+    source = stage.source(ending(1, 90), ending(2, 2))
     await source.token()
     await source.refresh()  # SignInEndsSoon
 
