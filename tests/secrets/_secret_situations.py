@@ -334,11 +334,11 @@ def _bearer(origins: Any) -> BearerAuth:
 
 
 _STRAY = f" {STORE_PASSWORD}\n"
-_PRIAVA: dict[str, Any] = {"client_id": CLIENT_ID, "redirect_uri": "https://my.app.com/cb", "region": "EU"}
+PRIAVA: dict[str, Any] = {"client_id": CLIENT_ID, "redirect_uri": "https://my.app.com/cb", "region": "EU"}
 MISTAKES: dict[str, Callable[[], object]] = {
     "a secret with white space": lambda: oauth2(_STRAY),
     "a client secret with white space": lambda: oauth2(client_secret=_STRAY),
-    "a code with white space": lambda: Priava(**_PRIAVA, client_secret="s", code=_STRAY),
+    "a code with white space": lambda: Priava(**PRIAVA, client_secret="s", code=_STRAY),
     "a secret that is not text": lambda: Oto(refresh_token=REFRESH_TOKEN.encode()),
     "a secret with surrogates": lambda: Oto(refresh_token=REFRESH_TOKEN + "\udcff"),
     "two credentials": lambda: oauth2(REFRESH_TOKEN, code=CODE),
@@ -358,7 +358,7 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "a pair of credentials for auth": lambda: oauth2(auth=(CLIENT_ID, STORE_PASSWORD)),
     "a secret for auth": lambda: oauth2(auth=STORE_PASSWORD),
     "a secret for an environment": lambda: Oto(refresh_token="r", environment=REFRESH_TOKEN),
-    "a secret for a region": lambda: Priava(**(_PRIAVA | {"region": CODE}), client_secret="s"),
+    "a secret for a region": lambda: Priava(**(PRIAVA | {"region": CODE}), client_secret="s"),
     "a secret for a URL": lambda: oauth2(token_url=STORE_PASSWORD),
     "a secret in a path of a URL that is not https": lambda: oauth2(
         base_url=f"http://x.example/{STORE_PASSWORD}"
