@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 Answer = bytes | Iterable[bytes]
 
@@ -88,11 +88,3 @@ def http(body: bytes, *headers: str, status: int = 200) -> bytes:
     """A whole response with the right Content-Length."""
     head = (f"HTTP/1.1 {status} Status", *headers, f"Content-Length: {len(body)}", "", "")
     return "\r\n".join(head).encode() + body
-
-
-def chunked(chunks: Iterable[bytes], *headers: str) -> Iterator[bytes]:
-    """A response in these chunks."""
-    yield "\r\n".join(("HTTP/1.1 200 OK", *headers, "Transfer-Encoding: chunked", "", "")).encode()
-    for chunk in chunks:
-        yield b"%x\r\n%s\r\n" % (len(chunk), chunk)
-    yield b"0\r\n\r\n"
