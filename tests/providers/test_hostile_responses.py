@@ -260,9 +260,13 @@ def rows_21_to_29() -> Iterator[R]:
         for code in ("", "teapot", "server_error"):
             yield R(21, f"{status}_code_{code}", {"error": code}, failure, status)
     rejected = {"error": "invalid_grant", "error_description": f"Token {REFRESH} is expired"}
-    shown_as = {"has": {"code": "invalid_grant"}, "says": "invalid_grant (Token [redacted] is expired)"}
+    shown_as: dict[str, Any] = {
+        "has": {"code": "invalid_grant"},
+        "says": "invalid_grant (Token [redacted] is expired)",
+    }
     for status in (400, 401):
         yield R(22, str(status), rejected, GrantRejected, status, **shown_as)
+    shown_as["says"] = (shown_as["says"], "call source.sign_in(...).")
     yield R(22, "of_a_code", rejected, GrantRejected, 400, credential=BY_CODE, who=FORMS, **shown_as)
     for status in (200, 400, 401, 403, 500):
         for name in ("invalid_client", "access_denied"):
