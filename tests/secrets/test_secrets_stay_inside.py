@@ -19,7 +19,6 @@ import warnings
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from importlib import import_module
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -65,31 +64,13 @@ from tokensession import (
     Policy,
     errors,
     events,
-    open_store,
+    providers,
+    stores,
+    testing,
 )
-from tokensession.errors import TokenSessionError
-from tokensession.providers import OAuth2, Priava, basic_auth
-from tokensession.stores import FileStore, MemoryStore, SQLiteStore
-from tokensession.testing import (
-    OAuth2Server,
-    OtoServer,
-    PriavaServer,
-    Reset,
-    Response,
-    Truncate,
-    json_response,
-    redirect,
-    token_response,
-)
+from tokensession.testing import token_response
 from tokensession.token import fingerprint
 
-DOORS = (
-    "tokensession",
-    "tokensession.errors",
-    "tokensession.providers",
-    "tokensession.stores",
-    "tokensession.testing",
-)
 PACKAGE = Path(tokensession.__file__).parent
 
 
@@ -105,7 +86,7 @@ def play(sink: Sink, situation: Situation, directory: Path) -> Exception:
     async def scene() -> None:
         try:
             await situation(Scene(sink, directory))
-        except TokenSessionError as error:
+        except errors.TokenSessionError as error:
             raised.append(error)
             sink.error(error)
 
@@ -116,7 +97,7 @@ def play(sink: Sink, situation: Situation, directory: Path) -> Exception:
 
 def public_classes() -> set[type]:
     """But not abstract ones and protocols."""
-    doors = [import_module(door) for door in DOORS]
+    doors = (tokensession, errors, providers, stores, testing)
     found = [getattr(door, name) for door in doors for name in door.__all__]
     kinds = {kind for kind in found if inspect.isclass(kind) and not inspect.isabstract(kind)}
     return {kind for kind in kinds if not getattr(kind, "_is_protocol", False)}
@@ -173,7 +154,7 @@ def test_the_message_of_a_third_party_store_s_error_is_not_shown(
     store = EntryPoint("acme", f"{__name__}:cannot_connect", "tokensession.stores")
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: EntryPoints([store]))
     with pytest.raises(errors.ConfigurationError, match="OSError") as caught:
-        open_store(f"acme://user:{STORE_PASSWORD}@db.example/tokens")
+        tokensession.open_store(f"acme://user:{STORE_PASSWORD}@db.example/tokens")
     sink.error(caught.value)
     sink.assert_no_leaks()
 
@@ -181,7 +162,7 @@ def test_the_message_of_a_third_party_store_s_error_is_not_shown(
 async def _events_of_writes(stage: Scene) -> None:
     """Sign-ins and sign-outs, refreshes, and a token that cannot be stored at first."""
     sink, directory = stage.sink, stage.directory / "tokens"
-    files = FileStore(directory, clock=stage.clock)
+    files = stores.FileStore(directory, clock=stage.clock)
     unexpected = token_response(issued(3).body.replace(b"3600", b'"an hour"'))
     no_more_writes = then_no_writes(directory, issued(4))
     source = stage.source(issued(1), issued(2), unexpected, no_more_writes, issued(1), page(500), store=files)
@@ -211,7 +192,7 @@ async def _events_of_writes(stage: Scene) -> None:
 
 async def _events_of_trouble(stage: Scene) -> None:
     """A lost record, lost answers, a provider that is down, a sign-in that ends, too many requests."""
-    store = MemoryStore(clock=stage.clock)
+    store = stores.MemoryStore(clock=stage.clock)
     source = stage.source(issued(1), issued(2), cut_short(), store=store)
     await source.token()
     await store.delete(source.key)
@@ -270,7 +251,7 @@ async def _failed(sink: Sink, request: Awaitable[Any]) -> None:
         sink.show(response)
         sink.show([response.request_info, response.history, response.headers, response.url])
         response.raise_for_status()
-    except (aiohttp.ClientError, TokenSessionError) as error:
+    except (aiohttp.ClientError, errors.TokenSessionError) as error:
         sink.error(error)
     else:
         pytest.fail(f"{response!r} is not a failure")
@@ -290,13 +271,13 @@ def test_requests_that_fail_in_every_way_show_no_token(sink: Sink, tmp_path: Pat
     async def scene() -> None:
         transport = Listening(sink.vault)
         async with (
-            OAuth2Server(
+            testing.OAuth2Server(
                 refresh_token=REFRESH_TOKEN, client_secret=CLIENT_SECRET, client_id=CLIENT_ID
             ) as server,
-            OtoServer(refresh_token=SECOND_REFRESH_TOKEN) as other,
+            testing.OtoServer(refresh_token=SECOND_REFRESH_TOKEN) as other,
             aiohttp.ClientSession(middlewares=(first,)) as client,
             AuthedSession(
-                OAuth2(**server.credentials),
+                providers.OAuth2(**server.credentials),
                 store=f"sqlite:///{tmp_path}/tokens.db",
                 client=client,
                 transport=transport,
@@ -322,11 +303,11 @@ def test_requests_that_fail_in_every_way_show_no_token(sink: Sink, tmp_path: Pat
                 await _failed(sink, session.ws_connect(path))
             server.revoke_access_tokens()
             server.script(
-                Reset(),
-                Truncate(),
-                redirect(f"{other.base_url}/?secret={STORE_PASSWORD}"),
-                json_response(401, {"error": "invalid_client", "error_description": CLIENT_SECRET}),
-                Response(500, f"<html>{CLIENT_SECRET}".encode()),
+                testing.Reset(),
+                testing.Truncate(),
+                testing.redirect(f"{other.base_url}/?secret={STORE_PASSWORD}"),
+                testing.json_response(401, {"error": "invalid_client", "error_description": CLIENT_SECRET}),
+                testing.Response(500, f"<html>{CLIENT_SECRET}".encode()),
             )
             # Returns the 401: the last forced refreshes did not help.
             await _failed(sink, session.get("/echo"))
@@ -351,11 +332,11 @@ def test_tasks_that_are_cancelled_are_reported_without_secrets(sink: Sink, tmp_p
 
     async def scene() -> None:
         stage = Scene(sink, tmp_path)
-        async with OAuth2Server(refresh_token=REFRESH_TOKEN, client_secret=CLIENT_SECRET) as server:
+        async with testing.OAuth2Server(refresh_token=REFRESH_TOKEN, client_secret=CLIENT_SECRET) as server:
             code = server.new_code()
             sink.vault.add(code)
             transport = Listening(sink.vault)
-            source = stage.source(transport=transport, provider=OAuth2(**server.credentials))
+            source = stage.source(transport=transport, provider=providers.OAuth2(**server.credentials))
             async with server.hold("after") as gate:
                 waiting = [asyncio.ensure_future(source.token())]
                 await gate.reached()
@@ -440,9 +421,9 @@ def test_locals_of_frames_show_secrets_only_where_the_page_on_security_says_so(
         assert re.search(rf"^\| .*`{re.escape(module)}`.* \| {what}", page, re.MULTILINE), module
 
 
-@pytest.mark.parametrize("kind", [FileStore, SQLiteStore])
+@pytest.mark.parametrize("kind", [stores.FileStore, stores.SQLiteStore])
 def test_file_names_lock_files_and_keys_contain_no_secret(
-    kind: type[FileStore | SQLiteStore], sink: Sink, tmp_path: Path
+    kind: type[stores.FileStore | stores.SQLiteStore], sink: Sink, tmp_path: Path
 ) -> None:
     """During a claim and after it. (The records themselves are not encrypted.)"""
 
@@ -453,10 +434,12 @@ def test_file_names_lock_files_and_keys_contain_no_secret(
                 sink.add("lock file", path.read_bytes().decode("latin-1"))
 
     async def scene() -> None:
-        async with PriavaServer(code=CODE, client_secret=CLIENT_SECRET, client_id=CLIENT_ID) as server:
+        async with testing.PriavaServer(
+            code=CODE, client_secret=CLIENT_SECRET, client_id=CLIENT_ID
+        ) as server:
             store = kind(tmp_path / "tokens")
             transport = Listening(sink.vault)
-            provider = Priava(**server.credentials)
+            provider = providers.Priava(**server.credentials)
             source = ManagedSource(provider, transport, store=store, observer=sink.event)
             async with server.hold("before") as gate:
                 waiting = asyncio.ensure_future(source.token())
@@ -519,7 +502,7 @@ LEAKS: dict[str, Callable[[Sink], object]] = {
     "an error's member": lambda sink: sink.error(
         ExceptionGroup("several", [ValueError(SECOND_REFRESH_TOKEN)])
     ),
-    "a Basic credential": lambda sink: sink.show(basic_auth("another-client", CLIENT_SECRET)),
+    "a Basic credential": lambda sink: sink.show(providers.basic_auth("another-client", CLIENT_SECRET)),
     "base64 in the middle of something": lambda sink: sink.add(
         "x", b64encode(f"ab{access(1)}cd".encode()).decode()
     ),
@@ -571,7 +554,7 @@ def test_what_is_not_protected_is_as_the_page_on_security_says(sink: Sink) -> No
     async def scene() -> None:
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(sent)
-        async with OtoServer() as server:
+        async with testing.OtoServer() as server:
             ours = BearerAuth(Fixed(), origins=[server.base_url])
             async with aiohttp.ClientSession(middlewares=(ours, after), trace_configs=[trace]) as client:
                 async with client.get(server.base_url + "/open/echo") as response:
