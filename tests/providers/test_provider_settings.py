@@ -112,7 +112,7 @@ def test_f40_the_key_differs_for_other_places_clients_and_credentials(make: Make
 
 @pytest.mark.parametrize("make", [priava, oauth2])
 def test_f40_without_a_configured_credential_there_is_no_default_key(make: Make) -> None:
-    """Accounts would share it."""
+    """Without a configured credential there is no default key, because accounts would share it."""
     assert make(**NO_CREDENTIAL).key == ""
 
 
