@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import re
 
-from _store_properties import PROPERTIES
-from reliability_table import ALSO, CASES, FAILURES, NOT_COVERED, PAGE, by_label, every_test, labels, written
+from reliability_table import ALSO, EXAMPLES, PAGE, by_label, every_test, failures, labels, table, written
 from reliability_table import promise as promise_of
+
+TEXT = PAGE.read_text(encoding="utf-8")
+FAILURES = failures(TEXT)
+INPUTS = [label for label, *_ in table("inputs", TEXT)]
 
 
 def test_the_tables_in_the_docs_are_those_of_the_tests() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert page == written(page), (
-        "the tables are stale; run: .venv/bin/python tests/docs/reliability_table.py"
-    )
+    stale = "the tables are stale; run: .venv/bin/python tests/docs/reliability_table.py"
+    assert TEXT == written(TEXT), stale
 
 
 def test_every_failure_has_a_test_or_a_reason_and_no_test_names_another() -> None:
-    assert list(FAILURES) == list(range(1, 76))
-    found = {int(label[1:]) for label in by_label() if label.startswith("F")}
-    assert set(FAILURES) - found == set(NOT_COVERED), "a row has neither, or both"
+    assert list(FAILURES) == [f"F{number:02}" for number in range(1, 76)]
+    found = {label for label in by_label() if label.startswith("F")}
+    reasons = {row for row, note in FAILURES.items() if note.startswith("not covered, because ")}
+    assert set(FAILURES) - found == reasons, "a row has neither, or both"
     assert found <= set(FAILURES)
 
 
 def test_every_input_has_a_test_and_no_test_names_another() -> None:
-    assert list(CASES) == sorted(CASES)
-    assert {int(label[1:]) for label in by_label() if label.startswith("K")} == set(CASES)
-    for case in CASES.values():
-        assert "|" not in case.what + case.now
-        assert set(case.rows) <= set(FAILURES)
+    assert sorted(INPUTS) == INPUTS
+    assert {label for label in by_label() if label.startswith("K")} == set(INPUTS)
+    assert {f"F{row:02}" for row in EXAMPLES} <= set(FAILURES)
+    assert {f"K{case:02}" for cases in EXAMPLES.values() for case in cases} <= set(INPUTS)
 
 
 def test_every_test_of_a_failure_says_in_one_line_what_it_promises() -> None:
@@ -55,21 +56,16 @@ def test_every_test_that_is_listed_by_hand_exists_and_does_not_name_its_row_itse
 
 
 def test_every_property_of_a_store_has_a_test_or_a_reason() -> None:
-    assert list(PROPERTIES) == list(range(1, 47))
-    names = {test.name for test in every_test()}
-    for number, (_, shown) in PROPERTIES.items():
-        if isinstance(shown, str):
-            assert shown.startswith("not covered, because"), number
-        else:
-            assert shown, number
-            assert set(shown) <= names, (number, set(shown) - names)
+    properties = table("properties", TEXT)
+    assert [number for number, *_ in properties] == [str(number) for number in range(1, 47)]
+    for number, _, shown in properties:
+        assert re.match(r"`test_\w+`(, `test_\w+`)*$|not covered, because ", shown), number
 
 
 def test_the_page_names_no_test_that_is_not_there() -> None:
-    named = set(re.findall(r"`(test_\w+)`", PAGE.read_text(encoding="utf-8")))
+    named = set(re.findall(r"`(test_\w+)`", TEXT))
     assert named <= {test.name for test in every_test()}
 
 
 def test_the_page_has_no_gap_that_was_to_be_filled() -> None:
-    lines = PAGE.read_text(encoding="utf-8").splitlines()
-    assert not [line for line in lines if re.search(r"(^|\| )[A-Z]{4,}( \||$)", line)]
+    assert not [line for line in TEXT.splitlines() if re.search(r"(^|\| )[A-Z]{4,}( \||$)", line)]
