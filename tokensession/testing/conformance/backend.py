@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
-from ...errors import ClaimTimeout
+from ...errors import ClaimTimeout, Superseded
 from ...stores.protocol import Claim, Record, Store
 from ..clock import FakeClock
 from .peer import OPENER, Peer, peers
 
-__all__ = ["Backend", "claimed", "is_free", "needs", "newer", "outlast", "ticks"]
+__all__ = [
+    "Backend",
+    "cancelled",
+    "claimed",
+    "interruption",
+    "is_free",
+    "needs",
+    "newer",
+    "outlast",
+    "promise",
+    "started",
+    "stored",
+    "superseded",
+    "taking",
+    "ticks",
+]
 
 T = TypeVar("T")
 
@@ -95,6 +112,40 @@ class Backend:
         return {str(path.relative_to(root)) for path in root.rglob("*")}
 
 
+def promise(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run this test in a new event loop, on a new `store` over the backend, closed at the end.
+
+    `other` is one more store object, if the test takes it, and `clock` is the store's. pytest sees a plain
+    function of the backend and of fixtures.
+    """
+    wanted = inspect.signature(test).parameters
+
+    @functools.wraps(test)
+    def run(self: object, backend: Backend, **fixtures: Any) -> None:
+        async def body(store: Store) -> None:
+            async with backend.opened() as other:
+                given = {"backend": backend, "store": store, "other": other, "clock": clock} | fixtures
+                await test(self, **{name: given[name] for name in wanted if name in given})
+
+        clock, timed = backend.timed() if "clock" in wanted else (None, None)
+        backend.run(body, store=timed)
+
+    return taking(run, "backend", wanted)
+
+
+def taking(
+    run: Callable[..., None], first: str, wanted: Mapping[str, inspect.Parameter]
+) -> Callable[..., None]:
+    """Show this function to pytest as a method that takes `first` and the wanted fixtures."""
+    names = ["self", first, *(name for name in wanted if name not in _PROVIDED)]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    vars(run)["__signature__"] = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    return run
+
+
+_PROVIDED = ("self", "backend", "store", "other", "clock", "disk")
+
+
 def needs(what: T | None, capability: str) -> T:
     """The value, or a skip that names the missing capability."""
     if what is None:
@@ -106,6 +157,36 @@ async def ticks(count: int = 20) -> None:
     """Let the other tasks of this loop run for some steps."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def started(work: Awaitable[T], steps: int = 20) -> asyncio.Future[T]:
+    """This work in a task of its own, after so many steps."""
+    task = asyncio.ensure_future(work)
+    await ticks(steps)
+    return task
+
+
+async def cancelled(work: Awaitable[T], steps: int = 20) -> asyncio.Future[T]:
+    """This work, cancelled after so many steps. It has ended."""
+    task = await started(work, steps)
+    task.cancel()
+    await asyncio.wait([task])
+    return task
+
+
+async def superseded(work: Awaitable[object]) -> Record | None:
+    """The record with which this work is superseded."""
+    with pytest.raises(Superseded) as caught:
+        await work
+    record: Record | None = caught.value.record
+    return record
+
+
+async def stored(store: Store, key: str) -> Record:
+    """The record that is stored. Fails if there is none."""
+    record = await store.load(key)
+    assert record is not None
+    return record
 
 
 async def outlast(clock: FakeClock, work: Awaitable[T]) -> T:
@@ -129,6 +210,13 @@ async def newer(store: Store, key: str, seen: str | None = None, timeout: float 
     found = await store.claim(key, seen=seen, timeout=timeout)
     assert isinstance(found, Record), f"a newer record was expected, not {found!r}"
     return found
+
+
+async def interruption(store: Store, seen: str | None = None) -> float | None:
+    """What the next holder of "k" learns of an interrupted one. It abandons its claim."""
+    claim = await claimed(store, "k", seen)
+    await claim.abandon()
+    return claim.interrupted
 
 
 async def is_free(store: Store, key: str, seen: str | None = None) -> bool:

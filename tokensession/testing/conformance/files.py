@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import itertools
 import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ...errors import StoreError, StoreInsecure, StoreUnavailable, Superseded
+from ...errors import StoreError, StoreInsecure, StoreUnavailable
 from ...stores.protocol import Store
-from .backend import Backend, claimed, is_free, needs
+from .backend import Backend, claimed, is_free, needs, promise, superseded, taking
 
 __all__ = ["FilePromises"]
+
+
+def on_a_small_disk(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """A `promise` of a store on a `disk` that is easily filled."""
+
+    @functools.wraps(test)
+    def run(self: FilePromises, tmp_path: Path, **fixtures: Any) -> None:
+        with small_disk(tmp_path) as disk:
+            backend = self.make_backend(disk)
+            needs(backend.root, "kept in files")
+            promise(test)(self, backend=backend, disk=disk, **fixtures)
+
+    return taking(run, "tmp_path", inspect.signature(test).parameters)
 
 
 class FilePromises:
@@ -55,36 +71,34 @@ class FilePromises:
 
         uses_no_file(backend, exposed)
 
-    def test_a_directory_that_others_may_enter_is_not_used(self, backend: Backend) -> None:
+    @promise
+    async def test_a_directory_that_others_may_enter_is_not_used(
+        self, backend: Backend, store: Store
+    ) -> None:
         """This is about the directory that the store creates."""
         lock = needs(backend.lock_file, "locked by files")("k")
+        record = await store.put("k", b"data")
+        await (await claimed(store, "k", record.version)).abandon()
+        lock.parent.chmod(0o755)
+        with pytest.raises(StoreInsecure):
+            await store.claim("k", seen=record.version, timeout=0)
+        lock.parent.chmod(0o700)
+        await (await claimed(store, "k", record.version)).abandon()
 
-        async def promise(store: Store) -> None:
-            record = await store.put("k", b"data")
-            await (await claimed(store, "k", record.version)).abandon()
-            lock.parent.chmod(0o755)
-            with pytest.raises(StoreInsecure):
-                await store.claim("k", seen=record.version, timeout=0)
-            lock.parent.chmod(0o700)
-            await (await claimed(store, "k", record.version)).abandon()
-
-        backend.run(promise)
-
-    def test_a_directory_that_others_may_write_to_is_not_used(self, backend: Backend) -> None:
+    @promise
+    async def test_a_directory_that_others_may_write_to_is_not_used(
+        self, backend: Backend, store: Store
+    ) -> None:
         """Nor one around it, as long as it is the store's: others could replace its files, or add some."""
         root = needs(backend.root, "kept in files")
-
-        async def promise(store: Store) -> None:
-            record = await (await claimed(store, "k")).commit(b"data")
-            for directory in (root, *(path for path in root.rglob("*") if path.is_dir())):
-                directory.chmod(0o777)
-                async with backend.opened() as other:
-                    with pytest.raises(StoreInsecure):
-                        await other.claim("k", seen=record.version, timeout=0)
-                    directory.chmod(0o700)
-                    await (await claimed(other, "k", record.version)).abandon()
-
-        backend.run(promise)
+        record = await (await claimed(store, "k")).commit(b"data")
+        for directory in (root, *(path for path in root.rglob("*") if path.is_dir())):
+            directory.chmod(0o777)
+            async with backend.opened() as other:
+                with pytest.raises(StoreInsecure):
+                    await other.claim("k", seen=record.version, timeout=0)
+                directory.chmod(0o700)
+                await (await claimed(other, "k", record.version)).abandon()
 
     def test_a_file_of_another_user_is_not_used(self, backend: Backend) -> None:
         """Whichever of its files it is: that user may have forged it."""
@@ -110,134 +124,99 @@ class FilePromises:
 
         uses_no_file(backend, linked)
 
-    def test_a_second_name_leads_to_no_second_claim(self, backend: Backend) -> None:
+    @promise
+    async def test_a_second_name_leads_to_no_second_claim(self, backend: Backend, store: Store) -> None:
         """Under another name of the same records, the claim is exclusive, or the store is not used."""
         second_names = needs(backend.second_names, "one whose records can have a second name")
+        record = await store.put("k", b"data")
+        claim = await claimed(store, "k", record.version)
+        for other in second_names():
+            async with backend.opened(other):
+                with contextlib.suppress(StoreError):
+                    assert not await is_free(other, "k", record.version)
+        await claim.abandon()
 
-        async def promise(store: Store) -> None:
-            record = await store.put("k", b"data")
-            claim = await claimed(store, "k", record.version)
-            for other in second_names():
-                async with backend.opened(other):
-                    with contextlib.suppress(StoreError):
-                        assert not await is_free(other, "k", record.version)
-            await claim.abandon()
-
-        backend.run(promise)
-
-    def test_a_full_disk_fails_the_claim(self, tmp_path: Path) -> None:
+    @on_a_small_disk
+    async def test_a_full_disk_fails_the_claim(self, store: Store, disk: Path) -> None:
         """So no refresh token is spent; reading still works, and with free space so does everything."""
-        with small_disk(tmp_path) as disk:
-            backend = self.make_backend(disk)
-            needs(backend.root, "kept in files")
+        record = await store.put("k", b"data" * 200)
+        await (await claimed(store, "k", record.version)).abandon()
+        with filled(disk):
+            with pytest.raises(StoreUnavailable):
+                await store.claim("k", seen=record.version, timeout=0)
+            assert await store.load("k") == record
+        claim = await claimed(store, "k", record.version)
+        assert claim.interrupted is None
+        assert (await claim.commit(b"more")).data == b"more"
 
-            async def promise(store: Store) -> None:
-                record = await store.put("k", b"data" * 200)
-                await (await claimed(store, "k", record.version)).abandon()
-                with filled(disk):
-                    with pytest.raises(StoreUnavailable):
-                        await store.claim("k", seen=record.version, timeout=0)
-                    assert await store.load("k") == record
-                claim = await claimed(store, "k", record.version)
-                assert claim.interrupted is None
-                assert (await claim.commit(b"more")).data == b"more"
-
-            backend.run(promise)
-
-    def test_a_claim_reserves_space_for_its_commit(self, tmp_path: Path) -> None:
+    @on_a_small_disk
+    async def test_a_claim_reserves_space_for_its_commit(self, store: Store, disk: Path) -> None:
         """The mark and the commit are stored even if the disk fills up before the token request."""
-        with small_disk(tmp_path) as disk:
-            backend = self.make_backend(disk)
-            needs(backend.root, "kept in files")
-
-            async def promise(store: Store) -> None:
-                before = await store.put("k", b"data" * 200)
-                claim = await claimed(store, "k", before.version)
-                with filled(disk):
-                    await claim.sending()
-                    record = await claim.commit(b"rotated" * 200)
-                    assert await store.load("k") == record
-
-            backend.run(promise)
+        before = await store.put("k", b"data" * 200)
+        claim = await claimed(store, "k", before.version)
+        with filled(disk):
+            await claim.sending()
+            record = await claim.commit(b"rotated" * 200)
+            assert await store.load("k") == record
 
     @pytest.mark.parametrize("key", ["k", "new"])
-    def test_a_disk_without_inodes_fails_the_claim_and_no_commit(self, tmp_path: Path, key: str) -> None:
+    @on_a_small_disk
+    async def test_a_disk_without_inodes_fails_the_claim_and_no_commit(
+        self, store: Store, disk: Path, key: str
+    ) -> None:
         """If the claim is granted all the same, its commit needs no new file."""
-        with small_disk(tmp_path) as disk:
-            backend = self.make_backend(disk)
-            needs(backend.root, "kept in files")
+        before = await store.put("k", b"data")
+        await (await claimed(store, "k", before.version)).abandon()
+        seen = before.version if key == "k" else None
+        with crowded(disk):
+            try:
+                found = await claimed(store, key, seen)
+            except StoreUnavailable:
+                pass
+            else:
+                await found.commit(b"rotated")
+            assert await store.load("k") is not None
 
-            async def promise(store: Store) -> None:
-                before = await store.put("k", b"data")
-                await (await claimed(store, "k", before.version)).abandon()
-                seen = before.version if key == "k" else None
-                with crowded(disk):
-                    try:
-                        found = await claimed(store, key, seen)
-                    except StoreUnavailable:
-                        pass
-                    else:
-                        await found.commit(b"rotated")
-                    assert await store.load("k") is not None
-
-            backend.run(promise)
-
-    def test_a_claim_reserves_a_file_for_its_commit(self, tmp_path: Path) -> None:
+    @on_a_small_disk
+    async def test_a_claim_reserves_a_file_for_its_commit(self, store: Store, disk: Path) -> None:
         """The commit succeeds even if the last inode of the disk is used up during the token request."""
-        with small_disk(tmp_path) as disk:
-            backend = self.make_backend(disk)
-            needs(backend.root, "kept in files")
+        claim = await claimed(store, "k")
+        with crowded(disk):
+            await claim.sending()
+            record = await claim.commit(b"rotated")
+            assert await store.load("k") == record
 
-            async def promise(store: Store) -> None:
-                claim = await claimed(store, "k")
-                with crowded(disk):
-                    await claim.sending()
-                    record = await claim.commit(b"rotated")
-                    assert await store.load("k") == record
-
-            backend.run(promise)
-
-    def test_an_abandoned_claim_leaves_no_file_behind(self, backend: Backend) -> None:
+    @promise
+    async def test_an_abandoned_claim_leaves_no_file_behind(self, backend: Backend, store: Store) -> None:
         """What it reserved is given back."""
         needs(backend.root, "kept in files")
+        record = await store.put("k", b"data")
+        await (await claimed(store, "k", record.version)).abandon()
+        before = backend.names()
+        claim = await claimed(store, "k", record.version)
+        await claim.sending()
+        await claim.abandon()
+        assert backend.names() == before
+        claim = await claimed(store, "k", record.version)
+        await store.put("k", b"signed in")
+        await superseded(claim.commit(b"data"))
+        await claim.abandon()
+        assert backend.names() == before
 
-        async def promise(store: Store) -> None:
-            record = await store.put("k", b"data")
-            await (await claimed(store, "k", record.version)).abandon()
-            before = backend.names()
-            claim = await claimed(store, "k", record.version)
-            await claim.sending()
-            await claim.abandon()
-            assert backend.names() == before
-            claim = await claimed(store, "k", record.version)
-            await store.put("k", b"signed in")
-            with pytest.raises(Superseded):
-                await claim.commit(b"data")
-            await claim.abandon()
-            assert backend.names() == before
-
-        backend.run(promise)
-
-    def test_a_failed_write_changes_nothing_and_can_be_repeated(self, tmp_path: Path) -> None:
+    @on_a_small_disk
+    async def test_a_failed_write_changes_nothing_and_can_be_repeated(self, store: Store, disk: Path) -> None:
         """If a commit is too large for the disk, the claim stays held, and a second try is stored."""
-        with small_disk(tmp_path) as disk:
-            backend = self.make_backend(disk)
-            needs(backend.root, "kept in files")
-            large = b"x" * 600_000
-
-            async def promise(store: Store) -> None:
-                before = await store.put("k", b"data")
-                claim = await claimed(store, "k", before.version)
-                with filled(disk):
-                    with pytest.raises(StoreUnavailable):
-                        await claim.commit(large)
-                    with pytest.raises(StoreUnavailable):
-                        await store.put("k", large)
-                    assert await store.load("k") == before
-                record = await claim.commit(large)
-                assert await store.load("k") == record
-
-            backend.run(promise)
+        large = b"x" * 600_000
+        before = await store.put("k", b"data")
+        claim = await claimed(store, "k", before.version)
+        with filled(disk):
+            with pytest.raises(StoreUnavailable):
+                await claim.commit(large)
+            with pytest.raises(StoreUnavailable):
+                await store.put("k", large)
+            assert await store.load("k") == before
+        record = await claim.commit(large)
+        assert await store.load("k") == record
 
     def test_a_read_only_directory_fails_the_claim(self, tmp_path: Path) -> None:
         """So no refresh token is spent; the store works again when it is writable."""
@@ -259,31 +238,26 @@ class FilePromises:
 
             backend.run(promise)
 
-    def test_removing_a_lock_file_loses_nothing(self, backend: Backend) -> None:
+    @promise
+    async def test_removing_a_lock_file_loses_nothing(self, backend: Backend, store: Store) -> None:
         """If it is removed during a claim, that claim sends nothing, and the second commit is superseded."""
         lock = needs(backend.lock_file, "locked by files")("k")
-
-        async def promise(store: Store) -> None:
-            async with backend.opened() as other:
-                first = await claimed(store, "k")
-                lock.unlink()
-                second = await claimed(other, "k")
-                with pytest.raises(StoreUnavailable):
-                    await first.sending()
-                await second.sending()
-                record = await second.commit(b"second")
-                with pytest.raises(Superseded):
-                    await first.commit(b"first")
-                assert await store.load("k") == record
-                # Both claims on the removed file have ended, so the claim is exclusive again.
-                third = await claimed(store, "k", record.version)
-                await first.abandon()
-                await second.abandon()
-                with pytest.raises(Superseded):
-                    await first.commit(b"first")
-                await third.abandon()
-
-        backend.run(promise)
+        async with backend.opened() as other:
+            first = await claimed(store, "k")
+            lock.unlink()
+            second = await claimed(other, "k")
+            with pytest.raises(StoreUnavailable):
+                await first.sending()
+            await second.sending()
+            record = await second.commit(b"second")
+            await superseded(first.commit(b"first"))
+            assert await store.load("k") == record
+            # Both claims on the removed file have ended, so the claim is exclusive again.
+            third = await claimed(store, "k", record.version)
+            await first.abandon()
+            await second.abandon()
+            await superseded(first.commit(b"first"))
+            await third.abandon()
 
 
 def uses_no_file(backend: Backend, spoiled: Callable[[Path], AbstractContextManager[None]]) -> None:

@@ -14,7 +14,19 @@ import pytest
 from ...errors import ClaimTimeout, StoreCorrupt, StoreError, Superseded
 from ...stores.protocol import Record, Store
 from ..clock import FakeClock
-from .backend import Backend, claimed, is_free, needs, newer, ticks
+from .backend import (
+    Backend,
+    cancelled,
+    claimed,
+    is_free,
+    needs,
+    newer,
+    promise,
+    started,
+    stored,
+    superseded,
+    ticks,
+)
 from .peer import UNPICKLE, peers
 
 __all__ = ["RecordPromises"]
@@ -58,40 +70,32 @@ HOSTILE_KEYS = [
 class RecordPromises:
     """Reading, writing, versions, keys and closing."""
 
-    def test_load_returns_what_was_put(self, backend: Backend) -> None:
+    @promise
+    async def test_load_returns_what_was_put(self, backend: Backend, store: Store, other: Store) -> None:
         """True for the same store object and for another; before the put there is None."""
+        assert await store.load("k") is None
+        record = await store.put("k", b"data")
+        assert record.data == b"data"
+        assert await store.load("k") == await other.load("k") == record
+        assert 0 <= (await newer(store, "k")).age < backend.patience
 
-        async def promise(store: Store) -> None:
-            assert await store.load("k") is None
-            record = await store.put("k", b"data")
-            assert record.data == b"data"
-            async with backend.opened() as other:
-                assert await store.load("k") == await other.load("k") == record
-                assert 0 <= (await newer(store, "k")).age < backend.patience
-
-        backend.run(promise)
-
-    def test_a_record_says_how_old_it_is(self, backend: Backend) -> None:
+    @promise
+    async def test_a_record_says_how_old_it_is(self, store: Store, clock: FakeClock) -> None:
         """In seconds, wherever it is read; 0 when it is written. The age does not count in a comparison."""
-        clock, timed = backend.timed()
-
-        async def promise(store: Store) -> None:
-            first = await store.put("k", b"1")
-            assert first.age == 0
-            clock.advance(7)
-            found = await store.load("k")
-            assert found == first
-            claim = await claimed(store, "k", first.version)
-            with pytest.raises(Superseded) as caught:
-                await store.put("k", b"2", expect=None)
-            read = [found, await newer(store, "k"), claim.current, caught.value.record]
-            assert [record and record.age for record in read] == [pytest.approx(7)] * 4
-            second = await claim.commit(b"2")
-            assert second.age == 0
-            clock.advance(3)
-            assert (await newer(store, "k")).age == pytest.approx(3)
-
-        backend.run(promise, store=timed)
+        first = await store.put("k", b"1")
+        assert first.age == 0
+        clock.advance(7)
+        found = await store.load("k")
+        assert found == first
+        claim = await claimed(store, "k", first.version)
+        with pytest.raises(Superseded) as caught:
+            await store.put("k", b"2", expect=None)
+        read = [found, await newer(store, "k"), claim.current, caught.value.record]
+        assert [record and record.age for record in read] == [pytest.approx(7)] * 4
+        second = await claim.commit(b"2")
+        assert second.age == 0
+        clock.advance(3)
+        assert (await newer(store, "k")).age == pytest.approx(3)
 
     def test_no_clock_makes_a_record_younger(self, backend: Backend) -> None:
         """The wall clock may be set back, and the boot clock starts again. Never is an age negative."""
@@ -112,217 +116,168 @@ class RecordPromises:
         assert backend.run(read, store=at(wall + 9, 1.0)) == pytest.approx(9)
         assert backend.run(read, store=at(wall - 3600, 1.0)) == 0
 
-    def test_put_replaces_only_the_expected_version(self, backend: Backend) -> None:
+    @promise
+    async def test_put_replaces_only_the_expected_version(self, store: Store) -> None:
         """`expect` is a version, None for "no record", or ANY; the error carries the stored record."""
+        first = await store.put("k", b"1", expect=None)
+        assert await superseded(store.put("k", b"2", expect=None)) == first
+        second = await store.put("k", b"2", expect=first.version)
+        assert await superseded(store.put("k", b"3", expect=first.version)) == second
+        assert await store.load("k") == second
+        assert await superseded(store.put("other", b"1", expect=first.version)) is None
 
-        async def promise(store: Store) -> None:
-            first = await store.put("k", b"1", expect=None)
-            with pytest.raises(Superseded) as caught:
-                await store.put("k", b"2", expect=None)
-            assert caught.value.record == first
-            second = await store.put("k", b"2", expect=first.version)
-            with pytest.raises(Superseded) as caught:
-                await store.put("k", b"3", expect=first.version)
-            assert caught.value.record == second
-            assert await store.load("k") == second
-            with pytest.raises(Superseded) as caught:
-                await store.put("other", b"1", expect=first.version)
-            assert caught.value.record is None
-
-        backend.run(promise)
-
-    def test_delete_removes_only_the_expected_version(self, backend: Backend) -> None:
+    @promise
+    async def test_delete_removes_only_the_expected_version(self, store: Store) -> None:
         """True if there was a record, False if there was none, `Superseded` if it is another version."""
+        assert await store.delete("k") is False
+        first = await store.put("k", b"1")
+        second = await store.put("k", b"2")
+        assert await superseded(store.delete("k", expect=first.version)) == second == await store.load("k")
+        assert await store.delete("k", expect=second.version) is True
+        assert await store.load("k") is None
+        assert await store.delete("k", expect=second.version) is False
 
-        async def promise(store: Store) -> None:
-            assert await store.delete("k") is False
-            first = await store.put("k", b"1")
-            second = await store.put("k", b"2")
-            with pytest.raises(Superseded) as caught:
-                await store.delete("k", expect=first.version)
-            assert caught.value.record == second == await store.load("k")
-            assert await store.delete("k", expect=second.version) is True
-            assert await store.load("k") is None
-            assert await store.delete("k", expect=second.version) is False
-
-        backend.run(promise)
-
-    def test_one_of_many_concurrent_deletes_returns_true(self, backend: Backend) -> None:
+    @promise
+    async def test_one_of_many_concurrent_deletes_returns_true(self, store: Store, other: Store) -> None:
         """The others raise nothing, whether or not they expect a version."""
+        for round_ in range(5):
+            record = await store.put("k", b"data")
+            expected = {"expect": record.version} if round_ % 2 else {}
+            deleted = await asyncio.gather(*(each.delete("k", **expected) for each in (store, other) * 4))
+            assert sorted(deleted) == [False] * 7 + [True]
 
-        async def promise(store: Store) -> None:
-            async with backend.opened() as other:
-                for round_ in range(5):
-                    record = await store.put("k", b"data")
-                    expected = {"expect": record.version} if round_ % 2 else {}
-                    deleted = await asyncio.gather(
-                        *(each.delete("k", **expected) for each in (store, other) * 4)
-                    )
-                    assert sorted(deleted) == [False] * 7 + [True]
-
-        backend.run(promise)
-
-    def test_no_version_is_used_twice(self, backend: Backend) -> None:
+    @promise
+    async def test_no_version_is_used_twice(self, backend: Backend, store: Store) -> None:
         """Not for the same data, not for another key, not after a delete or a restart."""
+        versions = []
+        for _ in range(3):
+            versions.append((await store.put("k", b"same")).version)
+            await store.delete("k")
+            versions.append((await store.put("j", b"same")).version)
+            claim = await claimed(store, "k")
+            versions.append((await claim.commit(b"same")).version)
+            await store.delete("k")
+            await store.aclose()
+            async with backend.opened() as restarted:
+                versions.append((await restarted.put("k", b"same")).version)
+                await restarted.delete("k")
+        assert len(set(versions)) == len(versions)
+        assert all(isinstance(version, str) and version for version in versions)
 
-        async def promise(store: Store) -> None:
-            versions = []
-            for _ in range(3):
-                versions.append((await store.put("k", b"same")).version)
-                await store.delete("k")
-                versions.append((await store.put("j", b"same")).version)
-                claim = await claimed(store, "k")
-                versions.append((await claim.commit(b"same")).version)
-                await store.delete("k")
-                await store.aclose()
-                async with backend.opened() as restarted:
-                    versions.append((await restarted.put("k", b"same")).version)
-                    await restarted.delete("k")
-            assert len(set(versions)) == len(versions)
-            assert all(isinstance(version, str) and version for version in versions)
-
-        backend.run(promise)
-
-    def test_every_text_except_the_empty_one_is_a_separate_key(self, backend: Backend) -> None:
+    @promise
+    async def test_every_text_except_the_empty_one_is_a_separate_key(self, store: Store) -> None:
         """With slashes, dots, NUL, upper case, normal forms, reserved names or ten thousand characters."""
+        for number, key in enumerate(HOSTILE_KEYS):
+            await store.put(key, b"%d" % number)
+        assert await store.keys() == sorted(HOSTILE_KEYS)
+        for number, key in enumerate(HOSTILE_KEYS):
+            record = await stored(store, key)
+            assert record.data == b"%d" % number
+            claim = await claimed(store, key, record.version)
+            await claim.abandon()
+        assert await store.delete(HOSTILE_KEYS[0])
+        assert await store.keys() == sorted(HOSTILE_KEYS[1:])
 
-        async def promise(store: Store) -> None:
-            for number, key in enumerate(HOSTILE_KEYS):
-                await store.put(key, b"%d" % number)
-            assert await store.keys() == sorted(HOSTILE_KEYS)
-            for number, key in enumerate(HOSTILE_KEYS):
-                record = await store.load(key)
-                assert record is not None
-                assert record.data == b"%d" % number
-                claim = await claimed(store, key, record.version)
-                await claim.abandon()
-            assert await store.delete(HOSTILE_KEYS[0])
-            assert await store.keys() == sorted(HOSTILE_KEYS[1:])
-
-        backend.run(promise)
-
-    def test_an_empty_key_is_a_value_error(self, backend: Backend) -> None:
+    @promise
+    async def test_an_empty_key_is_a_value_error(self, store: Store) -> None:
         """All callers that forgot to set a key would share it."""
+        with pytest.raises(ValueError):
+            await store.load("")
+        with pytest.raises(ValueError):
+            await store.put("", b"data")
+        with pytest.raises(ValueError):
+            await store.claim("", seen=None, timeout=0)
 
-        async def promise(store: Store) -> None:
-            with pytest.raises(ValueError):
-                await store.load("")
-            with pytest.raises(ValueError):
-                await store.put("", b"data")
-            with pytest.raises(ValueError):
-                await store.claim("", seen=None, timeout=0)
-
-        backend.run(promise)
-
-    def test_data_may_have_from_no_byte_to_one_mebibyte(self, backend: Backend) -> None:
+    @promise
+    async def test_data_may_have_from_no_byte_to_one_mebibyte(self, store: Store) -> None:
         """Every byte value is stored, by put and by commit."""
+        seen = None
+        for data in (b"", b"\0", bytes(range(256)), b"\xff" * 65_537, bytes(range(256)) * 4096):
+            claim = await claimed(store, "committed", seen)
+            seen = (await claim.commit(data)).version
+            await store.put("put", data)
+            for key in ("put", "committed"):
+                record = await stored(store, key)
+                assert record.data == data
 
-        async def promise(store: Store) -> None:
-            seen = None
-            for data in (b"", b"\0", bytes(range(256)), b"\xff" * 65_537, bytes(range(256)) * 4096):
-                claim = await claimed(store, "committed", seen)
-                seen = (await claim.commit(data)).version
-                await store.put("put", data)
-                for key in ("put", "committed"):
-                    record = await store.load(key)
-                    assert record is not None
-                    assert record.data == data
-
-        backend.run(promise)
-
-    def test_put_finishes_although_its_caller_is_cancelled(self, backend: Backend) -> None:
+    @promise
+    async def test_put_finishes_although_its_caller_is_cancelled(self, store: Store, other: Store) -> None:
         """Once it has begun, a sign-in is not lost."""
+        for count in range(1, 20):
+            await cancelled(store.put("k", b"%d" % count), count)
+            await store.aclose()  # waits for the write that has begun
+            record = await stored(other, "k")
+            assert record.data == b"%d" % count
 
-        async def promise(store: Store) -> None:
-            async with backend.opened() as other:
-                for count in range(1, 20):
-                    task = asyncio.ensure_future(store.put("k", b"%d" % count))
-                    await ticks(count)
-                    task.cancel()
-                    await asyncio.wait([task])
-                    await store.aclose()  # waits for the write that has begun
-                    record = await other.load("k")
-                    assert record is not None
-                    assert record.data == b"%d" % count
-
-        backend.run(promise)
-
-    def test_damaged_data_is_an_error_until_the_next_put(self, backend: Backend) -> None:
+    @promise
+    async def test_damaged_data_is_an_error_until_the_next_put(self, backend: Backend, store: Store) -> None:
         """`load` and `claim` raise `StoreCorrupt`, and other keys still work."""
-
-        async def promise(store: Store) -> None:
-            damage = needs(backend.damage, "damageable")
-            await store.put("other", b"whole")
-            record = await store.put("k", b"data" * 100)
-            damage("k")
-            with pytest.raises(StoreCorrupt):
-                await store.load("k")
-            with pytest.raises(StoreCorrupt):
-                await store.claim("k", seen=record.version, timeout=0)
-            other = await store.load("other")
-            assert other is not None
-            assert other.data == b"whole"
-            repaired = await store.put("k", b"new")
-            assert await store.load("k") == repaired
-            await (await claimed(store, "k", repaired.version)).abandon()
-
-        backend.run(promise)
+        damage = needs(backend.damage, "damageable")
+        await store.put("other", b"whole")
+        record = await store.put("k", b"data" * 100)
+        damage("k")
+        with pytest.raises(StoreCorrupt):
+            await store.load("k")
+        with pytest.raises(StoreCorrupt):
+            await store.claim("k", seen=record.version, timeout=0)
+        other = await store.load("other")
+        assert other is not None
+        assert other.data == b"whole"
+        repaired = await store.put("k", b"new")
+        assert await store.load("k") == repaired
+        await (await claimed(store, "k", repaired.version)).abandon()
 
     @pytest.mark.parametrize("stored", [True, False])
-    def test_a_record_that_was_moved_to_another_key_is_not_read(self, backend: Backend, stored: bool) -> None:
+    @promise
+    async def test_a_record_that_was_moved_to_another_key_is_not_read(
+        self, backend: Backend, store: Store, stored: bool
+    ) -> None:
         """`StoreCorrupt`, and never the data of another account. The next put replaces it."""
         move = needs(backend.move, "one whose records can be moved")
-
-        async def promise(store: Store) -> None:
-            seen = (await store.put("bob", b"bob's")).version if stored else None
-            alices = await store.put("alice", b"alice's")
-            move("alice", "bob")
-            async with backend.opened() as other:
-                for each in (store, other):
-                    for version in (seen, alices.version, None):
-                        with pytest.raises(StoreCorrupt):
-                            await each.claim("bob", seen=version, timeout=0)
+        seen = (await store.put("bob", b"bob's")).version if stored else None
+        alices = await store.put("alice", b"alice's")
+        move("alice", "bob")
+        async with backend.opened() as other:
+            for each in (store, other):
+                for version in (seen, alices.version, None):
                     with pytest.raises(StoreCorrupt):
-                        await each.load("bob")
-            signed_in = await store.put("bob", b"bob's again")
-            assert await store.load("bob") == signed_in
-            await (await claimed(store, "bob", signed_in.version)).abandon()
-            assert await store.load("alice") in (alices, None)
+                        await each.claim("bob", seen=version, timeout=0)
+                with pytest.raises(StoreCorrupt):
+                    await each.load("bob")
+        signed_in = await store.put("bob", b"bob's again")
+        assert await store.load("bob") == signed_in
+        await (await claimed(store, "bob", signed_in.version)).abandon()
+        assert await store.load("alice") in (alices, None)
 
-        backend.run(promise)
-
-    def test_a_pickled_store_is_a_new_one_over_the_same_records(self, backend: Backend) -> None:
+    @promise
+    async def test_a_pickled_store_is_a_new_one_over_the_same_records(
+        self, backend: Backend, store: Store
+    ) -> None:
         """A pickle holds the configuration only. A store of one process raises TypeError, which says why."""
-
-        async def promise(store: Store) -> None:
-            record = await store.put("k", SECRET)
-            claim = await claimed(store, "k", record.version)
-            content = pickled(store)
-            if isinstance(content, TypeError):
-                assert backend.url is None, f"a spawned process cannot have this store: {content}"
-                assert not str(content).startswith("cannot pickle"), (
-                    "Python's own words, which do not say why"
-                )
+        record = await store.put("k", SECRET)
+        claim = await claimed(store, "k", record.version)
+        content = pickled(store)
+        if isinstance(content, TypeError):
+            assert backend.url is None, f"a spawned process cannot have this store: {content}"
+            assert not str(content).startswith("cannot pickle"), "Python's own words, which do not say why"
+            await claim.abandon()
+            return
+        assert SECRET not in content
+        assert record.version.encode() not in content
+        before = threading.active_count(), _descriptors()
+        copied: Store = pickle.loads(content)  # noqa: S301 - our own
+        assert (threading.active_count(), _descriptors()) == before, "the copy is open"
+        async with backend.opened(copied):
+            assert await copied.load("k") == record
+            assert not await is_free(copied, "k", record.version)
+        if backend.url is not None:
+            with peers(1, content.hex(), opener=UNPICKLE, patience=backend.patience) as [spawned]:
+                refused = spawned.ask("claim", key="k", seen=record.version, timeout=0)
+                assert refused.get("error") == "ClaimTimeout"
                 await claim.abandon()
-                return
-            assert SECRET not in content
-            assert record.version.encode() not in content
-            before = threading.active_count(), _descriptors()
-            copied: Store = pickle.loads(content)  # noqa: S301 - our own
-            assert (threading.active_count(), _descriptors()) == before, "the copy is open"
-            async with backend.opened(copied):
-                assert await copied.load("k") == record
-                assert not await is_free(copied, "k", record.version)
-            if backend.url is not None:
-                with peers(1, content.hex(), opener=UNPICKLE, patience=backend.patience) as [spawned]:
-                    refused = spawned.ask("claim", key="k", seen=record.version, timeout=0)
-                    assert refused.get("error") == "ClaimTimeout"
-                    await claim.abandon()
-                    spawned.ask("claim", key="k", seen=record.version)
-                    committed = spawned.ask("commit", data="data")
-                    assert (await newer(store, "k", record.version)).version == committed["version"]
-
-        backend.run(promise)
+                spawned.ask("claim", key="k", seen=record.version)
+                committed = spawned.ask("commit", data="data")
+                assert (await newer(store, "k", record.version)).version == committed["version"]
 
     def test_one_store_object_works_in_several_event_loops_in_turn(self, backend: Backend) -> None:
         """It is not bound to the loop of its first use, whether or not it was closed in between."""
@@ -331,8 +286,7 @@ class RecordPromises:
         async def first() -> Record:
             record = await store.put("k", b"1")
             claim = await claimed(store, "k", record.version)
-            waiter = asyncio.ensure_future(newer(store, "k", record.version))
-            await ticks()
+            waiter = await started(newer(store, "k", record.version))
             committed = await claim.commit(b"2")
             assert await waiter == committed
             return committed
@@ -343,52 +297,42 @@ class RecordPromises:
             async def again(store: Store, record: Record = record) -> None:
                 assert await store.load("k") == record
                 claim = await claimed(store, "k", record.version)
-                waiter = asyncio.ensure_future(claimed(store, "k", record.version))
-                await ticks()
+                waiter = await started(claimed(store, "k", record.version))
                 await claim.abandon()
                 await (await waiter).abandon()
 
             backend.run(again, store=store)
 
-    def test_closing_twice_is_safe_and_a_later_call_reopens(self, backend: Backend) -> None:
+    @promise
+    async def test_closing_twice_is_safe_and_a_later_call_reopens(self, store: Store, other: Store) -> None:
         """A store that was never used can be closed too."""
+        await store.aclose()
+        record = await store.put("k", b"data")
+        await store.aclose()
+        await store.aclose()
+        assert await other.load("k") == record
+        assert await store.load("k") == record
 
-        async def promise(store: Store) -> None:
-            await store.aclose()
-            record = await store.put("k", b"data")
-            await store.aclose()
-            await store.aclose()
-            async with backend.opened() as other:
-                assert await other.load("k") == record
-                assert await store.load("k") == record
-
-        backend.run(promise)
-
-    def test_closing_leaves_no_task_thread_or_descriptor(self, backend: Backend) -> None:
+    @promise
+    async def test_closing_leaves_no_task_thread_or_descriptor(self, backend: Backend, store: Store) -> None:
         """True after every kind of call, and after a cancelled claim."""
 
-        async def promise(_: Store) -> None:
-            await use()  # the first use of a driver may leave something in the process
-            before = threading.active_count(), _descriptors()
-            await use()
-            assert (threading.active_count(), _descriptors()) == before
-            await ticks()
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
         async def use() -> None:
-            async with backend.opened() as store:
-                await store.put("k", b"data")
-                claim = await claimed(store, "j")
-                waiter = asyncio.ensure_future(store.claim("j", seen=None, timeout=30))
-                await ticks()
-                waiter.cancel()
-                await asyncio.wait([waiter])
+            async with backend.opened() as used:
+                await used.put("k", b"data")
+                claim = await claimed(used, "j")
+                await cancelled(used.claim("j", seen=None, timeout=30))
                 await claim.commit(b"data")
-                await store.keys()
-                await store.delete("j")
-                await store.delete("k")
+                await used.keys()
+                await used.delete("j")
+                await used.delete("k")
 
-        backend.run(promise)
+        await use()  # the first use of a driver may leave something in the process
+        before = threading.active_count(), _descriptors()
+        await use()
+        assert (threading.active_count(), _descriptors()) == before
+        await ticks()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     def test_data_appears_in_no_repr_error_log_or_file_name(self, backend: Backend) -> None:
         """True for every error that a store raises about a record."""
