@@ -264,8 +264,8 @@ class RefreshMachine(RuleBasedStateMachine):
                 self._hit(op, fault, how)
             if then:
                 self.everyone_wants_a_token(False, 8)
-            if then and self.world.wire:
-                self._do(self.world.arrive_late)
+            if then and (self.world.wire or self.world.orphans):
+                self.a_request_or_write_arrives_late()
 
     def refreshes_up_to(self, which: int, point: str, *, spent: bool = False) -> Op | None:
         """A process refreshes until it waits at this point. None if it does not get there."""

@@ -14,6 +14,8 @@ from _store import ModelStore
 
 from tokensession import (
     ConfigurationError,
+    GrantLost,
+    GrantRejected,
     ManagedSource,
     NotSent,
     OutcomeUnknown,
@@ -246,6 +248,8 @@ class Process:
         self.answers.append(error)
         if isinstance(error, SignInRequired | ConfigurationError):
             self.world.reached[type(error).__name__] += 1
+        if isinstance(error, GrantRejected) and not isinstance(error, GrantLost):
+            self.world.no_loss_is_hidden()
 
     def __repr__(self) -> str:
         return f"<{self.name}{'' if self.alive else ' killed'}>"

@@ -44,6 +44,8 @@ class Sent:
     """Whether its response had a token that must not be used."""
     lapsed: bool = False
     """Whether its process lost the claim before it had stored the outcome."""
+    orphaned: bool = False
+    """Whether its process was killed while it held the claim, before this arrived."""
     ended: float | None = None
     """When its process stopped to wait for it. None if that was killed before."""
     outcome: str = ""

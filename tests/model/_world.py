@@ -279,6 +279,17 @@ class World:
         unnoted = again.unknown and again.ended is not None and again.faults_when_ended != self.faults
         return lost or ended or brought or lapsed or unnoted or spent.problem or again.is_code
 
+    def no_loss_is_hidden(self) -> None:
+        """A credential is not called rejected if a request with it was lost, and nothing else went wrong."""
+        rejected = [sent for sent in self.sent if sent.outcome == "rejected" and not sent.signs_in]
+        if len(rejected) != 1:
+            return
+        (last,) = rejected
+        for sent in self.sent[: self.sent.index(last)]:
+            if sent.credential == last.credential and sent.unknown and not sent.signs_in:
+                if sent.faults == last.faults_when_ended:
+                    self.breaks(f"a request with {last.credential} got no answer, and no one is told")
+
     # -- what happens to processes -------------------------------------------------------------------
 
     def kill(self, process: Process, configured: str | None = None) -> Process:
@@ -288,7 +299,8 @@ class World:
         process.clock.stop()
         self.killed.append(process)
         self.faults += 1
-        if self.holder is not None and self.holder.store.process is process:
+        held = self.holder is not None and self.holder.store.process is process
+        if held:
             self._lose_claim()
         for op in [op for op in self.ops if op.process is process]:
             self.ops.remove(op)
@@ -296,6 +308,7 @@ class World:
                 self.orphans.append(op.fates["works"])
         for sent in self.sent:
             if sent.process is process and sent.left is not None and sent.ended is None and not sent.arrived:
+                sent.orphaned = held
                 self.on_the_wire(sent, POLICY.orphan_wait)
         number = int(process.name[1:])
         new = self._start(number, process.provider, configured or process.configured, process.clock.offset)
@@ -466,9 +479,13 @@ class World:
         self._is_not_spent(sent, state)
 
     def _read_by(self, process: Process) -> TokenState | None:
-        """What the process has read under its claim. What is written after that it cannot know."""
-        if self.holder is not None and self.holder.store.process is process:
-            return self.decoded(self.holder.current)
+        """What the process has read under its claim. What is written after that it cannot know.
+
+        After an interrupted claim it looks again.
+        """
+        holder = self.holder
+        if holder is not None and holder.store.process is process and holder.earlier is None:
+            return self.decoded(holder.current)
         return self.state
 
     def _is_not_spent(self, sent: Sent, state: TokenState | None) -> None:
@@ -509,6 +526,8 @@ class World:
             brought = sent.signs_in and other.signs_in and other.lapsed
             if other.left is not None and other.ended is None and other.process.alive and not brought:
                 self.breaks(f"{sent.process.name} sends {sent.credential}, and {other.process.name} does too")
+        if not sent.signs_in and any(other.orphaned for _, other in self.wire if other in others):
+            self.breaks(f"{sent.process.name} sends {sent.credential}, and a killed process's may arrive")
         before = [each for each in others if each.left is not None and each.ended is not None]
         if not before or sent.signs_in or before[-1].signs_in or before[-1].faults != self.faults:
             return
