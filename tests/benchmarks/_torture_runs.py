@@ -12,9 +12,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 GUARD = 90.0  # seconds; an upper bound for a hang
 
-if str(ROOT) not in sys.path:  # benchmarks is not installed
-    sys.path.insert(0, str(ROOT))
-
 
 def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
     """`python -m benchmarks …` with its temporary files under `tmp`."""

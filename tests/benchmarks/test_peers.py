@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from importlib import import_module
@@ -13,15 +12,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-ROOT = str(Path(__file__).parents[2])
-if ROOT not in sys.path:  # benchmarks is not installed
-    sys.path.insert(0, ROOT)
-
-from benchmarks import cancelled, contention, outage, revoked  # noqa: E402
-from benchmarks.harness import results  # noqa: E402
-from benchmarks.harness.server import Server  # noqa: E402
-from benchmarks.peers import PEERS, AiohttpCookbook, Peer, RawAiohttp, Tokensession, excuse  # noqa: E402
-from benchmarks.peers.common import PATH, primed, worst  # noqa: E402
+from benchmarks import cancelled, contention, outage, revoked
+from benchmarks.harness import results
+from benchmarks.harness.server import Server
+from benchmarks.peers import PEERS, AiohttpCookbook, Peer, RawAiohttp, Tokensession, excuse
+from benchmarks.peers.common import PATH, primed, worst
 
 INSTALLED = [peer for peer in PEERS if excuse(peer, "import") is None]
 REFRESHING = [peer for peer in INSTALLED if peer is not RawAiohttp]

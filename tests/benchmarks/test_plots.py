@@ -5,22 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-if str(ROOT) not in sys.path:  # benchmarks is not installed
-    sys.path.insert(0, str(ROOT))
-
 pytest.importorskip("matplotlib", reason="the plots need the extra `bench`")
 
-from benchmarks.page import RESULTS  # noqa: E402
-from benchmarks.plots import PLOTS, draw, figures, style  # noqa: E402
+from benchmarks.page import RESULTS
+from benchmarks.plots import PLOTS, draw, figures, style
 
 SVG = "{http://www.w3.org/2000/svg}"
 PEERS = ("tokensession", "raw aiohttp", "a library", "another library")

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-if str(ROOT) not in sys.path:  # benchmarks is not installed
-    sys.path.insert(0, str(ROOT))
-
-from benchmarks.harness import results  # noqa: E402
-from benchmarks.harness.results import RESULTS, Goal, Result  # noqa: E402
+from benchmarks.harness import results
+from benchmarks.harness.results import RESULTS, Goal, Result
 
 FILES = sorted(RESULTS.glob("*.json"))
 

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-import _torture_runs  # noqa: F401 - makes `benchmarks` importable
 import anyio
 import pytest
 
@@ -43,9 +42,6 @@ def watched(directory: Path, work: Callable[[Watch, FileStore], Awaitable[object
         return log.entries
 
     return anyio.run(run)
-
-
-# -- chaos ------------------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_does_the_same_at_the_same_moments() -> None:
@@ -85,9 +81,6 @@ def test_an_outage_allows_what_one_process_sends_and_one_request_more_of_each() 
     assert few.allowed(0.4) == 2
     assert few.allowed(1.2) == 4
     assert many.allowed(1.2) == 3 + 8
-
-
-# -- the provider -----------------------------------------------------------------------------------------
 
 
 class Unharmed:
@@ -207,9 +200,6 @@ def test_an_outage_hits_every_token_request_and_then_ends() -> None:
     kinds = [type(entry) for entry in entries]
     assert kinds.index(event_log.OutageBegan) < kinds.index(event_log.Fault)
     assert kinds.index(event_log.OutageEnded) < kinds.index(event_log.Redeemed)
-
-
-# -- the store --------------------------------------------------------------------------------------------
 
 
 def test_a_key_that_is_still_claimed_is_a_leaked_lock(tmp_path: Path) -> None:
