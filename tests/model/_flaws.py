@@ -138,20 +138,7 @@ def a_code_is_sent_until_there_is_an_answer(patch: pytest.MonkeyPatch) -> None:
 
 
 FLAWS: list[Patch] = [
-    claims_are_not_exclusive,
-    commits_compare_nothing,
-    a_killed_holder_leaves_no_mark,
-    there_is_no_wait_for_the_request_of_a_killed_process,
-    no_second_look_after_that_wait,
-    a_lower_state_is_adopted,
-    a_lost_record_is_not_restored,
-    a_code_is_not_noted_before_it_leaves,
-    a_redeemed_credential_is_forgotten,
-    an_unknown_outcome_is_forgotten,
-    a_pause_is_not_shared,
-    the_identity_is_not_checked,
-    a_late_answer_is_dropped,
-    a_refresh_raises_no_generation,
-    a_sign_out_raises_no_number,
-    a_code_is_sent_until_there_is_an_answer,
+    each
+    for name, each in list(vars().items())
+    if getattr(each, "__module__", "") == __name__ and name[0] != "_"
 ]

@@ -281,14 +281,14 @@ class World:
 
     def no_loss_is_hidden(self) -> None:
         """A credential is not called rejected if a request with it was lost, and nothing else went wrong."""
-        rejected = [sent for sent in self.sent if sent.outcome == "rejected" and not sent.signs_in]
-        if len(rejected) != 1:
+        rejected = [sent for sent in self.sent if sent.outcome == "rejected"]
+        if len(rejected) != 1 or rejected[0].signs_in:
             return
-        (last,) = rejected
+        last = rejected[0]
         for sent in self.sent[: self.sent.index(last)]:
-            if sent.credential == last.credential and sent.unknown and not sent.signs_in:
-                if sent.faults == last.faults_when_ended:
-                    self.breaks(f"a request with {last.credential} got no answer, and no one is told")
+            same = sent.credential == last.credential and sent.faults == last.faults_when_ended
+            if same and sent.unknown and not sent.signs_in:
+                self.breaks(f"a request with {last.credential} got no answer, and no one is told")
 
     # -- what happens to processes -------------------------------------------------------------------
 
