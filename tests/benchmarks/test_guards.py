@@ -44,13 +44,10 @@ BYTES_OF_A_CALL = 1024
 """What `source.token()` may allocate at one time: a coroutine and the values of two clocks."""
 OWN_MODULES = 48
 """Modules of this package that `import tokensession` imports."""
-ON_FIRST_USE = (
-    "tokensession.cli",
-    "tokensession.testing",
-    "tokensession.stores.file",
-    "tokensession.stores.sqlite",
-)
+ON_FIRST_USE = tuple(f"tokensession.{name}" for name in ("cli", "testing", "stores.file", "stores.sqlite"))
 """Modules that it must not import, nor their submodules."""
+UNWANTED = {"sqlite3", "sqlite_utils", "click", "rich", "pytest", "aiohttp.web", "importlib.metadata"}
+"""Modules of others that it must not import, unless what it needs imports them."""
 
 
 def run(scene: Callable[[], Awaitable[T]]) -> T:
@@ -61,17 +58,20 @@ def run(scene: Callable[[], Awaitable[T]]) -> T:
     return asyncio.run(bounded())
 
 
-def source_of(*script: Any) -> ManagedSource:
-    """A source with a scripted transport."""
+def source_over(transport: ScriptedTransport) -> ManagedSource:
     provider = OAuth2(
         token_url="https://id.example.com/token", client_id="c", client_secret="s", refresh_token="r"
     )
-    return ManagedSource(provider, ScriptedTransport(*script), store=MemoryStore())
+    return ManagedSource(provider, transport, store=MemoryStore())
+
+
+def session_to(server: Server) -> AuthedSession:
+    return AuthedSession(OAuth2(**server.credentials), store=MemoryStore())
 
 
 async def fresh() -> ManagedSource:
     """A source that has a fresh token."""
-    source = source_of(TOKEN)
+    source = source_over(ScriptedTransport(TOKEN))
     await source.token()
     return source
 
@@ -85,34 +85,22 @@ def suspensions(awaitable: Awaitable[Any]) -> int:
     return 1
 
 
-# -- token requests ----------------------------------------------------------------------------------
-
-
 def test_a_burst_of_a_thousand_callers_makes_one_token_request() -> None:
     """All ask before the response arrives, and share one refresh."""
 
     async def scene() -> None:
         paused = Paused(TOKEN)
         transport = ScriptedTransport(paused)
-        provider = OAuth2(
-            token_url="https://id.example.com/token", client_id="c", client_secret="s", refresh_token="r"
-        )
-        source = ManagedSource(provider, transport, store=MemoryStore())
+        source = source_over(transport)
         callers = [asyncio.create_task(source.token()) for _ in range(1000)]
         await paused.arrived.wait()
         paused.release()
         tokens = await asyncio.gather(*callers)
         assert {token.access_token for token in tokens} == {"access"}
-        assert (len(transport.requests), transport.unexpected_requests, source.snapshot().refreshes) == (
-            1,
-            0,
-            1,
-        )
+        assert len(transport.requests) == source.snapshot().refreshes == 1
+        assert transport.unexpected_requests == 0
 
     run(scene)
-
-
-# -- the hot path ------------------------------------------------------------------------------------
 
 
 def test_getting_a_fresh_token_does_not_suspend() -> None:
@@ -125,8 +113,7 @@ def test_getting_a_fresh_token_is_one_python_call() -> None:
     """`token` itself, and no helper. Some calls also read the wall clock, so this takes the least."""
 
     async def scene() -> Counter[str]:
-        source = await fresh()
-        return await least_of(source.token)
+        return await least_of((await fresh()).token)
 
     calls = run(scene)
     assert calls.total() == 1, f"{calls.total()} Python calls: {dict(calls)}"
@@ -178,41 +165,25 @@ def test_a_fresh_token_costs_few_instructions_more_than_an_empty_coroutine(tmp_p
     )
 
 
-# -- a refresh ---------------------------------------------------------------------------------------
-
-
 def test_a_cold_refresh_costs_no_more_than_its_limits() -> None:
     """Tasks, hand-overs to a thread, fsyncs, commits, store calls and token requests, through each store."""
     found = run(lambda: refreshes(*LIMITS))
-    excess = {
-        name: {
-            what: found[name].counts[what]
-            for what, limit in limits.items()
-            if found[name].counts[what] > limit
-        }
-        for name, limits in LIMITS.items()
-    }
-    assert not any(excess.values()), f"{excess}, of {LIMITS}"
+    counts = [(name, what, found[name].counts[what]) for name, limits in LIMITS.items() for what in limits]
+    excess = [(name, what, count) for name, what, count in counts if count > LIMITS[name][what]]
+    assert not excess, f"{excess}, of {LIMITS}"
     assert all(refresh.counts["token requests"] == 1 for refresh in found.values())
-
-
-# -- a request ---------------------------------------------------------------------------------------
 
 
 def test_a_get_calls_few_python_functions_beyond_raw_aiohttps() -> None:
     """The same GET to the same server, by both clients, with one connection each."""
 
     async def scene() -> tuple[Counter[str], Counter[str]]:
-        async with (
-            Server() as server,
-            AuthedSession(OAuth2(**server.credentials), store=MemoryStore()) as session,
-        ):
+        async with Server() as server, session_to(server) as session:
             headers = {"Authorization": (await session.source.token()).authorization}
             url = server.credentials["base_url"] + "/ping"
             async with aiohttp.ClientSession(headers=headers) as client:
-                return await least_of(lambda: read_body(session.get("/ping"))), await least_of(
-                    lambda: read_body(client.get(url))
-                )
+                ours = await least_of(lambda: read_body(session.get("/ping")))
+                return ours, await least_of(lambda: read_body(client.get(url)))
 
     ours, raw = run(scene)
     extra = ours.total() - raw.total()
@@ -226,10 +197,7 @@ def test_requests_keep_no_memory() -> None:
     """Two hundred GETs leave nothing behind that this package has allocated."""
 
     async def scene() -> dict[str, int]:
-        async with (
-            Server() as server,
-            AuthedSession(OAuth2(**server.credentials), store=MemoryStore()) as session,
-        ):
+        async with Server() as server, session_to(server) as session:
             tracemalloc.start()
             try:
                 for _ in range(50):
@@ -247,37 +215,20 @@ def test_requests_keep_no_memory() -> None:
     assert leaked == {}, f"left after 200 requests: {leaked}"
 
 
-# -- the import --------------------------------------------------------------------------------------
-
-
 def test_importing_the_package_imports_no_more_than_a_session_needs() -> None:
     """No command line, no servers for tests, no store that needs a driver."""
-    program = "import json, sys, tokensession; print(json.dumps(list(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    loaded = set(json.loads(done.stdout))
-    unwanted = {name for name in loaded if name.startswith(ON_FIRST_USE)}
-    unwanted |= loaded & {
-        "sqlite3",
-        "sqlite_utils",
-        "click",
-        "rich",
-        "pytest",
-        "aiohttp.web",
-        "importlib.metadata",
-    }
-    alone = subprocess.run(
-        [sys.executable, "-c", program.replace("tokensession", "aiohttp, anyio, msgpack")],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    unwanted -= set(json.loads(alone.stdout))
-    assert unwanted == set()
+    loaded = imported_by("tokensession")
+    unwanted = {name for name in loaded if name.startswith(ON_FIRST_USE)} | (loaded & UNWANTED)
+    assert unwanted - imported_by("aiohttp, anyio, msgpack") == set()
     own = [name for name in loaded if name.partition(".")[0] == "tokensession"]
     assert len(own) <= OWN_MODULES, f"{len(own)} modules of our own, of {OWN_MODULES} allowed: {sorted(own)}"
 
 
-# -- counting ----------------------------------------------------------------------------------------
+def imported_by(names: str) -> set[str]:
+    """All modules that are loaded once these are imported."""
+    program = f"import json, sys, {names}; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(json.loads(done.stdout))
 
 
 async def calls_of(call: Callable[[], Awaitable[Any]]) -> Counter[str]:

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from importlib import import_module
 from pathlib import Path
 
 import aiohttp
@@ -43,9 +42,6 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 def _saved_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test may overwrite the figures in the repository."""
     monkeypatch.setattr(results.Result.save, "__defaults__", (tmp_path,))
-
-
-# -- the contestants ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", named(INSTALLED))
@@ -179,9 +175,6 @@ def test_a_count_that_differs_between_rounds_is_shown_as_a_range() -> None:
     assert worst([1, 7, 1]) == "1-7"
 
 
-# -- the experiments ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", FOUR)
 def test_an_experiment_runs_small_and_saves_nothing(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -250,9 +243,3 @@ def test_a_result_survives_json_with_all_its_series() -> None:
         assert not [goal for goal in result.missed if goal.must == "1, 0"]
 
     run(scene)
-
-
-def test_every_experiment_can_be_run_by_name() -> None:
-    """The module that `python -m benchmarks NAME` imports has a `main`."""
-    for name in FOUR:
-        assert callable(import_module(f"benchmarks.{name}").main)

@@ -99,13 +99,6 @@ def test_ending_the_command_ends_its_processes(end: signal.Signals, tmp_path: Pa
     assert status == (130 if end is signal.SIGINT else -signal.SIGKILL), output
 
 
-def test_torture_is_listed_and_an_unknown_name_is_an_error(tmp_path: Path) -> None:
-    status, output = finish(start("--list", tmp=tmp_path))
-    assert (status, "torture" in output) == (0, True)
-    status, output = finish(start("tortoise", tmp=tmp_path))
-    assert (status, "torture" in output) == (2, True)
-
-
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -93,8 +93,6 @@ def test_every_plot_has_a_ground_that_shows_through_and_colours_for_dark_ones(ta
     assert not re.search(r"fill: (?:#fff(?:fff)?|white)\b", svg)
 
 
-# -- how figures are written, with made-up ones ----------------------------------------------------
-
 BLANK = """Written by hand.
 <!-- environment: written by benchmarks/page.py -->
 old

@@ -99,8 +99,6 @@ class RefreshMachine(RuleBasedStateMachine):
     def _process(self, which: int) -> Process:
         return self.world.processes[which % len(self.world.processes)]
 
-    # -- what callers do --------------------------------------------------------------------------
-
     @rule(which=WHICH)
     def a_caller_wants_a_token(self, which: int) -> None:
         self._do(self._process(which).wants_a_token)
@@ -142,8 +140,6 @@ class RefreshMachine(RuleBasedStateMachine):
     def a_process_closes_and_goes_on(self, which: int, sure: int) -> None:
         if sure == 2:
             self._do(self._process(which).closes)
-
-    # -- what happens to them ----------------------------------------------------------------------
 
     @precondition(lambda self: self.world.ops)
     @rule(which=WHICH)
@@ -210,8 +206,6 @@ class RefreshMachine(RuleBasedStateMachine):
         self._process(which).clock.offset = offset
         self.world.clocks_differ = True
 
-    # -- disasters -----------------------------------------------------------------------------------
-
     @precondition(lambda self: "record lost" in self.disasters)
     @rule()
     def the_record_is_lost(self) -> None:
@@ -250,8 +244,6 @@ class RefreshMachine(RuleBasedStateMachine):
         known = world.configured[which % len(world.configured)]
         configured = known if kind == "before" else world.provider.new_credential(kind)
         self._do(lambda: world.kill(self._process(which), configured))
-
-    # -- several of these, to get further ---------------------------------------------------------------
 
     @rule(which=WHICH, hits=st.lists(HITS, min_size=1, max_size=3), how=WHICH, spent=SPENT, then=SURE)
     def faults_hit_refreshes(
@@ -327,8 +319,6 @@ class RefreshMachine(RuleBasedStateMachine):
             self._do(lambda: world.kill(op.process))
         else:
             self._do(lambda: op.end(wrong[how % len(wrong)]))
-
-    # -- what must hold ----------------------------------------------------------------------------
 
     @invariant()
     def what_must_hold(self) -> None:

@@ -163,8 +163,6 @@ class Process:
             task.cancel()
         await self.source._coordinator._tasks.cancel()
 
-    # -- its callers -------------------------------------------------------------------------------
-
     def wants_a_token(self) -> None:
         self._call("token", self.source.token())
 

@@ -146,8 +146,6 @@ class World:
     def now(self) -> float:
         return self.clock.boot()
 
-    # -- running it --------------------------------------------------------------------------------
-
     async def settle(self) -> None:
         """Run all processes until each of them waits."""
         ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
@@ -290,8 +288,6 @@ class World:
             if same and sent.unknown and not sent.signs_in:
                 self.breaks(f"a request with {last.credential} got no answer, and no one is told")
 
-    # -- what happens to processes -------------------------------------------------------------------
-
     def kill(self, process: Process, configured: str | None = None) -> Process:
         """Kill a process and start a new one. What the old one had requested may still happen."""
         self.tell(f"{process.name} is killed")
@@ -352,8 +348,6 @@ class World:
                 if not sent.signs_in:  # a sign-in may have come after the claim's request
                     break
         self.holder = None  # the mark stays
-
-    # -- the store ---------------------------------------------------------------------------------------
 
     def read(self) -> Record | None:
         """The record, as a store returns it."""
@@ -427,8 +421,6 @@ class World:
         self.outdated.clear()
         self.signed_out.clear()
 
-    # -- sign-ins ------------------------------------------------------------------------------------------
-
     def of(self, credential: str) -> Provider:
         """Whose token or credential this is."""
         return self.provider if credential in self.provider.sign_ins else self.other
@@ -459,8 +451,6 @@ class World:
         if token is None or token.refresh_token is None:
             return 0
         return self.of(token.refresh_token).serials[token.refresh_token]
-
-    # -- token requests ------------------------------------------------------------------------------
 
     def begins(self, sent: Sent) -> None:
         """A token request begins: is it one that may be made?"""

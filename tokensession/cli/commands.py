@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import anyio
 import click
@@ -20,38 +21,33 @@ from .run_until_signal import until_signal
 __all__ = ["cli"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="tokensession")
 def cli() -> None:
     """Signs keys out of a store, and has a demo and test servers, for the library tokensession."""
 
 
+def _lifetime(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    shown = "The lifetime of access tokens, in seconds."
+    return click.option("--lifetime", type=click.IntRange(1), default=default, help=shown)
+
+
 @cli.command()
 @click.option("--json", "json_", is_flag=True, help="Print one JSON document and nothing else.")
-@click.option(
-    "--processes", type=click.IntRange(1, 64), default=4, show_default=True, help="Client processes."
-)
+@click.option("--processes", type=click.IntRange(1, 64), default=4, help="Client processes.")
 @click.option(
     "--tasks",
     type=click.IntRange(1, 10_000),
     default=100,
-    show_default=True,
     help="Tasks for each provider in each process.",
 )
 @click.option(
     "--expiries",
     type=click.IntRange(1, 10_000),
     default=6,
-    show_default=True,
     help="How many expiries each provider must see. The first token counts as one.",
 )
-@click.option(
-    "--lifetime",
-    type=click.IntRange(1),
-    default=2,
-    show_default=True,
-    help="The lifetime of access tokens, in seconds.",
-)
+@_lifetime(2)
 def demo(json_: bool, processes: int, tasks: int, expiries: int, lifetime: int) -> None:
     """Show that many processes and tasks need one token request per expiry.
 
@@ -77,14 +73,14 @@ def _display(json_: bool) -> Display:
 
 @cli.command()
 @click.argument("provider", type=click.Choice(["oauth2", "oto", "priava"]))
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free port.  [default: 0]")
 @click.option(
-    "--lifetime",
-    type=click.IntRange(1),
-    default=3600,
-    show_default=True,
-    help="The lifetime of access tokens, in seconds.",
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=False,
+    help="0 takes a free port.  [default: 0]",
 )
+@_lifetime(3600)
 def serve(provider: str, port: int, lifetime: int) -> None:
     """Run a test server until Ctrl-C or SIGTERM."""
     try:

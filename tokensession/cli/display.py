@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,36 +17,24 @@ _TITLES = {"shared": "tokensession", "baseline": "every task for itself"}
 _LINE_INTERVAL = 1.0  # seconds between two plain lines
 
 
-class Display(Protocol):
-    """Shows a demo while it runs."""
+class Display:
+    """Shows a demo while it runs. This one prints nothing."""
 
     def begin(self, plan: Plan) -> None:
         """The demo starts."""
-        ...
 
     def update(self, load: str, seconds: float, rows: Rows) -> None:
         """This load has run for `seconds`. Called ten times a second."""
-        ...
 
     def end(self, report: Report | None) -> None:
         """The demo has ended. There is no report if it failed or was interrupted. Called once."""
-        ...
 
 
-class SilentDisplay:
+class SilentDisplay(Display):
     """Prints nothing."""
 
-    def begin(self, plan: Plan) -> None:
-        """Print nothing."""
 
-    def update(self, load: str, seconds: float, rows: Rows) -> None:
-        """Print nothing."""
-
-    def end(self, report: Report | None) -> None:
-        """Print nothing."""
-
-
-class PlainDisplay:
+class PlainDisplay(Display):
     """Prints about one line per second, without control characters."""
 
     def __init__(self) -> None:
@@ -71,7 +58,7 @@ class PlainDisplay:
             self._console.print(_final(report))
 
 
-class LiveDisplay:
+class LiveDisplay(Display):
     """Shows the table, and updates its numbers."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -113,9 +100,8 @@ def _brief(row: Row) -> str:
 def _table(rows: Rows, load_seconds: Mapping[str, float]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
-    for title in ("requests", "failures", "expiries", "token\nrequests", "reuse\ndetections"):
-        table.add_column(title, justify="right")
-    for title in ("p50\nms", "p99\nms"):
+    counts = ("requests", "failures", "expiries", "token\nrequests", "reuse\ndetections")
+    for title in (*counts, "p50\nms", "p99\nms"):
         table.add_column(title, justify="right")
     for load, title in _TITLES.items():
         label = f"{title}, {load_seconds[load]:.1f} s" if load in load_seconds else title
@@ -126,21 +112,16 @@ def _table(rows: Rows, load_seconds: Mapping[str, float]) -> Table:
 
 
 def _cells(row: Row) -> list[Text]:
+    style = "red" if row.token_requests > row.expiries else "green" if row.token_requests else ""
     return [
         Text(f"{row.requests:,}"),
         Text(f"{row.failures:,}", style="red" if row.failures else ""),
         Text(f"{row.expiries:,}"),
-        Text(f"{row.token_requests:,}", style=_token_requests_style(row)),
+        Text(f"{row.token_requests:,}", style=style),
         Text(f"{row.reuse_detections:,}", style="red" if row.reuse_detections else ""),
         Text(f"{row.p50:.1f}"),
         Text(f"{row.p99:.1f}"),
     ]
-
-
-def _token_requests_style(row: Row) -> str:
-    if row.token_requests > row.expiries:
-        return "red"
-    return "green" if row.token_requests else ""
 
 
 def _final(report: Report) -> RenderableType:

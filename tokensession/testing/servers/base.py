@@ -66,8 +66,6 @@ class TokenServer(ABC):
         self._requests = self._unauthorized = self._rejections = 0
         self._token_requests = self._concurrent = self._concurrent_max = 0
 
-    # -- what a provider's server adds --------------------------------------------------------
-
     @property
     @abstractmethod
     def credentials(self) -> dict[str, Any]:
@@ -96,8 +94,6 @@ class TokenServer(ABC):
     def routes(self) -> list[web.RouteDef]:
         """API routes besides the common ones, below the base path. All need a valid bearer token."""
         return []
-
-    # -- starting and closing -----------------------------------------------------------------
 
     @property
     def origin(self) -> str:
@@ -157,8 +153,6 @@ class TokenServer(ABC):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    # -- for your test ------------------------------------------------------------------------
-
     @property
     def stats(self) -> ServerStats:
         """The counters now."""
@@ -199,8 +193,6 @@ class TokenServer(ABC):
     def revoke_grants(self) -> None:
         """Revoke every sign-in, as a person does in a dashboard. `new_credential()` signs in again."""
         self._ledger.revoke_grants()
-
-    # -- requests -----------------------------------------------------------------------------
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
         with self._counted():
