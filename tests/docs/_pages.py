@@ -47,23 +47,28 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+def with_text(page: str, begin: str, text: str, end: str) -> str:
+    """The page with this text after the line `begin`, which it has once, and before the next `end`."""
+    assert page.count(begin) == 1, f"the page must have this once: {begin}"
+    before, _, rest = page.partition(begin)
+    assert end in rest, f"the page must have this below: {end}"
+    return f"{before}{begin}\n{text}{rest[rest.index(end) :]}"
+
+
 def prose(page: Path) -> str:
     """The page without its fenced blocks, comments and generated parts (figures, tables of tests)."""
-    text = page.read_text(encoding="utf-8")
-    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(
-        r"^<!-- [^>]*written by [^>]*-->$.*?^<!-- end of [^>]*-->$", "", text, flags=re.DOTALL | re.MULTILINE
-    )
-    return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    generated = r"(?ms)^<!-- [^>]*written by [^>]*-->$.*?^<!-- end of [^>]*-->$"
+    return re.sub(r"(?s)<!--.*?-->", "", re.sub(generated, "", unfenced(page)))
+
+
+def unfenced(page: Path) -> str:
+    """The page without its fenced blocks."""
+    return re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8"))
 
 
 def anchors(page: Path) -> set[str]:
     """What links into a page may end with: its headings, as code hosts spell them."""
-    titles = re.findall(
-        r"^#+ (.+)$",
-        re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE),
-        re.MULTILINE,
-    )
+    titles = re.findall(r"(?m)^#+ (.+)$", unfenced(page))
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 

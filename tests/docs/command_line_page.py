@@ -5,13 +5,12 @@ python tests/docs/command_line_page.py
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from _pages import ROOT, with_text
 from click.testing import CliRunner
 
 from tokensession.cli.commands import cli
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "command-line.md"
+PAGE = ROOT / "docs" / "reference" / "command-line.md"
 
 
 def help_of(name: str) -> str:
@@ -24,11 +23,8 @@ def help_of(name: str) -> str:
 def written(page: str) -> str:
     """The page with the help of each command in it."""
     for name in cli.commands:
-        begin = f"<!-- help of {name}: written by tests/docs/command_line_page.py -->\n```text\n"
-        assert page.count(begin) == 1, f"the page has no place for the help of {name}"
-        before, _, rest = page.partition(begin)
-        after = rest.partition("```\n")[2]
-        page = f"{before}{begin}{help_of(name)}```\n{after}"
+        begin = f"<!-- help of {name}: written by tests/docs/command_line_page.py -->\n```text"
+        page = with_text(page, begin, help_of(name), "```\n")
     return page
 
 

@@ -7,18 +7,13 @@ from __future__ import annotations
 
 from dataclasses import fields
 from fractions import Fraction
-from pathlib import Path
+
+from _pages import ROOT, with_text
 
 from tokensession import Policy
 from tokensession._refresh.outcomes import CONSEQUENCES
 
-PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "life-of-a-token.md"
-BEGIN = "<!-- policy: written by tests/docs/life_table.py -->"
-END = "<!-- end of policy -->"
-OUTCOMES_BEGIN = "<!-- outcomes: written by tests/docs/life_table.py -->"
-OUTCOMES_END = "<!-- end of outcomes -->"
-
-
+PAGE = ROOT / "docs" / "concepts" / "life-of-a-token.md"
 COUNTS = ("requests_per_hour",)
 
 
@@ -51,10 +46,9 @@ def _fraction(value: float) -> str:
 
 def written(page: str) -> str:
     """The page with the tables in it."""
-    for begin, end, text in ((BEGIN, END, table()), (OUTCOMES_BEGIN, OUTCOMES_END, outcomes())):
-        before, _, rest = page.partition(begin)
-        _, _, after = rest.partition(end)
-        page = f"{before}{begin}\n{text}\n{end}{after}"
+    for name, text in (("policy", table()), ("outcomes", outcomes())):
+        begin = f"<!-- {name}: written by tests/docs/life_table.py -->"
+        page = with_text(page, begin, text + "\n", f"<!-- end of {name} -->")
     return page
 
 

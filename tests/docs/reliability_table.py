@@ -17,9 +17,9 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from _pages import ROOT
+
 PAGE = ROOT / "docs" / "reliability.md"
 
 EXAMPLES = {

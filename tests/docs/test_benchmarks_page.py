@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from _pages import ROOT
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))  # the benchmarks are no part of what is installed
 
-if str(ROOT) not in sys.path:  # the benchmarks are no part of what is installed
-    sys.path.insert(0, str(ROOT))
-
-from benchmarks.__main__ import BENCHMARKS, MEASURING  # noqa: E402
-from benchmarks.page import PAGE, RESULTS, load, written  # noqa: E402
-from benchmarks.plots import PLOTS, source  # noqa: E402
+from benchmarks.__main__ import BENCHMARKS, MEASURING
+from benchmarks.page import PAGE, RESULTS, load, written
+from benchmarks.plots import PLOTS, source
 
 TEXT = PAGE.read_text(encoding="utf-8")
 IMAGES = re.findall(r"^!\[([^\]]*)\]\(([^)]+)\)$", TEXT, re.MULTILINE)
@@ -77,20 +74,15 @@ def test_every_plot_is_small_sound_titled_and_drawn_from_the_figures_beside_it(t
     """Well-formed SVG with a title, in the section of its figures, drawn from the very file that is there."""
     file = PAGE.parent / target
     assert target in section(file.stem)
-    root = ElementTree.fromstring(file.read_text(encoding="utf-8"))
+    svg = file.read_text(encoding="utf-8")
+    root = ElementTree.fromstring(svg)
     assert root.tag == f"{SVG}svg"
     assert root.findtext(f"{SVG}title")
     drawn_from = root.findtext(f"{SVG}desc")
     assert drawn_from == source(RESULTS, file.stem), "draw it again: .venv/bin/python -m benchmarks plots"
     assert file.stat().st_size < 40_000
-
-
-@pytest.mark.parametrize("target", [target for _, target in IMAGES])
-def test_every_plot_has_a_ground_that_shows_through_and_colours_for_dark_ones(target: str) -> None:
-    """Nothing is painted white, and there is a style for readers on dark ground."""
-    svg = (PAGE.parent / target).read_text(encoding="utf-8")
-    assert "@media (prefers-color-scheme: dark)" in svg
-    assert not re.search(r"fill: (?:#fff(?:fff)?|white)\b", svg)
+    assert "@media (prefers-color-scheme: dark)" in svg, "it needs a style for readers on dark ground"
+    assert not re.search(r"fill: (?:#fff(?:fff)?|white)\b", svg), "its ground must show through"
 
 
 BLANK = """Written by hand.

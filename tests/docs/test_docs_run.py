@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import inspect
 import io
+import itertools
 import os
 import re
 import shlex
@@ -34,8 +35,9 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-from _pages import PAGES, ROOT, Block, anchors, blocks, named
+from _pages import PAGES, ROOT, Block, anchors, blocks, named, unfenced
 from aiohttp import web
 
 from tokensession.cli.commands import cli
@@ -130,12 +132,10 @@ def imported() -> Iterator[list[str]]:
 
 def programs() -> list[tuple[Block, Block | None]]:
     """The Python blocks of the README, each with the block right below it if that is its output."""
-    found = blocks(README)
-    below = [*found[1:], None]
     return [
-        (block, after if after is not None and after.mark == "prints" else None)
-        for block, after in zip(found, below, strict=True)
-        if block.language == "python"
+        (block, below if below is not None and below.mark == "prints" else None)
+        for block, below in itertools.pairwise([*blocks(README), None])
+        if block is not None and block.language == "python"
     ]
 
 
@@ -229,16 +229,16 @@ def test_every_command_of_ours_has_the_options_it_is_shown_with(page: Path) -> N
         for words in commands(block):
             if Path(words[0]).name == "tokensession":
                 name, *arguments = words[1:]
-                cli.commands[name].make_context(name, arguments)
+                parent = click.Context(cli, **cli.context_settings)
+                cli.commands[name].make_context(name, arguments, parent=parent)
             for script in (word for word in words if word.endswith(".py") and "/" in word):
                 assert (ROOT / script).is_file(), f"{block.where}: there is no {script}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_link_between_the_pages_leads_to_a_file_and_a_heading(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     missing = []
-    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", text):
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", unfenced(page)):
         found = page.parent / target if target else page
         if not found.exists() or (anchor and anchor not in anchors(found)):
             missing.append(f"{target}#{anchor}" if anchor else target)
@@ -270,9 +270,8 @@ def test_the_environment_of_the_readme_is_made_before_anything_runs_in_it() -> N
     assert found[0].mark == "install command"
     assert found[0].text == "python3 -m venv .venv && .venv/bin/pip install '.[cli]'\n"
     test = r"python3 -m venv \.venv && \.venv/bin/pip install -e '\.\[test\]' && \.venv/bin/pytest --cov\n"
-    assert [
-        re.fullmatch(test, block.text) is not None for block in found if block.mark == "test command"
-    ] == [True]
+    (block,) = [block for block in found if block.mark == "test command"]
+    assert re.fullmatch(test, block.text)
 
 
 def free_port() -> int:
@@ -291,13 +290,13 @@ class Walk:
 
     def __init__(self, page: Path, directory: Path) -> None:
         self.page, self._directory = page, directory
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTO_", "PRIAVA_", "ACME_"))}
+        self._place: dict[str, Any] = {"cwd": directory, "env": clean}
         ports = re.findall(r"\b8[0-9]{3}\b", "".join(b.text for b in blocks(page) if b.language == "sh"))
         self._ports = {port: str(free_port()) for port in ports}
         self._exports = ""
-        self._clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTO_", "PRIAVA_", "ACME_"))}
         self._stack = contextlib.ExitStack()
         self._servers: dict[str, subprocess.Popen[str]] = {}
-        self.said: dict[str, str] = {}
 
     def __enter__(self) -> Walk:
         return self
@@ -328,16 +327,9 @@ class Walk:
         """Run the commands of this block."""
         block = self.block(f"use: {name}")
         done = subprocess.run(
-            self._command(block),
-            cwd=self._directory,
-            env=self._clean,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+            self._command(block), capture_output=True, text=True, check=False, timeout=60, **self._place
         )
-        exports = "".join(line + "\n" for line in block.text.splitlines() if line.startswith("export "))
-        self._exports += exports
+        self._exports += "".join(re.findall(r"(?m)^export .*\n", block.text))
         return done
 
     def printed(self, name: str) -> re.Pattern[str]:
@@ -345,13 +337,8 @@ class Walk:
 
     def serve(self, name: str) -> None:
         """Start the server of this block, and wait until it says its address."""
-        server = subprocess.Popen(
-            self._command(self.block(f"serve: {name}")),
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=self._directory,
-            env=self._clean,
-        )
+        command = self._command(self.block(f"serve: {name}"))
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **self._place)
         self._stack.enter_context(server)
         self._servers[name] = server
         assert server.stdout is not None
@@ -419,21 +406,10 @@ def test_after_a_restart_of_the_priava_server_you_delete_the_store_as_the_readme
 
 def test_the_store_in_the_docs_implements_the_contract(tmp_path: Path) -> None:
     """It passes the tests that are printed below it."""
-    files = [
-        name for block in blocks(ROOT / "docs/how-to/write-a-store.md") if (name := saved(block, tmp_path))
-    ]
-    assert files == ["prefixed", "test_prefixed"]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-W",
-        "error",
-        "-p",
-        "no:cacheprovider",
-        "test_prefixed.py",
-    ]
+    files = [saved(block, tmp_path) for block in blocks(ROOT / "docs/how-to/write-a-store.md")]
+    assert [name for name in files if name] == ["prefixed", "test_prefixed"]
+    options = ["-q", "-W", "error", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, "test_prefixed.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
