@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parents[2]
 GUARD = 90.0  # seconds; an upper bound for a hang
@@ -25,17 +28,23 @@ def start(*arguments: str, tmp: Path) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """The exit status and the output."""
+@contextlib.contextmanager
+def output_of(process: subprocess.Popen[str]) -> Iterator[IO[str]]:
+    """Its output. If it hangs, it is killed."""
     assert process.stdout is not None
     guard = threading.Timer(GUARD, process.kill)
     guard.start()
     try:
-        with process.stdout:
-            output = process.stdout.read()
-        return process.wait(), output
+        yield process.stdout
     finally:
         guard.cancel()
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """The exit status and the output."""
+    with output_of(process) as output, output:
+        said = output.read()
+        return process.wait(), said
 
 
 def stop(process: subprocess.Popen[str]) -> None:
@@ -46,13 +55,5 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 def read_until(process: subprocess.Popen[str], words: str) -> None:
     """Read its output up to a line with these words."""
-    assert process.stdout is not None
-    guard = threading.Timer(GUARD, process.kill)
-    guard.start()
-    try:
-        for line in process.stdout:
-            if words in line:
-                return
-        raise AssertionError(f"{words!r} is not in the output")
-    finally:
-        guard.cancel()
+    with output_of(process) as output:
+        assert any(words in line for line in output), f"{words!r} is not in the output"

@@ -23,11 +23,6 @@ FOREIGN = [peer for peer in PEERS if peer.needs]
 FOUR = {"cancelled": cancelled, "contention": contention, "outage": outage, "revoked": revoked}
 
 
-def named(peers: list[type[Peer]]) -> list[object]:
-    """As parameters with readable ids."""
-    return [pytest.param(peer, id=peer.__name__) for peer in peers]
-
-
 def run(test: Callable[[], Awaitable[None]]) -> None:
     """Run an async test, bounded in case it hangs."""
 
@@ -44,7 +39,7 @@ def _saved_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results.Result.save, "__defaults__", (tmp_path,))
 
 
-@pytest.mark.parametrize("kind", named(INSTALLED))
+@pytest.mark.parametrize("kind", INSTALLED)
 def test_a_contestant_gets_a_token_and_makes_a_request_with_it(kind: type[Peer]) -> None:
     """It sends one valid token request, and the API answers 200."""
 
@@ -59,7 +54,7 @@ def test_a_contestant_gets_a_token_and_makes_a_request_with_it(kind: type[Peer])
     run(scene)
 
 
-@pytest.mark.parametrize("kind", named(REFRESHING))
+@pytest.mark.parametrize("kind", REFRESHING)
 def test_expire_makes_a_contestant_refresh_once_and_use_the_new_refresh_token_next(
     kind: type[Peer],
 ) -> None:

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from _torture_runs import finish, start
+from _torture_runs import ROOT, finish, start
 
 from benchmarks.__main__ import BENCHMARKS, MEASURING, main, run_all
-
-ROOT = Path(__file__).parents[2]
 
 
 class Runs:

@@ -70,11 +70,9 @@ def test_a_short_torture_breaks_no_promise_and_counts_everything(tmp_path: Path)
     assert set(document["counts"]) == COUNTS
     assert set(document["promises"]) == PROMISES
     assert document["broken"] == []
-    assert document["counts"]["requests"] > 0
-    assert document["counts"]["token requests"] > 0
-    assert document["counts"]["kills"] > 0
+    for counted in ("requests", "token requests", "kills", "reads of the record"):
+        assert document["counts"][counted] > 0
     assert document["counts"]["workers that recovered"] == 3
-    assert document["counts"]["reads of the record"] > 0
     assert "Every promise held." in output
     assert "seed 7" in output
     assert list(tmp_path.iterdir()) == [file]

@@ -29,9 +29,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import tomllib
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ import click
 import pytest
 from _pages import PAGES, ROOT, Block, anchors, blocks, named, unfenced
 from aiohttp import web
+from anyio.from_thread import start_blocking_portal
 
 from tokensession.cli.commands import cli
 from tokensession.testing import OAuth2Server, OtoServer, PriavaServer, TokenServer
@@ -59,40 +59,17 @@ class AcmeServer(OAuth2Server):
         return [web.get("/orders", orders)]
 
 
-class Elsewhere:
-    """An event loop in a thread of its own, for servers that blocks talk to from their loop."""
-
-    def __enter__(self) -> Elsewhere:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        return self
-
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
-
-
 @pytest.fixture
 def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TokenServer]]:
     """Three running servers, their credentials in the environment, and an empty working directory."""
     monkeypatch.chdir(tmp_path)
     started: list[TokenServer] = [OtoServer(), PriavaServer(), AcmeServer(client_id="reports")]
-    with Elsewhere() as elsewhere:
-        try:
-            for prefix, server in zip(("OTO", "PRIAVA", "ACME"), started, strict=True):
-                elsewhere.run(server.start())
-                for name, value in server.credentials.items():
-                    monkeypatch.setenv(f"{prefix}_{name.upper()}", str(value))
-            yield started
-        finally:
-            for server in started:
-                elsewhere.run(server.close())
+    with start_blocking_portal() as portal, contextlib.ExitStack() as stack:
+        for prefix, server in zip(("OTO", "PRIAVA", "ACME"), started, strict=True):
+            stack.enter_context(portal.wrap_async_context_manager(server))
+            for name, value in server.credentials.items():
+                monkeypatch.setenv(f"{prefix}_{name.upper()}", str(value))
+        yield started
 
 
 def run(block: Block, names: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -294,22 +294,23 @@ class ProcessClock:
             timer.cancel()
 
 
+REFUSALS: dict[str, tuple[int, Any, float]] = {
+    "500": (500, {}, 0.5),
+    "503": (503, {}, 0.5),
+    "429": (429, {}, 0.5),
+    "429, 30 s": (429, {}, 30.0),
+    "empty 400": (400, None, 30.0),
+    "502": (502, {}, 1.5),
+    "invalid_client": (401, {"error": "invalid_client"}, 0.0),
+}
+"""Name -> status, body, the shortest pause that has to follow."""
+
+
 @dataclass(eq=False)
 class ModelTransport:
     """The network between a process and its provider."""
 
     process: Process
-    refusals: dict[str, tuple[int, Any, float]] = field(
-        default_factory=lambda: {  # name -> status, body, the shortest pause that has to follow
-            "500": (500, {}, 0.5),
-            "503": (503, {}, 0.5),
-            "429": (429, {}, 0.5),
-            "429, 30 s": (429, {}, 30.0),
-            "empty 400": (400, None, 30.0),
-            "502": (502, {}, 1.5),
-            "invalid_client": (401, {"error": "invalid_client"}, 0.0),
-        }
-    )
 
     async def send(
         self,
@@ -333,10 +334,7 @@ class ModelTransport:
             await on_sending()
             world.leaves(sent)
             return await self._answered(sent)
-        except NotSent:
-            sent.outcome = "not sent"
-            raise
-        except StoreUnavailable:  # from `on_sending`
+        except (NotSent, StoreUnavailable):  # the latter from `on_sending`
             sent.outcome = "not sent"
             raise
         except asyncio.CancelledError:
@@ -357,7 +355,7 @@ class ModelTransport:
 
     async def _answered(self, sent: Sent) -> TokenResponse:
         process, world = self.process, self.process.world
-        refused: dict[str, Any] = {name: partial(self._refuses, sent, name) for name in self.refusals}
+        refused: dict[str, Any] = {name: partial(self._refuses, sent, name) for name in REFUSALS}
         response: TokenResponse = await world.ask(
             process,
             "send",
@@ -391,7 +389,7 @@ class ModelTransport:
         return with_problem(response)
 
     def _refuses(self, sent: Sent, name: str) -> TokenResponse:
-        status, document, sent.pause = self.refusals[name]
+        status, document, sent.pause = REFUSALS[name]
         sent.outcome = name
         headers = (("retry-after", "30"),) if name.endswith("30 s") else ()
         return respond(status, document, *headers)

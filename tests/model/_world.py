@@ -121,14 +121,8 @@ class World:
         self.story: list[str] = []
         self.reached: Counter[str] = Counter()
         self._starts = itertools.count()
-        self.processes = [
-            self._start(number, self.provider, self.provider.new_credential(kind), wall)
-            for number, wall in enumerate(walls[:1])
-        ]
-        first = self.processes[0].configured
-        self.processes += [
-            self._start(number, self.provider, first, wall) for number, wall in enumerate(walls) if number
-        ]
+        first = self.provider.new_credential(kind)
+        self.processes = [self._start(n, self.provider, first, wall) for n, wall in enumerate(walls)]
         self.intruder = self._start(9, self.other, self.other.new_credential("refresh"), 0.0)
 
     def _start(self, number: int, provider: Provider, configured: str, wall: float) -> Process:
@@ -218,15 +212,13 @@ class World:
 
     async def end(self) -> None:
         """End everything, and count what has happened."""
-        self.reached.update(
+        answers = [(sent.ended or 0.0) - sent.began for sent in self.sent if sent.outcome == "token"]
+        self.reached += Counter(
             {
                 "unknown outcomes": sum(sent.unknown for sent in self.sent),
                 "rejections": sum(sent.outcome == "rejected" for sent in self.sent),
                 "reuse detected": len(self.provider.reused),
-                "late answers": sum(
-                    sent.outcome == "token" and (sent.ended or 0.0) - sent.began > POLICY.caller_timeout
-                    for sent in self.sent
-                ),
+                "late answers": sum(seconds > POLICY.caller_timeout for seconds in answers),
                 "claims that never ended": self.interruptions,
                 "losses of data": self.losses,
                 "tokens with a problem": len(self.problems),
@@ -257,11 +249,10 @@ class World:
                 continue
             if self._is_two(sign_in):
                 continue
-            if self.serial_of(state) < sent.serial:
-                writes = any(op.what in ("commit", "put") and op.process is sent.process for op in self.ops)
-                unsaved = sent.process.source.snapshot().unsaved
-                if not (writes or unsaved):
-                    self.breaks(f"token {sent.serial} is lost; {described(state)} is stored")
+            kept = any(op.what in ("commit", "put") and op.process is sent.process for op in self.ops)
+            kept = kept or sent.process.source.snapshot().unsaved
+            if self.serial_of(state) < sent.serial and not kept:
+                self.breaks(f"token {sent.serial} is lost; {described(state)} is stored")
         for spent, again in self.provider.reused:
             if spent.outcome == "token" and spent.process.alive and not self._may_be_reused(spent, again):
                 self.breaks(f"{spent.credential} was sent again although its successor had arrived")
@@ -427,10 +418,8 @@ class World:
 
     def sign_in_of(self, state: TokenState | None) -> int | None:
         """The sign-in that a state's token comes from."""
-        token = state.token if state is not None else None
-        if token is None or token.refresh_token is None:
-            return None
-        return self.of(token.refresh_token).sign_ins[token.refresh_token]
+        secret = secret_of(state)
+        return None if secret is None else self.of(secret).sign_ins[secret]
 
     def _is_two(self, sign_in: int) -> bool:
         """Whether two processes have brought its refresh token within the leeway, before a loss of data.
@@ -447,10 +436,8 @@ class World:
 
     def serial_of(self, state: TokenState | None) -> int:
         """The serial number of a state's token, or 0."""
-        token = state.token if state is not None else None
-        if token is None or token.refresh_token is None:
-            return 0
-        return self.of(token.refresh_token).serials[token.refresh_token]
+        secret = secret_of(state)
+        return 0 if secret is None else self.of(secret).serials[secret]
 
     def begins(self, sent: Sent) -> None:
         """A token request begins: is it one that may be made?"""
@@ -535,18 +522,19 @@ class World:
 
 def is_rejected(state: TokenState) -> bool:
     """Whether its refresh token was rejected."""
-    token = state.token
-    if token is None or token.refresh_token is None:
-        return bool(state.rejections)
-    name = fingerprint(token.refresh_token)
-    return any(each.credential == name for each in state.rejections)
+    secret = secret_of(state)
+    return any(secret is None or each.credential == fingerprint(secret) for each in state.rejections)
+
+
+def secret_of(state: TokenState | None) -> str | None:
+    """Its refresh token."""
+    return state.token.refresh_token if state is not None and state.token is not None else None
 
 
 def described(state: TokenState | None) -> str:
     """A stored state, for people."""
     if state is None:
         return "nothing"
-    token = state.token.refresh_token if state.token is not None else None
     order = f"({state.number % 1_750_000_000}, {state.generation})"
     notes = [
         "signed out" if state.signed_out else "",
@@ -554,4 +542,4 @@ def described(state: TokenState | None) -> str:
         f"{state.failures.count} failed, {state.failures.unknown} unknown" if state.failures else "",
         f"{len(state.rejections)} rejected" if state.rejections else "",
     ]
-    return ", ".join([f"{order} {token}", *filter(None, notes)])
+    return ", ".join([f"{order} {secret_of(state)}", *filter(None, notes)])
