@@ -39,16 +39,13 @@ def no_second_look_after_that_wait(patch: pytest.MonkeyPatch) -> None:
     real = KeyRecord.look
 
     async def look(self: KeyRecord) -> Any:
-        if self.cache.state is not None and _holds_claim(self):
+        store: Any = self.access.store
+        holder = store.world.holder
+        if self.cache.state is not None and holder is not None and holder.store is store:
             return self.known()
         return await real(self)
 
     patch.setattr(KeyRecord, "look", look)
-
-
-def _holds_claim(self: KeyRecord) -> bool:
-    store: Any = self.access.store
-    return store.world.holder is not None and store.world.holder.store is store
 
 
 def a_lower_state_is_adopted(patch: pytest.MonkeyPatch) -> None:

@@ -46,14 +46,11 @@ def no_log(caplog: pytest.LogCaptureFixture) -> None:
 def test_f01_f08_f12_f17_f20_f21_f41_no_order_of_events_loses_a_sign_in() -> None:
     """Whatever is killed, lost, late or deleted: no healthy sign-in is lost, and no spent token is sent."""
     RefreshMachine.reached.clear()
-    play(RefreshMachine, settings=_more() if EXAMPLES else HISTORIES)
+    more = settings(HISTORIES, max_examples=int(EXAMPLES or 100), derandomize=not EXAMPLES)
+    play(RefreshMachine, settings=more)
     print(dict(RefreshMachine.reached))
     missing = [each for each in REACHED if not RefreshMachine.reached[each]]
     assert not missing or int(EXAMPLES or 0) < 1000, f"the model has not reached {missing}"
-
-
-def _more() -> settings:
-    return settings(HISTORIES, max_examples=int(EXAMPLES or 100), derandomize=False)
 
 
 REACHED = [

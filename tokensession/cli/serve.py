@@ -21,7 +21,6 @@ _SERVERS: dict[str, Callable[..., TokenServer]] = {
     "oto": OtoServer,
     "priava": PriavaServer,
 }
-_NAMES = {"oauth2": "OAuth2", "oto": "Oto", "priava": "Priava"}
 
 
 async def run(provider: str, port: int, lifetime: int) -> None:
@@ -36,12 +35,9 @@ async def run(provider: str, port: int, lifetime: int) -> None:
             _print_requests()
             await anext(aiter(signals))
     stats = server.stats
-    requests, token_requests = (
-        _count(stats.requests, "request"),
-        _count(stats.token_requests, "token request"),
-    )
     click.echo(
-        f"Stopped after {requests} and {token_requests} "
+        f"Stopped after {_count(stats.requests, 'request')} and "
+        f"{_count(stats.token_requests, 'token request')} "
         f"({stats.rejections} rejected, {stats.invalid_requests} invalid, "
         f"{stats.reuse_detections} reuse detections)."
     )
@@ -64,7 +60,7 @@ def _introduction(provider: str, server: TokenServer) -> str:
         "\nThe code works once, so keep the token in a store.\n"
         "After a restart the server knows none of the old tokens: delete that store (tokens.db) then."
     )
-    name = _NAMES[provider]
+    name = type(server).__name__.removesuffix("Server")
     return (
         f"A test server for {name} at {server.base_url}, "
         f"access tokens live {server.lifetime} s. Ctrl-C stops it.\n\n"

@@ -235,8 +235,7 @@ class ProcessPromises:
             holder.stop()
             holder.resume()
             committed = holder.ask("commit", data="late")
-            record = await stored(store, "k")
-            assert record.version == committed["version"]
+            assert (await stored(store, "k")).version == committed["version"]
 
     @promise
     async def test_a_holder_with_a_blocked_event_loop_commits_if_nothing_newer_is_stored(
@@ -251,8 +250,7 @@ class ProcessPromises:
             holder.send("commit", data="late")
             assert holder.read() == "unblocked"
             committed = holder.read()
-            record = await stored(store, "k")
-            assert record.version == committed["version"]
+            assert (await stored(store, "k")).version == committed["version"]
 
     @promise
     async def test_sixteen_processes_may_start_at_once(self, backend: Backend, store: Store) -> None:
@@ -288,8 +286,7 @@ class ProcessPromises:
             holder.ask("put", key="other", data="by the parent")
             holder.ask("claim", key="k", seen=None)
             assert holder.ask("fork_and_put", key="other", data="by the child") == 0
-            record = await stored(store, "other")
-            assert record.data == b"by the child"
+            assert (await stored(store, "other")).data == b"by the child"
             assert not await is_free(store, "k")
             committed = holder.ask("commit", data="data")
             assert (await newer(store, "k")).version == committed["version"]

@@ -181,12 +181,9 @@ class RecordPromises:
     @promise
     async def test_an_empty_key_is_a_value_error(self, store: Store) -> None:
         """All callers that forgot to set a key would share it."""
-        with pytest.raises(ValueError):
-            await store.load("")
-        with pytest.raises(ValueError):
-            await store.put("", b"data")
-        with pytest.raises(ValueError):
-            await store.claim("", seen=None, timeout=0)
+        for call in (store.load(""), store.put("", b"data"), store.claim("", seen=None, timeout=0)):
+            with pytest.raises(ValueError):
+                await call
 
     @promise
     async def test_data_may_have_from_no_byte_to_one_mebibyte(self, store: Store) -> None:
@@ -197,8 +194,7 @@ class RecordPromises:
             seen = (await claim.commit(data)).version
             await store.put("put", data)
             for key in ("put", "committed"):
-                record = await stored(store, key)
-                assert record.data == data
+                assert (await stored(store, key)).data == data
 
     @promise
     async def test_put_finishes_although_its_caller_is_cancelled(self, store: Store, other: Store) -> None:
@@ -206,8 +202,7 @@ class RecordPromises:
         for count in range(1, 20):
             await cancelled(store.put("k", b"%d" % count), count)
             await store.aclose()  # waits for the write that has begun
-            record = await stored(other, "k")
-            assert record.data == b"%d" % count
+            assert (await stored(other, "k")).data == b"%d" % count
 
     @promise
     async def test_damaged_data_is_an_error_until_the_next_put(self, backend: Backend, store: Store) -> None:

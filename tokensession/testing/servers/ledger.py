@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ...clock import Clock
-from ...providers.protocol import Credential
+from ...providers.protocol import Credential, GrantType
 
 __all__ = ["DUE_FRACTION", "Issue", "Ledger"]
 
@@ -79,6 +79,10 @@ class Ledger:
         """Open a new grant with this credential, as a person does who signs in."""
         self._credentials[credential] = _Issued(_Grant())
 
+    def new_credential(self, grant_type: GrantType) -> str:
+        """Open a new grant with a new refresh token or code."""
+        return self._new(grant_type, _Grant())
+
     def count_expiry(self, credential: Credential) -> float:
         """Count an expiry if a new token is due now and the old one's end has not been counted yet.
 
@@ -108,7 +112,7 @@ class Ledger:
             return None
         permanent = credential.grant_type == "refresh_token" and not self.rotates
         issued.spent = not permanent
-        refresh_token = credential.secret if permanent else self._new_refresh_token(issued.grant)
+        refresh_token = credential.secret if permanent else self._new("refresh_token", issued.grant)
         return self._issue(issued.grant, refresh_token, arrived)
 
     def valid(self, access_token: str) -> bool:
@@ -132,10 +136,11 @@ class Ledger:
         grant.revoked = True
         grant.due_from = -math.inf
 
-    def _new_refresh_token(self, grant: _Grant) -> str:
-        token = f"{self.name}-refresh-{secrets.token_urlsafe(24)}"
-        self._credentials[Credential("refresh_token", token)] = _Issued(grant)
-        return token
+    def _new(self, grant_type: GrantType, grant: _Grant) -> str:
+        kind = "refresh" if grant_type == "refresh_token" else "code"
+        secret = f"{self.name}-{kind}-{secrets.token_urlsafe(24)}"
+        self._credentials[Credential(grant_type, secret)] = _Issued(grant)
+        return secret
 
     def _issue(self, grant: _Grant, refresh_token: str, arrived: float) -> Issue:
         now = self.clock.boot()

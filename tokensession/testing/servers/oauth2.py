@@ -8,7 +8,6 @@ form-encoded first (2.3.1). The fields may come in any order. Without rotation, 
 from __future__ import annotations
 
 import json
-import secrets
 from typing import Any, ClassVar, Literal
 
 from aiohttp import web
@@ -71,15 +70,11 @@ class OAuth2Server(TokenServer):
 
     def new_credential(self) -> str:
         """Sign in once more. Returns a refresh token."""
-        token = f"fake-oauth2-refresh-{secrets.token_urlsafe(12)}"
-        self._ledger.sign_in(Credential("refresh_token", token))
-        return token
+        return self._ledger.new_credential("refresh_token")
 
     def new_code(self) -> str:
         """Sign in once more. Returns an authorization code, which works once."""
-        code = f"fake-oauth2-code-{secrets.token_urlsafe(12)}"
-        self._ledger.sign_in(Credential("authorization_code", code))
-        return code
+        return self._ledger.new_credential("authorization_code")
 
     def read(self, request: web.Request, body: bytes) -> Credential:
         """The credential in a form. The client must authenticate in one place only."""

@@ -8,7 +8,6 @@ and nothing else. Access tokens expire, the refresh token is permanent. Token re
 from __future__ import annotations
 
 import json
-import secrets
 from typing import Any, ClassVar, Literal
 
 from aiohttp import web
@@ -63,9 +62,7 @@ class OtoServer(TokenServer):
 
     def new_credential(self) -> str:
         """Sign in once more, or with another account. Returns a refresh token."""
-        token = f"fake-oto-refresh-{secrets.token_urlsafe(12)}"
-        self._ledger.sign_in(Credential("refresh_token", token))
-        return token
+        return self._ledger.new_credential("refresh_token")
 
     def routes(self) -> list[web.RouteDef]:
         """`healthCheck`, and in staging `test`."""

@@ -8,7 +8,6 @@ same sign-in. The API's 401 is not documented: this one is RFC 6750's.
 from __future__ import annotations
 
 import json
-import secrets
 from typing import Any, ClassVar
 
 from aiohttp import web
@@ -74,9 +73,7 @@ class PriavaServer(TokenServer):
 
     def new_credential(self) -> str:
         """Sign in once more. Returns a code."""
-        code = f"fake-priava-code-{secrets.token_urlsafe(12)}"
-        self._ledger.sign_in(Credential("authorization_code", code))
-        return code
+        return self._ledger.new_credential("authorization_code")
 
     def read(self, request: web.Request, body: bytes) -> Credential:
         """The credential, if headers and body are exactly as documented and the client is right."""
