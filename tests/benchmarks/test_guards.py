@@ -51,11 +51,7 @@ UNWANTED = {"sqlite3", "sqlite_utils", "click", "rich", "pytest", "aiohttp.web",
 
 
 def run(scene: Callable[[], Awaitable[T]]) -> T:
-    async def bounded() -> T:
-        async with asyncio.timeout(60):
-            return await scene()
-
-    return asyncio.run(bounded())
+    return asyncio.run(asyncio.wait_for(scene(), 60))
 
 
 def source_over(transport: ScriptedTransport) -> ManagedSource:

@@ -25,12 +25,7 @@ FOUR = {"cancelled": cancelled, "contention": contention, "outage": outage, "rev
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     """Run an async test, bounded in case it hangs."""
-
-    async def bounded() -> None:
-        async with asyncio.timeout(60):
-            await test()
-
-    asyncio.run(bounded())
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 @pytest.fixture(autouse=True)

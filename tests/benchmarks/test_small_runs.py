@@ -25,9 +25,7 @@ def test_a_quick_run_succeeds_and_saves_nothing(
     """It prints a table and exits with 0."""
     name = benchmark.__name__.rpartition(".")[2]
     before = _saved(name)
-
     assert benchmark.main(["--quick"]) == 0
-
     assert name in capsys.readouterr().out
     assert _saved(name) == before
 

@@ -97,23 +97,30 @@ class ModelStore:
 
     async def written(self, what: str, write: Callable[[], Record]) -> Record:
         """A write, which finishes even if its caller has gone."""
-
-        def unconfirmed() -> None:
-            write()
-            self._unavailable()
-
         try:
-            record: Record = await self.world.ask(
-                self.process, what, works=write, fails=self._unavailable, works_unconfirmed=unconfirmed
-            )
-        except asyncio.CancelledError:
-            if self.process.alive and not self.world.over:
-                self.world.orphans.append(write)
-            raise
+            record: Record = await self.finished(what, self.fates(write))
+            return record
         except Superseded as newer:
             self.process.learn(self.world.decoded(newer.record))
             raise
-        return record
+
+    def fates(self, work: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
+        """It works, it fails, or it works and no one learns of it."""
+
+        def unconfirmed() -> None:
+            work()
+            self._unavailable()
+
+        return {"works": work, "fails": self._unavailable, "works_unconfirmed": unconfirmed}
+
+    async def finished(self, what: str, fates: dict[str, Callable[[], Any]]) -> Any:
+        """This call. If its caller goes, it works later."""
+        try:
+            return await self.world.ask(self.process, what, **fates)
+        except asyncio.CancelledError:
+            if self.process.alive and not self.world.over:
+                self.world.orphans.append(fates["works"])
+            raise
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
         raise NotImplementedError
@@ -166,17 +173,7 @@ class ModelClaim:
                 self.store._unavailable()
             self._mark = world.mark = Mark(world.now, world.now + listening)
 
-        def unconfirmed() -> None:
-            leave()
-            self.store._unavailable()
-
-        await world.ask(
-            self.store.process,
-            "sending",
-            works=leave,
-            fails=self.store._unavailable,
-            works_unconfirmed=unconfirmed,
-        )
+        await world.ask(self.store.process, "sending", **self.store.fates(leave))
 
     async def commit(self, data: bytes) -> Record:
         return await self.store.written("commit", lambda: self._commit(data))
@@ -198,17 +195,7 @@ class ModelClaim:
 
     async def abandon(self) -> None:
         # The mark of an earlier holder comes back, because its outcome is still unknown.
-        world, process = self.store.world, self.store.process
-
-        def release() -> None:
-            self.end(self.earlier)
-
-        try:
-            await world.ask(process, "abandon", works=release)
-        except asyncio.CancelledError:
-            if process.alive and not world.over:
-                world.orphans.append(release)
-            raise
+        await self.store.finished("abandon", {"works": lambda: self.end(self.earlier)})
 
     def end(self, mark: Mark | None) -> None:
         world = self.store.world
