@@ -267,7 +267,7 @@ def test_f18_leaving_the_block_in_a_cancelled_scope_waits_for_the_running_refres
 def test_f18_closing_may_be_cancelled_at_any_of_its_steps_and_called_again(
     tmp_path: Path, owner: str, what: str
 ) -> None:
-    """A scope does not cut it short. Its task ends at once, and a second call waits for the same refresh."""
+    """A scope does not cut it short (F67). Its task ends at once, and a second call goes on waiting."""
 
     async def cancelled_at(k: int) -> bool:
         owned = Owner(owner, tmp_path / f"{k}.db")

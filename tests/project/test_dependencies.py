@@ -14,7 +14,8 @@ from lowest import constraints, declared
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SECTIONS = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
-TOOLS = {"build", "coverage", "hatchling", "mypy", "pyright", "pytest-cov", "ruff"}  # run, not imported
+# run, not imported
+TOOLS = {"build", "coverage", "hatchling", "mypy", "pyright", "pytest-cov", "pytest-xdist", "ruff"}
 RUNNERS = {"uvloop"}  # imported by its name in a string
 # module -> what we declare, where that is not clear
 DECLARED = {"google": "google-auth", "griffe": "griffelib"}
