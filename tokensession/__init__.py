@@ -17,8 +17,11 @@ Import from five modules: `tokensession`, `tokensession.events` (what is reporte
 may change without notice.
 """
 
-from . import events
-from ._refresh.cache import Snapshot
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._lazy import lazily
 from .clock import Clock
 from .errors import (
     ClaimTimeout,
@@ -42,15 +45,19 @@ from .errors import (
     TokenUnavailable,
     UnexplainedRefusal,
 )
-from .events import Event, Observer
 from .middleware import BearerAuth
 from .policy import Freshness, Policy
 from .session import AuthedSession
 from .source import EphemeralStoreWarning, ManagedSource, RefreshableSource, TokenSource
-from .stores import open_store
 from .token import Token
 from .transport import AiohttpTransport
-from .upkeep import prune, sign_out
+
+if TYPE_CHECKING:
+    from . import events
+    from ._refresh.cache import Snapshot
+    from .events import Event, Observer
+    from .stores import open_store
+    from .upkeep import prune, sign_out
 
 __all__ = [
     "AiohttpTransport",
@@ -92,3 +99,20 @@ __all__ = [
     "prune",
     "sign_out",
 ]
+
+__getattr__ = lazily(
+    globals(),
+    {
+        "Event": ".events",
+        "Observer": ".events",
+        "Snapshot": "._refresh.cache",
+        "events": ".events",
+        "open_store": ".stores",
+        "prune": ".upkeep",
+        "sign_out": ".upkeep",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -23,12 +23,13 @@ from aiohttp import (
 )
 from aiohttp.tracing import Trace
 from multidict import CIMultiDict
+from yarl import URL
 
 from ._validate import describe, implements
 from .errors import ConfigurationError
 from .origins import Origin, origin_of, parse_origins
 from .replay import bearer_errors, is_whole, keep_cookies, renew_cookies
-from .source import RefreshableSource, TokenSource
+from .source import ManagedSource, RefreshableSource, TokenSource
 from .token import Token
 
 __all__ = ["BearerAuth", "warn_of_cache"]
@@ -70,12 +71,15 @@ class BearerAuth:
 
     __slots__ = (
         "__weakref__",
+        "_authorization",
         "_headers",
+        "_judged",
+        "_managed",
         "_refreshable",
         "_replaced_cookies",
         "_source",
+        "_token",
         "_unauthorized",
-        "_used",
         "origins",
     )
 
@@ -105,24 +109,37 @@ class BearerAuth:
         self._refreshable = cast(RefreshableSource, source) if implements(RefreshableSource, source) else None
         self._headers = _pairs(headers)
         self._unauthorized = _statuses(unauthorized_statuses)
-        self._used = False
+        # Your own `token`, also in a subclass, is asked for each request.
+        managed = type(source).token is ManagedSource.token
+        self._managed = cast(ManagedSource, source) if managed else None
+        self._token: Token | None = None
+        self._authorization = ""
+        self._judged: URL | None = None
         self._replaced_cookies: tuple[str, ...] = ()
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """aiohttp's middleware protocol: one hop of one request."""
-        if origin_of(request.url) not in self.origins or (request._traces and self._left_by(request)):
+        url = request.url
+        if url is not self._judged:
+            if origin_of(url) not in self.origins:
+                return await self._without_token(request, handler)
+            self._judged = url
+        if request._traces and self._left_by(request):
             return await self._without_token(request, handler)
-        if not self._used:
-            self._used = True
+        token = self._managed._fresh() if self._managed is not None else None
+        if token is None:
+            token = await self._source.token()
+        if token is not self._token:
+            self._token, self._authorization = token, token.authorization
             warn_of_cache(request.session)
+        headers = request.headers
         for name, value in self._headers:
-            request.headers.setdefault(name, value)
-        token = await self._source.token()
-        request.headers[hdrs.AUTHORIZATION] = token.authorization
+            headers.setdefault(name, value)
+        headers[hdrs.AUTHORIZATION] = self._authorization
         try:
             response = await handler(request)
         finally:  # as in _send, without the cost of another coroutine for every request
-            request.headers[hdrs.AUTHORIZATION] = _REDACTED
+            headers[hdrs.AUTHORIZATION] = _REDACTED
         if response.status < 400 or self._refreshable is None or not self._rejects_token(response):
             return response
         return await self._replay(request, handler, token, response, self._refreshable)

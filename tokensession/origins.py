@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import TypeAlias
 
 from aiohttp import InvalidURL
@@ -43,7 +42,6 @@ def parse_origins(values: Iterable[str]) -> frozenset[Origin]:
     return frozenset(origins)
 
 
-@lru_cache(maxsize=256)  # most programs use a few paths
 def resolve(base: str, origins: frozenset[Origin], url: str | URL) -> URL:
     """The absolute URL of a request, if the token may go there.
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+from asyncio import _get_running_loop as _running
 from collections.abc import Coroutine, Generator, Iterable
 from contextlib import AsyncExitStack
+from os import getpid
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import aiohttp
 from aiohttp import hdrs
@@ -25,7 +27,6 @@ from yarl import URL
 from ._validate import describe
 from .clock import Clock
 from .errors import ConfigurationError
-from .events import Observer
 from .home import Home, parents
 from .middleware import BearerAuth, warn_of_cache
 from .origins import resolve
@@ -40,7 +41,13 @@ if TYPE_CHECKING:
     # aiohttp keeps these names private; at run time nothing depends on them.
     from aiohttp.client import _RequestContextManager, _RequestOptions, _WSConnectOptions
 
+    from .events import Observer
+
 __all__ = ["AuthedSession"]
+
+_TARGETS = 256  # URLs that a session remembers
+_NO_TARGETS: dict[str | URL, URL] = {}  # of all sessions, so that an idle one stays small
+_REQUEST = aiohttp.ClientSession.request
 
 
 class AuthedSession:
@@ -77,6 +84,7 @@ class AuthedSession:
         "_owned_client",
         "_owned_source",
         "_source",
+        "_targets",
     )
 
     def __init__(
@@ -128,6 +136,7 @@ class AuthedSession:
         )
         self._only_bearer = (self._bearer,)  # the middlewares of most requests, built once
         self._base = provider.base_url
+        self._targets = _NO_TARGETS
         self._client = client
         self._owned_client = client is None
         self._home = Home("session")
@@ -216,47 +225,65 @@ class AuthedSession:
         Raises `ForeignOrigin` or `ConfigurationError` before anything is sent. Awaiting it raises what
         `source.token()` and aiohttp raise.
         """
-        target, client = resolve(self._base, self._bearer.origins, url), self.client
-        if kwargs:
-            _check_headers(kwargs)
-        kwargs["middlewares"] = self._middlewares(client, kwargs.get("middlewares"))
-        return client.request(method, target, **kwargs)
+        return self._request(method, url, kwargs)
 
     def get(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A GET request."""
-        return self.request(hdrs.METH_GET, url, **kwargs)
+        return self._request(hdrs.METH_GET, url, kwargs)
 
     def options(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """An OPTIONS request."""
-        return self.request(hdrs.METH_OPTIONS, url, **kwargs)
+        return self._request(hdrs.METH_OPTIONS, url, kwargs)
 
     def head(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A HEAD request. Like aiohttp's, it follows no redirect unless you pass `allow_redirects=True`."""
         kwargs.setdefault("allow_redirects", False)
-        return self.request(hdrs.METH_HEAD, url, **kwargs)
+        return self._request(hdrs.METH_HEAD, url, kwargs)
 
     def post(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A POST request."""
-        return self.request(hdrs.METH_POST, url, **kwargs)
+        return self._request(hdrs.METH_POST, url, kwargs)
 
     def put(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A PUT request."""
-        return self.request(hdrs.METH_PUT, url, **kwargs)
+        return self._request(hdrs.METH_PUT, url, kwargs)
 
     def patch(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A PATCH request."""
-        return self.request(hdrs.METH_PATCH, url, **kwargs)
+        return self._request(hdrs.METH_PATCH, url, kwargs)
 
     def delete(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A DELETE request."""
-        return self.request(hdrs.METH_DELETE, url, **kwargs)
+        return self._request(hdrs.METH_DELETE, url, kwargs)
+
+    def _request(self, method: str, url: str | URL, options: _RequestOptions) -> _RequestContextManager:
+        target = self._targets.get(url)
+        if target is None:
+            target = self._target(url)
+        client, home = self._client, self._home
+        if client is None or self._closed or home.loop is not _running() or home.pid != getpid():
+            client = self.client
+        if options:
+            _check_headers(options)
+        options["middlewares"] = self._middlewares(client, options.get("middlewares"))
+        if type(client).request is not _REQUEST:  # it is yours, or a tool's: it runs
+            return client.request(method, target, **options)
+        return _RequestOpening(client._request(method, target, **options))  # type: ignore[return-value, arg-type]
+
+    def _target(self, url: str | URL) -> URL:
+        """The absolute URL of a request, if the token may go there. Remembered: most programs use a few."""
+        target = resolve(self._base, self._bearer.origins, url)
+        if not 0 < len(self._targets) < _TARGETS:
+            self._targets = {}
+        self._targets[url] = target
+        return target
 
     def ws_connect(self, url: str | URL, **kwargs: Unpack[_WSConnectOptions]) -> _WebSocketOpening:
         """A websocket whose handshake carries the token: await it, or use `async with`.
 
         Parameters, result and errors are those of aiohttp's `ws_connect`, and of `request`.
         """
-        target, client = resolve(self._base, self._bearer.origins, url), self.client
+        target, client = self._target(url), self.client
         _check_headers(kwargs)
         return _WebSocketOpening(self._handshake(client, target, kwargs))
 
@@ -325,15 +352,18 @@ class AuthedSession:
         await self.close()
 
 
-class _WebSocketOpening(Coroutine[Any, Any, aiohttp.ClientWebSocketResponse]):
-    """A websocket that is being opened: a coroutine, and an async context manager that closes it."""
+_Opened = TypeVar("_Opened", covariant=True)
 
-    __slots__ = ("_opening", "_socket")
 
-    def __init__(self, opening: Coroutine[Any, Any, aiohttp.ClientWebSocketResponse]) -> None:
+class _Opening(Coroutine[Any, Any, _Opened]):
+    """What is being opened: a coroutine, and an async context manager that closes it."""
+
+    __slots__ = ("_opened", "_opening")
+
+    def __init__(self, opening: Coroutine[Any, Any, _Opened]) -> None:
         self._opening = opening
 
-    def __await__(self) -> Generator[Any, None, aiohttp.ClientWebSocketResponse]:
+    def __await__(self) -> Generator[Any, None, _Opened]:
         return self._opening.__await__()
 
     def send(self, value: Any) -> Any:
@@ -348,14 +378,44 @@ class _WebSocketOpening(Coroutine[Any, Any, aiohttp.ClientWebSocketResponse]):
         """Give up."""
         self._opening.close()
 
-    async def __aenter__(self) -> aiohttp.ClientWebSocketResponse:
-        self._socket = await self._opening
-        return self._socket
+
+class _RequestOpening(_Opening[aiohttp.ClientResponse]):
+    """A request, as aiohttp opens and closes it, with fewer coroutines and without releasing it twice."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        self._opened = response = await self._opening
+        if type(response) is not aiohttp.ClientResponse:
+            return await response.__aenter__()
+        response._in_context = True
+        return response
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._socket.close()
+        response = self._opened
+        # While its body is being sent, a response has to wait for that, and is released once more.
+        if type(response) is aiohttp.ClientResponse and response._writer is None:
+            response._in_context = False
+            response.release()
+        else:
+            await response.__aexit__(kind, error, trace)
+
+
+class _WebSocketOpening(_Opening[aiohttp.ClientWebSocketResponse]):
+    """A websocket that is being opened."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> aiohttp.ClientWebSocketResponse:
+        self._opened = await self._opening
+        return self._opened
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._opened.close()
 
 
 def _check_headers(options: _RequestOptions | _WSConnectOptions) -> None:

@@ -17,27 +17,24 @@ import sys
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, NoReturn, Protocol, Self, runtime_checkable
 
 from anyio import CancelScope
 
-from . import events
-from ._refresh.cache import Snapshot, TokenCache
-from ._refresh.coordinator import RefreshCoordinator
-from ._refresh.pending_writes import PendingWrites
-from ._refresh.record import KeyRecord
-from ._refresh.request import TokenRequests
-from ._refresh.store_access import StoreAccess
 from ._validate import describe, implements
 from .clock import Clock, SystemClock
 from .errors import ConfigurationError, TokenSessionError
 from .home import Home, parents
 from .policy import WALL_CLOCK_CHECK, Freshness, Policy
 from .providers.protocol import Credential, Provider, TokenTransport, configured_credential
-from .stores import MemoryStore, open_store
 from .stores.protocol import Store
 from .token import Token
 from .transport import AiohttpTransport
+
+if TYPE_CHECKING:
+    from ._refresh.cache import Snapshot
+    from ._refresh.single_flight import SharedTask
+    from .events import Event, Observer
 
 __all__ = ["EphemeralStoreWarning", "ManagedSource", "RefreshableSource", "TokenSource"]
 
@@ -111,7 +108,7 @@ class ManagedSource:
         key: str | None = None,
         policy: Policy | None = None,
         clock: Clock | None = None,
-        observer: events.Observer | None = None,
+        observer: Observer | None = None,
     ) -> None:
         check_provider("provider", provider)
         if transport is not None and not callable(getattr(transport, "send", None)):
@@ -131,9 +128,7 @@ class ManagedSource:
         self._boot = self._clock.boot
         self._observer = observer
         self._home = Home("source")
-        rules = policy or _POLICY
-        requests = TokenRequests(provider, transport or _TRANSPORT, rules, self._clock)
-        self._begin(StoreAccess(name, opened, rules, self._clock), requests)
+        self._begin(name, opened, provider, transport or _TRANSPORT, policy or _POLICY)
 
     # -- what callers use -------------------------------------------------------------------------
 
@@ -163,7 +158,11 @@ class ManagedSource:
         if self._boot() < cache.fresh_until:
             return cache.token  # type: ignore[return-value]  # `fresh_until` is long ago without a token
         self._enter()
-        return await self._slow_token()
+        found = self._look()
+        if isinstance(found, Token):
+            return found
+        # A crowd waits here: each caller awaits a future itself, and not a coroutine that does.
+        return self._came_of(found, await found.join(patient=self._freshness() is Freshness.EXPIRED))
 
     async def refresh(self, unauthorized: Token | None = None, *, force: bool = False) -> Token:
         """A new token, although the current one may look valid. Raises as `token` does.
@@ -222,7 +221,7 @@ class ManagedSource:
             raise ConfigurationError("sign_in needs a code or a refresh_token.", todo="Pass one of them.")
         self._enter()
         token = await self._coordinator.sign_in(credential).wait()
-        if self._cache.deadlines.freshness(*self._now()) is Freshness.EXPIRED and token.lifetime != 0:
+        if self._freshness() is Freshness.EXPIRED and token.lifetime != 0:
             return await self.token()  # it was brought before, and its token has expired since
         return token
 
@@ -289,12 +288,29 @@ class ManagedSource:
 
     # -- behind it --------------------------------------------------------------------------------
 
-    def _begin(self, access: StoreAccess, requests: TokenRequests) -> None:
+    def _begin(
+        self, key: str, store: Store, provider: Provider, transport: TokenTransport, policy: Policy
+    ) -> None:
         """Begin with nothing in memory."""
+        # With the first source, not with the package: a program that only imports it need not wait for them.
+        from ._refresh.cache import TokenCache
+        from ._refresh.coordinator import RefreshCoordinator
+        from ._refresh.pending_writes import PendingWrites
+        from ._refresh.record import KeyRecord
+        from ._refresh.request import TokenRequests
+        from ._refresh.store_access import StoreAccess
+
         counts_sleep = getattr(self._clock, "boot_counts_sleep", False)
         self._cache = TokenCache(wall_check=WALL_CLOCK_CHECK if counts_sleep else 0.0)
-        pending = PendingWrites(access, self._report)
-        self._record = KeyRecord(access, requests, self._cache, pending, self._report)
+        access = StoreAccess(key, store, policy, self._clock)
+        report = self._report
+        self._record = KeyRecord(
+            access,
+            TokenRequests(provider, transport, policy, self._clock),
+            self._cache,
+            PendingWrites(access, report),
+            report,
+        )
         self._coordinator = RefreshCoordinator(self._record)
 
     def _enter(self) -> None:
@@ -307,35 +323,51 @@ class ManagedSource:
 
     def _leave_parent(self) -> None:
         """In a forked child, forget what is the parent's: tokens in memory, refreshes, claims."""
-        home, access = self._home, self._record.access
+        home = self._home
         if home.forked:
             parents.append((self._coordinator, home.loop))
-            self._begin(
-                StoreAccess(access.key, access.store, access.policy, access.clock), self._record.requests
-            )
+            access, requests = self._record.access, self._record.requests
+            self._begin(access.key, access.store, requests.provider, requests.transport, access.policy)
             home.pid, home.loop = os.getpid(), None
 
     def _now(self) -> tuple[float, float]:
         return self._clock.wall(), self._clock.boot()
 
-    async def _slow_token(self) -> Token:
-        wall, boot = self._now()
+    def _fresh(self) -> Token | None:
+        """The token while it is FRESH, else None: for the middleware, which saves a coroutine."""
         cache = self._cache
+        return cache.token if self._boot() < cache.fresh_until else None
+
+    def _look(self) -> Token | SharedTask[Token]:
+        """The token, or the refresh to wait for. Starts the refresh of a token that is DUE, too."""
+        wall, boot = self._now()
+        cache, running = self._cache, self._coordinator
         freshness = cache.look(wall, boot)
-        if cache.token is None or not freshness.usable:
-            try:
-                return await self._coordinator.join("expired", patient=freshness is Freshness.EXPIRED)
-            except TokenSessionError:
-                # ENDING comes a little before the end. If there is no other token, use this one until then.
-                if (
-                    cache.token is not None
-                    and cache.deadlines.freshness(*self._now()) is not Freshness.EXPIRED
-                ):
-                    return cache.token
+        if cache.token is not None and freshness.usable:
+            if freshness is Freshness.DUE and boot >= cache.not_before:
+                running.start_background()
+            return cache.token
+        try:
+            return running.refresh("expired", patient=freshness is Freshness.EXPIRED)
+        except TokenSessionError:
+            if (token := self._last()) is None:
                 raise
-        if freshness is Freshness.DUE and boot >= cache.not_before:
-            self._coordinator.start_background()
-        return cache.token
+            return token
+
+    def _came_of(self, refresh: SharedTask[Token], in_time: bool) -> Token:
+        try:
+            return self._coordinator.outcome(refresh, in_time)
+        except TokenSessionError:
+            if (token := self._last()) is None:
+                raise
+            return token
+
+    def _last(self) -> Token | None:
+        """ENDING comes a little before the end. If there is no other token, use this one until then."""
+        return None if self._freshness() is Freshness.EXPIRED else self._cache.token
+
+    def _freshness(self) -> Freshness:
+        return self._cache.deadlines.freshness(*self._now())
 
     async def _force_refresh(self, *, force: bool) -> Token:
         if self._cache.token is None:  # the store may know which token to replace
@@ -350,8 +382,10 @@ class ManagedSource:
                     return token
         return await self._coordinator.join("forced", force=force)
 
-    def _report(self, event: events.Event) -> None:
-        events.emit(self._observer, event)
+    def _report(self, event: Event) -> None:
+        from .events import emit  # see `_begin`
+
+        emit(self._observer, event)
 
 
 def check_provider(name: str, provider: object) -> None:
@@ -367,7 +401,7 @@ def check_provider(name: str, provider: object) -> None:
 
 
 def _check_settings(
-    key: str | None, policy: Policy | None, clock: Clock | None, observer: events.Observer | None
+    key: str | None, policy: Policy | None, clock: Clock | None, observer: Observer | None
 ) -> None:
     if key is not None and not isinstance(key, str):
         raise ConfigurationError(f"key must be a string, not {describe(key)}.")
@@ -400,9 +434,13 @@ def _choose_store(
                 EphemeralStoreWarning,
                 stacklevel=_frames_of_ours(),
             )
+        from .stores import MemoryStore
+
         memory = MemoryStore(clock=clock)
         return memory, memory
     if isinstance(store, str | Path):
+        from .stores import open_store
+
         opened = open_store(store, clock=clock)
         return opened, opened
     if not implements(Store, store):

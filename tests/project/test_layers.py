@@ -15,7 +15,7 @@ ROOT = Path(tokensession.__file__).parent
 
 # The diagram in docs/architecture.md. A name that ends with a dot is a package.
 LAYERS: list[tuple[str, ...]] = [
-    ("_redact", "clock", "errors", "events", "home", "token"),
+    ("_lazy", "_redact", "clock", "errors", "events", "home", "token"),
     ("_validate", "policy"),
     ("providers.protocol", "stores.protocol"),
     ("providers.", "stores.", "transport"),

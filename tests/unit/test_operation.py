@@ -12,11 +12,11 @@ from tokensession.policy import Policy
 from tokensession.testing import FakeClock
 
 
-async def joined(operation: Operation, *, patient: bool = True) -> asyncio.Task[bool]:
+async def joined(operation: Operation, *, patient: bool = True) -> asyncio.Future[bool]:
     """A caller that waits for it."""
-    task = asyncio.create_task(operation.waiters.wait(patient=patient))
+    waiting = operation.waiters.join(patient=patient)
     await iterations()
-    return task
+    return waiting
 
 
 @pytest.mark.parametrize(

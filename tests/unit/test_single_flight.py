@@ -189,18 +189,22 @@ def test_f03_a_bounded_waiter_gives_up_and_the_work_goes_on() -> None:
     async def main() -> None:
         clock, gate = FakeClock(), Gate()
         task = gate.share(Waiters(clock, BOUND))
-        first = asyncio.create_task(task.wait_bounded())
+
+        async def wait() -> str:
+            return task.outcome(await task.join())
+
+        first = asyncio.create_task(wait())
         await clock.slept()
         clock.advance(BOUND)
         with pytest.raises(TimeoutError):
             await first
         assert not task.done
         assert not gate.cancelled
-        second = asyncio.create_task(task.wait_bounded())
+        second = asyncio.create_task(wait())
         await clock.slept()
         gate.opened.set()
         assert await second == "done"
-        assert await task.wait_bounded() == "done"
+        assert await wait() == "done"
         assert clock.sleepers == ()
 
     run(main())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 from _loop import iterations, run
@@ -27,7 +25,7 @@ class Crowd:
     async def join(self, name: str) -> None:
         async def wait() -> None:
             try:
-                self.got[name] = await self.waiters.wait(patient=False)
+                self.got[name] = await self.waiters.join(patient=False)
             except asyncio.CancelledError:
                 self.got[name] = "cancelled"
 
@@ -62,9 +60,9 @@ def test_f31_one_timer_serves_ten_thousand_waiters() -> None:
     """Each joins at a moment of its own, and none waits behind another."""
 
     async def main() -> None:
-        crowd, tasks = Crowd(), list[asyncio.Task[bool]]()
+        crowd, tasks = Crowd(), list[asyncio.Future[bool]]()
         for number in range(10_000):
-            tasks.append(asyncio.create_task(crowd.waiters.wait(patient=False)))
+            tasks.append(crowd.waiters.join(patient=False))
             if number % 1000 == 999:
                 await asyncio.sleep(0)
                 crowd.clock.advance(1)
@@ -76,6 +74,26 @@ def test_f31_one_timer_serves_ten_thousand_waiters() -> None:
         results = await asyncio.gather(*tasks)
         assert [results.count(False), results.count(True)] == [1000, 9000]
         assert not crowd.clock.sleepers
+
+    run(main())
+
+
+def test_a_crowd_wakes_a_hundred_in_each_turn_of_the_loop() -> None:
+    """In the order in which they came. Those that are cancelled meanwhile hold up none of the others."""
+
+    async def main() -> None:
+        crowd = Crowd()
+        waiting = [crowd.waiters.join(patient=False) for _ in range(250)]
+        crowd.waiters.release()
+        assert [future.done() for future in waiting] == [True] * 100 + [False] * 150
+        waiting[220].cancel()
+        await asyncio.sleep(0)
+        assert [future.done() for future in waiting[100:]] == [True] * 100 + [False] * 20 + [True] + [
+            False
+        ] * 29
+        await asyncio.sleep(0)
+        assert all(future.done() for future in waiting)
+        assert sum(not future.cancelled() and future.result() for future in waiting) == 249
 
     run(main())
 
@@ -194,14 +212,11 @@ def test_f42_a_queue_in_a_loop_that_is_thrown_away_reports_nothing() -> None:
             await asyncio.Event().wait()
 
     async def main() -> None:
-        waiting = waiters.wait(patient=False)
-        waiting.send(None)
-        working = work()
+        kept.append(waiters.join(patient=False))
         working.send(None)
-        kept.extend((waiting, working))
 
-    kept: list[Coroutine[Any, Any, Any]] = []
+    kept: list[asyncio.Future[bool]] = []
+    working = work()
     loop.run_until_complete(main())
     loop.close()
-    for coroutine in kept:
-        coroutine.close()
+    working.close()

@@ -114,21 +114,13 @@ class RefreshCoordinator:
         if not self._running_refresh():
             self._start_refresh("due")
 
-    async def join(self, reason: str, *, patient: bool = True, force: bool = False) -> Token:
-        """The token of the running refresh, or of a new one.
+    def refresh(self, reason: str, *, patient: bool, force: bool = False) -> SharedTask[Token]:
+        """The running refresh, or a new one. Join it, and pass what came of that to `outcome`.
 
         Raises the remembered failure, if there is one and the next attempt is not soon. `patient`: wait
         through failures. `force`: although a refusal is remembered.
         """
         task = self._running_refresh()
-        while force and task is not None and self._operation is not None and not self._operation.force:
-            try:
-                await task.wait_bounded()
-            except TimeoutError:
-                raise self._out_of_time() from None
-            except TokenSessionError:
-                pass  # it is this failure that is to be overcome
-            task = self._running_refresh()
         if task is None:
             boot, policy = self._clock.boot(), self._policy
             error = None if force else self.cache.remembered(boot)
@@ -137,10 +129,24 @@ class RefreshCoordinator:
             if error is not None and not (soon and isinstance(error, TokenUnavailable)):
                 raise error
             task = self._start_refresh(reason, force=force)
+        return task
+
+    def outcome(self, task: SharedTask[Token], in_time: bool) -> Token:
+        """The token that this refresh has brought, or its error."""
         try:
-            return await task.wait_bounded(patient=patient)
+            return task.outcome(in_time)
         except TimeoutError:
             raise self._out_of_time() from None
+
+    async def join(self, reason: str, *, force: bool = False) -> Token:
+        """Wait for the running refresh, or a new one. `force`: it is one that is forced, too."""
+        task = self._running_refresh()
+        while force and task is not None and self._operation is not None and not self._operation.force:
+            if not await task.join():  # whatever comes of it: if it fails, that is to be overcome
+                raise self._out_of_time()
+            task = self._running_refresh()
+        task = self.refresh(reason, patient=True, force=force)
+        return self.outcome(task, await task.join(patient=True))
 
     async def check(self) -> None:
         """Look at the store, and raise what a caller would get. Sends nothing."""

@@ -11,6 +11,10 @@ A waiter may bound its wait. All bounds have the same length, so the waiters' de
 timer serves ten thousand of them. While the work is `queued` (it waits for its turn, and not for an answer),
 the deadlines move on with the clock.
 
+Ten thousand waiters cost what each of them holds and what all of them allocate at once. So each holds one
+future, which its caller awaits itself, and a hundred wake in each turn of the loop: the first are through
+with their requests before the last begin.
+
 Mutable state: `_result` and `_error`. The task writes one of them just before it sets the event; waiters
 read them after it is set. One event loop, no lock. A shared task that is `done` must not be joined:
 `done` and the result change in the same step, so a caller that sees `done` false still gets the result.
@@ -33,6 +37,7 @@ __all__ = ["SharedTask", "SharedTasks", "Waiters"]
 T = TypeVar("T")
 
 _LONGEST_QUEUE = 120.0  # seconds
+_A_TURN = 100  # waiters: as many as aiohttp has connections
 
 
 class Waiters:
@@ -41,12 +46,14 @@ class Waiters:
     Knows when the last of them joined, so that the work can tell for whom it is worth going on.
     """
 
-    __slots__ = ("_bound", "_clock", "_paused", "_paused_at", "_timer", "_waiting", "latest")
+    __slots__ = ("_bound", "_clock", "_deadlines", "_futures", "_paused", "_paused_at", "_timer", "latest")
 
     def __init__(self, clock: Clock, bound: float) -> None:
         self._clock = clock
         self._bound = bound
-        self._waiting: deque[tuple[float, asyncio.Future[bool]]] = deque()
+        # Side by side: a pair for each would be one more object for the garbage collector to visit.
+        self._deadlines: deque[float] = deque()
+        self._futures: deque[asyncio.Future[bool]] = deque()
         self._timer: Timer | None = None
         self._paused = 0.0  # seconds that do not count
         self._paused_at: float | None = None
@@ -74,52 +81,59 @@ class Waiters:
             paused += min(now - self._paused_at, _LONGEST_QUEUE)
         return now - paused
 
-    async def wait(self, *, patient: bool) -> bool:
-        """Return True when `release` is called, or False when the time is over."""
+    def join(self, *, patient: bool) -> asyncio.Future[bool]:
+        """A future for one waiter. Its result is True after `release`, or False when the time is over."""
         if patient:
             self.latest = self._clock.boot()
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._now() + self._bound, future))
+        self._deadlines.append(self._now() + self._bound)
+        self._futures.append(future)
         if self._timer is None:
             self._arm()
-        return await future
+        return future
+
+    def _next(self) -> asyncio.Future[bool]:
+        self._deadlines.popleft()
+        return self._futures.popleft()
 
     def _arm(self) -> None:
-        while self._waiting and self._waiting[0][1].done():
-            self._waiting.popleft()
-        if not self._waiting:
+        while self._futures and self._futures[0].done():
+            self._next()
+        if not self._futures:
             self._timer = None
             return
-        left = self._waiting[0][0] - self._now()
+        left = self._deadlines[0] - self._now()
         if self._paused_at is not None:  # time stands still, for so long at most
             left += max(0.0, self._paused_at + _LONGEST_QUEUE - self._clock.boot())
         self._timer = Timer(self._clock, max(left, 0.001), self._expire)
 
     def _expire(self) -> None:
         now = self._now()
-        while self._waiting and (self._waiting[0][0] <= now or self._waiting[0][1].done()):
-            _, future = self._waiting.popleft()
+        while self._futures and (self._deadlines[0] <= now or self._futures[0].done()):
+            future = self._next()
             if not future.done():
                 future.set_result(False)
         self._arm()
 
     def release(self) -> None:
-        """Wake all of them."""
+        """Wake all of them, so many in each turn of the loop."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._waiting:
-            _, future = self._waiting.popleft()
+        for _ in range(min(_A_TURN, len(self._futures))):
+            future = self._next()
             if not future.done():
                 future.set_result(True)
+        if self._futures:
+            asyncio.get_running_loop().call_soon(self.release)
 
 
 class SharedTask(Generic[T]):
     """Work that starts in the running event loop when you make this object.
 
     `on_done` is called when the work is over, before any waiter runs. `on_stopped` makes the error for the
-    waiters if the work is stopped. `waiters` bounds the waits of those
-    who use `wait_bounded`. Keep a reference: see `SharedTasks`.
+    waiters if the work is stopped. `waiters` bounds the waits of those who `join`. Keep a reference: see
+    `SharedTasks`.
     """
 
     __slots__ = (
@@ -228,12 +242,20 @@ class SharedTask(Generic[T]):
         await self._event.wait()
         return self._outcome()
 
-    async def wait_bounded(self, *, patient: bool = False) -> T:
-        """The result, as `wait`. Raises TimeoutError when the waiter's time is over; the work goes on.
+    def join(self, *, patient: bool = False) -> asyncio.Future[bool]:
+        """A future for one more waiter: await it, and pass its result to `outcome`.
 
         `patient`: this waiter waits through failures, see `Waiters.latest`.
         """
-        if not self.done and (self.waiters is None or not await self.waiters.wait(patient=patient)):
+        if not self.done and self.waiters is not None:
+            return self.waiters.join(patient=patient)
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        future.set_result(self.done)
+        return future
+
+    def outcome(self, in_time: bool) -> T:
+        """The result, as `wait`. Raises TimeoutError if the waiter's time was over; the work goes on."""
+        if not in_time:
             raise TimeoutError
         return self._outcome()
 

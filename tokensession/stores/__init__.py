@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .._lazy import lazily
 from .protocol import ANY, AnyVersion, Claim, Record, Store
 
 if TYPE_CHECKING:
@@ -25,19 +25,15 @@ __all__ = [
     "open_store",
 ]
 
-_HOMES = {
-    "FileStore": ".file",
-    "MemoryStore": ".memory",
-    "SQLiteStore": ".sqlite",
-    "open_store": ".urls",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
-    return found
+__getattr__ = lazily(
+    globals(),
+    {
+        "FileStore": ".file",
+        "MemoryStore": ".memory",
+        "SQLiteStore": ".sqlite",
+        "open_store": ".urls",
+    },
+)
 
 
 def __dir__() -> list[str]:
