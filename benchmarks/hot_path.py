@@ -46,7 +46,7 @@ __all__ = ["main", "measure"]
 Call = Callable[[], Awaitable[object]]
 
 EMPTY, OURS, LOCK = "empty async def", "tokensession", "asyncio.Lock"
-GOAL = 2.5
+GOAL = 2.3
 _LIFE = 36_000
 
 

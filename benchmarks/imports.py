@@ -2,8 +2,9 @@
 
 Each figure comes from a fresh interpreter, in which the import is timed from inside, so the interpreter's own
 start is not included. The base is the import of what tokensession always needs (aiohttp, anyio and msgpack).
-They are taken in turn, round by round, with all bytecode in the cache. SQLite's driver, the servers for tests
-and the command line are imported on first use.
+They are taken in turn, round by round, with all bytecode in the cache. What a refresh needs is imported when
+the first source is made. SQLite's driver, a provider, the servers for tests and the command line are imported
+on first use.
 
 The notes have what the modules of tokensession themselves take, by `-X importtime`, and how much of it is
 making dataclasses, whose methods the interpreter compiles at each import.
@@ -33,6 +34,12 @@ _STATEMENTS = {
     BASE: "import aiohttp, anyio, msgpack",
     "aiohttp": "import aiohttp",
     "tokensession with SQLiteStore": "import tokensession\nfrom tokensession.stores import SQLiteStore",
+    "tokensession and a first session": """
+import tokensession
+from tokensession.providers import OAuth2
+provider = OAuth2(token_url="https://id.example.com/token", client_id="c", client_secret="s", code="c")
+tokensession.AuthedSession(provider, store="memory:")
+""",
 }
 _TIMED = """
 import time

@@ -5,7 +5,7 @@
 | `base` | what each can do: prime, get, expire, holds |
 | `common` | what the experiments with contestants share |
 | `over_aiohttp` | tokensession, raw aiohttp, the cookbook's middleware, aiohttp-oauth2-client |
-| `over_google` | google-auth |
+| `over_google` | google-auth, gcloud-aio-auth |
 | `over_httpx` | Authlib, singleflight-auth, mcp, httpx-auth |
 
 `for kind in PEERS: if excuse(kind, "contention") is None: async with kind(credentials) as peer: ...`
@@ -13,7 +13,7 @@
 
 from .base import CONNECTIONS, Peer, excuse
 from .over_aiohttp import AiohttpCookbook, AiohttpOAuth2Client, RawAiohttp, Tokensession
-from .over_google import GoogleAuth
+from .over_google import GcloudAio, GoogleAuth
 from .over_httpx import Authlib, HttpxAuth, Mcp, SingleflightAuth
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "PEERS",
     "AiohttpCookbook",
     "AiohttpOAuth2Client",
+    "GcloudAio",
     "Peer",
     "RawAiohttp",
     "Tokensession",
@@ -32,6 +33,7 @@ PEERS: tuple[type[Peer], ...] = (
     RawAiohttp,
     AiohttpCookbook,
     AiohttpOAuth2Client,
+    GcloudAio,
     Authlib,
     GoogleAuth,
     SingleflightAuth,

@@ -26,7 +26,7 @@ def hot_path(result: Result) -> Figure:
     series, found = result["series"], _by_name(result["series"])
     (on,) = axes(0.9 + 0.26 * len(found))
     dots(on, dict(sorted(found.items(), key=lambda item: item[1]["median"])))
-    goal_line(on, 2.5 * found["empty async def"]["median"], "goal: 2.5 x the empty one")
+    goal_line(on, 2.3 * found["empty async def"]["median"], "goal: 2.3 x the empty one")
     on.set_xlabel(f"{series['unit']} per call (logarithmic)")
     plain_log(on.xaxis)
     return _of(on)

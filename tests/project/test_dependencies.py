@@ -18,7 +18,7 @@ SECTIONS = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 TOOLS = {"build", "coverage", "hatchling", "mypy", "pyright", "pytest-cov", "pytest-xdist", "ruff"}
 RUNNERS = {"uvloop"}  # imported by its name in a string
 # module -> what we declare, where that is not clear
-DECLARED = {"google": "google-auth", "griffe": "griffelib"}
+DECLARED = {"gcloud": "gcloud-aio-auth", "google": "google-auth", "griffe": "griffelib"}
 
 
 def imported(folder: str) -> set[str]:
