@@ -46,16 +46,16 @@ from .errors import (
     UnexplainedRefusal,
 )
 from .middleware import BearerAuth
+from .observer import Event, Observer
 from .policy import Freshness, Policy
 from .session import AuthedSession
+from .snapshot import Snapshot
 from .source import EphemeralStoreWarning, ManagedSource, RefreshableSource, TokenSource
 from .token import Token
 from .transport import AiohttpTransport
 
 if TYPE_CHECKING:
     from . import events
-    from ._refresh.cache import Snapshot
-    from .events import Event, Observer
     from .stores import open_store
     from .upkeep import prune, sign_out
 
@@ -100,19 +100,17 @@ __all__ = [
     "sign_out",
 ]
 
-__getattr__ = lazily(
-    globals(),
-    {
-        "Event": ".events",
-        "Observer": ".events",
-        "Snapshot": "._refresh.cache",
-        "events": ".events",
-        "open_store": ".stores",
-        "prune": ".upkeep",
-        "sign_out": ".upkeep",
-    },
-)
+if not TYPE_CHECKING:  # a type checker knows the names, and finds wrong ones
+    __getattr__ = lazily(
+        globals(),
+        {
+            "events": ".events",
+            "open_store": ".stores",
+            "prune": ".upkeep",
+            "sign_out": ".upkeep",
+        },
+    )
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*globals(), *__all__})

@@ -6,10 +6,11 @@ secret. No event has the name of an error.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
+
+from .observer import Event, Observer
 
 __all__ = [
     "Adopted",
@@ -33,17 +34,6 @@ __all__ = [
     "TokenUnauthorized",
     "UnexpectedResponse",
 ]
-
-_log = logging.getLogger("tokensession")
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something happened to the token under `key`."""
-
-    key: str
-    level: ClassVar[int] = logging.DEBUG
-    """The level at which it is logged."""
 
 
 # -- operations: one start and one end with the same `id` --------------------------------------------------
@@ -242,27 +232,3 @@ class RequestLimitReached(Event):
     limit: float
     seconds: float
     level: ClassVar[int] = logging.ERROR
-
-
-class Observer(Protocol):
-    """Receives every event, in the event loop, as it happens. Must return at once."""
-
-    def __call__(self, event: Event, /) -> None:
-        """Handle the event."""
-        ...
-
-
-def emit(observer: Observer | None, event: Event) -> None:
-    """Log the event to the logger "tokensession", and hand it to the observer.
-
-    An observer that raises is logged and otherwise ignored: it cannot break a refresh.
-    """
-    with contextlib.suppress(Exception):  # your log handler or filter may raise anything
-        if _log.isEnabledFor(event.level):
-            _log.log(event.level, "%s", event)
-    if observer is not None:
-        try:
-            observer(event)
-        except Exception:  # noqa: BLE001 - your observer may raise anything
-            with contextlib.suppress(Exception):
-                _log.exception("observer %r raised on %s", observer, type(event).__name__)

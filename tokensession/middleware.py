@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import NoReturn, cast
 
 from aiohttp import (
+    ClientConnectionError,
     ClientHandlerType,
     ClientRequest,
     ClientResponse,
@@ -38,6 +39,7 @@ _log = logging.getLogger("tokensession")
 _WARNED = "_tokensession_warned_of_its_cache"
 
 _REDACTED = "Bearer [redacted]"
+_TOKEN = ManagedSource.token
 _COOKIES = 100  # cookies of 401s that are remembered
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})  # those that aiohttp follows
 
@@ -71,16 +73,14 @@ class BearerAuth:
 
     __slots__ = (
         "__weakref__",
-        "_authorization",
         "_headers",
         "_judged",
         "_managed",
+        "_origins",
         "_refreshable",
         "_replaced_cookies",
         "_source",
-        "_token",
         "_unauthorized",
-        "origins",
     )
 
     def __init__(
@@ -103,17 +103,13 @@ class BearerAuth:
                 f"{describe(allowed)}.",
                 todo='Pass them: BearerAuth(source, origins=["https://api.example.com"]).',
             )
-        self.origins: frozenset[Origin] = parse_origins([allowed] if isinstance(allowed, str) else allowed)
-        """Where the token may go."""
+        self._origins = parse_origins([allowed] if isinstance(allowed, str) else allowed)
         self._source = source
         self._refreshable = cast(RefreshableSource, source) if implements(RefreshableSource, source) else None
         self._headers = _pairs(headers)
         self._unauthorized = _statuses(unauthorized_statuses)
-        # Your own `token`, also in a subclass, is asked for each request.
-        managed = type(source).token is ManagedSource.token
-        self._managed = cast(ManagedSource, source) if managed else None
-        self._token: Token | None = None
-        self._authorization = ""
+        # A source of your own, also a subclass, is asked for each request.
+        self._managed = source if type(source) is ManagedSource else None
         self._judged: URL | None = None
         self._replaced_cookies: tuple[str, ...] = ()
 
@@ -121,28 +117,37 @@ class BearerAuth:
         """aiohttp's middleware protocol: one hop of one request."""
         url = request.url
         if url is not self._judged:
-            if origin_of(url) not in self.origins:
+            if origin_of(url) not in self._origins:
                 return await self._without_token(request, handler)
+            warn_of_cache(request.session)
             self._judged = url
         if request._traces and self._left_by(request):
             return await self._without_token(request, handler)
-        token = self._managed._fresh() if self._managed is not None else None
-        if token is None:
+        managed, ready = self._managed, None
+        if managed is not None and ManagedSource.token is _TOKEN:  # no tool has replaced it
+            ready = managed._fresh()
+        if ready is None:
             token = await self._source.token()
-        if token is not self._token:
-            self._token, self._authorization = token, token.authorization
-            warn_of_cache(request.session)
-        headers = request.headers
+            authorization = token.authorization
+            if request.session.closed:  # meanwhile: aiohttp would wait for a connection in vain
+                raise ClientConnectionError("The session was closed while this request waited for its token.")
+        else:
+            token, authorization = ready
         for name, value in self._headers:
-            headers.setdefault(name, value)
-        headers[hdrs.AUTHORIZATION] = self._authorization
+            request.headers.setdefault(name, value)
+        request.headers[hdrs.AUTHORIZATION] = authorization
         try:
             response = await handler(request)
         finally:  # as in _send, without the cost of another coroutine for every request
-            headers[hdrs.AUTHORIZATION] = _REDACTED
+            request.headers[hdrs.AUTHORIZATION] = _REDACTED
         if response.status < 400 or self._refreshable is None or not self._rejects_token(response):
             return response
         return await self._replay(request, handler, token, response, self._refreshable)
+
+    @property
+    def origins(self) -> frozenset[Origin]:
+        """Where the token may go."""
+        return self._origins
 
     def __reduce__(self) -> NoReturn:
         """Neither pickled nor copied: its source has a token in memory."""

@@ -15,7 +15,7 @@ from collections.abc import Coroutine, Generator, Iterable
 from contextlib import AsyncExitStack
 from os import getpid
 from pathlib import Path
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import aiohttp
@@ -29,6 +29,7 @@ from .clock import Clock
 from .errors import ConfigurationError
 from .home import Home, parents
 from .middleware import BearerAuth, warn_of_cache
+from .observer import Observer
 from .origins import resolve
 from .policy import Policy
 from .providers.protocol import Provider, TokenTransport
@@ -41,13 +42,13 @@ if TYPE_CHECKING:
     # aiohttp keeps these names private; at run time nothing depends on them.
     from aiohttp.client import _RequestContextManager, _RequestOptions, _WSConnectOptions
 
-    from .events import Observer
-
 __all__ = ["AuthedSession"]
 
 _TARGETS = 256  # URLs that a session remembers
 _NO_TARGETS: dict[str | URL, URL] = {}  # of all sessions, so that an idle one stays small
-_REQUEST = aiohttp.ClientSession.request
+_REQUEST: object = aiohttp.ClientSession.request
+if not isinstance(_REQUEST, FunctionType) or _REQUEST.__code__.co_filename != aiohttp.client.__file__:
+    _REQUEST = None  # a tool has put its own in place before: it is called
 
 
 class AuthedSession:
@@ -229,44 +230,49 @@ class AuthedSession:
 
     def get(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A GET request."""
-        return self._request(hdrs.METH_GET, url, kwargs)
+        return self._verb(hdrs.METH_GET, url, kwargs)
 
     def options(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """An OPTIONS request."""
-        return self._request(hdrs.METH_OPTIONS, url, kwargs)
+        return self._verb(hdrs.METH_OPTIONS, url, kwargs)
 
     def head(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A HEAD request. Like aiohttp's, it follows no redirect unless you pass `allow_redirects=True`."""
         kwargs.setdefault("allow_redirects", False)
-        return self._request(hdrs.METH_HEAD, url, kwargs)
+        return self._verb(hdrs.METH_HEAD, url, kwargs)
 
     def post(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A POST request."""
-        return self._request(hdrs.METH_POST, url, kwargs)
+        return self._verb(hdrs.METH_POST, url, kwargs)
 
     def put(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A PUT request."""
-        return self._request(hdrs.METH_PUT, url, kwargs)
+        return self._verb(hdrs.METH_PUT, url, kwargs)
 
     def patch(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A PATCH request."""
-        return self._request(hdrs.METH_PATCH, url, kwargs)
+        return self._verb(hdrs.METH_PATCH, url, kwargs)
 
     def delete(self, url: str | URL, **kwargs: Unpack[_RequestOptions]) -> _RequestContextManager:
         """A DELETE request."""
-        return self._request(hdrs.METH_DELETE, url, kwargs)
+        return self._verb(hdrs.METH_DELETE, url, kwargs)
+
+    def _verb(self, method: str, url: str | URL, options: _RequestOptions) -> _RequestContextManager:
+        if type(self).request is not _OUR_REQUEST:  # a subclass's, or a tool's: it is called
+            return self.request(method, url, **options)
+        return self._request(method, url, options)
 
     def _request(self, method: str, url: str | URL, options: _RequestOptions) -> _RequestContextManager:
         target = self._targets.get(url)
         if target is None:
             target = self._target(url)
-        client, home = self._client, self._home
-        if client is None or self._closed or home.loop is not _running() or home.pid != getpid():
+        client, home, loop = self._client, self._home, _running()
+        if client is None or self._closed or loop is None or home.loop is not loop or home.pid != getpid():
             client = self.client
         if options:
             _check_headers(options)
         options["middlewares"] = self._middlewares(client, options.get("middlewares"))
-        if type(client).request is not _REQUEST:  # it is yours, or a tool's: it runs
+        if type(client).request is not _REQUEST or "request" in vars(client):  # yours, or a tool's
             return client.request(method, target, **options)
         return _RequestOpening(client._request(method, target, **options))  # type: ignore[return-value, arg-type]
 
@@ -352,6 +358,7 @@ class AuthedSession:
         await self.close()
 
 
+_OUR_REQUEST = AuthedSession.request
 _Opened = TypeVar("_Opened", covariant=True)
 
 
@@ -365,6 +372,9 @@ class _Opening(Coroutine[Any, Any, _Opened]):
 
     def __await__(self) -> Generator[Any, None, _Opened]:
         return self._opening.__await__()
+
+    def __iter__(self) -> Generator[Any, None, _Opened]:
+        return self.__await__()
 
     def send(self, value: Any) -> Any:
         """Go on, as a coroutine does."""

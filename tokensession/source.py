@@ -25,16 +25,16 @@ from ._validate import describe, implements
 from .clock import Clock, SystemClock
 from .errors import ConfigurationError, TokenSessionError
 from .home import Home, parents
+from .observer import Event, Observer, emit
 from .policy import WALL_CLOCK_CHECK, Freshness, Policy
 from .providers.protocol import Credential, Provider, TokenTransport, configured_credential
+from .snapshot import Snapshot
 from .stores.protocol import Store
 from .token import Token
 from .transport import AiohttpTransport
 
 if TYPE_CHECKING:
-    from ._refresh.cache import Snapshot
     from ._refresh.single_flight import SharedTask
-    from .events import Event, Observer
 
 __all__ = ["EphemeralStoreWarning", "ManagedSource", "RefreshableSource", "TokenSource"]
 
@@ -158,11 +158,20 @@ class ManagedSource:
         if self._boot() < cache.fresh_until:
             return cache.token  # type: ignore[return-value]  # `fresh_until` is long ago without a token
         self._enter()
-        found = self._look()
-        if isinstance(found, Token):
-            return found
-        # A crowd waits here: each caller awaits a future itself, and not a coroutine that does.
-        return self._came_of(found, await found.join(patient=self._freshness() is Freshness.EXPIRED))
+        late = False
+        while True:
+            found = self._look()
+            if isinstance(found, Token):
+                return found
+            # A crowd waits here: each caller awaits a future itself, and not a coroutine that does.
+            token = self._came_of(found, await found.join(patient=self._freshness() is Freshness.EXPIRED))
+            # It wakes in turns. For the last of it counts, too, what has happened since the refresh ended.
+            if self._cache is not cache:
+                return token
+            if cache.token is not None and cache.token.access_token == token.access_token:
+                if late or not token.lifetime or self._freshness() is not Freshness.EXPIRED:
+                    return token
+                late = True
 
     async def refresh(self, unauthorized: Token | None = None, *, force: bool = False) -> Token:
         """A new token, although the current one may look valid. Raises as `token` does.
@@ -333,10 +342,10 @@ class ManagedSource:
     def _now(self) -> tuple[float, float]:
         return self._clock.wall(), self._clock.boot()
 
-    def _fresh(self) -> Token | None:
-        """The token while it is FRESH, else None: for the middleware, which saves a coroutine."""
+    def _fresh(self) -> tuple[Token, str] | None:
+        """The token and its header while it is FRESH, else None: for the middleware, without a coroutine."""
         cache = self._cache
-        return cache.token if self._boot() < cache.fresh_until else None
+        return cache.ready or cache.make_ready() if self._boot() < cache.fresh_until else None
 
     def _look(self) -> Token | SharedTask[Token]:
         """The token, or the refresh to wait for. Starts the refresh of a token that is DUE, too."""
@@ -383,8 +392,6 @@ class ManagedSource:
         return await self._coordinator.join("forced", force=force)
 
     def _report(self, event: Event) -> None:
-        from .events import emit  # see `_begin`
-
         emit(self._observer, event)
 
 

@@ -12,7 +12,7 @@ from _api import api
 from _event_loop import in_event_loop
 from aiohttp import web
 
-from tokensession import AuthedSession, ManagedSource, Token
+from tokensession import AuthedSession, BearerAuth, ManagedSource, Token
 from tokensession.providers import OAuth2
 from tokensession.stores import MemoryStore
 from tokensession.testing import OAuth2Server
@@ -207,3 +207,73 @@ async def test_a_source_whose_token_method_is_overridden_is_asked_for_each_reque
                     async with session.get("/echo") as response:
                         assert response.status == 200
             assert source.count == 3
+
+
+class Aside:
+    """A source with `token` on the object, as test doubles have it."""
+
+    def __init__(self, source: ManagedSource) -> None:
+        self.token = source.token
+
+
+@in_event_loop
+async def test_a_source_may_have_its_token_method_on_the_object() -> None:
+    async with (
+        OAuth2Server() as server,
+        ManagedSource(OAuth2(**server.credentials), store="memory:") as source,
+    ):
+        bearer = BearerAuth(Aside(source), origins=[server.credentials["base_url"]])  # type: ignore[arg-type]
+        async with aiohttp.ClientSession(middlewares=(bearer,)) as client:
+            async with client.get(server.credentials["base_url"] + "/echo") as response:
+                assert response.status == 200
+
+
+@in_event_loop
+async def test_the_token_is_taken_off_headers_that_a_later_middleware_has_replaced() -> None:
+    async def replacing(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        request.headers = request.headers.copy()
+        response: aiohttp.ClientResponse = await handler(request)
+        return response
+
+    async with (
+        OAuth2Server() as server,
+        ManagedSource(OAuth2(**server.credentials), store="memory:") as source,
+    ):
+        middlewares = (BearerAuth(source), replacing)
+        async with aiohttp.ClientSession(middlewares=middlewares) as client:
+            async with client.get(server.credentials["base_url"] + "/echo") as response:
+                assert response.status == 200
+                assert response.request_info.headers["Authorization"] == "Bearer [redacted]"
+
+
+@in_event_loop
+async def test_closing_a_session_ends_every_request_of_a_crowd_that_waits_for_its_token() -> None:
+    """Those that are awake by then, and those that are not."""
+    async with OAuth2Server() as server:
+        session = AuthedSession(OAuth2(**server.credentials), store="memory:")
+        async with server.hold("before") as gate, session:
+            requests = [asyncio.create_task(outcome(session.get("/echo"))) for _ in range(1000)]
+            await gate.reached()
+            gate.open()
+        done, _ = await asyncio.wait(requests)
+        assert len(done) == 1000
+
+
+class Named(AuthedSession):
+    """A session with a `request` of its own."""
+
+    seen = 0
+
+    def request(self, method: str, url: Any, **options: Any) -> Any:
+        self.seen += 1
+        return super().request(method, url, **options)
+
+
+@in_event_loop
+async def test_a_request_method_of_a_subclass_is_called_by_every_method() -> None:
+    async with OAuth2Server() as server:
+        async with Named(OAuth2(**server.credentials), store="memory:") as session:
+            for get in (session.get, session.options, session.delete):
+                async with get("/echo"):
+                    pass
+            assert session.seen == 3

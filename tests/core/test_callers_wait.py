@@ -515,3 +515,51 @@ def test_f64_f65_a_pause_hides_no_token() -> None:
         assert started.token_requests == 0
 
     run(main)
+
+
+@pytest.mark.parametrize("change", ["sign-out", "sign-in", "401"])
+def test_a_caller_of_a_crowd_that_wakes_after_a_change_gets_no_former_token(change: str) -> None:
+    """A crowd wakes in turns, and the first to wake may sign out, sign in, or report a 401."""
+
+    async def main() -> None:
+        rig = Rig(success(1), success(2))
+        after: list[str] = []
+        changed = asyncio.Event()
+
+        async def first() -> None:
+            token = await rig.source.token()
+            if change == "sign-out":
+                await rig.source.sign_out()
+            elif change == "sign-in":
+                await rig.source.sign_in(refresh_token="another account's")
+            else:
+                await rig.source.refresh(token)
+            changed.set()
+
+        async def other() -> None:
+            try:
+                token = (await rig.source.token()).access_token
+            except SignedOut:
+                token = "signed out"
+            if changed.is_set():
+                after.append(token)
+
+        await asyncio.gather(first(), *(other() for _ in range(20_000)))
+        assert set(after) == {"signed out" if change == "sign-out" else "access-2"}
+
+    run(main)
+
+
+def test_a_caller_of_a_crowd_gets_no_token_that_has_expired_before_it_wakes() -> None:
+    async def main() -> None:
+        rig = Rig(success(1, expires_in=2), success(2))
+        seen: list[str] = []
+
+        async def caller() -> None:
+            seen.append((await rig.source.token()).access_token)
+            rig.clock.advance(0.011)
+
+        await asyncio.gather(*(caller() for _ in range(400)))
+        assert seen == ["access-1"] * 182 + ["access-2"] * 218, "2 s are over after 182 of them"
+
+    run(main)

@@ -15,8 +15,8 @@ ROOT = Path(tokensession.__file__).parent
 
 # The diagram in docs/architecture.md. A name that ends with a dot is a package.
 LAYERS: list[tuple[str, ...]] = [
-    ("_lazy", "_redact", "clock", "errors", "events", "home", "token"),
-    ("_validate", "policy"),
+    ("_lazy", "_redact", "clock", "errors", "events", "home", "observer", "token"),
+    ("_validate", "policy", "snapshot"),
     ("providers.protocol", "stores.protocol"),
     ("providers.", "stores.", "transport"),
     ("_refresh.",),

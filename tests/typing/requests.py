@@ -5,6 +5,8 @@ from typing import assert_type
 
 import aiohttp
 
+import tokensession.providers
+import tokensession.stores
 from tokensession import (
     AiohttpTransport,
     AuthedSession,
@@ -123,3 +125,10 @@ async def errors(source: ManagedSource) -> float | None:
     except TokenUnavailable as error:
         return error.retry_after
     return None
+
+
+def names_that_do_not_exist() -> None:
+    """A type checker finds them, although some modules are imported on first use."""
+    print(tokensession.AuthSession)  # type: ignore[attr-defined]
+    print(tokensession.providers.OAuth3)  # type: ignore[attr-defined]
+    print(tokensession.stores.RedisStorage)  # type: ignore[attr-defined]

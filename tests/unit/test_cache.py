@@ -22,7 +22,7 @@ from _states import (
     unknown,
 )
 
-from tokensession._refresh.cache import Snapshot, TokenCache
+from tokensession._refresh.cache import TokenCache
 from tokensession._refresh.schedule import NO_TOKEN
 from tokensession._refresh.state import TokenState
 from tokensession.errors import (
@@ -36,6 +36,7 @@ from tokensession.errors import (
     TokenUnavailable,
 )
 from tokensession.policy import Freshness, Policy
+from tokensession.snapshot import Snapshot
 
 POLICY = Policy()
 BOOT = NOW.boot

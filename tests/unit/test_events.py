@@ -19,8 +19,8 @@ from tokensession.events import (
     RefreshHeld,
     SignedIn,
     SignInFailed,
-    emit,
 )
+from tokensession.observer import emit
 
 FAMILY = [
     value

@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, field
 
 from ..errors import SignInRequired, StoreError, TokenSessionError, TokenUnavailable
 from ..policy import ENDS_SOON, Freshness, Policy
+from ..snapshot import Snapshot
 from ..token import Token
 from .schedule import NO_TOKEN, Deadlines, deadlines, look_interval, refresh_interval
 from .state import Failures, Now, TokenState, keeping, merged
 
-__all__ = ["Counters", "Snapshot", "TokenCache"]
+__all__ = ["Counters", "TokenCache"]
 
 
 @dataclass(slots=True)
@@ -34,40 +35,6 @@ class Counters:
     """Refreshes that ended in an error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The state of a source, for people. Contains no secret. Durations are in seconds."""
-
-    key: str
-    """The key in the store."""
-    freshness: Freshness
-    """How close the token in memory is to its end. EXPIRED without a token."""
-    token: str | None
-    """The fingerprint of the token in memory, or None."""
-    seconds_left: float | None
-    """Until the token expires. None if it has no stated lifetime, or there is no token."""
-    refreshing: bool
-    """Whether a refresh is running."""
-    unsaved: bool
-    """Whether a new token, or the outcome of a token request, still waits to be stored."""
-    last_error: str | None
-    """The name of the type of the error that callers without a usable token get at this moment."""
-    retry_after: float | None
-    """How long until the next token request may be made, if there is such an error and time helps."""
-    sign_in_ends: float | None
-    """How long until the provider ends this sign-in, if it has said so."""
-    refreshes: int
-    """Refreshes that started."""
-    token_requests: int
-    """Refreshes that got their token by a token request."""
-    adopted: int
-    """Tokens that another task or process had put into the store."""
-    unauthorized: int
-    """Refreshes that a 401 started."""
-    failures: int
-    """Refreshes that ended in an error."""
-
-
 @dataclass(slots=True)
 class TokenCache:
     """What is known, what is served, and the last failure.
@@ -83,6 +50,7 @@ class TokenCache:
 
     - `fresh_until` (boot clock): until then the token is FRESH without another look at the wall clock.
       The wall clock is read every `wall_check` seconds.
+    - `ready`: the token and the header that it is sent in.
     - `not_before` (boot clock): when the next background refresh may start.
     - `same_until`: until then, a 401 gets the same token again, because another would not help.
     - `served`: the order of the state whose token is served. `has_served`: there has been
@@ -102,6 +70,7 @@ class TokenCache:
     missing_since: float | None = None
     local: Failures | None = None
     token: Token | None = None
+    ready: tuple[Token, str] | None = None
     deadlines: Deadlines = NO_TOKEN
     fresh_until: float = float("-inf")
     not_before: float = float("-inf")
@@ -141,11 +110,17 @@ class TokenCache:
             self.forget()
             return
         self.token, self.served, self.has_served = token, state.order, True
+        self.ready = None
         self.deadlines = deadlines(token, state.obtained, policy, jitter=jitter)
         self.look(now.wall, now.boot)
         self.not_before = now.boot + refresh_interval(token.lifetime, policy) if requested else now.boot
         self.local = None
         self._clear_failure()
+
+    def make_ready(self) -> tuple[Token, str] | None:
+        """The token with its header, made on its first request, so that an idle source has none."""
+        self.ready = None if self.token is None else (self.token, self.token.authorization)
+        return self.ready
 
     def serves(self, state: TokenState) -> bool:
         """Whether this state's token is the one that is served."""
@@ -175,7 +150,7 @@ class TokenCache:
 
     def forget(self) -> None:
         """Serve nothing."""
-        self.token, self.served = None, None
+        self.token, self.ready, self.served = None, None, None
         self.deadlines, self.fresh_until = NO_TOKEN, float("-inf")
         self._clear_failure()
 

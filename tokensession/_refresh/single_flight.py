@@ -120,12 +120,19 @@ class Waiters:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for _ in range(min(_A_TURN, len(self._futures))):
+        woken = 0
+        while self._futures and woken < _A_TURN:
             future = self._next()
             if not future.done():
                 future.set_result(True)
+                woken += 1
         if self._futures:
-            asyncio.get_running_loop().call_soon(self.release)
+            self._futures[0].get_loop().call_soon(self.release)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether some have not been woken yet."""
+        return bool(self._futures)
 
 
 class SharedTask(Generic[T]):
@@ -268,8 +275,10 @@ class SharedTask(Generic[T]):
         raise TokenSessionError(f"The refresh failed unexpectedly ({type(error).__name__}).") from error
 
     async def drain(self) -> None:
-        """Wait until it is over, and ignore the outcome."""
+        """Wait until it is over and all waiters are awake, and ignore the outcome."""
         await self._event.wait()
+        while self.waiters is not None and self.waiters.waiting:  # noqa: ASYNC110 - each turn wakes some
+            await asyncio.sleep(0)
 
     def cancel(self) -> None:
         """Stop the work. It still cleans up before it is `done`."""

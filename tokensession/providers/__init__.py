@@ -47,19 +47,20 @@ __all__ = [
 _WIRE = ("basic_auth", "encode_form", "encode_json", "parse_form", "parse_json")
 _STRATEGY = ("RFC6749_ERRORS", "ErrorKind", "Fields", "Strategy", "expires_at", "expires_in")
 
-__getattr__ = lazily(
-    globals(),
-    {
-        **dict.fromkeys(_WIRE, "._wire"),
-        **dict.fromkeys(_STRATEGY, ".strategy"),
-        "Health": ".oto",
-        "OAuth2": ".oauth2",
-        "Oto": ".oto",
-        "Priava": ".priava",
-        "StrategyProvider": ".strategy_provider",
-    },
-)
+if not TYPE_CHECKING:  # a type checker knows the names, and finds wrong ones
+    __getattr__ = lazily(
+        globals(),
+        {
+            **dict.fromkeys(_WIRE, "._wire"),
+            **dict.fromkeys(_STRATEGY, ".strategy"),
+            "Health": ".oto",
+            "OAuth2": ".oauth2",
+            "Oto": ".oto",
+            "Priava": ".priava",
+            "StrategyProvider": ".strategy_provider",
+        },
+    )
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*globals(), *__all__})

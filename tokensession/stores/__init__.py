@@ -25,16 +25,17 @@ __all__ = [
     "open_store",
 ]
 
-__getattr__ = lazily(
-    globals(),
-    {
-        "FileStore": ".file",
-        "MemoryStore": ".memory",
-        "SQLiteStore": ".sqlite",
-        "open_store": ".urls",
-    },
-)
+if not TYPE_CHECKING:  # a type checker knows the names, and finds wrong ones
+    __getattr__ = lazily(
+        globals(),
+        {
+            "FileStore": ".file",
+            "MemoryStore": ".memory",
+            "SQLiteStore": ".sqlite",
+            "open_store": ".urls",
+        },
+    )
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*globals(), *__all__})
