@@ -113,4 +113,4 @@ if not TYPE_CHECKING:  # a type checker knows the names, and finds wrong ones
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__

@@ -34,6 +34,7 @@ from .token import Token
 from .transport import AiohttpTransport
 
 if TYPE_CHECKING:
+    from ._refresh.cache import TokenCache
     from ._refresh.single_flight import SharedTask
 
 __all__ = ["EphemeralStoreWarning", "ManagedSource", "RefreshableSource", "TokenSource"]
@@ -158,7 +159,6 @@ class ManagedSource:
         if self._boot() < cache.fresh_until:
             return cache.token  # type: ignore[return-value]  # `fresh_until` is long ago without a token
         self._enter()
-        late = False
         while True:
             found = self._look()
             if isinstance(found, Token):
@@ -166,12 +166,8 @@ class ManagedSource:
             # A crowd waits here: each caller awaits a future itself, and not a coroutine that does.
             token = self._came_of(found, await found.join(patient=self._freshness() is Freshness.EXPIRED))
             # It wakes in turns. For the last of it counts, too, what has happened since the refresh ended.
-            if self._cache is not cache:
+            if self._is_current(token, cache):
                 return token
-            if cache.token is not None and cache.token.access_token == token.access_token:
-                if late or not token.lifetime or self._freshness() is not Freshness.EXPIRED:
-                    return token
-                late = True
 
     async def refresh(self, unauthorized: Token | None = None, *, force: bool = False) -> Token:
         """A new token, although the current one may look valid. Raises as `token` does.
@@ -370,6 +366,11 @@ class ManagedSource:
             if (token := self._last()) is None:
                 raise
             return token
+
+    def _is_current(self, token: Token, cache: TokenCache) -> bool:
+        if cache is not self._cache:  # forked meanwhile
+            return True
+        return cache.token is not None and cache.token.access_token == token.access_token
 
     def _last(self) -> Token | None:
         """ENDING comes a little before the end. If there is no other token, use this one until then."""

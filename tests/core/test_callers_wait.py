@@ -548,18 +548,3 @@ def test_a_caller_of_a_crowd_that_wakes_after_a_change_gets_no_former_token(chan
         assert set(after) == {"signed out" if change == "sign-out" else "access-2"}
 
     run(main)
-
-
-def test_a_caller_of_a_crowd_gets_no_token_that_has_expired_before_it_wakes() -> None:
-    async def main() -> None:
-        rig = Rig(success(1, expires_in=2), success(2))
-        seen: list[str] = []
-
-        async def caller() -> None:
-            seen.append((await rig.source.token()).access_token)
-            rig.clock.advance(0.011)
-
-        await asyncio.gather(*(caller() for _ in range(400)))
-        assert seen == ["access-1"] * 182 + ["access-2"] * 218, "2 s are over after 182 of them"
-
-    run(main)
