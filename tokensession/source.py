@@ -34,7 +34,8 @@ from .token import Token
 from .transport import AiohttpTransport
 
 if TYPE_CHECKING:
-    from ._refresh.cache import TokenCache
+    from asyncio import Future
+
     from ._refresh.single_flight import SharedTask
 
 __all__ = ["EphemeralStoreWarning", "ManagedSource", "RefreshableSource", "TokenSource"]
@@ -164,9 +165,7 @@ class ManagedSource:
             if isinstance(found, Token):
                 return found
             # A crowd waits here: each caller awaits a future itself, and not a coroutine that does.
-            token = self._came_of(found, await found.join(patient=self._freshness() is Freshness.EXPIRED))
-            # It wakes in turns. For the last of it counts, too, what has happened since the refresh ended.
-            if self._is_current(token, cache):
+            if (token := self._came_of(found, await self._joined(found))) is not None:
                 return token
 
     async def refresh(self, unauthorized: Token | None = None, *, force: bool = False) -> Token:
@@ -359,18 +358,22 @@ class ManagedSource:
                 raise
             return token
 
-    def _came_of(self, refresh: SharedTask[Token], in_time: bool) -> Token:
-        try:
-            return self._coordinator.outcome(refresh, in_time)
-        except TokenSessionError:
-            if (token := self._last()) is None:
-                raise
-            return token
+    def _joined(self, refresh: SharedTask[Token]) -> Future[bool]:
+        return refresh.join(patient=self._freshness() is Freshness.EXPIRED)
 
-    def _is_current(self, token: Token, cache: TokenCache) -> bool:
-        if cache is not self._cache:  # forked meanwhile
-            return True
-        return cache.token is not None and cache.token.access_token == token.access_token
+    def _came_of(self, refresh: SharedTask[Token], in_time: bool) -> Token | None:
+        """Its token, or None if that is not the one to use any more.
+
+        A crowd wakes in turns. For the last of it counts, too, what has happened since the refresh ended.
+        """
+        try:
+            token = self._coordinator.outcome(refresh, in_time)
+        except TokenSessionError:
+            if (last := self._last()) is None:
+                raise
+            return last
+        current = self._cache.token
+        return token if current is not None and current.access_token == token.access_token else None
 
     def _last(self) -> Token | None:
         """ENDING comes a little before the end. If there is no other token, use this one until then."""
