@@ -129,7 +129,7 @@ class BearerAuth:
         if ready is None:
             token = await self._source.token()
             authorization = token.authorization
-            if request.session.closed:  # meanwhile: aiohttp would wait for a connection in vain
+            if request.session.closed:  # since: aiohttp would wait for a connection in vain
                 raise ClientConnectionError("The session was closed while this request waited for its token.")
         else:
             token, authorization = ready

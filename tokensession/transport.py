@@ -71,7 +71,7 @@ _REASON = re.compile(r"""[ -~]*?(?=["':\n]|\Z)""")  # up to what a parser quotes
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 # A connection to a host that is gone ends after 30 s. Without these, a response is awaited in vain for as
-# long as the caller waits, and a request that nobody acknowledges for 15 minutes.
+# long as the caller waits, and a request that is not acknowledged for 15 minutes.
 _KEEPALIVE = {
     "TCP_KEEPIDLE": 15,  # seconds without a byte before the first probe
     "TCP_KEEPALIVE": 15,  # the same, as macOS calls it

@@ -156,7 +156,7 @@ class Plain(aiohttp.ClientResponse):
 async def test_a_response_is_left_as_aiohttp_leaves_it(
     scene: Callable[[Get], Awaitable[Any]], kind: type[aiohttp.ClientResponse]
 ) -> None:
-    """With one connection, which the next request needs: whoever keeps it, holds up the next scene."""
+    """With one connection, which the next request needs: a response that keeps it holds up the next scene."""
     async with OAuth2Server() as server, api(answer) as url:
 
         def client() -> aiohttp.ClientSession:

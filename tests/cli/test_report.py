@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from tokensession.cli.display import LiveDisplay, PlainDisplay, SilentDisplay
+from tokensession.cli.display import Display, LiveDisplay, PlainDisplay
 from tokensession.cli.latency import Latencies
 from tokensession.cli.report import Plan, Progress, Report, Row, as_json, problems
 
@@ -127,7 +127,7 @@ def test_the_live_display_shows_the_table_and_ends_with_the_verdict() -> None:
 def test_a_silent_display_and_an_interrupted_one_print_nothing_at_the_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    silent = SilentDisplay()
+    silent = Display()
     silent.begin(PLAN)
     silent.update("shared", 1.0, report().rows)
     silent.end(report())

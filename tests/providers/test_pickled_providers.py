@@ -1,4 +1,4 @@
-"""Providers pickle with their configuration, secrets included, for processes that start anew."""
+"""Providers pickle with their configuration, secrets included, for new processes."""
 
 from __future__ import annotations
 

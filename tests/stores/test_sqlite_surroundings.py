@@ -324,7 +324,7 @@ def test_k37_a_record_that_is_not_whole_is_not_read(
 
 
 def test_k37_a_database_that_is_moved_over_another_does_not_get_its_log(path: Path) -> None:
-    """SQLite reads a write-ahead log that lies beside a database, whoever wrote it."""
+    """SQLite reads a write-ahead log that lies beside a database, also another program's."""
     theirs, ours, log = path.with_name("theirs.db"), path.with_name("ours.db"), Path(f"{path}-wal")
     private(theirs, "PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
     with contextlib.closing(sqlite3.connect(theirs, isolation_level=None)) as connection:
@@ -539,7 +539,7 @@ def test_k34_a_database_of_an_older_version_leaves_wal_mode(
 def test_k34_a_database_that_is_open_elsewhere_stays_in_wal_mode_until_the_next_start(
     path: Path, store: SQLiteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It works meanwhile, and you are told once."""
+    """Until then it works, and you are told once."""
     private(path, OLDER)
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("SELECT * FROM tokens").fetchall()

@@ -132,11 +132,10 @@ class RefreshCoordinator:
         return task
 
     def outcome(self, task: SharedTask[Token], in_time: bool) -> Token:
-        """The token that this refresh has brought, or its error."""
-        try:
-            return task.outcome(in_time)
-        except TimeoutError:
-            raise self._out_of_time() from None
+        """The token that this refresh has brought, or its error, or that of a caller whose time is over."""
+        if not in_time:
+            raise self._out_of_time()
+        return task.outcome()
 
     async def join(self, reason: str, *, force: bool = False) -> Token:
         """Wait for the running refresh, or a new one. `force`: it is one that is forced, too."""
@@ -360,7 +359,7 @@ class RefreshCoordinator:
         if newest is not None and newest.order == state.order:  # else there has been another, or a sign-out
             self._serve(state, requested=requested)
         elif newest is not None and newest.number == state.number:
-            token = newest.servable or token  # it has been refreshed meanwhile
+            token = newest.servable or token  # it has been refreshed since
         self._report(events.SignedIn(key, operation.id, operation.duration, token.fingerprint))
         self._look_now()
         return token

@@ -60,7 +60,7 @@ class Operation:
             timer.cancel()
 
     def queued(self) -> contextlib.AbstractContextManager[None]:
-        """Meanwhile the callers' time does not run."""
+        """In this block the callers' time does not run."""
         return self.waiters.queued()
 
     def late(self) -> None:

@@ -240,7 +240,7 @@ class PendingWrites:
     async def _noted(self, seen: Seen, lost: TokenState) -> Seen:
         """What is stored instead, with a note of what the lost one has redeemed: that must not be sent again.
 
-        The claim is still held, so no one sends it meanwhile.
+        The claim is still held, so no one sends it until then.
         """
         kept = keeping(seen.state, lost)
         if kept == seen.state or seen.state.identity not in (None, lost.identity):

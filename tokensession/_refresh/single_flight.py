@@ -62,7 +62,7 @@ class Waiters:
 
     @contextlib.contextmanager
     def queued(self) -> Iterator[None]:
-        """Meanwhile the waiters' time does not run, for at most `_LONGEST_QUEUE` seconds."""
+        """In this block the waiters' time does not run, for at most `_LONGEST_QUEUE` seconds."""
         self._paused_at = self._clock.boot()
         try:
             yield
@@ -247,10 +247,10 @@ class SharedTask(Generic[T]):
         One exception object raised in a thousand tasks would collect all their tracebacks.
         """
         await self._event.wait()
-        return self._outcome()
+        return self.outcome()
 
     def join(self, *, patient: bool = False) -> asyncio.Future[bool]:
-        """A future for one more waiter: await it, and pass its result to `outcome`.
+        """A future for one more waiter. Its result says whether the work was over in time: see `outcome`.
 
         `patient`: this waiter waits through failures, see `Waiters.latest`.
         """
@@ -260,13 +260,8 @@ class SharedTask(Generic[T]):
         future.set_result(self.done)
         return future
 
-    def outcome(self, in_time: bool) -> T:
-        """The result, as `wait`. Raises TimeoutError if the waiter's time was over; the work goes on."""
-        if not in_time:
-            raise TimeoutError
-        return self._outcome()
-
-    def _outcome(self) -> T:
+    def outcome(self) -> T:
+        """The result, once the work is over. Raises as `wait` does."""
         error = self._error
         if error is None:
             return cast(T, self._result)

@@ -14,7 +14,7 @@ from ..upkeep import sign_out as sign_out_
 from . import demo as demo_
 from . import serve as serve_
 from .child_process import ChildFailed
-from .display import Display, LiveDisplay, PlainDisplay, SilentDisplay
+from .display import Display, LiveDisplay, PlainDisplay
 from .report import Plan, as_json, problems
 from .run_until_signal import until_signal
 
@@ -67,7 +67,7 @@ def demo(json_: bool, processes: int, tasks: int, expiries: int, lifetime: int) 
 
 def _display(json_: bool) -> Display:
     if json_:
-        return SilentDisplay()
+        return Display()
     return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
 
 

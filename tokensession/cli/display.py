@@ -11,7 +11,7 @@ from rich.text import Text
 
 from .report import PROVIDERS, Plan, Report, Row, Rows, problems
 
-__all__ = ["Display", "LiveDisplay", "PlainDisplay", "SilentDisplay"]
+__all__ = ["Display", "LiveDisplay", "PlainDisplay"]
 
 _TITLES = {"shared": "tokensession", "baseline": "every task for itself"}
 _LINE_INTERVAL = 1.0  # seconds between two plain lines
@@ -28,10 +28,6 @@ class Display:
 
     def end(self, report: Report | None) -> None:
         """The demo has ended. There is no report if it failed or was interrupted. Called once."""
-
-
-class SilentDisplay(Display):
-    """Prints nothing."""
 
 
 class PlainDisplay(Display):

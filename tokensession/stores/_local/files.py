@@ -91,7 +91,7 @@ def _impossible(path: Path) -> str:
 
 _FULL = "Free some space or inodes (df -h, df -i)."
 _OPEN_FILES = "Raise the limit of open files (ulimit -n): each claim that is held needs one."
-_MOUNT = "Mount the file system anew: its server is gone, or has replaced it."
+_MOUNT = "Mount the file system again: its server is gone, or has replaced it."
 _TODOS = {
     errno.EMFILE: _OPEN_FILES,
     errno.ENFILE: _OPEN_FILES,

@@ -1,4 +1,4 @@
-"""A local store pickles as its configuration, for a process that starts anew (`multiprocessing`, "spawn")."""
+"""A local store pickles as its configuration, for a new process (`multiprocessing`, "spawn")."""
 
 from __future__ import annotations
 

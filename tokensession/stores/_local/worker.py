@@ -145,7 +145,7 @@ class Worker(fork.AtFork):
         self._pause = _FIRST_PAUSE
         self._closed = True
         self._stopped = False
-        # With a lock that its owner may take again: a claim that is collected meanwhile posts its end.
+        # With a lock that its owner may take again: a claim that is collected then posts its end.
         self._state = threading.Condition(threading.RLock())
         self._running = threading.Lock()
 
@@ -203,7 +203,7 @@ class Worker(fork.AtFork):
             await self._run(_Job(last, closing=True))
             with self._state:
                 self._drop_waiting()
-                if self._pending > len(self._waiting) or not self._closed:  # a job has come meanwhile
+                if self._pending > len(self._waiting) or not self._closed:  # a job has come since
                     continue
                 if self._waiting:
                     return
@@ -270,7 +270,7 @@ class Worker(fork.AtFork):
         return True
 
     def _begin_round(self) -> bool:
-        """Make the waiting jobs ready. Returns whether the thread drains them anew."""
+        """Make the waiting jobs ready. Returns whether the thread drains them again."""
         self._next_round = SystemClock.boot() + max(_ROUND, _ROUND_SPACING * len(self._waiting))
         waiting, self._waiting = self._waiting, deque()
         try:
