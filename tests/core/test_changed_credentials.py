@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from _rig import Rig, begun, expired, invalid_grant, run, success
+from _rig import Rig, begun, expired, invalid_grant, limited, run, success
 
-from tokensession import ConfigurationError, GrantRejected, OutcomeUnknown, Policy, SignedOut
+from tokensession import ConfigurationError, GrantRejected, OutcomeUnknown, Policy, RateLimited, SignedOut
 from tokensession.events import SignInFailed
 from tokensession.providers.protocol import TokenResponse
 
@@ -46,6 +46,30 @@ def test_f21_f49_a_failure_of_an_old_configuration_does_not_undo_the_new_sign_in
         if isinstance(failure, TokenResponse):
             assert old.token_requests == 1
         assert await new.peer(configured="new-credential").access() == "access-1"
+
+    run(main)
+
+
+@pytest.mark.parametrize("way", ["sign_in", "configured"])
+def test_f23_f49_a_pause_of_an_old_configuration_outlives_another_lineage(way: str) -> None:
+    """The server has asked for 30 s, and a sign-in with another credential says nothing about that."""
+
+    async def main() -> None:
+        new = Rig(success(1), success(2), configured="new-credential")
+        await new.access()
+        old = new.peer(limited(30), success(5), configured="old-credential")
+        with pytest.raises(RateLimited):
+            await old.access()
+        if way == "sign_in":
+            await new.source.sign_in(code="brand-new")
+        else:
+            await new.peer(success(3), configured="third-credential").access()
+        new.clock.advance(2)
+        with pytest.raises(RateLimited):
+            await old.access()
+        assert old.token_requests == 1
+        new.clock.advance(28)
+        assert await old.access() == "access-5"
 
     run(main)
 

@@ -98,6 +98,8 @@ class KeyRecord:
         if started and configured is not None and not is_new(configured, seen.state, has_served=False):
             cache.has_served = True  # it has seen what became of its configured credential
         cache.learn(seen.state, seen.version, self.boot)
+        if cache.state is not None and cache.version == seen.version:
+            return Seen(seen.version, cache.state)  # with what this process has sent, and what has to wait
         return seen
 
     def remember_missing(self, seen: Seen | None) -> None:

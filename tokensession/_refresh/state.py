@@ -185,6 +185,10 @@ class TokenState:
         failures = self.failures
         return failures if failures is not None and failures.credential == credential else None
 
+    def failures_of_others(self, credential: str) -> Failures | None:
+        """What has failed with another credential, whose pause still counts although this one works."""
+        return None if self.failures_of(credential) else self.failures
+
 
 def merged(stored: TokenState, memory: TokenState | None) -> TokenState:
     """The stored state, with what a process knows of it besides and could not store: its notes."""
@@ -218,8 +222,8 @@ def merged(stored: TokenState, memory: TokenState | None) -> TokenState:
 
 
 def keeping(state: TokenState, *others: TokenState | None) -> TokenState:
-    """This state, with what must outlive the others that it replaces: which credentials have been sent, and
-    which were rejected. (Not its own refresh token: this state knows more of it.)
+    """This state, with what must outlive the others that it replaces: which credentials have been sent,
+    which were rejected, and which have to wait. (Not its own refresh token: this state knows more of it.)
     """
     known = [state, *(other for other in others if other is not None)]
     current = state.token.refresh_token if state.token is not None else None
@@ -232,10 +236,12 @@ def keeping(state: TokenState, *others: TokenState | None) -> TokenState:
         for each in rejections.values()
         if each.credential != own and state.rejection_of(each.credential, each.request) is None
     ]
+    waiting = (each.failures_of_others(own) for each in known)
     redeemed = dict(pair for each in reversed(known) for pair in each.redeemed)
     superseded = dict.fromkeys(name for each in reversed(known) for name in each.superseded)
     return replace(
         state,
+        failures=state.failures or next((each for each in waiting if each is not None), None),
         rejections=(*older, *state.rejections)[-_MAX_REJECTIONS:],
         redeemed=tuple(redeemed.items())[-_MAX_REDEEMED:],
         superseded=tuple(superseded)[-SUPERSEDED_LIMIT:],
