@@ -24,6 +24,7 @@ from _store import WAIT, Mark, ModelClaim
 
 from tokensession import TokenSessionError
 from tokensession._refresh.state import Now, TokenState, decode
+from tokensession.policy import CODE_LIFE
 from tokensession.stores.protocol import Record, new_version
 from tokensession.testing import FakeClock
 from tokensession.token import fingerprint
@@ -478,13 +479,14 @@ class World:
             self.breaks(f"{process.name} sends {sent.credential}, and could know its successor {newest}")
 
     def _is_sent_once(self, sent: Sent) -> None:
-        """A code is sent once, or twice by one process if the first time got no answer."""
+        """A code is sent once in a day, or twice by one process if the first time got no answer."""
         before = [
             each
             for each in self.sent
             if each is not sent
             and each.credential == sent.credential
             and each.left is not None
+            and self.now - each.left < CODE_LIFE
             and (each.ended is None or each.delivered or each.unknown)
             and (each.losses_when_left == self.losses or each.process is sent.process)  # or it lost the note
         ]
