@@ -24,7 +24,7 @@ from _moments import (
     under_way,
 )
 from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, seconds_until_done, success
-from _scripted_store import fail, scripted
+from _scripted_store import Gate, fail, scripted
 from _shared_store import SharedStore
 from _steps import Provider
 
@@ -295,6 +295,38 @@ def test_f52_while_it_waits_for_a_newer_one_it_adopts_it() -> None:
         behind.clock.advance(1)
         assert await behind.access() == "access-2"
         assert behind.token_requests == 1
+
+    run(main)
+
+
+def test_f52_a_newer_record_is_known_as_soon_as_it_prevents_ours_from_being_put_back() -> None:
+    """The store says what it is. The look after that may be cut short, or find nothing any more."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(success(1), success(9))
+        await rig.access()
+        record = await store.load("account")
+        assert record is not None
+        other = Rig(success(2), store=store, clock=clock)
+        await other.source.refresh()
+        newer = await store.load("account")
+        assert newer is not None
+        await store.delete("account")
+
+        async def overtaken() -> None:
+            del store.steps["put"]
+            await store.put("account", newer.data)
+            store.steps["load"] = Gate()
+
+        store.steps["put"] = overtaken
+        clock.advance(3500)  # it is due
+        await rig.access()
+        await let_tasks_run()
+        assert rig.source._cache.state is not None
+        assert rig.source._cache.state.token is not None
+        assert rig.source._cache.state.token.access_token == "access-2"
+        store.steps["load"].open.set()  # type: ignore[attr-defined]
+        await close(rig, other)
 
     run(main)
 

@@ -165,7 +165,8 @@ class KeyRecord:
         """Write our whole state back, unless a higher one has come. Raises `StoreError`."""
         try:
             record = await self.access.put(state, seen.version if seen is not None else None)
-        except Superseded:
+        except Superseded as newer:
+            self.learn(self.access.newer(newer))  # at once: the look may be cut short
             await self.look()
             return
         self.cache.learn(state, record.version, self.boot)
