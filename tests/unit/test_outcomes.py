@@ -133,7 +133,8 @@ def test_f24_a_failure_changes_nothing_but_the_notes(error: TokenSessionError, u
     """No failure changes the token, the credentials, the order, or what was noted of another credential."""
     before = state(EXPIRED, failures=failures(CONFIGURED), rejections=(rejection(CONFIGURED),))
     after = note(error, before=before, usable_for=usable_for)
-    assert replace(after, failures=before.failures) == before
+    assert replace(after, failures=before.failures, other_failures=()) == before
+    assert after.other_failures == (before.failures,), "another credential has to wait as before"
     assert found(after).credential == CURRENT.fingerprint
 
 

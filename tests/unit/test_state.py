@@ -18,6 +18,7 @@ from _states import (
     EXPIRED,
     FRESH,
     IDENTITY,
+    NEWLY_CONFIGURED,
     NOW,
     failure,
     failures,
@@ -133,6 +134,7 @@ def states(draw: st.DrawFn) -> TokenState:
         problem=draw(texts),
         previous=draw(st.none() | texts),
         failures=draw(st.none() | notes),
+        other_failures=tuple(draw(st.lists(notes, max_size=3))),
         rejections=tuple(draw(st.lists(refusals, max_size=3))),
         forced=draw(counts),
         force_at=draw(st.just(-math.inf) | moments),
@@ -566,6 +568,22 @@ def test_what_was_sent_outlives_the_states_that_are_replaced() -> None:
     )
     assert len(keeping(one, many).redeemed) == 64
     assert len(keeping(one, many).superseded) == 16
+
+
+def test_what_has_failed_is_noted_for_each_credential() -> None:
+    """The last failure of each, at most four. Another state that replaces it keeps it."""
+    one, two = failures(CONFIGURED), unknown(NEWLY_CONFIGURED, 3)
+    both = TokenState().with_failures(one).with_failures(two)
+    assert both.all_failures == (two, one)
+    assert both.failures_of(one.credential) == one
+    assert both.with_failures(replace(one, count=9)).all_failures == (replace(one, count=9), two)
+    assert both.without_failures(two.credential).all_failures == (one,)
+    assert both.without_failures(one.credential).without_failures(two.credential) == TokenState()
+    own = state(failures=None)
+    assert keeping(own, both, own.with_failures(failures(CURRENT))).all_failures == (two, one)
+    assert merged(own.with_failures(one), own.with_failures(two)).failures_of(one.credential) == one
+    many = [replace(one, credential=str(number)) for number in range(9)]
+    assert len(both.with_failures(*many).all_failures) == 4
 
 
 def test_a_rejection_outlives_the_state_that_it_was_noted_in() -> None:

@@ -352,8 +352,8 @@ def _unknown_since(
             return state
         credential, times = Credential("refresh_token", token.refresh_token).fingerprint, 2
     before = state.failures_of(credential) or Failures(credential, since=at, last=at, until=at)
-    return replace(
-        state, failures=replace(before, count=before.count + 1, unknown=before.unknown + times, reason=reason)
+    return state.with_failures(
+        replace(before, count=before.count + 1, unknown=before.unknown + times, reason=reason)
     )
 
 

@@ -30,9 +30,9 @@ def renewed(step: Redeem, issued: Issued, view: View, sent: Now) -> TokenState:
     configured = name if starts else before.configured
     limit = request_limit(token.lifetime, view.policy)
     # A request with another credential, such as a newly configured one, may still have no answer.
-    others = None if starts or before.failures_of(name) else before.failures
-    return replace(
-        before,
+    others = replace(before, failures=None, other_failures=()) if starts else before.without_failures(name)
+    state = replace(
+        others,
         number=before.number if step.starts is None else step.starts,
         generation=0 if starts else before.generation + 1,
         identity=identity_of(view.provider) or before.identity,
@@ -47,7 +47,6 @@ def renewed(step: Redeem, issued: Issued, view: View, sent: Now) -> TokenState:
         previous=credential.secret
         if issued.problem is not None and credential.grant_type == "refresh_token"
         else None,
-        failures=_after_problem(before, token, now) if issued.problem is not None else others,
         rejections=tuple(each for each in before.rejections if each.credential != name),
         sign_in_life=_sign_in_life(before if step.starts is None else TokenState(), token, sent),
         forced=_forced(step, view),
@@ -56,6 +55,8 @@ def renewed(step: Redeem, issued: Issued, view: View, sent: Now) -> TokenState:
         requests_at=now.boot,
         more={field: value for field, value in before.more.items() if field != "token"},
     )
+    pause = _after_problem(before, token, now) if issued.problem is not None else None
+    return state if pause is None else state.with_failures(pause)
 
 
 def _sign_in_life(before: TokenState, token: Token, sent: Now) -> float | None:

@@ -160,11 +160,8 @@ def noted(
     background = waiting
     if usable_for > 0 and asked is None:
         background = max(waiting, _pause(line.pause, failures, usable_for, policy, now, jitter))
-    return replace(
-        state,
-        failures=replace(
-            failures, until=now + waiting, background_until=now + background, requested=asked is not None
-        ),
+    return state.with_failures(
+        replace(failures, until=now + waiting, background_until=now + background, requested=asked is not None)
     )
 
 
@@ -214,8 +211,7 @@ def _rejected(
         tries=tries,
         until=now + pause,
     )
-    failures = None if state.failures_of(sent.credential) else state.failures
-    return replace(state.with_rejection(rejection), failures=failures)
+    return state.with_rejection(rejection).without_failures(sent.credential)
 
 
 def _reason(error: TokenSessionError) -> str:

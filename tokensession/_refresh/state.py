@@ -42,6 +42,7 @@ FORMAT = 2
 _MAX_BYTES = 4 * 1024 * 1024  # four times the largest token response that is read
 _MAX_REJECTIONS = 8
 _MAX_REDEEMED = 64
+_MAX_FAILURES = 4  # credentials
 
 _T = TypeVar("_T")
 _Unknown = Mapping[str, Any]
@@ -116,6 +117,8 @@ class TokenState:
       one that it descends from.
     - `token` was obtained at `obtained` (boot clock). `problem` says why it must not be served, or is "".
       Then `previous` is the refresh token before it, until the new one has worked.
+    - `failures`: what has failed last, and `other_failures`: what has with other credentials. Processes
+      that are configured differently share a record while a new configuration is deployed.
     - `forced`: how many refreshes in a row were caused by a 401 and did not help. `force_at`: when
       `refresh(force=True)` last made a request. `sign_in_life`: how long the sign-in was to live when its end
       was first stated, or last moved on.
@@ -135,6 +138,7 @@ class TokenState:
     problem: str = ""
     previous: str | None = field(default=None, repr=False)
     failures: Failures | None = None
+    other_failures: tuple[Failures, ...] = ()
     rejections: tuple[Rejection, ...] = ()
     forced: int = 0
     force_at: float = -math.inf
@@ -182,12 +186,25 @@ class TokenState:
 
     def failures_of(self, credential: str) -> Failures | None:
         """What has failed with this credential since it last worked."""
-        failures = self.failures
-        return failures if failures is not None and failures.credential == credential else None
+        return next((each for each in self.all_failures if each.credential == credential), None)
 
-    def failures_of_others(self, credential: str) -> Failures | None:
-        """What has failed with another credential, whose pause still counts although this one works."""
-        return None if self.failures_of(credential) else self.failures
+    @property
+    def all_failures(self) -> tuple[Failures, ...]:
+        """What has failed with each credential, the last one first."""
+        return self.other_failures if self.failures is None else (self.failures, *self.other_failures)
+
+    def with_failures(self, *failures: Failures) -> TokenState:
+        """This state with these, the last one first, in place of what it has of the same credentials."""
+        found: dict[str, Failures] = {}
+        for each in (*failures, *self.all_failures):
+            found.setdefault(each.credential, each)
+        kept = tuple(found.values())[:_MAX_FAILURES]
+        return replace(self, failures=kept[0] if kept else None, other_failures=kept[1:])
+
+    def without_failures(self, credential: str) -> TokenState:
+        """This state after this credential has worked, or was rejected."""
+        found = tuple(each for each in self.all_failures if each.credential != credential)
+        return replace(self, failures=None, other_failures=()).with_failures(*found)
 
 
 def merged(stored: TokenState, memory: TokenState | None) -> TokenState:
@@ -201,22 +218,20 @@ def merged(stored: TokenState, memory: TokenState | None) -> TokenState:
             stored = replace(stored, obtained=memory.obtained)
         if ours.obtained_at < theirs.obtained_at:
             stored = replace(stored, token=replace(theirs, obtained_at=ours.obtained_at))
-    failures = [each for each in (stored.failures, memory.failures) if each is not None]
-    newest = max(failures, key=lambda each: each.last, default=None)
-    if newest is not None:
-        same = [each for each in failures if each.credential == newest.credential]
-        unknown, count = max(each.unknown for each in same), max(each.count for each in same)
-        newest = replace(newest, unknown=unknown, count=count)
+    failures: dict[str, Failures] = {}
+    for each in sorted((*stored.all_failures, *memory.all_failures), key=lambda each: each.last):
+        known = failures.pop(each.credential, each)
+        unknown, count = max(known.unknown, each.unknown), max(known.count, each.count)
+        failures[each.credential] = replace(each, unknown=unknown, count=count)
     both = replace(
-        stored,
-        failures=newest,
+        stored.with_failures(*reversed(failures.values())),
         force_at=max(stored.force_at, memory.force_at),
         requests=max(stored.requests, memory.requests),  # perhaps a few too many, which is harmless
         requests_at=max(stored.requests_at, memory.requests_at),
     )
     for rejection in memory.rejections:
-        known = both.rejection_of(rejection.credential, rejection.request)
-        if known is None or known.until < rejection.until:
+        noted = both.rejection_of(rejection.credential, rejection.request)
+        if noted is None or noted.until < rejection.until:
             both = both.with_rejection(rejection)
     return both
 
@@ -236,12 +251,11 @@ def keeping(state: TokenState, *others: TokenState | None) -> TokenState:
         for each in rejections.values()
         if each.credential != own and state.rejection_of(each.credential, each.request) is None
     ]
-    waiting = (each.failures_of_others(own) for each in known)
+    failures = (each for other in known[1:] for each in other.all_failures if each.credential != own)
     redeemed = dict(pair for each in reversed(known) for pair in each.redeemed)
     superseded = dict.fromkeys(name for each in reversed(known) for name in each.superseded)
     return replace(
-        state,
-        failures=state.failures or next((each for each in waiting if each is not None), None),
+        state.with_failures(*state.all_failures, *failures),
         rejections=(*older, *state.rejections)[-_MAX_REJECTIONS:],
         redeemed=tuple(redeemed.items())[-_MAX_REDEEMED:],
         superseded=tuple(superseded)[-SUPERSEDED_LIMIT:],
@@ -269,7 +283,7 @@ def redeeming(state: TokenState, credential: str, now: float) -> tuple[tuple[str
 
 def encode(state: TokenState, now: Now) -> bytes:
     """The state as bytes, in the current format."""
-    token, identity, more = state.token, state.identity, dict(state.more)
+    token, identity, more, others = state.token, state.identity, dict(state.more), state.other_failures
     unknown_token, unknown_identity = more.pop("token", {}), more.pop("identity", {})
     data: bytes = msgpack.packb(
         {
@@ -303,6 +317,7 @@ def encode(state: TokenState, now: Now) -> bytes:
             "force_at": None if math.isinf(state.force_at) else state.force_at - now.boot,
             "sign_in_life": state.sign_in_life,
             "requests": [state.requests, state.requests_at - now.boot],
+            **({"other_failures": [_packed(each, now) for each in others]} if others else {}),
         }
     )
     return data
@@ -375,6 +390,9 @@ def _decoded(data: bytes, now: Now, age: float) -> TokenState:
         problem=read.get("problem", str),
         previous=read.text_or_none("previous"),
         failures=_part(Failures, failures) if failures else None,
+        other_failures=tuple(_part(Failures, each) for each in read.maps("other_failures"))
+        if "other_failures" in read
+        else (),
         rejections=tuple(_part(Rejection, each) for each in read.maps("rejections")),
         forced=read.count("forced"),
         force_at=-math.inf if read.get("force_at") is None else read.moment("force_at"),

@@ -296,7 +296,7 @@ class RefreshTransaction:
         if isinstance(error, GrantRejected) or consequence(error, step.sent).shared:
             await self.record.note(claim, self._noted(step, error, sending), sending)
         else:
-            local = replace(step.state, failures=self.record.cache.local)
+            local = replace(step.state, failures=self.record.cache.local, other_failures=())
             note = noted(local, error, step.sent, self._policy, self.record.boot, self._clock.jitter())
             self.record.cache.local = note.failures
             if sending.noted:
