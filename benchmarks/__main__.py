@@ -31,6 +31,7 @@ BENCHMARKS = {
     "instructions": "the same, in counted instructions",
     "contention": "thousands of tasks find the token expired at once",
     "processes": "processes that share a store find the token expired at once",
+    "scale": "commands and bytes at a server when a token expires, for up to a thousand clients",
     "steady": "latency under constant load, across fifty expiries",
     "cold-path": "what one refresh does: calls, moves between modules, tasks, threads, fsyncs",
     "cancelled": "the caller that started the refresh is cancelled, others wait",

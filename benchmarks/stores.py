@@ -1,6 +1,6 @@
 """What a store costs, next to the least that its medium allows.
 
-For the memory, the file and the SQLite store:
+For each store:
 
 * `load`: `await store.load(key)`.
 * `claim + commit`: take the claim, and store a record of 700 bytes durably.
@@ -23,10 +23,15 @@ A round takes each of them once, in turn. The bound of a round is 2 x floor + ho
 (for memory, which needs no thread, 2 x floor); `of bound` is the median of the rounds' ratios. Hand-overs
 have no such bound, because a waiter polls.
 
-Not measured: other disks. If others write to the disk, this shows mostly them. On a file system in memory,
-where fsync does nothing, it shows what the code takes.
+A store on a server (on this machine; Redis and Valkey with `appendfsync everysec`, Postgres with `fsync`)
+has one row more, `claim + mark + commit`: what a refresh does. Its floor is one bare round trip with the same
+driver, PING or SELECT 1. For Redis and Valkey the bound of that row is four of them and 0.1 ms; the other
+rows of servers have none. Behind pgbouncer, waiters poll every 50 ms.
 
-`series`: {"x": ["memory", "file", "sqlite"], "lines": {"load": [...], "load, bound": [...],
+Not measured: servers on other machines, and other disks. If others write to the disk, this shows mostly
+them. On a file system in memory, where fsync does nothing, it shows what the code takes.
+
+`series`: {"x": ["memory", "file", "sqlite", ...], "lines": {"load": [...], "load, bound": [...],
 "claim + commit": [...], "claim + commit, bound": [...], "hand-over, same process": [...], ...},
 "unit": "us"}: medians, or None if there is no figure.
 """
@@ -41,7 +46,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,8 +59,12 @@ from tokensession.testing.conformance.peer import Peer
 from .harness import command
 from .harness.results import Goal, Result, progress
 from .harness.rounds import interleaved, ratios, spread
+from .servers import REMOTE, NotInstalled, RedisServer, remote
+from .servers.round_trip import round_trip
 
-NAMES = ("memory", "file", "sqlite")
+NAMES = ("memory", "file", "sqlite", *REMOTE)
+ROUND_TRIPS, MORE = 4, 0.0001
+"""The bound of a claim, a mark and a commit on Redis: round trips, and seconds."""
 DATA = b"x" * 700
 """About the size of a record with two tokens."""
 
@@ -183,13 +192,16 @@ def _seen(record: Record | None) -> str | None:
     return None if record is None else record.version
 
 
-async def _cost_of_commits(store: Store, times: int) -> float:
-    """Seconds of a claim and its commit; the loads between them are not counted."""
+async def _cost_of_commits(store: Store, times: int, *, mark: bool = False) -> float:
+    """Seconds of a claim and its commit, with a mark if it is wanted. The loads between are not counted."""
     spent = 0.0
     for _ in range(times):
         record = await store.load("k")
         began = time.perf_counter()
-        await (await _claimed(store, record)).commit(DATA)
+        claim = await _claimed(store, record)
+        if mark:
+            await claim.sending(listening=10)
+        await claim.commit(DATA)
         spent += time.perf_counter() - began
     return spent / times
 
@@ -222,12 +234,29 @@ async def _wait_there(peer: Peer, seen: str | None) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _contestants(directory: str, times: int) -> AsyncIterator[dict[str, Contestant]]:
+async def _contestants(
+    directory: str, times: int, names: Sequence[str], missing: dict[str, str]
+) -> AsyncIterator[dict[str, Contestant]]:
     memory, worker = MemoryStore(), Worker("benchmark")
     contestants: dict[str, Contestant] = {
         "hop": partial(_awaited, partial(asyncio.to_thread, _nothing), times),
         "own hop": partial(_awaited, partial(worker.run, _nothing), times),
     }
+
+    def opened(url: str) -> Store:
+        store = open_store(url)
+        stack.push_async_callback(store.aclose)
+        return store
+
+    async def add_shared(name: str, url: str) -> Store:
+        store, other = opened(url), opened(url)
+        peer = stack.enter_context(Peer(url))
+        await store.put("k", DATA)
+        add(name, store, other)
+        contestants[f"{name}, hand-over, other process"] = partial(
+            _hand_over, store, partial(_wait_there, peer)
+        )
+        return store
 
     def add(name: str, store: Store, other: Store) -> None:
         contestants[f"{name}, load"] = partial(_awaited, partial(store.load, "k"), times)
@@ -253,29 +282,40 @@ async def _contestants(directory: str, times: int) -> AsyncIterator[dict[str, Co
             ("file", f"file://{directory}/tokens", _FileFloor(directory)),
             ("sqlite", f"sqlite:///{directory}/tokens.db", in_database),
         ):
-            store, other = open_store(url), open_store(url)
-            stack.push_async_callback(store.aclose)
-            stack.push_async_callback(other.aclose)
-            peer = stack.enter_context(Peer(url))
-            await store.put("k", DATA)
-            add(name, store, other)
-            contestants[f"{name}, hand-over, other process"] = partial(
-                _hand_over, store, partial(_wait_there, peer)
-            )
+            await add_shared(name, url)
             contestants[f"{name}, load, floor"] = partial(_in_thread, floor.read, times)
             contestants[f"{name}, claim + commit, floor"] = partial(_in_thread, floor.write, times)
+        for name in names:
+            try:
+                found = stack.enter_context(remote(name, fsync=True))
+            except NotInstalled as reason:
+                missing[name] = str(reason)
+                continue
+            options = {"listen": "false"} if name == "pgbouncer" else {}
+            await add_shared(name, found.url(**options))
+            store = opened(found.url(**options))  # alone: no one listens to what it commits
+            await store.put("k", DATA)
+            contestants[f"{name}, load"] = partial(_awaited, partial(store.load, "k"), times)
+            contestants[f"{name}, claim + commit"] = partial(_cost_of_commits, store, times)
+            contestants[f"{name}, claim + mark + commit"] = partial(_cost_of_commits, store, times, mark=True)
+            trip = await stack.enter_async_context(round_trip(found, 5 * times))
+            contestants[f"{name}, one bare round trip"] = trip
         yield contestants
 
 
-async def measure(rounds: int, times: int, directory: str | None) -> Result:
+async def measure(rounds: int, times: int, directory: str | None, servers: Sequence[str] = REMOTE) -> Result:
     """`rounds` rounds. In each, every operation except the hand-overs runs `times` times in a row."""
+    missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory(dir=directory) as place:
-        async with _contestants(place, times) as contestants:
+        async with _contestants(place, times, servers, missing) as contestants:
             figures = await interleaved(contestants, rounds, progress=progress("stores"))
     result = Result("stores")
     for name in NAMES:
-        for what in ("load", "claim + commit"):
-            result.rows.append(_bounded(name, what, figures, result.goals))
+        if name not in REMOTE:
+            for what in ("load", "claim + commit"):
+                result.rows.append(_bounded(name, what, figures, result.goals))
+        elif f"{name}, load" in figures:
+            result.rows += _over_a_server(name, figures, result.goals)
         for what in ("hand-over, same process", "hand-over, other process"):
             found = figures.get(f"{name}, {what}")
             if found is not None:
@@ -284,6 +324,7 @@ async def measure(rounds: int, times: int, directory: str | None) -> Result:
         result.rows.append({"store": "thread", "what": hop, "us": _us(figures[hop])})
     for what in ("reserve", "commit with a log"):
         result.rows.append({"store": "disk", "what": what, "us": _us(figures[what])})
+    result.rows += [{"store": name, "cannot": reason} for name, reason in missing.items()]
     cost = ratios(figures["sqlite, claim + commit, floor"], figures["commit with a log"])
     result.series = _series(result.rows)
     result.notes = [
@@ -320,19 +361,45 @@ def _bounded(name: str, what: str, figures: dict[str, list[float]], goals: list[
     }
 
 
+def _over_a_server(name: str, figures: dict[str, list[float]], goals: list[Goal]) -> list[dict[str, Any]]:
+    """The rows of a store on a server. Adds its goal to `goals`."""
+    trips = figures[f"{name}, one bare round trip"]
+    rows = []
+    for what in ("load", "claim + commit", "claim + mark + commit"):
+        found = figures[f"{name}, {what}"]
+        row: dict[str, Any] = {"store": name, "what": what, "us": _us(found), "floor us": _us(trips)}
+        if what == "claim + mark + commit" and name in RedisServer.KINDS:
+            bound = [ROUND_TRIPS * trip + MORE for trip in trips]
+            ratio = ratios(found, bound)
+            row |= {"bound us": 1e6 * statistics.median(bound), "of bound": ratio.as_json()}
+            goals.append(
+                Goal(
+                    f"{name}: {what}",
+                    f"<= {ROUND_TRIPS} round trips + {1000 * MORE:g} ms",
+                    f"{1e6 * statistics.median(found):.0f} us, {ratio} of it; "
+                    f"one bare round trip {1e6 * statistics.median(trips):.0f} us",
+                    ratio.median <= 1,
+                )
+            )
+        rows.append(row)
+    return rows
+
+
 def _us(seconds: list[float]) -> dict[str, float]:
     return spread([1e6 * second for second in seconds]).as_json()
 
 
 def _series(rows: list[dict[str, Any]]) -> dict[str, Any]:
     lines: dict[str, list[float | None]] = {}
-    for number, name in enumerate(NAMES):
+    rows = [row for row in rows if "what" in row]
+    names = [name for name in NAMES if any(row["store"] == name for row in rows)]
+    for number, name in enumerate(names):
         for row in rows:
             if row["store"] == name:
-                lines.setdefault(row["what"], [None] * len(NAMES))[number] = row["us"]["median"]
+                lines.setdefault(row["what"], [None] * len(names))[number] = row["us"]["median"]
                 if "bound us" in row:
-                    lines.setdefault(f"{row['what']}, bound", [None] * len(NAMES))[number] = row["bound us"]
-    return {"x": list(NAMES), "lines": lines, "unit": "us"}
+                    lines.setdefault(f"{row['what']}, bound", [None] * len(names))[number] = row["bound us"]
+    return {"x": names, "lines": lines, "unit": "us"}
 
 
 def main(arguments: list[str]) -> int:
@@ -343,10 +410,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--directory", help="where to make the files (default: the system's temporary directory)"
     )
+    parser.add_argument(
+        "--servers", nargs="*", default=REMOTE, choices=REMOTE, help="beside memory, file and SQLite (all)"
+    )
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.times = 2, 3
-    result = asyncio.run(measure(options.rounds, options.times, options.directory))
+    result = asyncio.run(measure(options.rounds, options.times, options.directory, options.servers))
     command.finish(result, arguments, quick=options.quick)
     return 0
 

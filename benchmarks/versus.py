@@ -188,7 +188,7 @@ async def compare(base: Path, names: list[str], rounds: int) -> Any:
     result = Result("versus")
     for name in names:
         runs: dict[str, list[Figures]] = {arm: [] for arm in checkouts}
-        async with Server(lifetime=_LIFETIME, delay=_DELAY.get(name, 0.0)) as server:
+        async with Server(lifetime=_LIFETIME, auth="basic", delay=_DELAY.get(name, 0.0)) as server:
             for number in range(rounds):
                 say(f"  {name}: round {number + 1} of {rounds}")
                 for arm in checkouts if number % 2 == 0 else reversed(checkouts):

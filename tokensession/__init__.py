@@ -11,10 +11,10 @@ tasks and processes share a credential, an expiry costs one token request::
         async with session.get("/rest/v2/healthCheck") as response:
             print(await response.json())
 
-Import from five modules: `tokensession`, `tokensession.events` (what is reported), `tokensession.providers`
-(what each OAuth server expects), `tokensession.stores` (where tokens are stored) and `tokensession.testing`
-(token servers, a clock and a transport for your tests, and the conformance suite for stores). Other modules
-may change without notice.
+Import from six modules: `tokensession`, `tokensession.events` (what is reported), `tokensession.providers`
+(what each OAuth server expects), `tokensession.grants` (how a person signs in), `tokensession.stores` (where
+tokens are stored) and `tokensession.testing` (token servers, a clock and a transport for your tests, and the
+conformance suite for stores). Other modules may change without notice.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from ._lazy import lazily
 from .clock import Clock
 from .errors import (
+    AuthorizationPending,
     ClaimTimeout,
     ClientRejected,
     ConfigurationError,
@@ -56,12 +57,14 @@ from .transport import AiohttpTransport
 
 if TYPE_CHECKING:
     from . import events
+    from .anywhere import blocking_token_callable, token_callable
     from .stores import open_store
-    from .upkeep import prune, sign_out
+    from .upkeep import copy_store, prune, sign_out
 
 __all__ = [
     "AiohttpTransport",
     "AuthedSession",
+    "AuthorizationPending",
     "BearerAuth",
     "ClaimTimeout",
     "ClientRejected",
@@ -94,20 +97,26 @@ __all__ = [
     "TokenSource",
     "TokenUnavailable",
     "UnexplainedRefusal",
+    "blocking_token_callable",
+    "copy_store",
     "events",
     "open_store",
     "prune",
     "sign_out",
+    "token_callable",
 ]
 
 if not TYPE_CHECKING:  # a type checker knows the names, and finds wrong ones
     __getattr__ = lazily(
         globals(),
         {
+            "blocking_token_callable": ".anywhere",
+            "copy_store": ".upkeep",
             "events": ".events",
             "open_store": ".stores",
             "prune": ".upkeep",
             "sign_out": ".upkeep",
+            "token_callable": ".anywhere",
         },
     )
 

@@ -14,6 +14,7 @@ _TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_~.%!$*|:@#^-]{16,}")
 _BACKSLASHES = r"\\{0,8}"  # a pattern: text that was escaped several times
 _ERROR_CODE = re.compile(r"([a-z]{1,14}(_[a-z]{1,14})+|[A-Z]{1,14}(_[A-Z]{1,14})+)[.:]?")  # not a token
 _READ = 4096  # bytes of a body that an excerpt is made from
+_SHORT = 4  # characters; a shorter secret is removed where it stands alone, or no word would be left
 _BEGINNING = 32  # characters of a secret that are searched for in every spelling
 _UTF16 = re.compile(r"(?:[^\0]\0){4,}|(?:\0[^\0]){4,}")
 
@@ -50,7 +51,10 @@ def _found(secret: str, text: str) -> Iterable[tuple[int, int]]:
     whole secret is not, its end is unknown, and the rest of the text is removed with it.
     """
     if len(secret) <= _BEGINNING:
-        return [run.span() for run in re.finditer(_spellings(secret), text, flags=re.IGNORECASE)]
+        pattern = _spellings(secret)
+        if len(secret) < _SHORT:
+            pattern = rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Za-z0-9])"
+        return [run.span() for run in re.finditer(pattern, text, flags=re.IGNORECASE)]
     whole = re.escape(secret) if len(secret) <= len(text) else r"(?!)"
     pattern = f"({whole})|(?:{_spellings(secret[:_BEGINNING])})"
     found = re.finditer(pattern, text, flags=re.IGNORECASE)

@@ -6,15 +6,29 @@ import contextlib
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
 
-__all__ = ["describe", "environment", "implements", "one_of", "origin", "secret", "text", "url"]
+__all__ = [
+    "describe",
+    "environment",
+    "http_hosts",
+    "implements",
+    "is_localhost",
+    "is_loopback",
+    "one_of",
+    "origin",
+    "secret",
+    "text",
+    "url",
+]
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _WORD = re.compile(r"[A-Za-z]{1,12}")  # short and letters only: no secret looks like this
+_HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_NO_HOST = re.compile(r"[\x00-,/:-@\[-^`{-\x7f]")  # ASCII that is in no name, international ones included
 _LIKE = "such as 'https://api.example.com'"
 
 
@@ -76,8 +90,13 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def url(name: str, value: str) -> str:
+def url(
+    name: str, value: str, *, query: bool = False, insecure_http_hosts: Collection[str] | None = None
+) -> str:
     """An absolute https URL (or http on loopback), without credentials, query or trailing slash.
+
+    `query`: it may have one (RFC 6749, 3.2). It may be plain http to the `insecure_http_hosts`, too, which
+    have been through `http_hosts`; None if the caller cannot be given any.
 
     An error shows at most the scheme and host. The rest may be a secret.
     """
@@ -86,23 +105,29 @@ def url(name: str, value: str) -> str:
     with contextlib.suppress(ValueError):  # its message repeats a part of the URL, passwords included
         parts = urlsplit(value)
         host, _ = parts.hostname or "", parts.port
-        if not all(0 < len(label) < 64 for label in host.removesuffix(".").split(".")):
-            host = ""  # two dots in a row, for example: no such name can be looked up
+        labels = host.removesuffix(".").split(".")
+        if not all(0 < len(label) < 64 for label in labels) or (_NO_HOST.search(host) and ":" not in host):
+            host = ""  # two dots in a row, or a "*": no such name can be looked up
     if host is None:
         raise ConfigurationError(f"{name} must be a URL {_LIKE}, not {describe(value)}.")
     shown = f"{parts.scheme}://{_bracketed(host)}" if host and not {"@", " "} & {*value} else describe(value)
     if parts.scheme not in _DEFAULT_PORTS or not host or " " in value:
-        raise ConfigurationError(f"{name} must be an absolute https URL {_LIKE}, not {shown}.")
+        raise ConfigurationError(
+            f"{name} must be an absolute https URL {_LIKE}, not {shown}.",
+            todo="There are no patterns: name the host in full." if "*" in value else None,
+        )
     if parts.username is not None or parts.password is not None:
         raise ConfigurationError(
             f"{name} must not contain a user name or password ({shown}).", todo="Pass them as parameters."
         )
-    if "?" in value or "#" in value:
-        raise ConfigurationError(f"{name} must not have a query or fragment ({shown}…).")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if "#" in value or ("?" in value and not query):
+        what = "fragment" if query else "query or fragment"
+        raise ConfigurationError(f"{name} must not have a {what} ({shown}…).")
+    if parts.scheme == "http" and not is_loopback(host) and _plain(host) not in (insecure_http_hosts or ()):
         raise ConfigurationError(
             f"{name} must use https, not {shown}: a token sent there can be read on the way.",
-            todo="Plain http is allowed on the loopback interface only.",
+            todo="Plain http is allowed on the loopback interface"
+            + (" only." if insecure_http_hosts is None else ", and to the hosts in insecure_http_hosts."),
         )
     return value.rstrip("/")
 
@@ -118,11 +143,37 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _is_loopback(host: str) -> bool:
+def _plain(host: str) -> str:
+    return host.lower().removesuffix(".")
+
+
+def is_localhost(host: str) -> bool:
+    """Whether it is `localhost` or a name below it, which are always this machine (RFC 6761, 6.3)."""
+    return _plain(host) == "localhost" or _plain(host).endswith(".localhost")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this host is always this machine, by its name or its address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return is_localhost(host)
+
+
+def http_hosts(values: Collection[str]) -> tuple[str, ...]:
+    """Hosts to which plain http is allowed, in lower case. Each is named in full, without a port."""
+    if isinstance(values, str) or not isinstance(values, Collection):
+        raise ConfigurationError(
+            f"insecure_http_hosts must be host names, not {describe(values)}.",
+            todo='Pass a tuple, such as ("keycloak",).',
+        )
+    for value in values:
+        if not isinstance(value, str) or not _HOST.fullmatch(value):
+            raise ConfigurationError(
+                f"insecure_http_hosts must be host names such as 'keycloak', and one is {describe(value)}.",
+                todo="Name each host in full, without scheme, port and '*'.",
+            )
+    return tuple(map(_plain, values))
 
 
 def environment(prefix: str, names: Mapping[str, bool]) -> dict[str, str]:

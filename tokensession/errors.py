@@ -11,6 +11,7 @@
     │   ├── NotSent             the token request never left this machine
     │   ├── OutcomeUnknown      it was sent, and got no answer that says what happened
     │   ├── RateLimited         the provider asked for a pause
+    │   ├── AuthorizationPending  a person has not answered on the other device yet
     │   ├── UnexplainedRefusal  the provider refused without an error code that we know
     │   └── ClaimTimeout        another holder has been refreshing for too long
     ├── ConfigurationError      fix the configuration (also a ValueError)
@@ -32,6 +33,7 @@ from __future__ import annotations
 from typing import Any, Self, TypeVar
 
 __all__ = [
+    "AuthorizationPending",
     "ClaimTimeout",
     "ClientRejected",
     "ConfigurationError",
@@ -168,7 +170,10 @@ class TokenUnavailable(TokenSessionError):
 
 
 class NotSent(TokenUnavailable):
-    """The connection to the token endpoint could not be opened. The provider has seen nothing."""
+    """The token request never left: no connection, or a secret that could not be read.
+
+    The provider has seen nothing.
+    """
 
 
 class OutcomeUnknown(TokenUnavailable):
@@ -182,6 +187,28 @@ class OutcomeUnknown(TokenUnavailable):
 
 class RateLimited(TokenUnavailable):
     """The provider asked for a pause of `retry_after` seconds."""
+
+
+class AuthorizationPending(TokenUnavailable):
+    """A person has not approved the sign-in on the other device yet (RFC 8628, 3.5). Nothing is spent.
+
+    `slow_down`: the server asks for five seconds more between two requests.
+    """
+
+    intact = "The device code is still good."
+    todo = "Try again after the interval."
+    slow_down: bool
+
+    def __init__(
+        self,
+        happened: str,
+        *,
+        slow_down: bool = False,
+        retry_after: float | None = None,
+        todo: str | None = None,
+    ) -> None:
+        super().__init__(happened, retry_after=retry_after, todo=todo)
+        self.slow_down = slow_down
 
 
 class UnexplainedRefusal(TokenUnavailable):

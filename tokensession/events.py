@@ -24,6 +24,8 @@ __all__ = [
     "Refreshed",
     "RequestLimitReached",
     "Restored",
+    "RevocationFailed",
+    "Revoked",
     "SaveFailed",
     "Saved",
     "SignInEndsSoon",
@@ -109,14 +111,21 @@ class RefreshFailed(RefreshEnded):
 
     @property
     def level(self) -> int:  # type: ignore[override]
-        """DEBUG if it is repeated, or the answer to a sign-out; else WARNING."""
-        quiet = self.repeated or self.error == "SignedOut"
-        return logging.DEBUG if quiet else logging.WARNING
+        """DEBUG if it is repeated, or the answer to a sign-out; else WARNING.
+
+        INFO if no one has signed in, which is normal where each user has a key.
+        """
+        if self.repeated or self.error == "SignedOut":
+            return logging.DEBUG
+        return logging.INFO if self.error == "SignInRequired" else logging.WARNING
 
 
 @dataclass(frozen=True, slots=True)
 class SignInStarted(Event):
-    """A sign-in started. It ends with exactly one `SignedIn` or `SignInFailed` of the same `id`."""
+    """A sign-in started. It ends with exactly one `SignedIn` or `SignInFailed` of the same `id`.
+
+    A device code is polled, and there is no event as long as the person has not answered.
+    """
 
     id: str
 
@@ -204,6 +213,32 @@ class SignOutStored(Event):
     """A sign-out was stored."""
 
     level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked(Event):
+    """After a sign-out, the provider has revoked the refresh token, or else the access token.
+
+    `token` is the access token's fingerprint.
+    """
+
+    token: str
+    level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationFailed(Event):
+    """After a sign-out, the token could not be revoked at the provider. The sign-out is stored all the same.
+
+    Also if a refresh was on its way then and its new token is not revoked, because the answer did not come in
+    time or a sign-in came first.
+
+    `error` is the name of the error's type.
+    """
+
+    error: str
+    message: str
+    level: ClassVar[int] = logging.WARNING
 
 
 @dataclass(frozen=True, slots=True)

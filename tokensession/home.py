@@ -5,7 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 
-__all__ = ["Home", "parents"]
+__all__ = ["THIS_PROCESS", "Home", "parents"]
+
+
+class _Process:
+    """The running process: its id, which costs a system call to ask for, so a fork sets it anew."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self) -> None:
+        self.begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.begin)
+
+    def begin(self) -> None:
+        """Be this process."""
+        self.pid = os.getpid()
+
+
+THIS_PROCESS = _Process()
 
 
 class Home:
@@ -20,12 +38,12 @@ class Home:
         self._what = what
         self.loop: asyncio.AbstractEventLoop | None = None
         """None before it is first used, and after closing."""
-        self.pid: int = os.getpid()
+        self.pid: int = THIS_PROCESS.pid
 
     @property
     def forked(self) -> bool:
         """Whether this is a forked child of the process that it was used in."""
-        return self.pid != os.getpid()
+        return self.pid != THIS_PROCESS.pid
 
     def check(self) -> asyncio.AbstractEventLoop:
         """The running event loop, if it may be used there. Raises RuntimeError otherwise."""
@@ -51,7 +69,7 @@ class Home:
 
     def move(self, loop: asyncio.AbstractEventLoop) -> None:
         """Be used in this loop and process from now on."""
-        self.loop, self.pid = loop, os.getpid()
+        self.loop, self.pid = loop, THIS_PROCESS.pid
 
 
 parents: list[object] = []

@@ -26,9 +26,9 @@ from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
-from ._validate import describe, implements
+from ._validate import describe, implements, is_localhost
 from .errors import ConfigurationError
-from .origins import Origin, origin_of, parse_origins
+from .origins import Origin, check_loopback, origin_of, parse_origins
 from .replay import bearer_errors, is_whole, keep_cookies, renew_cookies
 from .source import ManagedSource, RefreshableSource, TokenSource
 from .token import Token
@@ -38,6 +38,7 @@ __all__ = ["BearerAuth", "warn_of_cache"]
 _log = logging.getLogger("tokensession")
 _WARNED = "_tokensession_warned_of_its_cache"
 
+_AUTHORIZATION = hdrs.AUTHORIZATION
 _REDACTED = "Bearer [redacted]"
 _TOKEN = ManagedSource.token
 _COOKIES = 100  # cookies of 401s that are remembered
@@ -60,9 +61,10 @@ class BearerAuth:
       Requests to other origins pass through unchanged. A redirect that leaves these origins is followed
       without the token, also if it comes back.
     - `headers`: more headers for these requests, unless a request sets them itself.
-    - `unauthorized_statuses`: the statuses (400 to 499) that mean "this token is not valid". Whatever you
-      pass, a 4xx with `WWW-Authenticate: Bearer error="invalid_token"` means that too, and one with
-      `insufficient_scope` or `invalid_request` never does.
+    - `unauthorized_statuses`: the statuses (400 to 499) that mean "this token is not valid". The default is
+      what the source's provider says: 401, if it says nothing. Whatever you pass, a 4xx with
+      `WWW-Authenticate: Bearer error="invalid_token"` means that too, and one with `insufficient_scope` or
+      `invalid_request` never does.
 
     After a 401, all requests that sent the same token share one refresh. Each is then replayed once, if its
     body can be sent again. Otherwise, and after a second 401, you get the 401.
@@ -89,7 +91,7 @@ class BearerAuth:
         *,
         origins: Iterable[str] | None = None,
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-        unauthorized_statuses: Iterable[int] = (401,),
+        unauthorized_statuses: Iterable[int] | None = None,
     ) -> None:
         if isinstance(source, type) or not callable(getattr(source, "token", None)):
             raise ConfigurationError(
@@ -103,11 +105,19 @@ class BearerAuth:
                 f"{describe(allowed)}.",
                 todo='Pass them: BearerAuth(source, origins=["https://api.example.com"]).',
             )
-        self._origins = parse_origins([allowed] if isinstance(allowed, str) else allowed)
+        says = getattr(source, "provider", source)  # its provider, or a source of your own
+        self._origins = parse_origins(
+            [allowed] if isinstance(allowed, str) else allowed,
+            insecure_http_hosts=getattr(says, "insecure_http_hosts", ()),
+        )
         self._source = source
         self._refreshable = cast(RefreshableSource, source) if implements(RefreshableSource, source) else None
         self._headers = _pairs(headers)
-        self._unauthorized = _statuses(unauthorized_statuses)
+        self._unauthorized = _statuses(
+            getattr(says, "unauthorized_statuses", (401,))
+            if unauthorized_statuses is None
+            else unauthorized_statuses
+        )
         # A source of your own, also a subclass, is asked for each request.
         self._managed = source if type(source) is ManagedSource else None
         self._judged: URL | None = None
@@ -116,11 +126,13 @@ class BearerAuth:
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """aiohttp's middleware protocol: one hop of one request."""
         url = request.url
-        if url is not self._judged:
+        if url is not self._judged or request.proxy is not None:
             if origin_of(url) not in self._origins:
                 return await self._without_token(request, handler)
             warn_of_cache(request.session)
-            self._judged = url
+            await check_loopback(request)
+            if url.scheme in ("https", "wss") or not is_localhost(url.raw_host or ""):
+                self._judged = url  # else each time: a name may lead elsewhere tomorrow
         if request._traces and self._left_by(request):
             return await self._without_token(request, handler)
         managed, ready = self._managed, None
@@ -129,17 +141,16 @@ class BearerAuth:
         if ready is None:
             token = await self._source.token()
             authorization = token.authorization
-            if request.session.closed:  # since: aiohttp would wait for a connection in vain
-                raise ClientConnectionError("The session was closed while this request waited for its token.")
+            _check_open(request)
         else:
             token, authorization = ready
         for name, value in self._headers:
             request.headers.setdefault(name, value)
-        request.headers[hdrs.AUTHORIZATION] = authorization
+        request.headers[_AUTHORIZATION] = authorization
         try:
             response = await handler(request)
         finally:  # as in _send, without the cost of another coroutine for every request
-            request.headers[hdrs.AUTHORIZATION] = _REDACTED
+            request.headers[_AUTHORIZATION] = _REDACTED
         if response.status < 400 or self._refreshable is None or not self._rejects_token(response):
             return response
         return await self._replay(request, handler, token, response, self._refreshable)
@@ -204,10 +215,17 @@ class BearerAuth:
         # Release it before the replay: otherwise a pool of one connection would wait for itself.
         response.release()
         await request.close()  # release() has cancelled the body's writer, which must end before the next
+        _check_open(request)
         request.update_expect_continue()  # wait for "100 Continue" again, if the first request did
         if known is not None:
             renew_cookies(request, self._replaced_cookies)
         return await _send(request, handler, token)
+
+
+def _check_open(request: ClientRequest) -> None:
+    """Raise aiohttp's error if the session was closed meanwhile: it would wait for a connection in vain."""
+    if request.session.closed:
+        raise ClientConnectionError("The session was closed while this request waited for its token.")
 
 
 async def _send(request: ClientRequest, handler: ClientHandlerType, token: Token) -> ClientResponse:
@@ -215,11 +233,11 @@ async def _send(request: ClientRequest, handler: ClientHandlerType, token: Token
 
     The response's `request_info`, and every exception made from it, shows these headers.
     """
-    request.headers[hdrs.AUTHORIZATION] = token.authorization
+    request.headers[_AUTHORIZATION] = token.authorization
     try:
         return await handler(request)
     finally:
-        request.headers[hdrs.AUTHORIZATION] = _REDACTED
+        request.headers[_AUTHORIZATION] = _REDACTED
 
 
 class _Departure(Trace):
@@ -238,13 +256,14 @@ _SILENT.freeze()
 
 
 def _pairs(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Each header once. One that comes several times is joined, which means the same (RFC 9110, 5.3)."""
     try:
-        pairs = tuple(CIMultiDict(headers).items())
+        found = CIMultiDict(headers)
     except (TypeError, ValueError):
-        pairs = None
-    if pairs is None or not all(isinstance(value, str) for _, value in pairs):
+        found = None
+    if found is None or not all(isinstance(value, str) for value in found.values()):
         raise ConfigurationError(f"headers must be a mapping or pairs of strings, not {describe(headers)}.")
-    return pairs
+    return tuple((name, ", ".join(found.getall(name))) for name in dict.fromkeys(found))
 
 
 def _statuses(values: Iterable[int]) -> frozenset[int]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TypeAlias
 
-from aiohttp import InvalidURL
+from aiohttp import ClientConnectorDNSError, ClientRequest, InvalidURL, TCPConnector
 from yarl import URL
 
 from . import _validate
 from .errors import ConfigurationError, ForeignOrigin
 
-__all__ = ["Origin", "origin_of", "parse_origins", "resolve"]
+__all__ = ["Origin", "check_loopback", "origin_of", "parse_origins", "resolve"]
 
 Origin: TypeAlias = tuple[str, str | None, int | None]
 """Scheme, host and port, including a default port: what a client connects to."""
@@ -22,8 +22,8 @@ def origin_of(url: URL) -> Origin:
     return url.scheme, url.raw_host, url.port
 
 
-def parse_origins(values: Iterable[str]) -> frozenset[Origin]:
-    """Origins from text: https, or http on loopback. Raises `ConfigurationError`.
+def parse_origins(values: Iterable[str], *, insecure_http_hosts: Collection[str] = ()) -> frozenset[Origin]:
+    """Origins from text: https, or http on loopback or to these hosts. Raises `ConfigurationError`.
 
     A websocket to the same host and port counts as the same origin: its handshake is a request like others.
     """
@@ -31,7 +31,8 @@ def parse_origins(values: Iterable[str]) -> frozenset[Origin]:
         raise ConfigurationError(f"origins must be strings, not {_validate.describe(values)}.")
     origins: set[Origin] = set()
     for value in values:
-        url = URL(_validate.origin(_validate.url("origins", value)))
+        checked = _validate.url("origins", value, insecure_http_hosts=insecure_http_hosts)
+        url = URL(_validate.origin(checked))
         if URL(value).path != "/":
             raise ConfigurationError(
                 f"origins must not have a path ({url}/…): a token goes to a whole origin.",
@@ -66,6 +67,38 @@ def resolve(base: str, origins: frozenset[Origin], url: str | URL) -> URL:
             todo="Leave out the '..', or pass the absolute URL.",
         )
     return target
+
+
+async def check_loopback(request: ClientRequest) -> None:
+    """Raise `ForeignOrigin` if this is a plain http request to this machine that would leave it.
+
+    `localhost` and the names below it mean this machine (RFC 6761, 6.3), and so the token may go there in
+    plain http. But not every resolver knows that, and a proxy looks up names itself. A proxy on another
+    machine gets a request to 127.0.0.1, too.
+    """
+    url, proxy, connector = request.url, request.proxy, request.session.connector
+    host, leads = url.raw_host or "", ""
+    if url.scheme in ("https", "wss") or not _validate.is_loopback(host):
+        return
+    if proxy is not None:
+        named = _validate.is_localhost(host) or not _validate.is_loopback(proxy.raw_host or "")
+        leads = "through a proxy" if named else ""
+    elif _validate.is_localhost(host) and isinstance(connector, TCPConnector):  # not a Unix socket
+        try:
+            found = await connector._resolve_host(host, url.port or 80)  # as it will in a moment
+        except OSError as error:
+            raise ClientConnectorDNSError(request.connection_key, error) from error  # as aiohttp does
+        leads = next(
+            (f"to {at['host']}" for at in found if not _validate.is_loopback(at["host"].partition("%")[0])),
+            "",
+        )
+    if leads:
+        raise ForeignOrigin(
+            f"{url.host_subcomponent} leads {leads}, and this session's token may go to this machine only.",
+            todo="Use no proxy for it, or https."
+            if proxy is not None
+            else "Use http://127.0.0.1, an AuthedSession without a client of your own, or https.",
+        )
 
 
 def _parsed(url: str | URL, *, encoded: bool = False) -> URL:

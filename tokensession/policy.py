@@ -208,6 +208,12 @@ CLIENT_PAUSE = 60.0
 CLIENT_PAUSE_MAX = 3600.0
 """The longest pause after the provider rejected the client."""
 
+CHANGED_PAUSE = 10.0
+"""After a refusal, a request that has changed is sent at the earliest then. Doubled each time."""
+
+CHANGED_PAUSE_MAX = 300.0
+"""The longest pause before a changed request: a secret may differ each time, and never be right."""
+
 PROBABLE_PAUSE = 900.0
 """Between two tries of a credential that is probably rejected, at first."""
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import os
 from asyncio import _get_running_loop as _running
 from collections.abc import Coroutine, Generator, Iterable
 from contextlib import AsyncExitStack
-from os import getpid
 from pathlib import Path
 from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
@@ -24,10 +22,10 @@ from anyio import CancelScope
 from multidict import CIMultiDict
 from yarl import URL
 
-from ._validate import describe
+from ._validate import describe, is_localhost
 from .clock import Clock
 from .errors import ConfigurationError
-from .home import Home, parents
+from .home import THIS_PROCESS, Home, parents
 from .middleware import BearerAuth, warn_of_cache
 from .observer import Observer
 from .origins import resolve
@@ -35,6 +33,7 @@ from .policy import Policy
 from .providers.protocol import Provider, TokenTransport
 from .source import ManagedSource, check_provider
 from .stores.protocol import Store
+from .transport import Resolver
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -100,7 +99,7 @@ class AuthedSession:
         clock: Clock | None = None,
         observer: Observer | None = None,
         transport: TokenTransport | None = None,
-        unauthorized_statuses: Iterable[int] = (401,),
+        unauthorized_statuses: Iterable[int] | None = None,
     ) -> None:
         if not isinstance(auth, ManagedSource):
             check_provider("auth", auth)
@@ -135,7 +134,8 @@ class AuthedSession:
             headers=provider.api_headers,
             unauthorized_statuses=unauthorized_statuses,
         )
-        self._only_bearer = (self._bearer,)  # the middlewares of most requests, built once
+        # The middlewares of most requests. A method is called faster than an object that has a __call__.
+        self._only_bearer = (self._bearer.__call__,)
         self._base = provider.base_url
         self._targets = _NO_TARGETS
         self._client = client
@@ -159,14 +159,20 @@ class AuthedSession:
             raise RuntimeError("Session is closed")
         home = self._home
         try:
-            here = home.loop is asyncio.get_running_loop() and home.pid == os.getpid()
+            here = home.loop is asyncio.get_running_loop() and not home.forked
         except RuntimeError:
             here = False
         if not here:
             self._move()
         if self._client is None:
-            self._client = aiohttp.ClientSession()
+            self._client = aiohttp.ClientSession(connector=self._connector())
         return self._client
+
+    def _connector(self) -> aiohttp.TCPConnector | None:
+        """One that knows `localhost` and the names below it, if the token may go there, or None."""
+        if any(host is not None and is_localhost(host) for _, host, _ in self._bearer.origins):
+            return aiohttp.TCPConnector(resolver=Resolver())
+        return None
 
     def _move(self) -> None:
         """Be used in the running event loop from now on. Raises RuntimeError if that cannot be."""
@@ -199,7 +205,7 @@ class AuthedSession:
             parents.append((self._client, home.loop))
             if self._owned_client:
                 self._client = None
-            home.loop, home.pid = None, os.getpid()
+            home.loop, home.pid = None, THIS_PROCESS.pid
 
     @property
     def closed(self) -> bool:
@@ -267,12 +273,27 @@ class AuthedSession:
         if target is None:
             target = self._target(url)
         client, home, loop = self._client, self._home, _running()
-        if client is None or self._closed or loop is None or home.loop is not loop or home.pid != getpid():
+        if (
+            client is None
+            or self._closed
+            or loop is None
+            or home.loop is not loop
+            or home.pid != THIS_PROCESS.pid
+        ):
             client = self.client
         if options:
             _check_headers(options)
-        options["middlewares"] = self._middlewares(client, options.get("middlewares"))
-        if type(client).request is not _REQUEST or "request" in vars(client):  # yours, or a tool's
+        # aiohttp lets a request's middlewares replace the client's, and has no public way to read the
+        # client's. Without reading them, we would silently drop what the owner of the client has set. Ours
+        # is the last, so none of them sees the token.
+        wanted = options.get("middlewares")
+        others = client._middlewares if wanted is None else wanted
+        options["middlewares"] = (*others, self._bearer) if others else self._only_bearer
+        try:
+            plain = client.request.__func__ is _REQUEST  # type: ignore[attr-defined]
+        except AttributeError:
+            plain = False
+        if not plain:  # yours, or a tool's
             return client.request(method, target, **options)
         return _RequestOpening(client._request(method, target, **options))  # type: ignore[return-value, arg-type]
 
@@ -300,23 +321,12 @@ class AuthedSession:
         # the client, which shares its connector, cookies and settings. The copy is detached as soon as the
         # socket is open.
         twin = copy.copy(client)
-        twin._middlewares = self._middlewares(client, None)
+        twin._middlewares = (*client._middlewares, self._bearer)
         try:
             socket: aiohttp.ClientWebSocketResponse = await twin.ws_connect(url, **options)
             return socket
         finally:
             twin.detach()
-
-    def _middlewares(
-        self, client: aiohttp.ClientSession, wanted: Iterable[aiohttp.ClientMiddlewareType] | None
-    ) -> tuple[aiohttp.ClientMiddlewareType, ...]:
-        """The request's middlewares, or else the client's, and ours last, so none of them sees the token.
-
-        aiohttp lets a request's middlewares replace the client's, and has no public way to read the
-        client's. Without reading them, we would silently drop what the owner of the client has set.
-        """
-        others = client._middlewares if wanted is None else wanted
-        return (*others, self._bearer) if others else self._only_bearer
 
     # -- opening and closing ----------------------------------------------------------------------
 

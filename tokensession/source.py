@@ -12,7 +12,6 @@ belongs to one event loop and one process (`Home`), so a forked child begins wit
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -24,10 +23,10 @@ from anyio import CancelScope
 from ._validate import describe, implements
 from .clock import Clock, SystemClock
 from .errors import ConfigurationError, TokenSessionError
-from .home import Home, parents
+from .home import THIS_PROCESS, Home, parents
 from .observer import Event, Observer, emit
 from .policy import WALL_CLOCK_CHECK, Freshness, Policy
-from .providers.protocol import Credential, Provider, TokenTransport, configured_credential
+from .providers.protocol import Credential, Provider, TokenTransport, sign_in_credential
 from .snapshot import Snapshot
 from .stores.protocol import Store
 from .token import Token
@@ -165,7 +164,9 @@ class ManagedSource:
             if isinstance(found, Token):
                 return found
             # A crowd waits here: each caller awaits a future itself, and not a coroutine that does.
-            if (token := self._came_of(found, await self._joined(found))) is not None:
+            uses = cache.uses
+            token = self._came_of(found, await self._joined(found))
+            if token is not None and (cache.uses is None or cache.take() or cache.uses is uses):
                 return token
 
     async def refresh(self, unauthorized: Token | None = None, *, force: bool = False) -> Token:
@@ -198,7 +199,7 @@ class ManagedSource:
                     raise
                 return await self.token()  # there has been a sign-in
             if renewed.access_token != unauthorized.access_token:
-                return renewed
+                return renewed if self._cache.take() else await self.token()
         return unauthorized
 
     async def check(self) -> Snapshot:
@@ -212,20 +213,37 @@ class ManagedSource:
         await self._coordinator.check()
         return self.snapshot()
 
-    async def sign_in(self, *, code: str | None = None, refresh_token: str | None = None) -> Token:
+    async def sign_in(
+        self,
+        *,
+        code: str | None = None,
+        refresh_token: str | None = None,
+        device_code: str | None = None,
+        code_verifier: str | None = None,
+        redirect_uri: str | None = None,
+    ) -> Token:
         """Redeem a new code or refresh token, and replace whatever is stored under the key.
+
+        A code may come with the `code_verifier` (RFC 7636) and the `redirect_uri` that belong to it. With the
+        client credentials grant, pass nothing. For a device code, use `grants.DeviceSignIn`: until a person
+        has approved it, this raises `AuthorizationPending`.
 
         A code, or a refresh token that works once, is sent once, however often you bring it: the second time
         you get the token that came of it, or `SignInRequired`. Supersedes a refresh that is running in any
         process. Finishes even if you are cancelled. Raises as `token` does; if it fails, the stored
         credentials are unchanged.
         """
-        credential = configured_credential(code=code, refresh_token=refresh_token)
-        if credential is None:
-            raise ConfigurationError("sign_in needs a code or a refresh_token.", todo="Pass one of them.")
+        credential = sign_in_credential(
+            self.provider.credential,
+            code=code,
+            refresh_token=refresh_token,
+            device_code=device_code,
+            code_verifier=code_verifier,
+            redirect_uri=redirect_uri,
+        )
         self._enter()
         token = await self._coordinator.sign_in(credential).wait()
-        if self._freshness() is Freshness.EXPIRED and token.lifetime != 0:
+        if self._freshness() is Freshness.EXPIRED and (token.lifetime is None or token.lifetime > 0):
             return await self.token()  # it was brought before, and its token has expired since
         return token
 
@@ -233,9 +251,12 @@ class ManagedSource:
         """Forget the token, here and in the store, until the next sign-in.
 
         Leaves a tombstone, so that no other process writes its own copy back. (A record that you delete from
-        the store yourself looks like a loss of data, and is restored.) Does not revoke anything at the
-        provider. Other processes notice when they next look at the store: at the latest when their token is
-        due.
+        the store yourself looks like a loss of data, and is restored.) Other processes notice when they next
+        look at the store: at the latest when their token is due.
+
+        Then, if the provider has a revocation endpoint (RFC 7009), revokes the refresh token, or the access
+        token if there is no other. If that fails, you are signed out all the same: it is logged, and reported
+        as `events.RevocationFailed`.
         Raises `StoreError` if the sign-out could not be stored: then the token is served as before.
         """
         self._enter()
@@ -303,9 +324,12 @@ class ManagedSource:
         from ._refresh.record import KeyRecord
         from ._refresh.request import TokenRequests
         from ._refresh.store_access import StoreAccess
+        from ._refresh.uses import Count
 
         counts_sleep = getattr(self._clock, "boot_counts_sleep", False)
-        self._cache = TokenCache(wall_check=WALL_CLOCK_CHECK if counts_sleep else 0.0)
+        limit = getattr(provider, "max_requests", None)
+        count = Count(limit) if limit else None
+        self._cache = TokenCache(wall_check=WALL_CLOCK_CHECK if counts_sleep else 0.0, count=count)
         access = StoreAccess(key, store, policy, self._clock)
         report = self._report
         self._record = KeyRecord(
@@ -332,7 +356,7 @@ class ManagedSource:
             parents.append((self._coordinator, home.loop))
             access, requests = self._record.access, self._record.requests
             self._begin(access.key, access.store, requests.provider, requests.transport, access.policy)
-            home.pid, home.loop = os.getpid(), None
+            home.pid, home.loop = THIS_PROCESS.pid, None
 
     def _now(self) -> tuple[float, float]:
         return self._clock.wall(), self._clock.boot()
@@ -350,6 +374,7 @@ class ManagedSource:
         if cache.token is not None and freshness.usable:
             if freshness is Freshness.DUE and boot >= cache.not_before:
                 running.start_background()
+            cache.take()
             return cache.token
         try:
             return running.refresh("expired", patient=freshness is Freshness.EXPIRED)
@@ -385,14 +410,9 @@ class ManagedSource:
     async def _force_refresh(self, *, force: bool) -> Token:
         if self._cache.token is None:  # the store may know which token to replace
             requests = self._cache.counters.token_requests
-            try:
-                token = await self.token()
-            except TokenSessionError:
-                if not force:
-                    raise
-            else:
-                if self._cache.counters.token_requests > requests:
-                    return token
+            token = await (self._coordinator.join("forced", force=True) if force else self.token())
+            if self._cache.counters.token_requests > requests:
+                return token
         return await self._coordinator.join("forced", force=force)
 
     def _report(self, event: Event) -> None:
@@ -400,7 +420,7 @@ class ManagedSource:
 
 
 def check_provider(name: str, provider: object) -> None:
-    """Raise `ConfigurationError` if this is no provider."""
+    """Raise `ConfigurationError` if this is not a provider."""
     if implements(Provider, provider):
         return
     raise ConfigurationError(  # not its repr: it may be the refresh token itself

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Token", "fingerprint"]
 
@@ -25,6 +27,9 @@ class Token:
     did not say. `obtained_at` is when the token request was *sent*, in seconds since the epoch: after a slow
     response the token expires early, never late. `refresh_lifetime` is how long the refresh token lives from
     then on, if the provider says: after that a person has to sign in again.
+
+    `extra` has the other fields of the response that the strategy declares in `Fields.extra`, such as
+    `id_token`, by their paths. A field that a refresh does not repeat stays. Do not change it.
     """
 
     access_token: str
@@ -34,6 +39,7 @@ class Token:
     scope: str | None = None
     token_type: str = "Bearer"  # noqa: S105 - RFC 6750's scheme, not a secret
     refresh_lifetime: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def expires_at(self) -> float | None:

@@ -24,7 +24,7 @@ import functools
 import re
 import socket
 import zlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -39,7 +39,7 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from ._redact import excerpt
-from ._validate import describe
+from ._validate import describe, is_localhost, is_loopback
 from .errors import ConfigurationError, InvalidTokenResponse, NotSent, OutcomeUnknown
 from .providers.protocol import TokenRequest, TokenResponse
 
@@ -68,7 +68,13 @@ More requests at once would exhaust file descriptors, and few token servers take
 
 _MAX_RECEIVED = 2 * MAX_BODY  # bytes of one response, with its headers, its framing and its trailers
 _REASON = re.compile(r"""[ -~]*?(?=["':\n]|\Z)""")  # up to what a parser quotes
-_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+_MAX_CODINGS = 4  # of one response; a body may inflate to itself
+_MAX_MEMBERS = 100  # of one gzip body; what follows a member is copied
+_GZIP = b"\x1f\x8b"  # how gzip data begins (RFC 1952, 2.3.1)
+_FORMATS = (  # each with how many bytes of a checksum are left out (RFC 1950, 2.2; RFC 1952, 2.3)
+    *((32 + zlib.MAX_WBITS, 0), (zlib.MAX_WBITS, 4), (16 + zlib.MAX_WBITS, 8)),  # zlib and gzip
+    (-zlib.MAX_WBITS, 0),  # raw deflate
+)
 
 # A connection to a host that is gone ends after 30 s. Without these, a response is awaited in vain for as
 # long as the caller waits, and a request that is not acknowledged for 15 minutes.
@@ -80,6 +86,8 @@ _KEEPALIVE = {
     "TCP_USER_TIMEOUT": 30_000,  # milliseconds without an acknowledgement of what was sent (Linux)
 }
 
+_LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))  # of localhost (RFC 6761, 6.3)
+
 _OnSending: TypeAlias = Callable[[], Awaitable[None]]
 
 
@@ -87,7 +95,8 @@ class AiohttpTransport:
     """Sends token requests with aiohttp. Implements `TokenTransport`.
 
     - `ssl` and `proxy` are aiohttp's parameters of the same name: pass an `ssl.SSLContext` for a private
-      certificate authority, and the URL of an HTTP proxy.
+      certificate authority, and the URL of an HTTP proxy. Loopback addresses, `localhost` and the names below
+      it are always this machine (RFC 6761, 6.3), and are requested without the proxy.
 
     Many sources may share one, in any event loop. Raises `ConfigurationError` for arguments that cannot
     work.
@@ -140,9 +149,17 @@ class AiohttpTransport:
         `InvalidTokenResponse`, and what `on_sending` raises: see `TokenTransport`.
         """
         connector = _Connector(self._ssl, on_sending)
+        proxy = self._proxy
         failure: Exception
         try:
-            return await self._post(request, connect, connector)
+            # encoded=True: send what the provider built, without yarl's normalization.
+            url = URL(request.url, encoded=True)
+            if url.raw_host and not url.raw_host.isascii():
+                # As for API requests (IDNA 2008). Python's look-up would ask for "fass" instead of "faß".
+                url = url.with_host(url.raw_host)
+            if is_loopback(url.raw_host or ""):
+                proxy = None
+            return await self._post(request, url, proxy, connect, connector)
         except Exception as error:  # noqa: BLE001 - only how far the request came says what an error means
             if connector.hook_error is not None:  # aiohttp may have wrapped it
                 failure = connector.hook_error.with_traceback(connector.hook_traceback)
@@ -153,12 +170,14 @@ class AiohttpTransport:
                     f"The token request got no complete answer: {_describe(error, request.secrets)}."
                 )
             else:
-                failure = _not_sent(error, " through the proxy" if self._proxy else "")
+                failure = _not_sent(error, " through the proxy" if proxy else "")
         # Outside the handler, so that aiohttp's exception is not the context of ours: some have the
         # request's headers, which may contain the client's credentials.
         raise failure
 
-    async def _post(self, request: TokenRequest, connect: float, connector: _Connector) -> TokenResponse:
+    async def _post(
+        self, request: TokenRequest, url: URL, proxy: str | None, connect: float, connector: _Connector
+    ) -> TokenResponse:
         async with (
             aiohttp.ClientSession(
                 connector=connector,
@@ -172,12 +191,11 @@ class AiohttpTransport:
                 auto_decompress=False,  # aiohttp would inflate a decompression bomb to its full size
             ) as client,
             client.post(
-                # encoded=True: send what the provider built, without yarl's normalization.
-                URL(request.url, encoded=True),
+                url,
                 data=request.body,
                 headers=(("Accept-Encoding", "identity"), *request.headers),
                 allow_redirects=False,
-                proxy=self._proxy,
+                proxy=proxy,
             ) as response,
         ):
             try:
@@ -221,7 +239,7 @@ class _Connector(aiohttp.TCPConnector):
     """
 
     def __init__(self, ssl: SSLContext | bool | aiohttp.Fingerprint, on_sending: _OnSending | None) -> None:
-        super().__init__(force_close=True, ssl=ssl, socket_factory=_socket, resolver=_Resolver())
+        super().__init__(force_close=True, ssl=ssl, socket_factory=_socket, resolver=Resolver())
         connection: type[ResponseHandler] = _Connection
         self._factory = functools.partial(connection, loop=self._loop)
         self._on_sending = on_sending
@@ -261,16 +279,28 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-class _Resolver(AbstractResolver):
-    """Looks each name up once at a time, however many requests wait for it.
+class Resolver(AbstractResolver):
+    """Looks up host names for aiohttp, each once at a time, however many requests wait for it.
 
     A look-up that hangs holds a thread of the event loop's pool, even after its request has given up. With
     one for each request, a name that hangs would soon hold all threads, and no other could be looked up.
+
+    `localhost` and the names below it are this machine (RFC 6761, 6.3), and are not looked up: a name server
+    may say otherwise, and tokens are sent there in plain http.
     """
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
+        """The addresses of this host. Raises OSError."""
+        if is_localhost(host):
+            return [
+                ResolveResult(
+                    hostname=host, host=address, port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST
+                )
+                for kind, address in _LOOPBACK
+                if family in (socket.AF_UNSPEC, kind)
+            ]
         running = _look_ups.setdefault(asyncio.get_running_loop(), {})
         name = host, port, family
         look_up = running.get(name)
@@ -305,7 +335,6 @@ def _forget(running: _LookUps, name: _Name, look_up: _LookUp) -> None:
 _Name: TypeAlias = tuple[str, int, int]
 _LookUp: TypeAlias = asyncio.Task[list[ResolveResult]]
 _LookUps: TypeAlias = dict[_Name, _LookUp]
-
 _look_ups: WeakKeyDictionary[asyncio.AbstractEventLoop, _LookUps] = WeakKeyDictionary()
 
 # Per origin. Those who hold a connection or wait for one keep it alive.
@@ -332,22 +361,55 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
             raise InvalidTokenResponse(
                 f"The token response is longer than {MAX_BODY} bytes. The rest was not read."
             )
-    # We ask for an uncompressed response, but some gateways compress anyway.
-    if response.headers.get("Content-Encoding", "identity").lower() in ("gzip", "x-gzip", "deflate"):
-        return _inflate(bytes(body))
-    return bytes(body)
+    return _decoded(bytes(body), response.headers.getall("Content-Encoding", ()))
+
+
+def _decoded(body: bytes, headers: Iterable[str]) -> bytes:
+    """The body without its content codings (RFC 9110, 8.4), the last one first.
+
+    We ask for an uncompressed response, but some gateways compress anyway, some of them twice, and some label
+    a body that they have not compressed. A coding that we do not know leaves the body as it is.
+    """
+    named = [name.strip().lower() for header in headers for name in header.split(",")]
+    codings = [name for name in named if name not in ("", "identity")]
+    if len(codings) > _MAX_CODINGS:
+        raise InvalidTokenResponse(f"The token response has {len(codings)} content codings.")
+    if {*codings} <= {"gzip", "x-gzip", "deflate"}:
+        for _ in codings:
+            body = _inflate(body)
+    return body
 
 
 def _inflate(body: bytes) -> bytes:
-    """Decompress gzip, zlib, or the raw deflate that some servers send instead."""
-    for bits in (_GZIP_OR_ZLIB, -zlib.MAX_WBITS):
-        inflater = zlib.decompressobj(bits)
+    """Decompress gzip, zlib, or the raw deflate that some servers send instead. Text is left as it is.
+
+    What inflates to its end is taken although its checksum is wrong: it may have the next refresh token.
+    """
+    if body.lstrip().startswith(b"{"):  # JSON, in whatever encoding: no compressed text begins with it
+        return body
+    with contextlib.suppress(UnicodeDecodeError):
+        body.decode()  # compressed data is not UTF-8: gzip's second byte alone is not
+        return body
+    for bits, checksum in _FORMATS:
         with contextlib.suppress(zlib.error):
-            plain = inflater.decompress(body, MAX_BODY)
-            if inflater.unconsumed_tail:
-                raise InvalidTokenResponse(f"The token response inflates to more than {MAX_BODY} bytes.")
-            return plain
+            plain = _inflated(body[: len(body) - checksum], bits)
+            if plain or not checksum:
+                return plain
     raise InvalidTokenResponse("The token response claims to be compressed, but cannot be decompressed.")
+
+
+def _inflated(body: bytes, bits: int) -> bytes:
+    """All of it: gzip data may have several members (RFC 1952, 2.2)."""
+    plain, rest = b"", body
+    for _ in range(_MAX_MEMBERS):
+        inflater = zlib.decompressobj(bits)
+        plain += inflater.decompress(rest, MAX_BODY + 1 - len(plain))
+        if len(plain) > MAX_BODY:
+            raise InvalidTokenResponse(f"The token response inflates to more than {MAX_BODY} bytes.")
+        rest = inflater.unused_data
+        if not rest.startswith(_GZIP):
+            return plain
+    raise InvalidTokenResponse(f"The token response has more than {_MAX_MEMBERS} gzip members.")
 
 
 def _not_sent(error: Exception, way: str) -> NotSent:

@@ -16,6 +16,8 @@ import anyio
 from aiohttp import web
 
 from tokensession.cli.child_process import Child, messages, say
+from tokensession.providers import ClientAuth
+from tokensession.providers.client_auth import Method
 from tokensession.testing import Hang, OAuth2Server, Reset, Response, json_response
 from tokensession.testing.servers.faults import Fault
 
@@ -42,15 +44,22 @@ class Server:
     """
 
     def __init__(
-        self, *, lifetime: int = 3600, rotates: bool = True, auth: str = "post", delay: float = 0.0
+        self, *, lifetime: int = 3600, rotates: bool = True, auth: Method = "post", delay: float = 0.0
     ) -> None:
-        self._settings = {"lifetime": lifetime, "rotates": rotates, "auth": auth, "delay": delay}
+        self._settings: dict[str, Any] = {
+            "lifetime": lifetime,
+            "rotates": rotates,
+            "auth": auth,
+            "delay": delay,
+        }
         self.credentials: dict[str, Any] = {}
-        """For `OAuth2(**credentials)`: token_url, client_id, client_secret, auth, refresh_token, base_url."""
+        """For `OAuth2(**credentials)`. With auth="basic" they are JSON, for other processes."""
 
     async def __aenter__(self) -> Self:
         self._child = await Child.start("token server", "benchmarks.harness.server")
         self.credentials = (await self._ask(**self._settings))["credentials"]
+        if self._settings["auth"] != "basic":
+            self.credentials["auth"] = ClientAuth(self._settings["auth"])
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -157,7 +166,7 @@ async def _serve() -> None:
     delay = settings.pop("delay")
     async with _Served(**settings) as server:
         server.delay = delay
-        say(credentials=server.credentials)
+        say(credentials={name: each for name, each in server.credentials.items() if name != "auth"})
         holding = contextlib.AsyncExitStack()
         gate: Any = None
         async for order in orders:

@@ -140,7 +140,7 @@ async def _go_through(outage: Outage, processes: int) -> _Outcome:
     with tempfile.TemporaryDirectory() as directory:
         store = f"sqlite:///{directory}/tokens.db"
         async with (
-            Server(lifetime=_LIFETIME) as server,
+            Server(lifetime=_LIFETIME, auth="basic") as server,
             _workers(processes, credentials=server.credentials, store=store, policy=policy) as workers,
         ):
             await asyncio.sleep(_LIFETIME + 0.1)

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 
 import aiohttp
 
+from tokensession.providers import ClientAuth
+
 __all__ = ["CONNECTIONS", "TIMEOUT", "Peer", "excuse", "redeem"]
 
 CONNECTIONS = 100
@@ -42,9 +44,10 @@ class Peer(ABC):
             cls.cannot = {"import": f"not installed: {', '.join(missing)}", **cls.cannot}
 
     def __init__(self, credentials: Mapping[str, Any], *, lifetime_margin: float | None = None) -> None:
-        if credentials.get("auth", "post") != "post":
+        auth = credentials.get("auth")
+        if auth is not None and auth != ClientAuth.post():
             raise ValueError(
-                f"auth must be 'post', not {credentials['auth']!r}: the peers authenticate in the body."
+                f"auth must be ClientAuth.post(), not {auth}: the peers authenticate in the body."
             )
         self.credentials = dict(credentials)
         self.margin = lifetime_margin

@@ -45,12 +45,16 @@ def imports(result: Result) -> Figure:
 
 def stores(result: Result) -> Figure:
     """Load, claim and commit, and hand-over in each store, beside the floor of its medium."""
-    rows = {f"{row['store']}: {row['what']}": row for row in result["rows"] if row["store"] != "thread"}
+    # With the mark, a claim and commit is compared with round trips, which are in the table only.
+    other = {"thread", "claim + mark + commit"}
+    found = [row for row in result["rows"] if "what" in row and not {row["store"], row["what"]} & other]
+    rows = {f"{row['store']}: {row['what']}": row for row in found}
     (on,) = axes(0.9 + 0.27 * len(rows))
     dots(on, {name: row["us"] for name, row in rows.items()}, shade=lambda name: OURS)
     for place, row in enumerate(rows.values()):
-        if row.get("bound us") is not None:
+        if row.get("floor us") is not None:
             on.plot([row["floor us"]["median"]], [place], "s", color=LIMIT, markersize=5)
+        if row.get("bound us") is not None:
             on.plot([row["bound us"]] * 2, [place - 0.36, place + 0.36], color=LIMIT, linewidth=2)
     on.set_xlabel("us (logarithmic); orange: floor (square) and bound (line)")
     plain_log(on.xaxis)
@@ -103,7 +107,14 @@ def processes(result: Result) -> Figure:
     series = result["series"]
     kinds = {"last": "the last waiter", "median": "the median waiter"}
     panels = axes(3.5, columns=2, sharey=True)
-    shades = {"floor": LIMIT, "file": OURS, "sqlite": OURS}
+    shades = {
+        "floor": LIMIT,
+        "file": OURS,
+        "sqlite": OURS,
+        "redis": OTHER,
+        "valkey": OTHER,
+        "postgres": OTHER,
+    }
     for on, (kind, name) in zip(panels, kinds.items(), strict=True):
         lines = {
             store: series["lines"][f"{store}, {kind}"]

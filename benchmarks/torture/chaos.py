@@ -42,6 +42,7 @@ _EVERY = {  # seconds between two of a kind, on average; there is about one toke
     "put back": 25.0,  # an older copy of the record
     "delete": 40.0,  # the record
     "outage": 45.0,
+    "restart store": 12.0,  # its server
     "500": 15.0,
     "429": 20.0,
     "502": 30.0,
@@ -50,12 +51,14 @@ _EVERY = {  # seconds between two of a kind, on average; there is about one toke
     "reset": 25.0,
     "truncate": 25.0,
 }
-_APART = {"revoke": 4.0}
+_APART = {"revoke": 4.0, "restart store": 6.0}
 """Seconds between two of a kind, at least. By design, a token that a 401 has just brought is not replaced
-within the minimum refresh interval, even if it gets a 401 too. Until then every caller gets a 401."""
+within the minimum refresh interval, even if it gets a 401 too. Until then every caller gets a 401. And the
+store is there most of the time."""
 _LONGEST_STOP = 5.0  # seconds
 _LONGEST_OUTAGE = 8.0  # seconds
 _LONGEST_FREEZE = 1.5 * POLICY.response_timeout
+_LONGEST_DOWN = 3.0  # seconds; writes are repeated for 5 s
 _SPARED = 0.8  # share of the aimed acts that spare the next token request
 
 
@@ -85,6 +88,11 @@ class Act:
         return POLICY.caller_timeout + (_LONGEST_FREEZE - POLICY.caller_timeout) * self.much
 
     @property
+    def down_seconds(self) -> float:
+        """How long the store's server is down."""
+        return _LONGEST_DOWN * self.much
+
+    @property
     def outage(self) -> str:
         """The kind of an outage."""
         return OUTAGES[int(self.which * len(OUTAGES))]
@@ -97,7 +105,8 @@ class Act:
 
 def timetable(plan: Plan) -> Iterator[Act]:
     """Every act of the run, in order. A short run gets the first of each kind a little earlier."""
-    rngs = {what: random.Random(f"{plan.seed} {what}") for what in _EVERY}
+    kinds = [what for what in _EVERY if what != "restart store" or plan.restart_store]
+    rngs = {what: random.Random(f"{plan.seed} {what}") for what in kinds}
     first = min(1.0, plan.seconds / 60)
     heap = [(rng.random() * _EVERY[what] * first, what) for what, rng in rngs.items()]
     heapq.heapify(heap)

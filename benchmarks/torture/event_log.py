@@ -24,6 +24,7 @@ __all__ = [
     "Fault",
     "Finished",
     "Killed",
+    "Lapsed",
     "Leaked",
     "Lost",
     "NotRecovered",
@@ -43,6 +44,8 @@ __all__ = [
     "SignedIn",
     "Stepped",
     "Stopped",
+    "StoreEnded",
+    "StoreStarted",
     "Stored",
     "Unauthorized",
     "Unsaved",
@@ -167,6 +170,20 @@ class Deleted(Entry):
     """The record was deleted."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoreEnded(Entry):
+    """The store's server was killed, or ended in order."""
+
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStarted(Entry):
+    """It answers again, after so many seconds."""
+
+    seconds: float
+
+
 # -- done to the workers ------------------------------------------------------------------------------
 
 
@@ -209,6 +226,13 @@ class Continued(Entry):
 
     worker: str
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed(Entry):
+    """It was stopped, or its store was down, for so long that a claim that it holds may have been lost."""
+
+    worker: str
 
 
 @dataclass(frozen=True, slots=True)

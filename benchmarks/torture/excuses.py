@@ -10,6 +10,8 @@ used (unless the killed process had reported that the store did not accept the t
 The process that sent it had never seen its successor, nor any later one. Either no living worker had. Or
 another one had, and had not looked at the store yet. Then it is told apart whether the sender had the spent
 token from the store only, as after its start, or in memory.
+*lapsed*: the process that redeemed it, or that sent it again, held the claim, and then it was stopped, or its
+store was down, for longer than its lease lasts. Another one may have taken over by then.
 *response lost*: the provider had rotated, a fault lost the response, and the provider takes a repetition for
 theft (`--strict`).
 
@@ -24,7 +26,7 @@ from dataclasses import dataclass, field
 
 from . import event_log
 
-__all__ = ["GONE", "LOST", "OTHER", "STALE", "UNSAVED", "UNSEEN", "WINDOW", "History"]
+__all__ = ["GONE", "LAPSED", "LOST", "OTHER", "STALE", "UNSAVED", "UNSEEN", "WINDOW", "History"]
 
 WINDOW = "the one process that had the response was killed"
 UNSAVED = "killed while the store did not accept its token"
@@ -32,7 +34,28 @@ GONE = "store went back, no living worker had the newer token"
 UNSEEN = "store went back, its sender knew only what was there"
 STALE = "store went back, its sender remembered an older token"
 LOST = "response lost by a fault (--strict)"
+LAPSED = "stopped, or without its store, for longer than the lease"
 OTHER = "no excuse found"
+
+
+class Leases:
+    """Who holds the claim, and who may have lost it unawares."""
+
+    def __init__(self) -> None:
+        self._holding: set[str] = set()
+        self.lapsed: set[str] = set()
+
+    def follow(self, entry: event_log.Entry) -> None:
+        """Take one entry after the other."""
+        match entry:
+            case event_log.Claimed(worker):
+                self._holding.add(worker)
+                self.lapsed.discard(worker)
+            case event_log.Released(worker):
+                self._holding.discard(worker)
+                self.lapsed.discard(worker)
+            case event_log.Lapsed(worker) if worker in self._holding:
+                self.lapsed.add(worker)
 
 
 @dataclass(slots=True)
@@ -55,6 +78,8 @@ class History:
     followed: set[str] = field(default_factory=set)
     """The workers that read an older record than they knew, and sent a request or gave up on the sign-in
     before they wrote theirs back."""
+    lapsed: set[int] = field(default_factory=set)
+    """The token requests of processes that may have lost their claim unawares, by then or soon after."""
     stranded: dict[str, bool] = field(default_factory=dict)
     """The refresh tokens that were sent again after the store had lost their successor. Whether all workers
     who had seen a later one were dead by then."""
@@ -67,8 +92,19 @@ class History:
                 history.redeemed[entry.credential] = entry
         older: dict[str, bool] = {}  # whether a worker has just read an older record than it knew
         undone: set[str] = set()  # spent, and the store had their successor, and went back
+        leases = Leases()
+        requests: dict[str, int] = {}  # of each worker, the last one in its claim
         for entry in entries:
+            leases.follow(entry)
             match entry:
+                case event_log.Released(worker):
+                    requests.pop(worker, None)
+                case event_log.Lapsed(worker) if worker in leases.lapsed and worker in requests:
+                    history.lapsed.add(requests[worker])
+                case event_log.Arrived(number, worker):
+                    requests[worker] = number
+                    if worker in leases.lapsed:
+                        history.lapsed.add(number)
                 case event_log.Killed(worker):
                     history.killed.add(worker)
                 case event_log.Unsaved(worker):
@@ -123,6 +159,8 @@ class History:
             return LOST
         if (killed := self.killed_with(first)) is not None:
             return killed
+        if {first.number, reuse.number} & self.lapsed:
+            return LAPSED
         if reuse.credential in self.stranded and (reuse.worker, reuse.credential) not in self.knowing:
             if self.stranded[reuse.credential]:
                 return GONE

@@ -190,11 +190,23 @@ class Fleet:
             worker.child.signal(signal.SIGSTOP)
             self._log.add(event_log.Stopped(worker.name, _boot(), aim))
             self._group.start_soon(self._continue_later, worker, seconds)
+            if seconds > self._plan.lapse:
+                self._group.start_soon(self._lapse_later, worker)
 
     async def _continue_later(self, worker: Worker, seconds: float) -> None:
         with anyio.move_on_after(seconds):
             await worker.ended.wait()
         self._continue(worker)
+
+    async def _lapse_later(self, worker: Worker) -> None:
+        with anyio.move_on_after(self._plan.lapse):
+            await worker.ended.wait()
+        self.lapse(worker)
+
+    def lapse(self, worker: Worker) -> None:
+        """It may have lost its lease."""
+        if worker.alive:
+            self._log.add(event_log.Lapsed(worker.name))
 
     def _continue(self, worker: Worker) -> None:
         if worker.stopped and not worker.ended.is_set():

@@ -15,6 +15,7 @@ from tokensession.stores import Record, Store
 from tokensession.stores.protocol import ANY, AnyVersion, Claim
 from tokensession.token import fingerprint
 
+from ..harness.wrapped import WrappedClaim, WrappedStore
 from .clocks import SkewedClock
 from .watch import redeemable
 
@@ -72,22 +73,22 @@ class InstrumentedTransport:
                 say(outcome=outcome, credential=credential)
 
 
-class InstrumentedStore:
+class InstrumentedStore(WrappedStore):
     """A store that reports its claims, and which refresh tokens this process has seen."""
 
     def __init__(self, inner: Store) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._seen: str | None = None
 
     async def load(self, key: str) -> Record | None:
-        """See `Store.load`, as for all of these."""
-        record = await self._inner.load(key)
+        """Load, then report what it has seen."""
+        record = await self.inner.load(key)
         self.see(record.data if record is not None else None)
         return record
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> Claim | Record:
         """Claim, then report it."""
-        claim = await self._inner.claim(key, seen=seen, timeout=timeout)
+        claim = await self.inner.claim(key, seen=seen, timeout=timeout)
         record = claim if isinstance(claim, Record) else claim.current
         self.see(record.data if record is not None else None)
         if isinstance(claim, Record):
@@ -98,19 +99,7 @@ class InstrumentedStore:
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
         """Needs no claim."""
         self.see(data)
-        return await self._inner.put(key, data, expect=expect)
-
-    async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
-        """Not reported."""
-        return await self._inner.delete(key, expect=expect)
-
-    async def keys(self) -> list[str]:
-        """Not reported."""
-        return await self._inner.keys()
-
-    async def aclose(self) -> None:
-        """Not reported."""
-        await self._inner.aclose()
+        return await self.inner.put(key, data, expect=expect)
 
     def see(self, data: bytes | None) -> None:
         """Report the refresh token in these bytes, unless it was the last one."""
@@ -120,43 +109,24 @@ class InstrumentedStore:
             say(seen=seen)
 
 
-class InstrumentedClaim:
-    """A claim that reports its end."""
+class InstrumentedClaim(WrappedClaim):
+    """A claim that reports its end. (Its `sending` is reported by the transport.)"""
 
     def __init__(self, inner: Claim, store: InstrumentedStore) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._store = store
         self._reported = False
-
-    @property
-    def current(self) -> Record | None:
-        """See `Claim`, as for all of these."""
-        return self._inner.current
-
-    @property
-    def interrupted(self) -> float | None:
-        """Of an earlier holder."""
-        return self._inner.interrupted
-
-    @property
-    def listening(self) -> float:
-        """Of an earlier holder."""
-        return self._inner.listening
-
-    async def sending(self, *, listening: float = 0.0) -> None:
-        """Not reported: see the transport."""
-        await self._inner.sending(listening=listening)
 
     async def commit(self, data: bytes) -> Record:
         """Commit, then report it."""
         self._store.see(data)
-        record = await self._inner.commit(data)
+        record = await self.inner.commit(data)
         self._report()
         return record
 
     async def abandon(self) -> None:
         """Abandon, then report it."""
-        await self._inner.abandon()
+        await self.inner.abandon()
         self._report()
 
     def _report(self) -> None:

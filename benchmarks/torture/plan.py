@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tokensession import Policy
@@ -42,9 +43,19 @@ class Plan:
     """So long the provider accepts a refresh token once more if a fault has lost the response to it, as many
     servers do. Never if a process was killed: then it takes the repetition for theft. 0: nor after a fault,
     and each lost response costs a sign-in (`--strict`)."""
+    lease: float = 0.0
+    """How long a claim outlives the last sign of life of its holder. 0: a claim ends with its process."""
+    restart_store: bool = False
+    """Whether the store's server is killed and started again."""
     settling: float = 90.0
     """How long everything may take to recover once chaos is over. A process that has lost its record and
     whose token has expired waits a minute for one that knows more."""
+
+    @property
+    def lapse(self) -> float:
+        """After so long without a sign of life, a holder may have lost its lease: it was renewed last up to a
+        third of it before."""
+        return self.lease * 2 / 3 if self.lease else math.inf
 
     @property
     def pause(self) -> float:

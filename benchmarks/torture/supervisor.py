@@ -15,6 +15,7 @@ from tokensession.clock import SystemClock
 from tokensession.providers import OAuth2
 from tokensession.stores import Store
 
+from ..servers import ServerProcess
 from . import event_log
 from .chaos import AIMED, Act, AimedActs, timetable
 from .fleet import Fleet, Worker
@@ -32,14 +33,18 @@ _boot = SystemClock.boot
 
 
 class Supervisor:
-    """One run over one store, which stays open. `await run()` returns the report."""
+    """One run over one store, which stays open. `await run()` returns the report.
 
-    def __init__(self, plan: Plan, store: Store) -> None:
+    `server` is the store's, if it has one that may be killed.
+    """
+
+    def __init__(self, plan: Plan, store: Store, server: ServerProcess | None = None) -> None:
         self._plan = plan
         self._store = store
+        self._server = server
         self._log = event_log.EventLog()
         self._acts = AimedActs()
-        self._watch = Watch(store, self._log)
+        self._watch = Watch(store, self._log, lease=plan.lease)
         self._provider = Provider(plan, self._log, self._acts, self)
         self._sign_in_required = anyio.Event()
         self._put_back: set[int] = set()  # the numbers of access tokens in records that were put back
@@ -55,7 +60,7 @@ class Supervisor:
                 credentials,
                 self._log,
                 group,
-                reaped=self._watch.stored,
+                reaped=self._watch.surely_stored,
                 sign_in_required=lambda: self._sign_in_required.set(),
                 unauthorized=self._unauthorized,
             )
@@ -105,10 +110,32 @@ class Supervisor:
             self._provider.revoke_access_tokens()
         elif act.what == "outage":
             group.start_soon(self._provider.outage, act.outage, act.outage_seconds)
+        elif act.what == "restart store":
+            group.start_soon(self._restart_store, act)
         elif act.what == "delete":
             await self._watch.delete()
         elif act.what == "put back" and (access := await self._watch.put_back(act.much)):
             self._put_back.add(self._provider.number(access))
+
+    async def _restart_store(self, act: Act) -> None:
+        """Kill the store's server, or end it in order, and start it again."""
+        server, began = self._server, _boot()
+        if server is None or not server.running:  # the last restart took long
+            return
+        how = "ended in order" if act.coin < 0.2 else "killed"
+        self._log.add(event_log.StoreEnded(how))
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._lapse_all)
+            await anyio.to_thread.run_sync(server.kill if how == "killed" else server.stop)
+            await anyio.sleep(act.down_seconds)
+            await anyio.to_thread.run_sync(server.start)
+            group.cancel_scope.cancel()
+        self._log.add(event_log.StoreStarted(_boot() - began))
+
+    async def _lapse_all(self) -> None:
+        await anyio.sleep(self._plan.lapse)
+        for worker in self._fleet.living:
+            self._fleet.lapse(worker)
 
     async def kill(self, worker: str, aim: str) -> None:
         """See `WorkerControl`."""
@@ -148,7 +175,7 @@ class Supervisor:
 
     async def _forgotten(self) -> bool:
         """Whether no one knows a refresh token that works: not the store, and no living worker."""
-        known, living = {await self._watch.stored()}, self._fleet.living
+        known, living = {await self._watch.surely_stored()}, self._fleet.living
         for worker in living:
             known |= worker.seen
         holds = any(worker.name == self._provider.holder for worker in living)

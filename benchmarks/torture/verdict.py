@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import event_log
-from .excuses import OTHER, History
+from .excuses import OTHER, History, Leases
 
 __all__ = ["Findings", "examine"]
 
@@ -67,9 +67,13 @@ def _count(entries: Sequence[event_log.Entry], found: Findings) -> None:
     found.count("kills", Counter(entry.aim for entry in _all(entries, event_log.Killed)))
     found.count("stops", Counter(entry.aim for entry in _all(entries, event_log.Stopped)))
     found.count("faults", Counter(entry.kind for entry in _all(entries, event_log.Fault)))
+    found.count(
+        "ends of the store's server", Counter(entry.how for entry in _all(entries, event_log.StoreEnded))
+    )
     found.count("outages", Counter(entry.kind for entry in _all(entries, event_log.OutageBegan)))
     found.counts |= {
         "clock steps": kinds[event_log.Stepped],
+        "holders that may have lost their lease": _lapses(entries),
         "access tokens revoked early": kinds[event_log.Revoked],
         "older records put back": kinds[event_log.PutBack],
         "records deleted": kinds[event_log.Deleted],
@@ -79,6 +83,14 @@ def _count(entries: Sequence[event_log.Entry], found: Findings) -> None:
         "token requests": kinds[event_log.Arrived],
         "tokens the store did not accept at first": kinds[event_log.Unsaved],
     }
+
+
+def _lapses(entries: Sequence[event_log.Entry]) -> int:
+    leases, lapses = Leases(), 0
+    for entry in entries:
+        leases.follow(entry)
+        lapses += isinstance(entry, event_log.Lapsed) and entry.worker in leases.lapsed
+    return lapses
 
 
 def _outages(entries: Sequence[event_log.Entry], found: Findings) -> None:
@@ -132,21 +144,27 @@ def _concurrency(entries: Sequence[event_log.Entry], found: Findings) -> None:
 
     A request is over when its client has closed the connection, or when its response is being written. A
     killed client's request is not a second holder's. But none may come while the provider still works on it.
+    Those of a client that may have lost its lease unawares are counted apart.
     """
     at_once: dict[int, str] = {}
     dead: set[str] = set()
-    most = met = 0
+    leases = Leases()
+    most = met = beside = 0
     for entry in entries:
+        leases.follow(entry)
         match entry:
             case event_log.Killed(worker):
                 dead.add(worker)
             case event_log.Arrived(number, worker):
                 met += any(other in dead for other in at_once.values())
                 at_once[number] = worker
-                most = max(most, sum(other not in dead for other in at_once.values()))
+                live = [other for other in at_once.values() if other not in dead]
+                most = max(most, sum(other not in leases.lapsed for other in live))
+                beside += len(live) > 1 and any(other in leases.lapsed for other in live)
             case event_log.Disconnected(number) | event_log.Answered(number):
                 at_once.pop(number, None)
     found.promise("concurrent token requests, at most", most, most=1)
+    found.counts["token requests beside one whose lease had ended"] = beside
     found.promise("token requests that met a dead client's", met)
 
 

@@ -24,9 +24,10 @@ _REMEMBERED = 8  # records with different refresh tokens
 class Watch:
     """Reads and decodes the record again and again, and logs what is new."""
 
-    def __init__(self, store: Store, log: event_log.EventLog) -> None:
+    def __init__(self, store: Store, log: event_log.EventLog, *, lease: float = 0.0) -> None:
         self._store = store
         self._log = log
+        self._lease = lease
         self._record: Record | None = None
         self._earlier: deque[tuple[str, bytes]] = deque(maxlen=_REMEMBERED)
         self.reads = 0
@@ -58,6 +59,15 @@ class Watch:
                 self._earlier.append((credential, record.data))
         return credential
 
+    async def surely_stored(self) -> str | None:
+        """The same, but it waits for a store that cannot be read now."""
+        while True:
+            failed = self.failed_reads
+            credential = await self.stored()
+            if failed == self.failed_reads:
+                return credential
+            await anyio.sleep(_POLL)
+
     async def put_back(self, which: float) -> str | None:
         """Put an older copy back. Returns the fingerprint of its access token, or None if there is none."""
         current = await self.stored()
@@ -86,10 +96,14 @@ class Watch:
             pass
 
     async def claim(self) -> None:
-        """Claim the key without waiting: once all workers have ended, it must be free."""
+        """Claim the key: once all workers have ended, it must be free.
+
+        Not before the lease of one that was killed has ended.
+        """
         try:
             record = await self._store.load(KEY)
-            claim = await self._store.claim(KEY, seen=record.version if record else None, timeout=0)
+            seen = record.version if record else None
+            claim = await self._store.claim(KEY, seen=seen, timeout=2 * self._lease)
         except ClaimTimeout as error:
             self._log.add(event_log.Leaked(error.args[0]))
         except StoreCorrupt as error:

@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp import web
 
 from tokensession import AuthedSession, BearerAuth, Token
-from tokensession.providers import OAuth2, Oto, Priava
+from tokensession.providers import ClientAuth, OAuth2, Oto, Priava
 from tokensession.testing import OAuth2Server, OtoServer, PriavaServer, ScriptedTransport, token_response
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -103,7 +103,7 @@ def session_of(server: OtoServer | PriavaServer | OAuth2Server, **options: Any) 
 
 def scripted_session(base: str, *tokens: str, **options: Any) -> AuthedSession:
     """A session of this API that gets these tokens, one after the other."""
-    known = {"token_url": f"{base}/token", "client_id": "c", "refresh_token": "r", "auth": "post"}
+    known = {"token_url": f"{base}/token", "client_id": "c", "refresh_token": "r", "auth": ClientAuth.none()}
     answers = (token_response({"access_token": token, "expires_in": 3600}) for token in tokens)
     return AuthedSession(
         OAuth2(**known, base_url=base),  # type: ignore[arg-type]

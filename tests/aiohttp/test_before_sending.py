@@ -216,11 +216,11 @@ def over_tls(endpoint: Endpoint) -> str:
 async def test_a_certificate_that_is_not_the_pinned_one_means_not_sent() -> None:
     """It was renewed. The error says what to do (K01)."""
     async with listening(with_head(), tls=True) as endpoint, listening(tunnel(endpoint.port)) as proxy:
-        for settings in ({}, {"proxy": proxy.url}):
+        for url, settings in ((endpoint.url, {}), (ID, {"proxy": proxy.url})):
             mismatch = "ServerFingerprintMismatch"
-            said = await was_not_sent(endpoint.url, mismatch, ssl=ANOTHER, **settings)
+            said = await was_not_sent(url, mismatch, ssl=ANOTHER, **settings)
             assert "pass the fingerprint of that one" in said
-            assert (await send(endpoint.url, Hook(), ssl=FINGERPRINT, **settings)).status == 200
+            assert (await send(url, Hook(), ssl=FINGERPRINT, **settings)).status == 200
 
 
 @in_event_loop
@@ -228,9 +228,8 @@ async def test_a_tls_handshake_that_fails_means_not_sent() -> None:
     """An untrusted certificate, another host's certificate, a port without TLS, one that hangs up."""
     async with listening(with_head(), tls=True) as endpoint:
         await was_not_sent(endpoint.url, "ClientConnectorCertificateError")
-        elsewhere = endpoint.url.replace("127.0.0.1", "127.0.0.2")
         async with listening(tunnel(endpoint.port)) as proxy:
-            for url in (elsewhere, "https://other.example.com/token"):
+            for url in ("https://192.0.2.1/token", "https://other.example.com/token"):
                 await was_not_sent(url, "CertificateError", ssl=TRUSTING, proxy=proxy.url)
         assert endpoint.received == b""
 

@@ -259,6 +259,34 @@ async def test_closing_a_session_ends_every_request_of_a_crowd_that_waits_for_it
         assert len(done) == 1000
 
 
+@in_event_loop
+async def test_a_request_whose_client_is_closed_before_its_replay_raises_aiohttps_error() -> None:
+    """Not an AssertionError from inside of aiohttp."""
+    refreshing, refreshed = asyncio.Event(), asyncio.Event()
+
+    class Source:
+        async def token(self) -> Token:
+            return Token("old", obtained_at=0)
+
+        async def refresh(self, unauthorized: Token | None = None) -> Token:
+            refreshing.set()
+            await refreshed.wait()
+            return Token("new", obtained_at=0)
+
+    async def unauthorized(request: web.Request) -> web.Response:
+        return web.Response(status=401)
+
+    async with api(unauthorized) as base:
+        client = aiohttp.ClientSession(middlewares=(BearerAuth(Source(), origins=[base]),))
+        request = asyncio.create_task(outcome(client.get(f"{base}/x")))
+        await refreshing.wait()
+        await client.close()
+        refreshed.set()
+        error, says = await request
+    assert error is aiohttp.ClientConnectionError
+    assert says == "The session was closed while this request waited for its token."
+
+
 class Named(AuthedSession):
     """A session with a `request` of its own."""
 

@@ -207,6 +207,7 @@ def test_invalid_arguments_are_an_error_that_names_them() -> None:
         (Fixed(), 7, "origins must be strings, not an int"),
         (Fixed(), [7], "origins must be a string, not an int"),
         (Fixed(), ["api.example.com"], "origins must be an absolute https URL .* 15 characters"),
+        (Fixed(), ["https://*.example.com"], "There are no patterns"),  # its requests would have no token
         (Fixed(), ["https://api.example.com/v1"], r"not have a path \(https://api\.example\.com/"),
         (provider, None, r"source must have a token\(\) method, and an Oto has none.*ManagedSource"),
         (Fixed, None, r"source must have a token\(\) method, and the class Fixed has none"),
@@ -234,3 +235,13 @@ async def test_configured_headers_are_added_for_the_allowed_origins_only() -> No
             assert ["tenantregion", "US"] in seen["headers"]
             seen = await echo(client.get(other.base_url + "/open/echo"))
             assert not any(name == "TenantRegion" for name, _ in seen["headers"])
+
+
+@in_event_loop
+async def test_k40_a_configured_header_that_comes_twice_is_sent_with_both_values() -> None:
+    async with OtoServer() as server:
+        bearer = BearerAuth(managed(server), headers=[("Prefer", "a"), ("X-One", "1"), ("prefer", "b")])
+        async with aiohttp.ClientSession(middlewares=(bearer,)) as client:
+            headers = (await echo(client.get(f"{server.base_url}/echo")))["headers"]
+            assert [pair for pair in headers if pair[0].lower() == "prefer"] == [["Prefer", "a, b"]]
+            assert ["X-One", "1"] in headers

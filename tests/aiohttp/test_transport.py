@@ -14,7 +14,9 @@ import aiohttp
 import pytest
 from _api import PROVIDERS
 from _event_loop import in_event_loop
+from _names import name_server
 from _raw_endpoint import GRANTED, REQUEST, listening, send, with_head
+from yarl import URL
 
 from tokensession import AiohttpTransport, ConfigurationError, InvalidTokenResponse, NotSent, OutcomeUnknown
 from tokensession.providers import OAuth2, Priava
@@ -43,7 +45,7 @@ async def test_an_impossible_host_name_means_not_sent() -> None:
     with pytest.raises(NotSent, match="aiohttp cannot request the token URL"):
         await send("https://id..example/token")
     with pytest.raises(NotSent, match="proxy"):
-        await send("http://127.0.0.1:9/", proxy="http://proxy..example:3128")
+        await send("https://id.example.com/", proxy="http://proxy..example:3128")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +132,102 @@ async def test_a_compressed_response_is_read_although_it_was_not_asked_for(encod
         assert (await send(request_of(server))).body == body
 
 
+BODY = b'{"access_token": "a", "refresh_token": "\xc3\xa9"}'
+LINES = re.findall(rb".{1,9}", BODY)
+LATIN = BODY.decode().encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("packed", "codings"),
+    [
+        (BODY, ["gzip"]),
+        (b"\xef\xbb\xbf" + BODY, ["x-gzip"]),
+        (BODY, ["deflate"]),
+        (gzip.compress(gzip.compress(BODY)), ["gzip, gzip"]),
+        (gzip.compress(gzip.compress(BODY)), ["gzip", "gzip"]),
+        (gzip.compress(zlib.compress(BODY)), ["deflate , GZIP"]),
+        (gzip.compress(BODY), ["gzip, gzip"]),
+        (gzip.compress(BODY), ["identity, gzip"]),
+        (gzip.compress(BODY), ["gzip,, identity"]),
+        (gzip.compress(BODY), ["", "gzip"]),
+        (b"".join(map(gzip.compress, LINES)), ["gzip"]),
+        (b"".join(map(gzip.compress, LINES)) + bytes(8), ["gzip"]),
+        (BODY, ["identity"]),
+        (BODY, ["br"]),
+    ],
+    # Not the bytes: a gzip member says when it was made, and each worker of a test run makes its own.
+    ids=[
+        *("plain", "plain after a mark", "plain, not deflated"),
+        *("twice", "twice, in two headers", "deflated, then zipped", "named twice"),
+        *("with identity", "with an empty name", "with an empty header"),
+        *("members", "members and padding", "identity", "unknown"),
+    ],
+)
+@in_event_loop
+async def test_k58_a_response_is_read_however_a_gateway_labels_and_packs_it(
+    packed: bytes, codings: list[str]
+) -> None:
+    """Plain JSON that is labelled gzip, two codings or one coding named twice, several gzip members."""
+    async with PriavaServer() as server:
+        server.script(Response(200, packed, tuple(("Content-Encoding", name) for name in codings)))
+        assert (await send(request_of(server))).body.removeprefix(b"\xef\xbb\xbf") == BODY
+
+
+@pytest.mark.parametrize(
+    ("packed", "coding", "body"),
+    [
+        (gzip.compress(BODY)[:-8] + bytes(8), "gzip", BODY),
+        (gzip.compress(BODY)[:-4] + bytes(4), "gzip", BODY),
+        (gzip.compress(BODY)[:-8], "gzip", BODY),
+        (gzip.compress(LINES[0]) + gzip.compress(BODY)[:-8] + bytes(8), "gzip", LINES[0] + BODY),
+        (zlib.compress(BODY)[:-4] + bytes(4), "deflate", BODY),
+        (LATIN, "gzip", LATIN),
+        (b"\r\n" + LATIN, "deflate", b"\r\n" + LATIN),
+    ],
+    ids=["checksum", "length", "without both", "last member", "zlib", "Latin-1", "Latin-1 not deflated"],
+)
+@in_event_loop
+async def test_a_token_that_arrived_whole_is_not_lost_to_a_wrong_checksum_or_label(
+    packed: bytes, coding: str, body: bytes
+) -> None:
+    """The old refresh token is spent then."""
+    async with PriavaServer() as server:
+        server.script(Response(200, packed, (("Content-Encoding", coding),)))
+        assert (await send(request_of(server))).body == body
+
+
+@pytest.mark.parametrize(
+    ("packed", "codings", "says"),
+    [
+        (gzip.compress(gzip.compress(bytes(64 * MAX_BODY))), "gzip, gzip", "inflates to more than"),
+        (gzip.compress(bytes(MAX_BODY)) + gzip.compress(b"x"), "gzip", "inflates to more than"),
+        (gzip.compress(bytes(MAX_BODY)) + gzip.compress(bytes(64 * MAX_BODY)), "gzip", "inflates to more"),
+        (gzip.compress(b"{") * 101, "gzip", "more than 100 gzip members"),
+        (BODY, ", ".join(["gzip"] * 5), "has 5 content codings"),
+        (gzip.compress(b"\x1f\x8bnot gzip"), "gzip, gzip", "cannot be decompressed"),
+    ],
+    ids=["bomb in a bomb", "byte too many", "second member", "members", "codings", "garbage inside"],
+)
+@in_event_loop
+async def test_k58_the_bounds_hold_over_all_codings_and_members(
+    packed: bytes, codings: str, says: str
+) -> None:
+    async with PriavaServer() as server:
+        server.script(Response(200, packed, (("Content-Encoding", codings),)))
+        with pytest.raises(InvalidTokenResponse, match=says) as caught:
+            await send(request_of(server))
+        assert caught.value.granted
+
+
+@in_event_loop
+async def test_k58_a_body_of_exactly_the_bound_is_read() -> None:
+    whole = b"{" + b" " * (MAX_BODY - 2) + b"}"
+    async with PriavaServer() as server:
+        packed = gzip.compress(whole[:99]) + gzip.compress(whole[99:])
+        server.script(Response(200, packed, (("Content-Encoding", "gzip"),)))
+        assert (await send(request_of(server))).body == whole
+
+
 @in_event_loop
 async def test_token_requests_ask_for_an_uncompressed_response() -> None:
     """A response that cannot be decompressed may contain a rotated token."""
@@ -149,7 +247,7 @@ async def test_a_response_that_is_too_long_is_not_read_to_its_end(what: str, sta
     fault = {
         "long": Response(status, b"x" * (MAX_BODY + 1)),
         "bomb": Response(status, gzip.compress(b"x" * 64 * MAX_BODY), gzipped),
-        "garbage": Response(status, b"not gzip", gzipped),
+        "garbage": Response(status, b"\x1f\x8bnot gzip", gzipped),
     }[what]
     async with PriavaServer() as server:
         server.script(fault)
@@ -298,3 +396,20 @@ async def test_a_token_url_is_sent_as_it_is(path: str) -> None:
     """Without yarl's normalization: a signed or picky path stays what the server expects."""
     _, head = await sent_by(with_head(), path=path)
     assert head.startswith(b"POST " + path.encode() + b" HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "encoded"), [("faß.example", "xn--fa-hia.example"), ("Bücher.example", "xn--bcher-kva.example")]
+)
+@in_event_loop
+async def test_f37_a_token_request_to_an_international_name_goes_where_api_requests_go(
+    host: str, encoded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own look-up follows an older standard, by which the secrets would go to fass.example."""
+    names = name_server(monkeypatch, "127.0.0.1")
+    async with listening(with_head()) as endpoint:
+        await send(endpoint.url.replace("127.0.0.1", host).replace("/token", "/o/%7Et//a?x=%41"))
+    assert names.asked == [encoded] == [URL(f"https://{host}").raw_host]
+    head, *lines = endpoint.received.split(b"\r\n")
+    assert head == b"POST /o/%7Et//a?x=%41 HTTP/1.1"
+    assert f"Host: {encoded}:{endpoint.port}".encode() in lines

@@ -36,7 +36,7 @@ T = TypeVar("T")
 PACKAGE = Path(tokensession.__file__).parent
 TOKEN = token_response({"access_token": "access", "token_type": "Bearer", "expires_in": 36_000})
 
-CALLS_OF_A_GET = 5
+CALLS_OF_A_GET = 3
 """Python functions that a GET calls beyond raw aiohttp's. Three are aiohttp's own, for any middleware."""
 INSTRUCTIONS = 2.3
 """Of `await source.token()`, as a multiple of awaiting an empty coroutine function."""

@@ -16,6 +16,7 @@ from benchmarks.harness import results
 from benchmarks.harness.server import Server
 from benchmarks.peers import PEERS, AiohttpCookbook, Peer, RawAiohttp, Tokensession, excuse
 from benchmarks.peers.common import PATH, primed, worst
+from tokensession.providers import ClientAuth
 
 INSTALLED = [peer for peer in PEERS if excuse(peer, "import") is None]
 REFRESHING = [peer for peer in INSTALLED if peer is not RawAiohttp]
@@ -140,7 +141,7 @@ def test_a_contestant_that_is_not_installed_says_what_is_missing() -> None:
 def test_credentials_for_basic_authentication_are_an_error() -> None:
     """Not every contestant can authenticate in the header, so none does."""
     with pytest.raises(ValueError, match="in the body"):
-        RawAiohttp({"auth": "basic"})
+        RawAiohttp({"auth": ClientAuth.basic()})
 
 
 def test_a_failing_server_counts_token_requests_and_revokes_tokens_until_it_recovers() -> None:

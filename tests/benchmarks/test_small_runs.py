@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import cold_path, processes, stores, tenants
+from benchmarks import cold_path, processes, scale, stores, tenants
 from benchmarks.harness.results import RESULTS, Result
 from benchmarks.harness.server import OUTAGES
 from benchmarks.outage_processes.experiment import Outage, measure
@@ -18,7 +18,7 @@ def _saved(name: str) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-@pytest.mark.parametrize("benchmark", [processes, stores, tenants], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("benchmark", [processes, scale, stores, tenants], ids=lambda module: module.__name__)
 def test_a_quick_run_succeeds_and_saves_nothing(
     benchmark: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 from _processes import Children
 from _torture_runs import GUARD, finish, read_until, start, stop
 
+from benchmarks.servers import require
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 COUNTS = {
@@ -19,8 +21,10 @@ COUNTS = {
     "kills",
     "stops",
     "faults",
+    "ends of the store's server",
     "outages",
     "clock steps",
+    "holders that may have lost their lease",
     "access tokens revoked early",
     "older records put back",
     "records deleted",
@@ -31,6 +35,7 @@ COUNTS = {
     "token requests in one outage, at most",
     "repetitions after a lost response",
     "lost responses to one refresh token, at most",
+    "token requests beside one whose lease had ended",
     "reuse detections",
     "sign-ins lost",
     "401s that callers got",
@@ -78,6 +83,19 @@ def test_a_short_torture_breaks_no_promise_and_counts_everything(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize("store", ["redis", "valkey", "postgres"])
+def test_a_short_torture_of_a_store_on_a_server_kills_the_server_too(store: str, tmp_path: Path) -> None:
+    file = tmp_path / "counts.json"
+    arguments = ["--minutes", "0.15", "--processes", "3", "--seed", "7", "--json", str(file)]
+    require(store)
+    status, output = finish(start("torture", "--stores", store, "--restart-store", *arguments, tmp=tmp_path))
+    assert status == 0, output
+    document = json.loads(file.read_text())
+    assert document["counts"]["ends of the store's server"] > 0
+    assert document["counts"]["token requests"] > 0
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_ending_the_command_ends_its_processes(end: signal.Signals, tmp_path: Path) -> None:
     """Also a stopped worker ends, and also if the supervisor is killed."""
@@ -106,6 +124,8 @@ def test_ending_the_command_ends_its_processes(end: signal.Signals, tmp_path: Pa
         ["--store", "memory:"],
         ["--store", "file:///nowhere/at/all"],
         ["--store", "tortoise://x"],
+        ["--restart-store", "--stores", "sqlite"],
+        ["--restart-store", "--store", "redis://127.0.0.1:1"],
     ],
 )
 def test_wrong_options_are_reported_before_anything_starts(wrong: list[str], tmp_path: Path) -> None:

@@ -206,6 +206,39 @@ def test_two_token_requests_at_once_are_found() -> None:
     assert broken(both[0], log.Answered(1), both[1], log.Answered(2)) == ""
 
 
+TAKEN_OVER = [  # 1.1 has sent, and is stopped; 2.1 sends the same refresh token
+    *REFRESH[:3],
+    log.Stopped("1.1", 0.0, "stop refreshing"),
+    log.Lapsed("1.1"),
+    *REPLAYED[:3],
+]
+
+
+def test_a_request_beside_one_whose_lease_has_ended_is_counted_apart() -> None:
+    found = verdict.examine(TAKEN_OVER)
+    assert found.promises["concurrent token requests, at most"] == 1
+    assert found.counts["token requests beside one whose lease had ended"] == 1
+    assert found.counts["holders that may have lost their lease"] == 1
+
+
+@pytest.mark.parametrize("kind", [log.Lapsed, log.Claimed])
+def test_only_a_holder_whose_lease_has_ended_is_counted_apart(kind: type[Entry]) -> None:
+    assert "concurrent token requests, at most: 2" in broken(*without(TAKEN_OVER, kind))
+
+
+def test_a_lease_that_was_ended_in_time_is_no_excuse() -> None:
+    released = [*TAKEN_OVER[:3], log.Released("1.1"), *TAKEN_OVER[3:]]
+    assert "concurrent token requests, at most: 2" in broken(*released)
+
+
+def test_a_reuse_after_a_lease_has_ended_is_excused_and_counted_apart() -> None:
+    redeemed = [*REFRESH[:4], *TAKEN_OVER[3:5], *REPLAYED, log.Continued("1.1", 9.0), *SIGNED_IN]
+    found = verdict.examine(redeemed)
+    assert found.by_kind["reuse detections"] == {excuses.LAPSED: 1}
+    assert found.by_kind["sign-ins lost"][excuses.LAPSED] == 1
+    assert "without excuse" in broken(*without(redeemed, log.Lapsed))
+
+
 def test_a_token_request_that_overlaps_a_killed_clients_is_found() -> None:
     """It is not a second holder, but it came too early."""
     found = broken(

@@ -135,6 +135,23 @@ def test_serve_prints_its_address_and_each_request_and_stops_at_a_signal(
         assert "Stopped after 1 request " in out
 
 
+def test_serve_goes_on_without_a_traceback_when_its_pipe_is_closed(tmp_path: Path) -> None:
+    """As in `tokensession serve oto | head -1`."""
+    with command("serve", "oto", tmp=tmp_path) as process:
+        found = re.search(r"http://\S+?(?=,)", read_until(process, "A test server for"))
+        assert found
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        for _ in range(2):
+            with pytest.raises(urllib.error.HTTPError, match="401") as unauthorized:
+                urllib.request.urlopen(found[0] + "/echo")
+            unauthorized.value.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.read() == ""
+        process.wait()
+
+
 def test_serve_says_when_its_port_is_taken(tmp_path: Path) -> None:
     with command("serve", "oto", tmp=tmp_path) as first:
         found = re.search(r":(\d+),", read_until(first, "A test server for"))
@@ -169,3 +186,12 @@ def test_sign_out_signs_a_key_out_for_all_processes(tmp_path: Path) -> None:
     assert status == 1
     assert err.startswith("Error: ")
     assert "s3cr3t" not in err
+
+
+def test_sign_out_of_an_empty_key_is_an_error_and_no_traceback(tmp_path: Path) -> None:
+    """As in a script whose variable is not set."""
+    status, out, err = completed(
+        "sign-out", "", "--store", f"sqlite:///{tmp_path / 'tokens.db'}", tmp=tmp_path
+    )
+    assert (status, out) == (2, "")
+    assert err.endswith("Error: Invalid value for 'KEY': It is empty.\n")

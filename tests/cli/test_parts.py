@@ -136,3 +136,15 @@ def test_a_cancellation_without_a_signal_is_not_swallowed() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         anyio.run(until_signal, work())
+
+
+def test_an_exit_within_a_task_group_is_an_exit_and_no_traceback() -> None:
+    """As when `tokensession demo | head -1` closes the pipe."""
+
+    async def work() -> None:
+        async with anyio.create_task_group():
+            raise SystemExit(1)
+
+    with pytest.raises(SystemExit) as exit_:
+        anyio.run(until_signal, work())
+    assert exit_.value.code == 1

@@ -138,8 +138,11 @@ def test_f02_a_claim_that_is_cancelled_at_any_suspension_leaves_no_lock_behind(
         for other in held:
             assert not isinstance(other, Record)
             await other.abandon()
-        # The other store's thread may still be releasing the lock, so this waits for it.
-        await (await (await finish(holder.claim("account", seen=None, timeout=60), clock))).abandon()
+        # The other store's thread may still be releasing the lock, so this waits for it. Time stands still
+        # meanwhile: it would be past the store's patience before that thread has run at all.
+        after = await holder.claim("account", seen=None, timeout=60)
+        assert not isinstance(after, Record)
+        await after.abandon()
         await store.aclose()
         await holder.aclose()
         return steps.reached

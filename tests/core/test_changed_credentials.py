@@ -6,11 +6,23 @@ import asyncio
 from typing import Any
 
 import pytest
-from _rig import Rig, begun, expired, invalid_grant, limited, run, success
+from _moments import beside, holding, wait_in_vain_for_the_claim
+from _rig import LIFETIME, Rig, begun, expired, invalid_grant, limited, run, success
+from _scripted_store import fail, scripted
 
-from tokensession import ConfigurationError, GrantRejected, OutcomeUnknown, Policy, RateLimited, SignedOut
+from tokensession import (
+    ConfigurationError,
+    GrantRejected,
+    OutcomeUnknown,
+    Policy,
+    RateLimited,
+    SignedOut,
+    SignInRequired,
+    TokenUnavailable,
+)
 from tokensession.events import SignInFailed
 from tokensession.providers.protocol import TokenResponse
+from tokensession.testing import Paused, token_response
 
 WITHOUT_THE_CLAIM = Policy(retry_within=0, sign_in_wait=0)
 """A sign-in goes on at once while a running request holds the claim."""
@@ -46,6 +58,24 @@ def test_f21_f49_a_failure_of_an_old_configuration_does_not_undo_the_new_sign_in
         if isinstance(failure, TokenResponse):
             assert old.token_requests == 1
         assert await new.peer(configured="new-credential").access() == "access-1"
+
+    run(main)
+
+
+def test_f21_f49_a_sign_in_after_a_rejection_counts_although_no_one_could_note_the_rejection() -> None:
+    """The process that met it remembers it, and goes on with the newer sign-in."""
+
+    async def main() -> None:
+        new, store, _ = scripted(success(1), success(2), configured="new-credential")
+        await new.access()
+        old = new.peer(invalid_grant(), configured="old-credential")
+        store.steps["commit"] = fail
+        with pytest.raises(GrantRejected):
+            await old.access()
+        del store.steps["commit"]
+        await new.source.sign_in(code="brand-new")
+        new.clock.advance(60)
+        assert await old.access() == "access-2"
 
     run(main)
 
@@ -226,5 +256,53 @@ def test_two_sign_ins_with_the_same_code_share_one_token_request() -> None:
         paused.release()
         assert (await first).access_token == (await second).access_token == "access-1"
         assert rig.token_requests == 1
+
+    run(main)
+
+
+def test_a_code_that_another_process_has_noted_is_not_sent_after_our_commit_over_its_note() -> None:
+    """The note came while our refresh was on its way. Its process may be dead, and its request arrived."""
+
+    async def main() -> None:
+        rig = await holding(age=LIFETIME)
+        answer, caller = await rig.in_flight(success(2))
+        sent = Paused(success(3))
+        other = beside(rig, sent)
+        signing_in = await begun(other.source.sign_in(code="new"))
+        await wait_in_vain_for_the_claim(rig.clock)
+        await sent.arrived.wait()
+        answer.release()
+        await caller
+        before = rig.token_requests
+        with pytest.raises(SignInRequired, match="redeemed already"):
+            await rig.source.sign_in(code="new")
+        assert rig.token_requests == before
+        signing_in.cancel()
+
+    run(main)
+
+
+def test_a_process_remembers_the_codes_that_it_has_sent_although_the_record_is_lost() -> None:
+    """The first answer was lost, and the repetition was rejected: the code is spent."""
+
+    async def main() -> None:
+        rig = Rig(token_response(b"", 502), invalid_grant(), configured=None)
+        with pytest.raises(GrantRejected):
+            await rig.source.sign_in(code="once")
+        await rig.store.delete("account")
+        with pytest.raises(SignInRequired, match="redeemed already"):
+            await rig.source.sign_in(code="once")
+        assert rig.token_requests == 2
+
+    run(main)
+
+
+def test_a_code_that_the_server_has_not_redeemed_may_be_sent_again() -> None:
+    async def main() -> None:
+        rig = Rig(token_response(b"", 503), success(1), configured=None)
+        with pytest.raises(TokenUnavailable):
+            await rig.source.sign_in(code="once")
+        rig.clock.advance(60)
+        assert (await rig.source.sign_in(code="once")).access_token == "access-1"
 
     run(main)

@@ -21,6 +21,7 @@ from tokensession import (
     Policy,
     RateLimited,
     SignedOut,
+    SignInRequired,
     StoreUnavailable,
     TokenSessionError,
     errors,
@@ -315,6 +316,20 @@ def test_k30_a_sign_out_is_an_event_and_no_warning(warnings_logged: Callable[[],
                 with pytest.raises(SignedOut):
                     await process.access()
             rig.clock.advance(2)
+
+    run(main)
+    assert warnings_logged() == []
+
+
+def test_a_user_who_has_not_signed_in_is_no_warning(warnings_logged: Callable[[], list[str]]) -> None:
+    """A web application has a key for each user, and asks for it at each visit."""
+
+    async def main() -> None:
+        rig = Rig(configured=None)
+        with pytest.raises(SignInRequired):
+            await rig.access()
+        [failed] = of(rig, RefreshFailed)
+        assert (failed.error, failed.level) == ("SignInRequired", logging.INFO)
 
     run(main)
     assert warnings_logged() == []

@@ -103,6 +103,38 @@ def printed(program: str, tmp_path: Path, *arguments: str) -> list[str]:
     return run(main)
 
 
+@pytest.mark.parametrize("loop", ["made in", "named"])
+def test_a_blocking_callable_never_waits_for_the_event_loop_of_the_parent(tmp_path: Path, loop: str) -> None:
+    """In the child it seems to run, and waking it would write to a socket of the parent's."""
+    program = """
+from tokensession import blocking_token_callable
+
+async def own_loop():
+    await session.source.check()
+    return len(await asyncio.to_thread(get)) > 0
+
+async def main():
+    global get
+    here, named = asyncio.get_running_loop(), sys.argv[3] == "named"
+    get = blocking_token_callable(session.source, loop=here if named else None)
+    asking = asyncio.create_task(session.source.token())
+    await asyncio.sleep(0)  # now the source belongs to this loop
+    wake, here._write_to_self = here._write_to_self, lambda: print("wrote")
+    forked(get)
+    here._write_to_self = wake
+    if not named:
+        forked(run_in_child, "own_loop")
+    print("parent", bool(await asking) and len(await asyncio.to_thread(get)) > 0)
+    await session.close()
+    await store.aclose()
+
+asyncio.run(main())
+"""
+    lines = printed(program, tmp_path, loop)
+    assert lines[0].startswith("child RuntimeError There is no fresh token")
+    assert lines[1:] == ["child True"] * (loop == "made in") + ["parent True"]
+
+
 @pytest.mark.parametrize(
     ("what", "result"),
     [("use", "200"), ("close", "closed"), ("close_and_use", "200"), ("enter", "200"), ("refresh", "200")],

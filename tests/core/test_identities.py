@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 import pytest
-from _rig import LIFETIME, Rig, begun, let_tasks_run, run, success
+from _moments import refused
+from _rig import LIFETIME, Rig, begun, invalid_grant, let_tasks_run, run, success
 
-from tokensession import ConfigurationError, SignedOut, TokenUnavailable
+from tokensession import ConfigurationError, GrantRejected, SignedOut, SignInRequired, TokenUnavailable
 from tokensession._refresh.state import Now, TokenState, encode
-from tokensession.providers import OAuth2, Oto, Priava, StrategyProvider
+from tokensession.providers import ClientAuth, OAuth2, Oto, Priava, StrategyProvider
 from tokensession.providers.protocol import Identity, TokenRequest, TokenResponse
 from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, token_response
@@ -157,6 +158,41 @@ def test_f62_an_explicit_sign_in_replaces_another_identitys_state() -> None:
     run(main)
 
 
+def test_f62_a_code_is_not_sent_again_after_sign_ins_of_two_identities() -> None:
+    """Each replaces the other's state, but not what is known of codes: the note of a code outlives both."""
+
+    async def main() -> None:
+        world = World()
+        first = world.rig(oauth2(refresh_token=None), success(1))
+        await first.source.sign_in(code="once")
+        await world.rig(another(refresh_token=None), success(2)).source.sign_in(code="theirs")
+        ours = world.rig(oauth2(refresh_token=None), success(3))
+        await ours.source.sign_in(refresh_token="ours")
+        with pytest.raises(SignInRequired, match="redeemed already"):
+            await ours.source.sign_in(code="once")
+
+    run(main)
+
+
+def test_f62_a_sign_in_that_is_rejected_over_another_clients_record_learns_nothing_of_it() -> None:
+    """Its note that the code was sent is stored in their record. Their token is not ours to serve."""
+
+    async def main() -> None:
+        world = World()
+        theirs = world.rig(another(), success(1))
+        await theirs.access()
+        ours = world.rig(oauth2(refresh_token=None), invalid_grant(), success(2))
+        await refused(GrantRejected, ours.source.sign_in(code="bad"))
+        for _ in range(3):
+            world.clock.advance(5)
+            await refused(ConfigurationError, ours.access())
+        await refused(SignInRequired, ours.source.sign_in(code="bad"), match="redeemed already")
+        assert ours.token_requests == 1
+        assert await theirs.access() == "access-1"
+
+    run(main)
+
+
 def test_f62_a_source_whose_record_another_identity_has_replaced_never_serves_its_token() -> None:
     """Its own token is still valid, so it is served to its end, and then comes the error."""
 
@@ -194,8 +230,8 @@ def test_f52_f62_a_source_goes_on_when_another_identitys_record_is_gone() -> Non
     run(main)
 
 
-def test_f62_a_refresh_that_is_overtaken_by_another_identitys_sign_in_serves_none_of_its_tokens() -> None:
-    """Its commit is superseded by a record that is not ours, and it is left as it is."""
+def test_f52_f62_a_token_that_another_identitys_sign_in_has_overtaken_is_not_lost() -> None:
+    """The other record stays as it is. Ours is served to its end, and goes on if the other record goes."""
 
     async def main() -> None:
         world, ours = await served()
@@ -208,8 +244,18 @@ def test_f62_a_refresh_that_is_overtaken_by_another_identitys_sign_in_serves_non
         record = await world.store.load("tenant-42")
         paused.release()
         await asyncio.gather(caller, return_exceptions=True)
+        assert await ours.access() == "access-2"
+        world.clock.advance(LIFETIME)
         await assert_another_client(ours)
         assert await world.store.load("tenant-42") == record
+        await world.store.delete("tenant-42")
+        world.clock.advance(1)
+        with pytest.raises(TokenUnavailable, match="record is gone"):
+            await ours.access()
+        world.clock.advance(61)
+        ours.transport.script(success(3))
+        assert await ours.access() == "access-3"
+        assert "refresh_token=refresh-2" in ours.sent()
 
     run(main)
 
@@ -230,7 +276,7 @@ def test_a_signed_out_key_is_free_for_another_identity() -> None:
     [
         {"client_secret": "rotated"},
         {"token_url": "https://id.example.com/v2/token"},
-        {"auth": "post"},
+        {"auth": ClientAuth.post()},
         {"base_url": "https://api.example.com"},
         {"refresh_token": None},
     ],

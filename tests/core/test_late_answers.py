@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from _moments import let_pass, refused, under_way
 from _rig import (
     IMPATIENT,
     LIFETIME,
@@ -20,10 +21,11 @@ from _rig import (
     success,
     took,
 )
-from _scripted_store import ScriptedClaim, ScriptedStore, scripted
+from _scripted_store import Gate, ScriptedClaim, ScriptedStore, scripted
 
 from tokensession import ClaimTimeout, GrantRejected, OutcomeUnknown, Policy, SignedOut, TokenUnavailable
 from tokensession.events import Adopted, Refreshed, RefreshFailed
+from tokensession.policy import LOOK_INTERVAL
 from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.testing import FakeClock, Paused, ScriptedTransport
 
@@ -149,6 +151,31 @@ def test_f54_a_late_rejection_is_noted() -> None:
         with pytest.raises(GrantRejected):
             await rig.access()
         assert rig.token_requests == 1
+
+    run(main)
+
+
+def test_f41_f54_a_refresh_that_a_sign_in_has_overtaken_awaits_the_answer_for_the_new_sign_in() -> None:
+    """It sends the refresh token of the sign-in, whose token has ended already."""
+
+    async def main() -> None:
+        answer, gate = Paused(success(3)), Gate()
+        rig, store, clock = scripted(success(1), success(2, expires_in=5), answer)
+        await rig.access()
+        clock.advance(LIFETIME)
+        store.steps["claim"] = gate
+        caller = await under_way(rig.source.token(), gate)
+        store.steps.clear()
+        assert (await rig.source.sign_in(code="new")).access_token == "access-2"
+        clock.advance(6)
+        gate.open.set()
+        await answer.arrived.wait()
+        assert "refresh_token=refresh-2" in rig.sent()
+        await failed_after(OutcomeUnknown, caller, clock)
+        await let_pass(clock, CALLER)
+        answer.release()
+        await rig.refreshed()
+        assert await rig.stored_access() == "access-3"
 
     run(main)
 
@@ -357,7 +384,7 @@ class LapsedLease(ScriptedStore):
 
 @pytest.mark.parametrize("answered", [False, True], ids=["it is lost", "it comes"])
 def test_f10_f11_f54_a_new_holder_waits_while_the_last_one_may_be_listening(answered: bool) -> None:
-    """If the last holder's answer comes, it is used, and no spent refresh token is sent."""
+    """If the last holder's answer comes, it is used at once, and no spent refresh token is sent."""
 
     async def main() -> None:
         clock = FakeClock(jitter=0.0)
@@ -371,8 +398,44 @@ def test_f10_f11_f54_a_new_holder_waits_while_the_last_one_may_be_listening(answ
             record = await last.store.load("account")
             assert record is not None
             await store.put("account", record.data, expect=None)
-        assert CALLER + await took(rig.refreshed(), clock) == 40
+        waited = CALLER + await took(rig.refreshed(), clock)
+        assert waited == pytest.approx(CALLER + LOOK_INTERVAL if answered else 40)
         assert await rig.access() == ("access-7" if answered else "access-1")
         assert rig.token_requests == (0 if answered else 1)
+
+    run(main)
+
+
+def test_f10_closing_ends_the_wait_for_a_last_holder_that_may_be_listening() -> None:
+    """This process has sent nothing, and its claim ends: the next one waits instead."""
+
+    async def main() -> None:
+        clock = FakeClock(jitter=0.0)
+        store = LapsedLease(clock=clock)
+        rig = Rig(store=store, clock=clock)
+        caller = await begun(rig.access())
+        assert await took(rig.source.aclose(), clock) == 0
+        await refused(TokenUnavailable, caller)
+        assert rig.token_requests == 0
+        assert not store.has_claims()
+
+    run(main)
+
+
+@pytest.mark.parametrize("credential", ["code", "refresh_token"])
+def test_f54_a_sign_in_with_what_was_redeemed_before_loses_no_late_answer(credential: str) -> None:
+    """A user reloads the page that a code came with. Nothing is sent, so nothing has to make way."""
+
+    async def main() -> None:
+        rig = Rig(success(1), configured=None)
+        await rig.source.sign_in(**{credential: "once"})
+        rig.clock.advance(LIFETIME)
+        paused, caller = await rig.in_flight(success(2))
+        await failed_after(OutcomeUnknown, caller, rig.clock)
+        again = await begun(rig.source.sign_in(**{credential: "once"}))
+        paused.release()
+        assert (await again).access_token == "access-2"
+        assert await rig.access() == "access-2"
+        assert rig.token_requests == 2
 
     run(main)

@@ -395,6 +395,21 @@ def test_f17_a_holder_killed_during_a_refresh_is_an_answer_that_was_lost(ago: fl
     run(main)
 
 
+def test_f17_what_a_killed_holder_has_sent_does_not_count_for_the_sign_in_after_it() -> None:
+    """The claim's mark outlives that sign-in. Its token is refreshed when it is due, all the same."""
+
+    async def main() -> None:
+        rig = Rig(success(1), success(2))
+        await killed_while_sending(rig.store)
+        rig.clock.advance(60)
+        await rig.source.sign_in(code="new")
+        await rig.refresh_when_due()
+        assert await rig.access() == "access-2"
+        assert not any(isinstance(each, RefreshHeld) for each in rig.events)
+
+    run(main)
+
+
 async def killed_while_sending(store: Store) -> None:
     """A holder whose event loop is gone, and who had sent its token request."""
     seen = await store.load("account")

@@ -30,6 +30,7 @@ from tokensession import (
     NotSent,
     OutcomeUnknown,
     RateLimited,
+    SignInRequired,
     StoreCorrupt,
     StoreUnavailable,
     TokenSessionError,
@@ -336,6 +337,20 @@ def test_a_damaged_record_is_an_error_until_you_sign_in(readable: bool) -> None:
         assert rig.token_requests == 0
         await rig.source.sign_in(refresh_token="new")
         assert await rig.access() == "access-1"
+
+    run(main)
+
+
+def test_a_rejected_code_leaves_a_record_that_cannot_be_read_as_it_is() -> None:
+    """A newer version, or another process with the right key, can read it. The code is not sent again."""
+
+    async def main() -> None:
+        rig, store, _ = scripted(invalid_grant())
+        before = await store.put("account", b"of a newer version")
+        await refused(GrantRejected, rig.source.sign_in(code="wrong"))
+        await refused(SignInRequired, rig.source.sign_in(code="wrong"), match="redeemed already")
+        assert await store.load("account") == before
+        assert rig.transport.sent == 1
 
     run(main)
 

@@ -23,7 +23,7 @@ from tokensession import (
     TokenUnavailable,
     UnexplainedRefusal,
 )
-from tokensession.providers import OAuth2
+from tokensession.providers import ClientAuth, OAuth2
 from tokensession.providers.protocol import Credential, TokenRequest, TokenResponse
 from tokensession.testing import token_response
 
@@ -74,7 +74,7 @@ def test_f21_f57_a_rejection_is_remembered_for_good_after_one_request(code: str)
     "changed",
     [
         {"client_secret": "the-new-secret"},
-        {"auth": "post"},
+        {"auth": ClientAuth.post()},
         {"token_url": "https://id.example.com/oauth/token"},
         {"refresh_token": "another-token"},
     ],
@@ -381,6 +381,20 @@ def test_forced_refreshes_make_one_request_a_minute_over_all_processes() -> None
             await refused(GrantRejected, *(rig.source.refresh(force=True) for rig in (one, other)))
             one.clock.advance(5)
         assert one.token_requests == 1 + 5
+
+    run(main)
+
+
+def test_the_first_refresh_of_a_source_makes_one_request_if_it_is_forced() -> None:
+    async def main() -> None:
+        rejected = token_response({"error": "invalid_client"}, 401)
+        rig = Rig(*[rejected] * 2)
+        await refused(ClientRejected, rig.source.refresh(force=True))
+        assert rig.token_requests == 1
+        one = Rig(success(1), success(2))
+        await one.access()
+        other = beside(one, success(2))
+        assert (await other.source.refresh(force=True)).access_token == "access-2"
 
     run(main)
 

@@ -24,7 +24,7 @@ from _moments import (
     under_way,
 )
 from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, seconds_until_done, success
-from _scripted_store import Gate, fail, scripted
+from _scripted_store import Gate, ScriptedStore, fail, scripted
 from _shared_store import SharedStore
 from _steps import Provider
 
@@ -39,6 +39,7 @@ from tokensession import (
     TokenUnavailable,
 )
 from tokensession.events import Restored
+from tokensession.providers import OAuth2
 from tokensession.stores import FileStore
 from tokensession.testing import FakeClock, Paused, token_response
 
@@ -556,3 +557,59 @@ async def renewed(rig: Rig) -> None:
     """Ask for a new token, which may be refused for now."""
     with contextlib.suppress(TokenUnavailable):
         await rig.source.refresh()
+
+
+def test_a_record_that_is_lost_as_soon_as_it_was_seen_keeps_a_code_from_being_sent() -> None:
+    """Another process writes its token back just before our code is noted, and then it is gone again."""
+
+    async def main() -> None:
+        clock = FakeClock(jitter=0.0)
+        store = ScriptedStore(clock=clock)
+        rig = Rig(success(1), store=store, clock=clock, configured=None)
+        await rig.source.sign_in(code="once")
+        record = await store.load("account")
+        assert record is not None
+        await store.delete("account")
+
+        async def lost() -> None:
+            store.steps.clear()
+            await store.delete("account")
+
+        async def written_back() -> None:
+            del store.steps["put"]
+            await store.put("account", record.data)
+            store.steps["load"] = lost
+
+        store.steps["put"] = written_back
+        coded = OAuth2(
+            token_url="https://id.example.com/token",
+            client_id="client",
+            client_secret="client-secret",
+            code="once",
+        )
+        other = Rig(success(2), success(3), store=store, clock=clock, provider=coded)
+        assert await other.access() == "access-1"
+
+    run(main)
+
+
+def test_f51_what_a_sign_out_has_met_is_known_if_the_store_goes_back() -> None:
+    """Another process has refreshed before the sign-out is stored, and then the store fails."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(success(1), success(3))
+        await rig.access()
+        older, gate = await copy_of(rig), Gate()
+        store.steps["put"] = gate
+        signing_out = await under_way(rig.source.sign_out(), gate)
+        store.steps["load"] = fail
+        await beside(rig, success(2)).source.refresh()
+        gate.open.set()
+        await refused(StoreUnavailable, signing_out)
+        store.steps.clear()
+        await store.put("account", older)
+        clock.advance(LIFETIME)
+        assert await rig.access() == "access-3"
+        assert refresh_tokens(rig)[-1] == "refresh-2"
+
+    run(main)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from _moments import (
     beside,
+    held_claim,
     let_pass,
     refresh_token_in,
     refused,
@@ -28,14 +29,64 @@ from _rig import (
     success,
     until_sleeping,
 )
-from _scripted_store import Gate, fail, hang, running_task, scripted
+from _scripted_store import Gate, ScriptedStore, fail, hang, running_task, scripted
 
-from tokensession import ConfigurationError, OutcomeUnknown, SignedOut, TokenUnavailable
+from tokensession import (
+    ClaimTimeout,
+    ConfigurationError,
+    OutcomeUnknown,
+    SignedOut,
+    SignInRequired,
+    StoreUnavailable,
+    TokenUnavailable,
+)
 from tokensession._refresh.state import Now, TokenState, encode
 from tokensession.clock import within
 from tokensession.events import RefreshFailed, Saved
 from tokensession.providers import OAuth2
 from tokensession.testing import FakeClock, Paused, token_response
+
+
+async def unsaved_and_claimed(*script: Any) -> tuple[Rig, ScriptedStore, FakeClock]:
+    """A process whose token is not stored, so it holds the claim. Commits fail."""
+    rig, store, clock = scripted(success(1), *script)
+    store.steps["commit"] = fail
+    assert await rig.access() == "access-1"
+    return rig, store, clock
+
+
+def test_f63_a_sign_in_that_relies_on_a_claim_that_ended_sends_nothing() -> None:
+    """The lease of the unsaved token has ended. The holder of the claim may send the same refresh token."""
+
+    async def main() -> None:
+        rig, store, _ = await unsaved_and_claimed(success(2))
+        store._holders.clear()  # as if its lease had ended
+        others = await held_claim(store)
+        await refused(StoreUnavailable, rig.source.sign_in(refresh_token="new"))
+        assert rig.transport.sent == 1
+        await others.abandon()
+        assert (await rig.source.sign_in(refresh_token="new")).access_token == "access-2"
+
+    run(main)
+
+
+def test_f63_the_claim_that_a_sign_in_relies_on_does_not_end_as_the_unsaved_token_is_stored() -> None:
+    """Otherwise another process could send the same refresh token at once. It ends with the sign-in."""
+
+    async def main() -> None:
+        paused = Paused(success(2))
+        rig, store, clock = await unsaved_and_claimed(paused)
+        signing_in = await under_way(rig.source.sign_in(refresh_token="new"), paused)
+        store.steps.clear()
+        await let_pass(clock, 60)
+        assert (await rig.stored_access(), rig.source.snapshot().unsaved) == ("access-1", False)
+        with pytest.raises(ClaimTimeout):
+            await held_claim(store)
+        paused.release()
+        assert (await signing_in).access_token == "access-2"
+        assert not store.has_claims()
+
+    run(main)
 
 
 def test_f41_a_sign_out_while_a_sign_in_releases_an_old_claim_is_not_undone() -> None:
@@ -197,6 +248,28 @@ def test_f01_a_cancelled_request_whose_note_is_superseded_is_not_repeated() -> N
         await rig.store.put("account", encode(newer, Now(rig.clock.wall(), rig.clock.boot())))
         running_task(rig).cancel()
         await refused(TokenUnavailable, caller)
+        assert rig.token_requests == 1
+
+    run(main)
+
+
+def test_f01_a_code_whose_note_is_cut_short_is_not_sent_again_after_a_loss_of_data() -> None:
+    """What this process has sent it remembers from the moment of the answer, whatever the store does."""
+
+    async def main() -> None:
+        code = OAuth2(token_url="https://id.example.com/token", client_id="c", client_secret="s", code="code")
+        paused = Paused(invalid_grant())
+        rig, store, clock = scripted(paused, success(2), provider=code)
+        caller = await under_way(rig.access(), paused)
+        store.steps["put"] = Gate()
+        paused.release()
+        await let_tasks_run()
+        running_task(rig).cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        store.steps.clear()
+        await store.delete("account")
+        clock.advance(2)
+        await refused(SignInRequired, rig.access())
         assert rig.token_requests == 1
 
     run(main)

@@ -10,6 +10,7 @@ from _moments import (
     beside,
     holding,
     keep_failing,
+    let_pass,
     processes,
     refresh_token_in,
     refresh_tokens,
@@ -229,5 +230,22 @@ def test_f59_callers_at_once_share_the_error_and_the_one_request() -> None:
         errors = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(error) for error in errors} == {InvalidTokenResponse}
         assert requests_of(rigs) == 1
+
+    run(main)
+
+
+def test_f59_a_token_that_cannot_be_used_and_is_stored_late_ends_no_valid_one() -> None:
+    """Callers get the token before it to its end, as if it had been stored at once."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(success(1), unusable(2))
+        await rig.access()
+        store.steps["commit"] = fail
+        await rig.refresh_when_due()
+        store.steps.clear()
+        while rig.source.snapshot().unsaved:
+            await let_pass(clock, 1)
+        assert await refresh_token_in(rig) == "refresh-2"
+        assert await rig.access() == "access-1"
 
     run(main)

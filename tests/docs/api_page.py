@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "reference" / "api.md"
 MODULES = [
     "tokensession",
     "tokensession.events",
-    *(f"tokensession.{d}" for d in ("providers", "stores", "testing")),
+    *(f"tokensession.{d}" for d in ("providers", "grants", "stores", "testing")),
 ]
 
 HEAD = """# The public interface
@@ -39,6 +39,11 @@ PLAIN = {
     r"\b_STANDARD_FIELDS\b": "Fields()",
     r"\b_EXPIRES_IN\b": "expires_in('expires_in')",
     r"\b_no_headers\b": "lambda values: ()",
+    r"= _INTERVAL\b": "= 5.0",
+    r"\b_BODY_SECRETS\b": "('client_secret', 'password', ...)",
+    r"\bfield\(default_factory=dict, hash=False\)": "{}",
+    r"\bfield\(default=\(\), compare=False\)": "()",
+    r"\bfield\(default='', repr=False\)": "''",
     r"(\*\*kwargs): Unpack\[\w+\]": r"\1",  # aiohttp's own, whose type is private there
 }
 """What a signature shows instead of private names."""

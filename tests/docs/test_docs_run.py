@@ -3,8 +3,9 @@
 Each Python block of the README is a program: it runs as a file of its own, in an interpreter of its own. The
 blocks of another page run in order and share their names, as you would paste them into `python -m asyncio`,
 so `await` and `async with` may stand at the top level. All run in an empty directory. Their environment has
-the credentials of three accounts, at Oto, at Priava, and at "Acme", an OAuth 2 server with a path `/orders`.
-Our strict test servers play all three.
+the credentials of accounts at Oto, at Priava, and at "Acme", an OAuth 2 server with a path `/orders` and two
+clients: ACME_ is a confidential one, APP_ a public one. Our strict test servers play all of them, and a
+browser that says yes.
 
 A `text` block below `<!-- prints -->` is the output of the block before it, where "…" stands for anything.
 Signatures on the API page are in `py` blocks, which do not run.
@@ -12,6 +13,8 @@ Signatures on the API page are in `py` blocks, which do not run.
 The README and the tutorial are also walked through as a reader does: `<!-- file: NAME -->` saves a block,
 `<!-- serve: NAME -->` starts a server, `<!-- use: NAME -->` runs a command, `<!-- printed by: NAME -->` is
 its output, and `<!-- said by: NAME -->` is what the server prints when it is stopped.
+
+A block below `<!-- needs: PACKAGE -->` uses another library: `test_token_elsewhere.py` runs it.
 """
 
 from __future__ import annotations
@@ -29,8 +32,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import tomllib
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +46,30 @@ from _pages import PAGES, ROOT, Block, anchors, blocks, named, unfenced
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 
+from benchmarks.servers import RedisServer, require
 from tokensession.cli.commands import cli
 from tokensession.testing import OAuth2Server, OtoServer, PriavaServer, TokenServer
 
-LANGUAGES = {"python", "sh", "text", "toml"}
+LANGUAGES = {"python", "sh", "text", "toml", "yaml"}
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+HOSTS = ROOT / "docs" / "how-to" / "share-between-hosts.md"
+TRY_IT = ROOT / "docs" / "how-to" / "try-it-without-an-account.md"
 API = ROOT / "docs" / "reference" / "api.md"
 
 
 class AcmeServer(OAuth2Server):
-    """The OAuth 2 server of the examples, with an API that has orders."""
+    """The OAuth 2 server of the examples, with an API that has orders. Its people say yes at once."""
+
+    def approve_all(self) -> None:
+        for user_code in self._devices:
+            self.approve_device(user_code)
+
+    def _check_device(self, device_code: str) -> None:
+        try:
+            super()._check_device(device_code)
+        finally:
+            self.approve_all()
 
     def routes(self) -> list[web.RouteDef]:
         async def orders(_request: web.Request) -> web.Response:
@@ -63,13 +82,23 @@ class AcmeServer(OAuth2Server):
 def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TokenServer]]:
     """Three running servers, their credentials in the environment, and an empty working directory."""
     monkeypatch.chdir(tmp_path)
-    started: list[TokenServer] = [OtoServer(), PriavaServer(), AcmeServer(client_id="reports")]
+    started: list[TokenServer] = [
+        *(OtoServer(), PriavaServer(), AcmeServer(client_id="reports")),
+        AcmeServer(client_id="desktop", auth="none", interval=0.05),
+    ]
+    monkeypatch.setattr("webbrowser.open", visited)
     with start_blocking_portal() as portal, contextlib.ExitStack() as stack:
-        for prefix, server in zip(("OTO", "PRIAVA", "ACME"), started, strict=True):
+        for prefix, server in zip(("OTO", "PRIAVA", "ACME", "APP"), started, strict=True):
             stack.enter_context(portal.wrap_async_context_manager(server))
-            for name, value in server.credentials.items():
+            for name, value in {**server.credentials, "issuer": server.base_url}.items():
                 monkeypatch.setenv(f"{prefix}_{name.upper()}", str(value))
         yield started
+
+
+def visited(url: str) -> bool:
+    """What a browser does with this URL, in a thread of its own."""
+    threading.Thread(target=lambda: urllib.request.urlopen(url).close()).start()
+    return True
 
 
 def run(block: Block, names: dict[str, Any]) -> str:
@@ -88,6 +117,12 @@ def run(block: Block, names: dict[str, Any]) -> str:
 def promised(text: str) -> re.Pattern[str]:
     """The pattern of a printed text, in which "…" stands for anything on its line."""
     return re.compile(".*".join(map(re.escape, text.split("…"))))
+
+
+def started_by(page: Path) -> set[str]:
+    """The files that a page starts as servers. Another test follows it from top to bottom."""
+    texts = [block.text for block in blocks(page) if block.mark.startswith("serve: ")]
+    return {name for text in texts for name in re.findall(r"(\w+)\.py", text)}
 
 
 def saved(block: Block, directory: Path) -> str:
@@ -150,10 +185,22 @@ def test_every_promise_of_the_readme_stands_below_a_program() -> None:
     assert compared == [block for block in blocks(README) if block.mark == "prints"]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != README], ids=named)
+@pytest.fixture
+def redis_server(page: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Redis server, with its URL in the environment, for a page that needs one."""
+    if "REDIS_URL" not in page.read_text(encoding="utf-8"):
+        yield
+        return
+    with RedisServer("redis") as started:
+        monkeypatch.setenv("REDIS_URL", f"redis://{started.address}")
+        yield
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in (README, HOSTS)], ids=named)
 def test_every_python_block_runs(
     page: Path,
     servers: list[TokenServer],
+    redis_server: None,
     imported: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -164,6 +211,10 @@ def test_every_python_block_runs(
         if file := saved(block, Path.cwd()):
             assert file not in sys.modules, f"{block.where} would hide a module"
             imported.append(file)
+        if block.mark.startswith("needs: "):  # another library: tests/docs/test_token_elsewhere.py runs it
+            continue
+        if file in started_by(page):  # it serves until it is stopped
+            continue
         if block.language == "python":
             printed = run(block, names)
         elif block.mark == "prints":
@@ -287,17 +338,20 @@ class Walk:
         (found,) = [block for block in blocks(self.page) if block.mark == mark]
         return found
 
-    def save(self) -> None:
-        """Save the files of the page."""
-        for block in blocks(self.page):
-            saved(block, self._directory)
+    def save(self, *chosen: Block) -> None:
+        """Save these files of the page, or all."""
+        for block in chosen or blocks(self.page):
+            saved(replace(block, text=self._freed(block.text)), self._directory)
+
+    def _freed(self, text: str) -> str:
+        for port, free in self._ports.items():
+            text = text.replace(port, free)
+        return text
 
     def _command(self, block: Block) -> list[str]:
         here = Path(sys.executable).parent
-        text = self._exports + block.text
-        for port, free in self._ports.items():
-            text = text.replace(port, free)
-        text = text.replace(".venv/bin/", f"{shlex.quote(str(here))}/")
+        text = self._exports + block.text.replace(" -m asyncio", " -c 'import tokensession'")  # no prompt
+        text = self._freed(text).replace(".venv/bin/", f"{shlex.quote(str(here))}/")
         return ["bash", "-euc", text.replace(f"{here}/tokensession serve", f"exec {here}/tokensession serve")]
 
     def use(self, name: str) -> subprocess.CompletedProcess[str]:
@@ -309,6 +363,12 @@ class Walk:
         self._exports += "".join(re.findall(r"(?m)^export .*\n", block.text))
         return done
 
+    def exported(self, name: str) -> dict[str, str]:
+        """What the commands of this block export."""
+        _, _, text = self._command(self.block(f"use: {name}"))
+        words = [word for line in re.findall(r"(?m)^export (.*)$", text) for word in shlex.split(line)]
+        return dict(word.split("=", 1) for word in words)
+
     def printed(self, name: str) -> re.Pattern[str]:
         return promised(self.block(f"printed by: {name}").text)
 
@@ -319,8 +379,7 @@ class Walk:
         self._stack.enter_context(server)
         self._servers[name] = server
         assert server.stdout is not None
-        line = server.stdout.readline()
-        assert any(port in line for port in self._ports.values()), line
+        assert any(port in line for line in server.stdout for port in self._ports.values())
 
     def stop(self, name: str) -> str:
         """Stop that server, as Ctrl-C does. The last line that it prints."""
@@ -330,15 +389,17 @@ class Walk:
         return server.stdout.read().splitlines()[-1] + "\n"
 
 
-@pytest.mark.parametrize("page", [README, TUTORIAL], ids=named)
+@pytest.mark.parametrize("page", [README, TUTORIAL, HOSTS, TRY_IT], ids=named)
 def test_a_page_can_be_followed_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
     """Every file, server, command and output, in the order of the page."""
+    if page == HOSTS:
+        require("redis")
     with Walk(page, tmp_path) as walk:
         done = None
         for block in blocks(page):
             kind, _, name = block.mark.partition(": ")
             if kind == "file":
-                saved(block, tmp_path)
+                walk.save(block)
             elif kind == "serve":
                 walk.serve(name)
             elif kind == "use":
@@ -350,6 +411,29 @@ def test_a_page_can_be_followed_from_top_to_bottom(page: Path, tmp_path: Path) -
             elif kind == "said by":
                 said = walk.stop(name)
                 assert promised(block.text).fullmatch(said), f"{block.where}:\n{said}"
+
+
+@pytest.mark.parametrize(
+    "page", ["machine-to-machine", "sign-in-in-a-browser", "sign-in-to-a-web-application"]
+)
+def test_the_servers_to_try_it_with_are_what_the_pages_need(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what the reader exports, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("webbrowser.open", visited)
+    with Walk(TRY_IT, tmp_path) as walk:
+        walk.save()
+        walk.serve("acme")
+        for name, value in walk.exported("acme").items():
+            monkeypatch.setenv(name, value)
+        names: dict[str, Any] = {"__name__": "__main__"}
+        printed = ""
+        for block in blocks(ROOT / "docs" / "how-to" / f"{page}.md"):
+            if block.language == "python":
+                printed = run(block, names)
+            elif block.mark == "prints":
+                assert promised(block.text).fullmatch(printed), f"{block.where} should read:\n{printed}"
 
 
 @pytest.mark.parametrize("provider", ["oto", "priava"])

@@ -73,11 +73,24 @@ def test_every_field_of_a_snapshot_is_on_the_page_of_errors() -> None:
     assert listed == list(tokensession.Snapshot.__dataclass_fields__)
 
 
-@pytest.mark.parametrize("provider", [Oto, Priava, OAuth2])
-def test_every_parameter_of_a_provider_is_on_its_page(provider: type[Any]) -> None:
-    listed = first_column("reference/providers.md", provider.__name__)
+@pytest.mark.parametrize(
+    ("provider", "page", "heading"),
+    [
+        (Oto, "reference/providers.md", "Oto"),
+        (Priava, "reference/providers.md", "Priava"),
+        (OAuth2, "reference/oauth2.md", "Parameters"),
+    ],
+)
+def test_every_parameter_of_a_provider_is_on_its_page(provider: type[Any], page: str, heading: str) -> None:
+    listed = first_column(page, heading)
     parameters = [name for name in inspect.signature(provider.__init__).parameters if name != "self"]
     assert listed[: len(parameters)] == parameters
+
+
+def test_the_page_of_oauth2_fits_on_two_screens() -> None:
+    """Of 55 lines each, with a line for each 130 characters of a row."""
+    lines = (DOCS / "reference/oauth2.md").read_text(encoding="utf-8").splitlines()
+    assert sum(-(-max(len(line), 1) // 130) for line in lines) <= 110
 
 
 def test_every_error_can_be_imported_from_tokensession() -> None:

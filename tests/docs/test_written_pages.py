@@ -8,10 +8,13 @@ import command_line_page
 import life_table
 import pytest
 import reliability_table
+import vendors_table
 
 
 @pytest.mark.parametrize(
-    "script", [command_line_page, life_table, reliability_table], ids=lambda script: script.__name__
+    "script",
+    [command_line_page, life_table, reliability_table, vendors_table],
+    ids=lambda script: script.__name__,
 )
 def test_the_page_is_what_its_script_writes(script: ModuleType) -> None:
     page = script.PAGE.read_text(encoding="utf-8")

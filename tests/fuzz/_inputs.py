@@ -130,7 +130,11 @@ _DATES = (
 )
 _URLS = (
     *(b"\0///var/lib/tokens", b"\1///tokens.db", b"\1//user:<password>@host/x", b"\2", b"\0//[::1", b"\0%00"),
-    *(b"\1///%ff%fe?x=<password>", b"\4\xed\xa0\x80", b"\7a/../b", b"\xffredis://:<password>@host", b"\1"),
+    *(b"\1///%ff%fe?x=<password>", b"\4\xed\xa0\x80", b"\7a/../b", b"\xffacme://:<password>@host", b"\1"),
+    *(b"\x08//user:<password>@host:1/2?lease=3", b"\x09//:<password>@[::1]?prefix=a:&durability=fsync"),
+    *(b"\x08//host:1/2?lease=3", b"\x09//host?prefix=%7B", b"\x08///2", b"\x08//h/<password>?a=<password>#b"),
+    *(b"\x0a//user:<password>@host:1,[::1]:2/app?table=a.b", b"\x0a//u:<password>/@host/app?lease=1"),
+    *(b"\x0a//h?listen=postgresql://u:<password>@h", b"\x0b///a?key_file=/a", b"\x0b///a?key_env=<password>"),
 )
 _PACKED = (gzip.compress(_BODIES[0]), zlib.compress(_BODIES[0]), gzip.compress(b" " * 9000), b"\x1f\x8b\x08")
 

@@ -217,7 +217,10 @@ def check_mark(data: bytes) -> str:
     return "a mark"
 
 
-_SCHEMES = ("file", "sqlite", "memory", "FILE", "sqlite:///", "file:///", "memory:", "file://localhost/")
+_SCHEMES = (
+    *("file", "sqlite", "memory", "FILE", "sqlite:///", "file:///", "memory:", "file://localhost/"),
+    *("redis", "valkeys", "postgresql", "encrypted+file"),
+)
 
 
 def check_url(data: bytes) -> str:

@@ -50,7 +50,8 @@ OUTCOMES = {
     "record": "a state, StoreCorrupt",
     "file": "a record, StoreCorrupt",
     "mark": "a mark, no mark",
-    "url": "FileStore, SQLiteStore, MemoryStore, ConfigurationError",
+    "url": "FileStore, SQLiteStore, MemoryStore, RedisStore, PostgresStore, EncryptedStore, "
+    "ConfigurationError",
     "inflate": "inflated, InvalidTokenResponse",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
@@ -82,9 +83,10 @@ class Process:
         self.calls: list[Call] = []
         self.answers: list[Token | TokenSessionError] = []
         self.signing_in: set[str] = set()
+        self.bringing: Counter[str] = Counter()  # the credentials with which it is signing in now
         self.stopped_listening = 0  # how often it closed, or a person signed in or out
-        self.knows: dict[int, int] = {}  # sign-in -> the highest serial number that it has seen
-        self.served: dict[int, int] = {}  # sign-in -> the highest serial number that a caller got
+        self.knows: set[str] = set()  # the refresh tokens that it has seen
+        self.served: dict[int, int] = {}  # sign-in -> the highest generation that a caller got
         self.running: dict[str, str] = {}  # refreshes and sign-ins that have started and not ended, and why
         self.source = self._make_source()
 
@@ -138,9 +140,8 @@ class Process:
 
         Not if its response had a problem: then the one before it is kept until this one has worked.
         """
-        serial, sign_in = self.provider.serials[credential], self.provider.sign_ins[credential]
-        if serial not in self.world.problems:
-            self.knows[sign_in] = max(serial, self.knows.get(sign_in, 0))
+        if self.provider.serials[credential] not in self.world.problems:
+            self.knows.add(credential)
 
     def note(self, event: Event) -> None:
         """Every event of this process. What starts has to end, once."""
@@ -181,15 +182,40 @@ class Process:
         self.signing_in.add(credential)
         world.began[sign_in] = world.now
         world.earlier.setdefault(sign_in, frozenset(world.signed_in))
+        self.bringing[credential] += 1
         try:
             if "-code-" in credential:
                 token = await self.source.sign_in(code=credential)
             else:
                 token = await self.source.sign_in(refresh_token=credential)
+        except SignInRequired as error:
+            if "redeemed already" in str(error):
+                self._told_that_it_is_redeemed(credential)
+            raise
         finally:
+            self.bringing[credential] -= 1
             self.stopped_listening += 1  # a request that began during the sign-in may be unwanted until now
         world.signed_in.add(sign_in)
         return token
+
+    def _told_that_it_is_redeemed(self, credential: str) -> None:
+        """It must have been, or no one may know. A server that has answered 503 has redeemed nothing."""
+        world = self.world
+        if credential in self.provider.spent:
+            return
+        sent = [each for each in world.sent if each.credential == credential]
+        if any(each.ended is None or each.unknown or each.outcome == "rejected" for each in sent):
+            return
+        if any(not each.process.alive or each.faults != world.faults for each in sent):
+            return  # the note could not be taken back
+        if any(each.superseded != world.superseded for each in sent):
+            return  # another process has met the note, and may have taken it over
+        for other in world.everyone:
+            if other.bringing[credential] > (other is self) or (
+                other.running and other.configured == credential
+            ):
+                return  # it is still being taken back
+        world.breaks(f"{self.name} is told that {credential} was redeemed, and it was not")
 
     def signs_out(self) -> None:
         self.stopped_listening += 1
@@ -199,7 +225,15 @@ class Process:
         """It closes. The model goes on to use it."""
         self.stopped_listening += 1
         self.world.faults += 1
-        self._call("close", self.source.aclose())
+        self._call("close", self._close())
+
+    async def _close(self) -> None:
+        try:
+            await self.source.aclose()
+        except StoreUnavailable:  # it has let go of the claim although its token is not stored, and said so
+            for sent in self.world.sent:
+                sent.lapsed = sent.lapsed or sent.process is self
+            raise
 
     def _call(self, what: str, work: Coroutine[Any, Any, Token | None]) -> None:
         call = Call(what, self.world.now)
@@ -230,14 +264,14 @@ class Process:
 
     def _got(self, token: Token) -> None:
         self.answers.append(token)
-        sign_ins, serials, name = self.provider.sign_ins, self.provider.serials, token.access_token
+        sign_ins, name = self.provider.sign_ins, token.access_token
         if name not in sign_ins:
             self.world.breaks(f"{self.name} got {name}, of another provider")
             return
-        before = self.served.get(sign_ins[name], 0)
-        if serials[name] < before:
-            self.world.breaks(f"{self.name} got {name}, after serial {before}")
-        self.served[sign_ins[name]] = max(before, serials[name])
+        before, generation = self.served.get(sign_ins[name], 0), self.provider.generations[name]
+        if generation < before:
+            self.world.breaks(f"{self.name} got {name}, of generation {generation}, after {before}")
+        self.served[sign_ins[name]] = max(before, generation)
 
     def _got_error(self, error: Exception) -> None:
         if not isinstance(error, TokenSessionError) or "unexpectedly" in str(error):

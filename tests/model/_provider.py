@@ -53,6 +53,8 @@ class Sent:
     pause: float = 0.0
     """The shortest pause that has to follow."""
     faults_when_ended: int = 0
+    superseded: int = 0
+    """How many writes had met another version when it began: see `World.superseded`."""
 
     @property
     def delivered(self) -> bool:
@@ -79,6 +81,10 @@ class Provider:
         self.serials: dict[
             str, int
         ] = {}  # token or credential -> its serial number; a first credential has 0
+        self.generations: dict[str, int] = {}
+        """Of a token or credential: how many came before it in its sign-in. Tokens that were issued for the
+        same refresh token, within the leeway, are of the same generation."""
+        self.parents: dict[str, str] = {}  # refresh token -> the credential that it was issued for
         self.spent: dict[str, tuple[Sent, float]] = {}
         self.revoked: set[int] = set()
         self.reused: list[tuple[Sent, Sent]] = []  # the request that spent it, the request that reused it
@@ -110,6 +116,8 @@ class Provider:
         access, refresh = f"{self.name}-access-{serial}", f"{self.name}-refresh-{serial}"
         for token in (access, refresh):
             self.sign_ins[token], self.serials[token] = sign_in, serial
+            self.generations[token] = self.generations.get(sent.credential, 0) + 1
+        self.parents[refresh] = sent.credential
         return respond(
             200,
             {
@@ -119,6 +127,18 @@ class Provider:
                 "expires_in": LIFETIME,
             },
         )
+
+    def succeeds(self, refresh_token: str, credential: str) -> bool:
+        """Whether this refresh token descends from this credential, which is spent then.
+
+        One that was issued within the leeway is no successor of those that were issued beside it.
+        """
+        each: str | None = refresh_token
+        while each is not None and each in self.parents:
+            each = self.parents[each]
+            if each == credential:
+                return True
+        return False
 
     def works(self, credential: str | None) -> bool:
         """Whether it can still be redeemed."""

@@ -93,6 +93,7 @@ class ModelStore:
         return await self.written("put", write)
 
     def _supersede(self) -> None:
+        self.world.superseded += 1
         raise Superseded("another version", record=self.world.read())
 
     async def written(self, what: str, write: Callable[[], Record]) -> Record:

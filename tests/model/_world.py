@@ -110,6 +110,8 @@ class World:
         self.faults = 0  # calls of the store that failed, kills, losses
         self.interruptions = 0  # claims that never ended
         self.losses = 0  # how often the store lost data or went back
+        self.superseded = 0  # writes that met another version
+        self.ended: dict[int, float] = {}  # number of a sign-out -> when it was stored
         self.began: dict[int, float] = {}  # sign-in -> when a person brought its credential
         self.signed_in: set[int] = set()  # the sign-ins that have returned
         self.earlier: dict[int, frozenset[int]] = {}  # sign-in -> those that had returned when it began
@@ -252,7 +254,9 @@ class World:
                 continue
             kept = any(op.what in ("commit", "put") and op.process is sent.process for op in self.ops)
             kept = kept or sent.process.source.snapshot().unsaved
-            if self.serial_of(state) < sent.serial and not kept:
+            stored, token = secret_of(state), f"{sent.process.provider.name}-refresh-{sent.serial}"
+            older = stored is None or sent.process.provider.succeeds(token, stored)
+            if older and not kept:
                 self.breaks(f"token {sent.serial} is lost; {described(state)} is stored")
         for spent, again in self.provider.reused:
             if spent.outcome == "token" and spent.process.alive and not self._may_be_reused(spent, again):
@@ -264,7 +268,8 @@ class World:
         ended = self._has_ended(spent.process.provider.sign_ins[spent.credential])
         # A person who brings it to two processes while the store fails, or one is killed.
         brought = spent.signs_in and again.signs_in and (spent.faults != self.faults or again.unknown)
-        lapsed = spent.lapsed or again.lapsed  # its sender was stopped for longer than its lease
+        # Its sender was stopped for longer than its lease, or closes and cannot store it.
+        lapsed = spent.lapsed or again.lapsed or any(call.what == "close" for call in spent.process.calls)
         # It arrives late, and perhaps the note of it could not be stored.
         unnoted = again.unknown and again.ended is not None and again.faults_when_ended != self.faults
         return lost or ended or brought or lapsed or unnoted or spent.problem or again.is_code
@@ -318,11 +323,14 @@ class World:
         sent.process.provider.redeem(sent, self.now)
 
     def write_late(self) -> None:
-        """A write whose caller has gone ends."""
+        """A write whose caller has gone ends. A sign-out that is so late may be older than what it ends."""
         self.tell("a write of a caller that has gone ends")
         self.faults += 1
+        signed_out, known = set(self.signed_out), set(self.tombstones)
         with contextlib.suppress(TokenSessionError):  # superseded, and its caller has gone
             self.orphans.pop(0)()
+        self.signed_out = signed_out
+        self.tombstones.update((number, set()) for number in set(self.tombstones) - known)
 
     def lapse(self) -> None:
         """The lease of a live holder runs out: it was stopped, or its connection was lost."""
@@ -369,6 +377,7 @@ class World:
             arrived = [sent for sent in self.sent if sent.arrived]
             ended = {sent.process.provider.sign_ins[sent.credential] for sent in arrived}
             self.signed_out |= self.tombstones.setdefault(new.number, ended)
+            self.ended.setdefault(new.number, self.now)
         sign_in = self.sign_in_of(new)
         if sign_in is None:
             return self.record
@@ -379,15 +388,27 @@ class World:
         if sign_in in self.outdated and not self._gone_back_to(old, new):
             self.breaks(f"after a later sign-in, sign-in {sign_in} was stored over it")
         # After a loss of data, a process that has just started cannot know how high its number must be.
-        known = frozenset() if self.losses else frozenset(self.signed_in)
+        # Its write may come late: what has been signed in since it began is no earlier sign-in.
+        earlier = (each for each in self.signed_in if self._begun(each) <= self._begun(sign_in))
+        known = frozenset() if self.losses else frozenset(earlier)
         self.outdated |= self.earlier.setdefault(sign_in, known)
         self.outdated.discard(sign_in)
         return self.record
 
+    def _begun(self, sign_in: int) -> float:
+        """When a person brought its credential, or a process first sent it."""
+        sent = (each for each in self.sent if each.process.provider.sign_ins.get(each.credential) == sign_in)
+        return min([self.began.get(sign_in, float("inf")), *(each.began for each in sent)])
+
     def _at_once(self, sign_in: int, old: TokenState | None) -> bool:
-        """Whether these two sign-ins began in the same moment. Then no clock says which is the later one."""
+        """Whether this sign-in and what is stored, another one or a sign-out, came in the same moment.
+
+        Then no clock says which is the later one.
+        """
         other = self.sign_in_of(old) if old is not None else None
         first, second = self.began.get(sign_in), self.began.get(other or -1)
+        if old is not None and old.signed_out:
+            second = self.ended.get(old.number)
         return first is not None and second is not None and abs(first - second) <= 2
 
     def _gone_back_to(self, old: TokenState | None, new: TokenState) -> bool:
@@ -442,6 +463,7 @@ class World:
 
     def begins(self, sent: Sent) -> None:
         """A token request begins: is it one that may be made?"""
+        sent.superseded = self.superseded
         self.tell(f"{sent.process.name} begins to send {sent.credential}")
         provider, state = sent.process.provider, self._read_by(sent.process)
         self.sent.append(sent)
@@ -470,13 +492,13 @@ class World:
         """No process sends what it could know to be spent, from its memory or the store."""
         provider, process = sent.process.provider, sent.process
         sign_in = provider.sign_ins[sent.credential]
-        newest = process.knows.get(sign_in, 0)
-        stored = self.serial_of(state)
-        if self.sign_in_of(state) == sign_in and stored not in self.problems:
-            newest = max(newest, stored)
+        known, stored = set(process.knows), secret_of(state)
+        if stored is not None and self.serial_of(state) not in self.problems:
+            known.add(stored)
+        spent = sorted(each for each in known if provider.succeeds(each, sent.credential))
         ended = sent.signs_in and self._has_ended(sign_in)  # brought again after a sign-out: it costs nothing
-        if newest > provider.serials[sent.credential] and not ended and not self._is_two(sign_in):
-            self.breaks(f"{process.name} sends {sent.credential}, and could know its successor {newest}")
+        if spent and not ended and not self._is_two(sign_in):
+            self.breaks(f"{process.name} sends {sent.credential}, and could know its successors {spent}")
 
     def _is_sent_once(self, sent: Sent) -> None:
         """A code is sent once in a day, or twice by one process if the first time got no answer."""

@@ -25,7 +25,8 @@ def constraints() -> str:
     """One line `name==lowest` for each dependency."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    sections = project["dependencies"], extras["cli"], extras["test"]  # "bench": the peers have no bounds
+    del extras["bench"]  # the peers have no bounds
+    sections = project["dependencies"], *extras.values()
     bounds = {name: bound for section in sections for name, bound in declared(section)}
     return "".join(f"{name}=={bound.removeprefix('>=')}\n" for name, bound in sorted(bounds.items()) if bound)
 

@@ -20,7 +20,7 @@ from _known_secrets import (
     token_response,
 )
 
-from tokensession.providers import Strategy, StrategyProvider, expires_at, expires_in
+from tokensession.providers import ClientAuth, Strategy, StrategyProvider, expires_at, expires_in
 
 
 def named_headers(values: Any) -> tuple[tuple[str, str], ...]:
@@ -39,7 +39,7 @@ def custom(**changes: Any) -> StrategyProvider:
 
 PROVIDERS = {
     "OAuth2, basic": oauth2(scope="a b"),
-    "OAuth2, post": oauth2(scope="a b", auth="post", client_secret=None),
+    "OAuth2, post": oauth2(scope="a b", auth=ClientAuth.none(), client_secret=None),
     "OAuth2, not rotating": oauth2(scope="a b", rotates=False),
     "OAuth2, code": oauth2(scope="a b", code="code", redirect_uri=CALLBACK),
     "OAuth2, no credential": oauth2(scope="a b", refresh_token=None),

@@ -26,7 +26,16 @@ from _known_secrets import (
 )
 
 from tokensession import ConfigurationError
-from tokensession.providers import Credential, Identity, OAuth2, Oto, Priava, Provider, StrategyProvider
+from tokensession.providers import (
+    ClientAuth,
+    Credential,
+    Identity,
+    OAuth2,
+    Oto,
+    Priava,
+    Provider,
+    StrategyProvider,
+)
 
 Make = Callable[..., Any]
 NO_CREDENTIAL: dict[str, Any] = {"refresh_token": None}
@@ -202,7 +211,7 @@ def test_where_a_credential_is_spent_the_scope_is_not_in_the_key(settings: dict[
 
 
 def post(**changes: Any) -> OAuth2:
-    return oauth2(auth="post", **changes)
+    return oauth2(auth=ClientAuth.post(), **changes)
 
 
 FIELDS: dict[Make, tuple[str, ...]] = {
@@ -211,7 +220,8 @@ FIELDS: dict[Make, tuple[str, ...]] = {
     oauth2: ("client_id", "client_secret", "redirect_uri", "code", "refresh_token", "scope"),
     post: ("client_secret",),
 }
-AROUND = ("", " x", "x ", "x\n", "\u00a0x", "x\u00a0", "x\ufeff", "x\0")
+MAY_BE_EMPTY = ((oauth2, "client_secret"), (post, "client_secret"))  # Reddit's installed apps (K51)
+AROUND = (" x", "x ", "x\n", "\u00a0x", "x\u00a0", "x\ufeff", "x\0")
 WITHIN = ("r\u00a0t", "r\u200bt", "r\tt", "\ud800")
 
 
@@ -224,9 +234,18 @@ def test_a_stray_character_in_a_value_is_an_error(make: Make, name: str, value: 
     assert_keeps_secrets(str(caught.value) + repr(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(make, name) for make, names in FIELDS.items() for name in names if (make, name) not in MAY_BE_EMPTY],
+)
+def test_an_empty_value_is_an_error(make: Make, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^{name} must not be empty\.$"):
+        make(**{name: ""})
+
+
 ENVIRONMENT = "^environment must be 'production' or 'staging', not "
 REGION = "^region must be 'APAC', 'EU' or 'US', not "
-AUTH = "^auth must be 'basic' or 'post', not "
+AUTH = "^auth must be a ClientAuth, not "
 
 
 @pytest.mark.parametrize(
@@ -248,7 +267,7 @@ AUTH = "^auth must be 'basic' or 'post', not "
             (priava, {"region": region}, REGION)
             for region in ("", "eu", "Eu", "apac", "us", "EU ", "EMEA", None, "APAC | EU | US")
         ),
-        *((oauth2, {"auth": auth}, AUTH) for auth in ("", "Basic", "jwt", None)),
+        *((oauth2, {"auth": auth}, AUTH) for auth in ("", "basic", "post", 7)),
         (oauth2, {"client_secret": None}, "client_secret is missing"),
         (priava, {"code": CODE, "refresh_token": REFRESH}, "Pass code or refresh_token, not both"),
         *(
@@ -257,7 +276,7 @@ AUTH = "^auth must be 'basic' or 'post', not "
         ),
         *(
             (oauth2, {"token_url": url}, "token_url")
-            for url in ("", "http://id.example.com/token", "https://id.example.com/t?x=1")
+            for url in ("", "http://id.example.com/token", "https://id.example.com/t#x")
         ),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from _known_secrets import BY_CODE, BY_REFRESH, CALLBACK, PROVIDERS, REFRESH, assert_keeps_secrets, oto
 
 from tokensession import ConfigurationError
-from tokensession.providers import Credential, StrategyProvider, TokenRequest
+from tokensession.providers import ClientAuth, Credential, StrategyProvider, TokenRequest
 
 VECTOR = " %&+£€"
 ENCODED = b"+%25%26%2B%C2%A3%E2%82%AC"
@@ -118,13 +118,17 @@ POSTED = b"&client_id=id-1&client_secret=se-1"
             basic(b"i%3Ad:s" + ENCODED + b"."),
             OF_REFRESH,
         ),
-        ({"auth": "post", "code": "co-1", "redirect_uri": CALLBACK}, None, OF_CODE + REDIRECT + POSTED),
         (
-            {"auth": "post", "refresh_token": f"rt-1{VECTOR}.", "scope": "read"},
+            {"auth": ClientAuth.post(), "code": "co-1", "redirect_uri": CALLBACK},
+            None,
+            OF_CODE + REDIRECT + POSTED,
+        ),
+        (
+            {"auth": ClientAuth.post(), "refresh_token": f"rt-1{VECTOR}.", "scope": "read"},
             None,
             OF_REFRESH + ENCODED + b".&scope=read" + POSTED,
         ),
-        ({"auth": "post", "client_secret": None}, None, OF_REFRESH + b"&client_id=id-1"),
+        ({"auth": ClientAuth.none(), "client_secret": None}, None, OF_REFRESH + b"&client_id=id-1"),
     ],
 )
 def test_an_rfc_6749_server_is_sent_what_the_rfc_says(

@@ -18,6 +18,7 @@ from _secret_vault import (
     CLIENT_ID,
     CLIENT_SECRET,
     CODE,
+    ENCRYPTION_KEY,
     PROXY_PASSWORD,
     REFRESH_TOKEN,
     SECOND_REFRESH_TOKEN,
@@ -37,9 +38,9 @@ from tokensession import (
     open_store,
 )
 from tokensession._refresh.state import Now, TokenState, encode
-from tokensession.providers import OAuth2, Oto, Priava, TokenRequest, TokenResponse
+from tokensession.providers import ClientAuth, OAuth2, Oto, Priava, TokenRequest, TokenResponse
 from tokensession.providers.protocol import Credential
-from tokensession.stores import FileStore, MemoryStore, SQLiteStore
+from tokensession.stores import EncryptedStore, FileStore, MemoryStore, SQLiteStore
 from tokensession.testing import FakeClock, ScriptedTransport, token_response
 from tokensession.token import Token
 
@@ -289,6 +290,9 @@ SITUATIONS: dict[str, dict[str, Situation]] = {
         "of something unknown": token_of(echoing(REFRESH_TOKEN, 403)),
     },
     "UnexplainedRefusal": {"": token_of(echoing(REFRESH_TOKEN, 400))},
+    "AuthorizationPending": {
+        "": lambda scene: scene.source(echoing("authorization_pending")).sign_in(device_code=CODE)
+    },
     "RateLimited": {"": token_of(echoing("slow_down", 429))},
     "TokenUnavailable": {"": token_of(page(500))},
     "InvalidTokenResponse": {
@@ -350,11 +354,39 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "credentials in a URL": lambda: oauth2(
         token_url=f"https://user:{SECOND_REFRESH_TOKEN}@id.example.com/token"
     ),
-    "a query in a URL": lambda: oauth2(token_url=f"https://id.example.com/token?secret={STORE_PASSWORD}"),
+    "a query in a URL": lambda: oauth2(base_url=f"https://api.example.com/?secret={STORE_PASSWORD}"),
+    "a fragment in a URL": lambda: oauth2(token_url=f"https://id.example.com/t#{STORE_PASSWORD}"),
+    "a verifier without a code": lambda: oauth2(code_verifier=STORE_PASSWORD),
+    "a verifier that is too short": lambda: oauth2(None, code=CODE, code_verifier=STORE_PASSWORD),
+    "a public client with a secret": lambda: oauth2(auth=ClientAuth.none()),
+    "a key with white space for an assertion": lambda: ClientAuth.assertion(_STRAY),
+    "a secret for an algorithm": lambda: ClientAuth.private_key_jwt(key="k", algorithm=STORE_PASSWORD),
+    "a secret for a grant": lambda: oauth2(None, grant=STORE_PASSWORD),
+    "a secret for a resource": lambda: oauth2(resource=STORE_PASSWORD),
+    "a secret with white space in extra": lambda: oauth2(extra={"pin": _STRAY}),
     "a store that is not registered": lambda: open_store(f"acme://user:{STORE_PASSWORD}@db.example/tokens"),
     "a store URL that cannot be read": lambda: open_store(f"sqlite://user:{STORE_PASSWORD}@[db/tokens"),
     "a store URL with odd letters": lambda: open_store(f"file://user:{STORE_PASSWORD}@h\u2100/tokens"),
     "a password in a local store's URL": lambda: open_store(f"sqlite://user:{STORE_PASSWORD}@host/tokens.db"),
+    "a password in a wrong Redis URL": lambda: open_store(
+        f"redis://user:{STORE_PASSWORD}@host/{STORE_PASSWORD}"
+    ),
+    "a secret for a lease in Redis": lambda: open_store(
+        f"redis://:{STORE_PASSWORD}@host?lease={STORE_PASSWORD}"
+    ),
+    "a password in a wrong Postgres URL": lambda: open_store(
+        f"postgresql://user:{STORE_PASSWORD}@host:port/app"
+    ),
+    "a slash in a password for Postgres": lambda: open_store(
+        f"postgresql://user:1/{STORE_PASSWORD}@host/app"
+    ),
+    "a question mark in a password for Postgres": lambda: open_store(
+        f"postgresql://user:1?{STORE_PASSWORD}@host/app"
+    ),
+    "a slash in a password for Redis": lambda: open_store(f"redis://user:1/{STORE_PASSWORD}@host"),
+    "a number sign in a password for Redis": lambda: open_store(f"redis://user:1#{STORE_PASSWORD}@host"),
+    "a question mark in a password for Redis": lambda: open_store(f"redis://user:1?{STORE_PASSWORD}@host"),
+    "half an encryption key": lambda: EncryptedStore(MemoryStore(), f"{ENCRYPTION_KEY[:-8]}="),
     "a pair of credentials for auth": lambda: oauth2(auth=(CLIENT_ID, STORE_PASSWORD)),
     "a secret for auth": lambda: oauth2(auth=STORE_PASSWORD),
     "a secret for an environment": lambda: Oto(refresh_token="r", environment=REFRESH_TOKEN),

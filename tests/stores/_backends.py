@@ -11,12 +11,16 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from _store_helpers import sql
 
 from tokensession.clock import Clock
-from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store
+from tokensession.stores import FileStore, MemoryStore, SQLiteStore, Store, open_store
 from tokensession.testing.conformance.backend import Backend
+
+if TYPE_CHECKING:
+    from benchmarks.servers import RedisServer
 
 
 def memory(directory: Path, kind: type[MemoryStore] = MemoryStore) -> Backend:
@@ -115,5 +119,21 @@ def sqlite(directory: Path, kind: Callable[..., Store] = SQLiteStore) -> Backend
         move=lambda source, target: rename(target, source),
         second_names=second_names,
         blocked=lambda key: locked_database(path),
+        names_holder=True,
+    )
+
+
+def redis(server: RedisServer) -> Backend:
+    url = server.url(lease=4)
+    prefix = url.partition("prefix=")[2].partition("&")[0]
+
+    def name(key: str) -> str:
+        return f"{prefix}{{{key}}}"
+
+    return Backend(
+        open=partial(open_store, url),
+        url=url,
+        damage=lambda key: server.call("HSET", name(key), "d", "something else"),
+        move=lambda source, target: server.call("RENAME", name(source), name(target)),
         names_holder=True,
     )

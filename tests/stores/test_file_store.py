@@ -322,6 +322,16 @@ def test_only_a_release_looks_like_a_change_to_waiters(tmp_path: Path) -> None:
     assert not waiting.changed
 
 
+def test_a_release_looks_like_a_change_to_who_came_before_the_claim_had_begun(tmp_path: Path) -> None:
+    """The file had the size of an ended claim then, and has it again."""
+    path = tmp_path / "k.lock"
+    locked = taken(path)
+    waiting = held(path)
+    locked.begin(Holder(1.0, 1, "web-1"), nonce=7)
+    locked.release()
+    assert waiting.changed
+
+
 def test_the_claim_after_a_killed_holder_looks_like_a_change(tmp_path: Path) -> None:
     """Whatever size the killed holder has left the file with."""
     path = tmp_path / "k.lock"

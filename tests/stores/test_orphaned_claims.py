@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread
 import gc
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from _store_helpers import Local, descriptors, printed, run
 
+from benchmarks.servers import RedisServer
 from tokensession.errors import StoreUnavailable, Superseded
 from tokensession.stores import Claim, MemoryStore, open_store
 from tokensession.testing.conformance.backend import claimed, is_free, ticks
@@ -93,6 +96,28 @@ def test_waiters_of_a_closed_loop_hold_nothing(store: Ours) -> None:
 
 
 @local
+def test_a_caller_that_is_collected_while_a_thread_pool_starts_a_job_blocks_nothing(store: Ours) -> None:
+    """A collection may come at any moment, also under the locks of `submit`, which cannot be taken twice."""
+    loop = asyncio.new_event_loop()
+    granted = store.claim("k", seen=None, timeout=0)
+    task = loop.create_task(granted)
+    loop.run_until_complete(asyncio.sleep(0))
+    run(store.load("another"))  # jobs run in order: the claim is granted, and no one has been told
+    loop.close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    def collect() -> None:
+        with concurrent.futures.thread._global_shutdown_lock:
+            granted.close()
+
+    collecting = threading.Thread(target=collect, daemon=True)
+    collecting.start()
+    collecting.join(30)
+    assert not collecting.is_alive()
+    run(claimed(store, "k"))
+
+
+@local
 @pytest.mark.parametrize("sent", [False, True])
 def test_a_claim_that_is_collected_is_released(sent: bool, url: str, store: Ours) -> None:
     """Its task was destroyed. Its mark stays, because its request may be on the way."""
@@ -101,7 +126,7 @@ def test_a_claim_that_is_collected_is_released(sent: bool, url: str, store: Ours
         run(claim.sending())
     del claim
     gc.collect()
-    assert (run(claimed(other, "k", timeout=0)).interrupted is not None) is sent
+    assert (run(claimed(other, "k")).interrupted is not None) is sent
     run(other.aclose())
 
 
@@ -190,6 +215,15 @@ def test_a_claim_of_the_parent_sends_nothing_in_a_forked_child(url: str) -> None
         "child This claim has ended, so no token request may be sent under it.",
         "parent b'data'",
     ]
+
+
+@pytest.mark.parametrize("kind", RedisServer.KINDS)
+def test_a_lease_of_the_parent_sends_nothing_in_a_forked_child(kind: str) -> None:
+    """The child does not end it either, so the parent still may send."""
+    with RedisServer(kind) as server:
+        child, parent = printed(FORKS, server.url()).splitlines()
+    assert child.startswith("child This claim has ended")
+    assert parent == "parent b'data'"
 
 
 FEW_DESCRIPTORS = """

@@ -71,9 +71,15 @@ def test_an_invalid_url_is_an_error_that_never_repeats_it(url: str) -> None:
 
 def test_an_unknown_scheme_is_an_error_that_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "custom", "builtins:dict")
-    with pytest.raises(ConfigurationError, match=r"'redsi'.* custom, file, memory, sqlite[;,]"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"'redsi'.* custom, file, memory, postgres, .*rediss, sqlite, valkey, valkeys[;,]",
+    ):
         open_store("redsi://host")
-    with pytest.raises(ConfigurationError, match=r"no scheme.* custom, file, memory, sqlite[.]"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"no scheme.* custom, file, memory, postgres, .*rediss, sqlite, valkey, valkeys[.]",
+    ):
         open_store("tokens.db")
 
 
@@ -210,7 +216,7 @@ def test_a_third_party_error_about_its_url_is_not_passed_on(monkeypatch: pytest.
 
 def test_an_entry_point_must_return_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "custom", "builtins:len")
-    with pytest.raises(ConfigurationError, match="must return a store, not int"):
+    with pytest.raises(ConfigurationError, match="a store that `async with` closes, not int"):
         open_store("custom://host")
 
 

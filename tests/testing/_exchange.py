@@ -29,7 +29,7 @@ class Client:
     Its provider and its credential are the server's, unless a test says otherwise.
     """
 
-    def __init__(self, server: Any, http: aiohttp.ClientSession, **changed: str) -> None:
+    def __init__(self, server: Any, http: aiohttp.ClientSession, **changed: Any) -> None:
         self.server = server
         self.http = http
         self.provider: Any = PROVIDERS[type(server)](**server.credentials | changed)
@@ -69,7 +69,7 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def connected(server: TokenServer, **changed: str) -> AsyncIterator[Client]:
+async def connected(server: TokenServer, **changed: Any) -> AsyncIterator[Client]:
     """Start the server, and connect a client. `changed` are arguments of its provider."""
     async with server, aiohttp.ClientSession() as http:
         yield Client(server, http, **changed)

@@ -11,7 +11,7 @@ import pytest
 from _event_loop import in_event_loop
 from _exchange import code, connected, refresh
 
-from tokensession.providers import TokenRequest
+from tokensession.providers import ClientAuth, TokenRequest
 from tokensession.providers._wire import encode_form
 from tokensession.testing import FakeClock, OAuth2Server, OtoServer, PriavaServer
 
@@ -177,8 +177,8 @@ async def test_a_generic_server_accepts_the_client_in_the_configured_place(auth:
 
 @pytest.mark.parametrize(("mine", "theirs"), [("basic", "post"), ("post", "basic")])
 @in_event_loop
-async def test_a_generic_server_answers_400_to_a_client_in_the_wrong_place(mine: Any, theirs: str) -> None:
-    async with connected(OAuth2Server(auth=mine), auth=theirs) as client:
+async def test_a_generic_server_answers_400_to_a_client_in_the_wrong_place(mine: Any, theirs: Any) -> None:
+    async with connected(OAuth2Server(auth=mine), auth=ClientAuth(theirs)) as client:
         assert (await client.redeem())["error"] == "invalid_request"
         assert client.server.stats.invalid_requests == 1
 

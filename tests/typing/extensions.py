@@ -4,7 +4,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, assert_type
 
-from tokensession import AuthedSession, Clock, InvalidTokenResponse, ManagedSource, Policy, Token, TokenSource
+from tokensession import (
+    AuthedSession,
+    Clock,
+    InvalidTokenResponse,
+    ManagedSource,
+    Policy,
+    Token,
+    TokenSource,
+    blocking_token_callable,
+    token_callable,
+)
 from tokensession.providers import (
     RFC6749_ERRORS,
     Credential,
@@ -40,6 +50,7 @@ STRATEGY = Strategy(
     errors={**RFC6749_ERRORS, "gone": ErrorKind.REJECTED, "perhaps": ErrorKind.PROBABLY_REJECTED},
     bearer_types=("jwt",),
     idle_lifetime=86400,
+    max_requests=1000,
 )
 other = Strategy(name="acme", grants={}, lifetime=expires_in("ttl"))
 strategic = StrategyProvider(
@@ -50,6 +61,7 @@ strategic = StrategyProvider(
     token_url="https://id.example.com/token",
     values={},
     credential=Credential("refresh_token", "r"),
+    insecure_http_hosts=("id",),
 )
 assert_type(strategic.identity, Identity)
 assert_type(strategic.former_keys, tuple[str, ...])
@@ -64,6 +76,11 @@ class FixedToken:
 
 
 fixed: TokenSource = FixedToken()
+assert_type(blocking_token_callable(fixed, timeout=5)(), str)
+
+
+async def text_of_a_token() -> None:
+    assert_type(await token_callable(fixed)(), str)
 
 
 class Transport:

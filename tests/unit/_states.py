@@ -7,6 +7,7 @@ from typing import Any
 
 from tokensession._refresh.decide import Fail, Redeem, Restore, Step, View, Wait, Want, decide
 from tokensession._refresh.next_state import renewed
+from tokensession._refresh.outcomes import LocalFailure
 from tokensession._refresh.state import Failures, Now, Rejection, TokenState
 from tokensession.errors import InvalidTokenResponse, TokenSessionError
 from tokensession.policy import Policy
@@ -136,6 +137,8 @@ def view(
     **others: Any,
 ) -> View:
     others.setdefault("seen_at", now.boot)
+    if isinstance(local := others.get("local"), Failures):
+        others["local"] = LocalFailure(local)
     return View(
         stored,
         memory,

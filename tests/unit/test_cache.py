@@ -23,6 +23,7 @@ from _states import (
 )
 
 from tokensession._refresh.cache import TokenCache
+from tokensession._refresh.outcomes import LocalFailure
 from tokensession._refresh.schedule import NO_TOKEN
 from tokensession._refresh.state import TokenState
 from tokensession.errors import (
@@ -260,7 +261,7 @@ def test_without_a_failure_there_is_none_to_repeat() -> None:
 
 
 def test_a_new_token_ends_a_failure_and_a_local_pause() -> None:
-    cache = TokenCache(local=failures(pause=60))
+    cache = TokenCache(local=LocalFailure(failures(pause=60)))
     failed(cache, pause=60)
     serve(cache, state())
     assert (cache.error, cache.local) == (None, None)

@@ -56,6 +56,7 @@ from hypothesis import strategies as st
 from tokensession._refresh.decide import (
     Fail,
     Hold,
+    Read,
     Redeem,
     Restore,
     Serve,
@@ -64,7 +65,7 @@ from tokensession._refresh.decide import (
     decide,
     resolved,
 )
-from tokensession._refresh.outcomes import Sent
+from tokensession._refresh.outcomes import LocalFailure, Sent
 from tokensession._refresh.state import Failures, Rejection, TokenState
 from tokensession.errors import (
     ConfigurationError,
@@ -561,7 +562,12 @@ def test_an_interrupted_holder_of_a_single_use_credential_counts_as_an_unknown_o
         assert known.credential == credential.fingerprint
         assert (known.count, known.unknown, known.last, known.since) == (1, 1, NOW.boot - 7, NOW.boot - 7)
         assert "process ended" in known.reason
-    assert isinstance(step(state(FRESH), have=ORDER, claimed=True, interrupted=7.0), Hold)
+    assert isinstance(step(state(7.0), have=ORDER, claimed=True, interrupted=7.0), Hold)
+
+
+def test_an_interrupted_request_from_before_the_token_was_with_another_credential() -> None:
+    """A sign-in has come since."""
+    assert sends(step(state(6.0), have=ORDER, claimed=True, interrupted=7.0)).state.failures is None
 
 
 def test_an_interrupted_repetition_uses_up_the_repetition() -> None:
@@ -682,6 +688,35 @@ def test_a_refresh_that_no_caller_waits_for_has_a_longer_pause() -> None:
         assert sends(step(stored, have=ORDER, local=local, now=later(2))).credential == CURRENT
         late = {"background": True, "local": local, "now": later(60)}
         assert sends(step(stored, have=ORDER, **late)).credential == CURRENT
+
+
+def test_secrets_are_read_only_if_something_would_be_sent_or_refused() -> None:
+    """Rules 19 and 21: one that cannot be read hides no token, and no other answer."""
+    refused = state(EXPIRED, rejections=(rejection(),))
+    for stored in (None, state(EXPIRED), refused, state(EXPIRED, failures=failures(pause=60))):
+        assert step(stored, read=False) == Read()
+    assert step(state(DUE), read=False, have=ORDER) == Read()
+    served = state(FRESH)
+    assert step(served, read=False) == Serve(served)
+    assert isinstance(failure(step(state(FRESH, signed_out=True), read=False, has_served=True)), SignedOut)
+    assert isinstance(step(None, memory=state(FRESH), read=False), Restore)
+
+
+def test_a_client_fault_waits_less_if_the_request_has_changed() -> None:
+    """Rule 12. A changing value of a function lifts no rejection, whatever it is."""
+    request = request_of(CURRENT, "client")
+    known = LocalFailure(failures(pause=3600), request, "one value", NOW.boot + 10)
+    stored = state(EXPIRED)
+    assert waits(step(stored, local=known, volatile="one value")).until == NOW.boot + 3600
+    assert waits(step(stored, local=known, volatile="another")).until == NOW.boot + 10
+    assert waits(step(stored, local=known, volatile="one value", client="new")).until == NOW.boot + 10
+    assert sends(step(stored, local=known, volatile="another", now=later(10))).sent.volatile == "another"
+    rejected = state(EXPIRED, rejections=(rejection(),))
+    for volatile in ("one value", "another"):
+        known = replace(known, volatile=volatile)
+        assert isinstance(
+            failure(step(rejected, local=known, volatile="another", now=later(99))), GrantRejected
+        )
 
 
 def test_notes_that_could_not_be_stored_hold_for_this_process() -> None:

@@ -63,10 +63,18 @@ def test_f45_an_event_has_no_field_that_could_hold_a_token(kind: type[Event]) ->
 
 
 LEVELS = {
-    logging.INFO: {"AttemptFailed", "Refreshed", "SignOutStored", "SignedIn", "TokenUnauthorized"},
+    logging.INFO: {
+        "AttemptFailed",
+        "Refreshed",
+        "Revoked",
+        "SignOutStored",
+        "SignedIn",
+        "TokenUnauthorized",
+    },
     logging.WARNING: {
         "RefreshFailed",
         "Restored",
+        "RevocationFailed",
         "Saved",
         "SignInEndsSoon",
         "SignInFailed",

@@ -23,7 +23,15 @@ from _states import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokensession._refresh.outcomes import Pause, Sent, consequence, explained, noted
+from tokensession._refresh.outcomes import (
+    LocalFailure,
+    Pause,
+    Sent,
+    consequence,
+    explained,
+    noted,
+    remembered,
+)
 from tokensession._refresh.state import Rejection, TokenState
 from tokensession.errors import (
     ClientRejected,
@@ -391,3 +399,53 @@ def test_advice_of_the_provider_stays_in_the_error() -> None:
     assert explained(fresh, state(EXPIRED, failures=unknown()), SINGLE).todo == "Get a new code."
     plain = explained(GrantRejected("x"), state(EXPIRED, failures=unknown()), SINGLE)
     assert plain.todo == GrantRejected.todo
+
+
+def local(*errors: TokenSessionError, left: bool = True, sent: Sent = SINGLE) -> LocalFailure:
+    """What a process remembers after requests that ended so, all at this moment."""
+    known: LocalFailure | None = None
+    for error in errors:
+        known = remembered(known, error, sent, POLICY, NOW.boot, 0.0, left=left)
+    assert known is not None
+    return known
+
+
+@pytest.mark.parametrize("error", [CLIENT, REJECTED, PROBABLY])
+def test_what_has_changed_since_a_refusal_is_tried_later_each_time(error: TokenSessionError) -> None:
+    for times, pause in enumerate((10, 20, 40, 80, 160, 300, 300), 1):
+        known = local(*[error] * times)
+        for request, volatile in ((SINGLE.request, "new"), ("changed", ""), ("changed", "new")):
+            (waiting,) = known.about(SINGLE.credential, request, volatile)
+            assert waiting.until == waiting.background_until == NOW.boot + pause
+        assert known.about("another credential", "changed", "") == ()
+
+
+def test_the_same_request_waits_for_the_whole_pause_of_a_client_fault() -> None:
+    for times, pause in enumerate((60, 120, 240), 1):
+        (known,) = local(*[CLIENT] * times).about(SINGLE.credential, SINGLE.request, "")
+        assert (known.until, known.reason) == (NOW.boot + pause, "It answered invalid_client.")
+
+
+def test_what_was_not_sent_may_be_sent_as_soon_as_it_has_changed() -> None:
+    problem = ConfigurationError("The secret is empty.")
+    (known,) = local(problem, problem, left=False).about(SINGLE.credential, "changed", "")
+    assert known.until == NOW.boot
+
+
+def test_a_failure_to_connect_pauses_every_request_and_makes_no_refusal_longer() -> None:
+    known = local(*[NO_CONNECTION] * 9)
+    assert known.about("another credential", "changed", "new") == (known.failures,)
+    assert local(*[NO_CONNECTION] * 9, CLIENT) == local(CLIENT)
+
+
+def test_what_was_never_sent_forgets_no_refusal() -> None:
+    """A vault or a name server that fails between two attempts: the pause after the refusal goes on."""
+    name, request = SINGLE.credential, SINGLE.request
+    mixed = local(CLIENT, NO_CONNECTION, CLIENT, NO_CONNECTION, NO_CONNECTION, CLIENT, NO_CONNECTION)
+    unsent, waiting = mixed.about(name, request, "")
+    assert unsent == local(NO_CONNECTION).failures
+    assert (waiting.count, waiting.until) == (3, NOW.boot + 240)
+    assert mixed.about(name, "changed", "")[1].until == NOW.boot + 40
+    assert mixed.refused == local(CLIENT, CLIENT, CLIENT)
+    unreadable = remembered(mixed, ConfigurationError("Empty."), SINGLE, POLICY, NOW.boot, 0.0, left=False)
+    assert unreadable.refused == mixed.refused

@@ -8,7 +8,7 @@ import pytest
 
 from tokensession._refresh.request import TokenRequests
 from tokensession.policy import Policy
-from tokensession.providers import OAuth2
+from tokensession.providers import ClientAuth, OAuth2
 from tokensession.providers.protocol import Credential
 from tokensession.testing import FakeClock, ScriptedTransport
 
@@ -20,7 +20,7 @@ USUAL: dict[str, Any] = {
     "client_secret": "secret-1",
     "redirect_uri": "https://app.example.com/back",
     "scope": "read",
-    "auth": "post",
+    "auth": ClientAuth.post(),
 }
 
 
@@ -38,7 +38,7 @@ def fingerprint(credential: Credential, **changes: Any) -> str:
         (REFRESH, {"client_id": "client-2"}, False),
         (REFRESH, {"client_secret": "secret-2"}, False),
         (REFRESH, {"scope": "read write"}, False),
-        (REFRESH, {"auth": "basic"}, False),
+        (REFRESH, {"auth": ClientAuth.basic()}, False),
         (REFRESH, {"redirect_uri": "https://app.example.com/other"}, True),  # it is not in this request
         (REFRESH, {"base_url": "https://api.example.com"}, True),
         (CODE, {"redirect_uri": "https://app.example.com/other"}, False),

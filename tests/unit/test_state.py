@@ -231,6 +231,19 @@ def test_f75_fields_of_a_later_version_are_preserved_also_in_parts() -> None:
     assert changed == {**document, "generation": 8, "forced": 0}
 
 
+def test_f75_extra_values_of_a_later_version_do_not_cost_the_record() -> None:
+    """They are left out, and the plain ones are read."""
+    whole = replace(FULL, token=Token("at-1", 0.0, extra={"url": "u", "count": 7}))
+    document = msgpack.unpackb(encode(whole, NOW))
+    document["token"]["extra"] |= {"roles": ["a"], "team": {"id": 1}, "none": None}
+    read = decode(msgpack.packb(document), NOW).token
+    assert read is not None
+    assert read.extra == {"url": "u", "count": 7}
+    document["token"]["extra"] = ["a"]
+    with pytest.raises(StoreCorrupt, match="'extra' of the wrong type"):
+        decode(msgpack.packb(document), NOW)
+
+
 @pytest.mark.parametrize("part", ["token", "failures", "identity"])
 def test_f75_unknown_fields_of_a_part_go_with_the_part(part: str) -> None:
     """A record without a token, say, has no field of one."""
@@ -243,6 +256,16 @@ def test_a_rejection_and_failures_that_are_merged_keep_their_unknown_fields() ->
     read = decode(msgpack.packb(extended(FORMAT_2)), NOW)
     both = merged(replace(read, failures=None, rejections=()), read)
     assert found(both).more == both.rejections[0].more == LATER
+
+
+@pytest.mark.parametrize("newer", ["stored", "known"])
+def test_of_two_notes_of_one_moment_the_one_with_more_failures_counts(newer: str) -> None:
+    """A process restores a record, and another one's request fails in the same moment: its pause holds."""
+    one = TokenState(failures=Failures("c", 1, 2, last=100.0, until=100.0))
+    two = TokenState(failures=Failures("c", 2, 2, last=100.0, until=130.0))
+    both = merged(two, one) if newer == "stored" else merged(one, two)
+    assert both.failures is not None
+    assert (both.failures.count, both.failures.until) == (2, 130.0)
 
 
 AT = Now(wall=1_750_003_600.0, boot=100_000.0)
@@ -645,3 +668,12 @@ def test_the_count_of_token_requests_is_at_least_the_higher_one(at: float, level
 def test_time_takes_away_half_of_the_limit_in_an_hour(ago: float, left: float) -> None:
     known = TokenState(requests=50.0, requests_at=NOW.boot - ago)
     assert known.requests_used(20, NOW.boot) == left
+
+
+def test_a_sign_out_ends_what_was_sent_before_it_without_an_answer() -> None:
+    """Also if the note of that could not be stored. What is sent after the sign-out is a new sign-in."""
+    out = TokenState(number=5, signed_out=True)
+    asked = replace(state(), failures=unknown(NEWLY_CONFIGURED))
+    assert keeping(out, asked).superseded == (NEWLY_CONFIGURED.fingerprint,)
+    assert keeping(out, replace(out, failures=unknown(NEWLY_CONFIGURED))).superseded == ()
+    assert keeping(out, replace(state(), failures=failures(NEWLY_CONFIGURED))).superseded == ()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -53,3 +56,10 @@ def test_any_text_has_a_fingerprint_that_does_not_contain_it(secret: str) -> Non
     assert len(mark) == 16
     assert set(mark) <= set("0123456789abcdef")
     assert len(secret) < 4 or secret not in mark
+
+
+def test_what_is_done_to_the_extra_fields_of_a_token_is_done_to_no_other() -> None:
+    one, other = Token(SECRET, 0), Token(SECRET, 0)
+    assert one == other == pickle.loads(pickle.dumps(one)) == copy.deepcopy(one)
+    cast(dict[str, str], one.extra)["x"] = "y"
+    assert other.extra == Token(SECRET, 0).extra == {}

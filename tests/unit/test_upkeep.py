@@ -25,7 +25,7 @@ from tokensession import prune, sign_out
 from tokensession._refresh.state import TokenState, decode, encode
 from tokensession.errors import ConfigurationError, StoreUnavailable
 from tokensession.providers.protocol import Credential
-from tokensession.stores import MemoryStore
+from tokensession.stores import EncryptedStore, MemoryStore
 from tokensession.stores.protocol import Record
 from tokensession.testing import FakeClock
 
@@ -123,6 +123,21 @@ def test_the_deleted_keys_are_returned_and_what_cannot_be_read_stays() -> None:
         assert await prune(store) == ["a", "b", "c"]
         assert await store.keys() == ["damaged", "used"]
         assert await prune(store) == []
+
+    run(main())
+
+
+def test_what_cannot_be_decrypted_stays_and_does_not_end_the_work() -> None:
+    """One record has the key of another deployment, and one was never encrypted."""
+
+    async def main() -> None:
+        shelf = Shelf()
+        ours, theirs = (EncryptedStore(shelf, EncryptedStore.new_key()) for _ in range(2))
+        for store, key in ((theirs, "a"), (shelf, "b"), (ours, "c")):
+            await store.put(key, encode(TOMBSTONE, NOW))
+        shelf.time.advance(31 * DAY)
+        assert await prune(ours) == ["c"]
+        assert await shelf.keys() == ["a", "b"]
 
     run(main())
 

@@ -72,6 +72,9 @@ def test_a_wrong_value_that_may_be_a_secret_is_not_shown(value: Any) -> None:
         ("https://[2001:db8::1]:8443/a", "https://[2001:db8::1]:8443/a", "https://[2001:db8::1]:8443"),
         ("http://localhost", "http://localhost", "http://localhost"),
         ("http://localhost:80", "http://localhost:80", "http://localhost"),
+        ("http://shop.localhost:8080/x", "http://shop.localhost:8080/x", "http://shop.localhost:8080"),
+        ("http://A.b.LOCALHOST", "http://A.b.LOCALHOST", "http://a.b.localhost"),
+        ("http://shop.localhost.", "http://shop.localhost.", "http://shop.localhost."),
         ("http://127.0.0.1:8080/x", "http://127.0.0.1:8080/x", "http://127.0.0.1:8080"),
         ("http://127.255.0.9", "http://127.255.0.9", "http://127.255.0.9"),
         ("https://x.example./a", "https://x.example./a", "https://x.example."),
@@ -102,6 +105,9 @@ def test_a_valid_url_is_returned_without_its_final_slash_and_has_an_origin(
         ("https://x .example", "absolute"),
         ("https://x..example", "absolute"),
         ("https://.x.example", "absolute"),
+        ("https://*.x.example", "absolute .* There are no patterns: name the host in full"),
+        ("https://\u00fc*.example", "There are no patterns"),
+        *((f"https://x{sign}y.example", "absolute") for sign in ";,<%&'\\"),
         (f"https://{'x' * 64}.example", "absolute"),
         ("https://x.example:port", "must be a URL such as"),
         ("https://x.example:99999", "must be a URL such as"),
@@ -117,6 +123,9 @@ def test_a_valid_url_is_returned_without_its_final_slash_and_has_an_origin(
         ("http://10.0.0.1", "can be read on the way"),
         ("http://0.0.0.0", "can be read on the way"),
         ("http://localhost.example", "can be read on the way"),
+        ("http://notlocalhost", "can be read on the way"),
+        ("http://x.localhost.example", "can be read on the way"),
+        ("http://.localhost", "absolute"),
         ("http://localhost@x.example", "user name or password"),
         ("http://127.0.0.1.example", "can be read on the way"),
         ("http://[2001:db8::1]", r"use https, not http://\[2001:db8::1\]: "),
@@ -126,6 +135,44 @@ def test_an_invalid_url_is_an_error_that_says_why(value: Any, says: str) -> None
     with pytest.raises(ConfigurationError, match=says) as caught:
         _validate.url("base_url", value)
     assert "base_url" in str(caught.value)
+
+
+def test_k57_plain_http_may_go_to_a_host_that_is_named_and_to_no_other() -> None:
+    """A compose network, a test cluster. The names are no patterns."""
+    hosts = _validate.http_hosts(["Keycloak", "id.svc.cluster.local."])
+    assert hosts == ("keycloak", "id.svc.cluster.local")
+    for allowed in ("http://keycloak:8080/realms/x", "http://KEYCLOAK", "http://id.svc.cluster.local"):
+        assert _validate.url("base_url", allowed, insecure_http_hosts=hosts) == allowed
+    for refused in (
+        "http://x.keycloak",
+        "http://keycloak.example",
+        "http://svc.cluster.local",
+        "ftp://keycloak",
+    ):
+        with pytest.raises(ConfigurationError, match="https"):
+            _validate.url("base_url", refused, insecure_http_hosts=hosts)
+    with pytest.raises(ConfigurationError, match=r"and to the hosts in insecure_http_hosts\.$"):
+        _validate.url("base_url", "http://x.keycloak", insecure_http_hosts=hosts)
+    with pytest.raises(ConfigurationError, match=r"on the loopback interface only\.$"):
+        _validate.url("base_url", "http://keycloak")  # of a provider that has no such parameter
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("keycloak", "must be host names, not a string of 8 characters"),
+        (None, "must be host names, not None"),
+        (["*"], "one is a string of 1 character"),
+        (["*.internal"], "without scheme, port and"),
+        (["http://keycloak"], "without scheme, port and"),
+        (["keycloak:8080"], "without scheme, port and"),
+        ([""], "one is an empty string"),
+        ([b"keycloak"], "one is a bytes"),
+    ],
+)
+def test_k57_hosts_for_plain_http_are_named_in_full(value: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match="insecure_http_hosts .*" + says):
+        _validate.http_hosts(value)
 
 
 def test_an_error_never_shows_credentials_query_or_path_of_a_url() -> None:

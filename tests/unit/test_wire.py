@@ -52,6 +52,12 @@ def test_json_keeps_the_order_and_is_ascii(document: dict[str, str]) -> None:
     assert list(json.loads(body).items()) == list(document.items())
 
 
+def test_a_name_that_comes_several_times_has_a_list_in_json() -> None:
+    """Several resources (RFC 8707, 2): none is lost."""
+    body = _wire.encode_json([("a", "1"), ("resource", "urn:a"), ("b", "2"), ("resource", "urn:b")])
+    assert json.loads(body) == {"a": "1", "resource": ["urn:a", "urn:b"], "b": "2"}
+
+
 @settings(deadline=None, max_examples=100)
 @given(UTF8_TEXT, UTF8_TEXT)
 def test_basic_credentials_are_form_encoded_and_can_be_decoded(name: str, secret: str) -> None:

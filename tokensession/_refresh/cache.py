@@ -7,14 +7,16 @@ done, and do it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from ..errors import SignInRequired, StoreError, TokenSessionError, TokenUnavailable
 from ..policy import ENDS_SOON, Freshness, Policy
 from ..snapshot import Snapshot
 from ..token import Token
+from .outcomes import LocalFailure
 from .schedule import NO_TOKEN, Deadlines, deadlines, look_interval, refresh_interval
-from .state import Failures, Now, TokenState, keeping, merged
+from .state import MAX_REDEEMED, Now, TokenState, keeping, merged, superseding
+from .uses import Count, Uses
 
 __all__ = ["Counters", "TokenCache"]
 
@@ -45,6 +47,8 @@ class TokenCache:
       (None: not stored yet). `seen_at` (boot clock) is when the store was last found to have it.
     - `missing_since`: when the record was found to be gone. `local`: failures that no other process gets to
       know, because they may be this machine's own.
+    - `sent`: the codes that this process has sent itself and that may be redeemed, and what was redeemed
+      according to a record that it has replaced.
 
     What is served:
 
@@ -53,6 +57,8 @@ class TokenCache:
     - `ready`: the token and the header that it is sent in.
     - `not_before` (boot clock): when the next background refresh may start.
     - `same_until`: until then, a 401 gets the same token again, because another would not help.
+    - `count`: how many requests have been given this token, if the server allows only so many. Then it is
+      never FRESH without a look, because each look counts.
     - `served`: the order of the state whose token is served. `has_served`: there has been
       one, or one of its configured credential was seen in the store.
 
@@ -64,11 +70,13 @@ class TokenCache:
     """
 
     wall_check: float = 0.0
+    count: Count | None = None
     state: TokenState | None = None
     version: str | None = None
     seen_at: float = 0.0
     missing_since: float | None = None
-    local: Failures | None = None
+    local: LocalFailure | None = None
+    sent: tuple[str, ...] = ()
     token: Token | None = None
     ready: tuple[Token, str] | None = None
     deadlines: Deadlines = NO_TOKEN
@@ -92,8 +100,21 @@ class TokenCache:
         if self.state is not None and state.order < self.state.order:
             return
         # What this process has sent, it has sent, although a state that replaces its own does not know it.
-        self.state, self.version = keeping(merged(state, self.state), self.state), version
+        before = self.state
+        if before is not None and state.number > before.number:
+            # A newer sign-in. It supersedes what was rejected before it, also if that could not be noted.
+            before = replace(before, superseded=superseding(before, state.configured))
+        known = keeping(merged(state, before), before)
+        if before is not None and before.order == state.order:
+            # Its sender takes the note of a code back, if the answer says that it may be sent again.
+            names = {*self.sent, *(name for name, _ in state.redeemed)}
+            known = replace(known, redeemed=tuple(pair for pair in known.redeemed if pair[0] in names))
+        self.state, self.version = known, version
         self.seen_at, self.missing_since = boot, None
+
+    def note_sent(self, name: str) -> None:
+        """Remember that the credential with this fingerprint has been sent, whatever is stored."""
+        self.sent = (*(each for each in self.sent if each != name), name)[-MAX_REDEEMED:]
 
     def note(self, state: TokenState) -> None:
         """Remember this state's notes, which could not be stored."""
@@ -111,6 +132,8 @@ class TokenCache:
             return
         self.token, self.served, self.has_served = token, state.order, True
         self.ready = None
+        if self.count is not None:
+            self.count.begin(token, policy, jitter)
         self.deadlines = deadlines(token, state.obtained, policy, jitter=jitter)
         self.look(now.wall, now.boot)
         self.not_before = now.boot + refresh_interval(token.lifetime, policy) if requested else now.boot
@@ -133,10 +156,36 @@ class TokenCache:
 
     def look(self, wall: float, boot: float) -> Freshness:
         """The freshness, by both clocks."""
-        freshness = self.deadlines.freshness(wall, boot)
-        fresh = freshness is Freshness.FRESH
+        freshness = self.freshness(wall, boot)
+        fresh = freshness is Freshness.FRESH and self.count is None
         self.fresh_until = min(self.deadlines.due_boot, boot + self.wall_check) if fresh else float("-inf")
         return freshness
+
+    def freshness(self, wall: float, boot: float) -> Freshness:
+        """The freshness by both clocks and by the count."""
+        freshness = self.deadlines.freshness(wall, boot)
+        if self.count is None or not freshness.usable:
+            return freshness
+        by_count = self.count.freshness()
+        return freshness if by_count is Freshness.FRESH else by_count
+
+    @property
+    def uses(self) -> Uses | None:
+        """The requests with the token that is served, if they are counted."""
+        return None if self.count is None else self.count.uses
+
+    @property
+    def used_up(self) -> bool:
+        """Whether as many requests as the server allows have been given this token."""
+        return self.count is not None and self.count.freshness() is Freshness.ENDING
+
+    def take(self) -> bool:
+        """Count a request that is given this token, unless it is used up. Returns whether it is not."""
+        uses = self.uses
+        if uses is None or self.used_up:
+            return uses is None
+        uses.take()
+        return True
 
     def hold(self, now: Now) -> None:
         """Serve this token until it is ENDING: its refresh token may be spent, and is left alone."""
@@ -151,6 +200,8 @@ class TokenCache:
     def forget(self) -> None:
         """Serve nothing."""
         self.token, self.ready, self.served = None, None, None
+        if self.count is not None:
+            self.count.uses = None
         self.deadlines, self.fresh_until = NO_TOKEN, float("-inf")
         self._clear_failure()
 
@@ -206,7 +257,7 @@ class TokenCache:
         left = min(limits.expired_wall - wall, limits.expired_boot - boot)
         return Snapshot(
             key=key,
-            freshness=limits.freshness(wall, boot),
+            freshness=self.freshness(wall, boot),
             token=token.fingerprint if token is not None else None,
             seconds_left=left if token is not None and token.lifetime is not None else None,
             refreshing=refreshing,

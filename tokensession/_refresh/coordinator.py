@@ -170,7 +170,13 @@ class RefreshCoordinator:
     def _running_refresh(self) -> SharedTask[Token] | None:
         """The refresh to join, if there is one. Drops one that a closed event loop has left behind."""
         task = self._current
-        if task is None or task.done or task.orphaned or self._record.access.is_stuck(task.task):
+        if (
+            task is None
+            or task.done
+            or task.released
+            or task.orphaned
+            or self._record.access.is_stuck(task.task)
+        ):
             self._current = None
             return None
         if task.in_other_loop:
@@ -192,7 +198,7 @@ class RefreshCoordinator:
         self._report(events.RefreshStarted(key, operation.id, reason))
         if cache.state is not None:
             operation.order = cache.state.order
-        want = Want(cache.served, unauthorized, force, background=reason == "due")
+        want = Want(cache.served, unauthorized, force, background=reason == "due", used_up=cache.used_up)
         task = self._start(self._refresh(want, operation), "refresh", operation)
         operation.cancel = task.cancel
         self._current = None if task.done else task  # an eager task factory has already run it
@@ -210,6 +216,8 @@ class RefreshCoordinator:
                 raise failure from failure.__cause__
             return self._publish(outcome, want, operation)
         finally:
+            if any(task.released and task.current for task in self._tasks.running):
+                self._record.overtaken(operation.failure)
             self._save_later()
             if self._operation is operation:
                 self._operation = None
@@ -248,14 +256,18 @@ class RefreshCoordinator:
         signed_out = state is not None and state.signed_out and state.order > operation.order
         if signed_out and state is not None and not self._starts_anew(state):
             error = SignedOut("This key was signed out.")  # while this refresh was running
-        if isinstance(error, SignedOut):
+        signed_in = state is not None and not state.signed_out
+        behind = operation.ended_by is not None and (signed_in or self._operation is not operation)
+        if behind:
+            pass  # a sign-in or a refresh has come since the sign-out, and knows more
+        elif isinstance(error, SignedOut):
             cache.forget()  # a rejection leaves the access token valid; a sign-out is about it
         else:
             self._serve_known()
         until = now.boot
         if isinstance(error, TokenUnavailable) and error.retry_after is not None:
             until += error.retry_after
-        new = cache.fail(error, until, now.boot, jitter=self._clock.jitter())
+        new = behind or cache.fail(error, until, now.boot, jitter=self._clock.jitter())
         self._report(
             events.RefreshFailed(
                 key,
@@ -301,6 +313,7 @@ class RefreshCoordinator:
 
     def _save_later(self) -> None:
         """Keep trying to store what could not be stored, if there is anything."""
+        self._revoke_later()
         if not self.unsaved or (self._saving is not None and self._saving in self._tasks.running):
             return
         with contextlib.suppress(RuntimeError):  # the loop is closing: the next refresh, or closing, goes on
@@ -310,7 +323,9 @@ class RefreshCoordinator:
         while self.unsaved:
             if (result := await self._pending.until_stored()) is not None:
                 self._record.learn(result.seen)
-        if (known := self._record.known()) is not None:
+        self._revoke_later()
+        known = self._record.known()
+        if known is not None and not known.state.problem:  # else what is served is still the best there is
             self._serve(known.state)
 
     # -- signing in and out ------------------------------------------------------------------------
@@ -336,17 +351,14 @@ class RefreshCoordinator:
 
     async def _sign_in(self, credential: Credential) -> Token:
         key, operation = self._record.key, Operation(self._clock, self._policy)
-        self._report(events.SignInStarted(key, operation.id))
-        self._stop_listening()
+        if not self._sign_ins.has_redeemed(credential):  # else it is not sent: a user has reloaded a page
+            self._stop_listening()
+            for task in self._tasks.running:
+                if task.released:  # its claim is in the way
+                    task.cancel()
         try:
-            state, requested = await self._sign_ins.sign_in(credential)
-        except BaseException as error:
-            failure = error if isinstance(error, TokenSessionError) else operation.stopped()
-            self._report(
-                events.SignInFailed(
-                    key, operation.id, operation.duration, type(failure).__name__, str(failure)
-                )
-            )
+            state, requested = await self._sign_ins.sign_in(credential, operation)
+        except BaseException:
             self._want_again()
             raise
         finally:
@@ -361,6 +373,8 @@ class RefreshCoordinator:
         elif newest is not None and newest.number == state.number:
             token = newest.servable or token  # it has been refreshed since
         self._report(events.SignedIn(key, operation.id, operation.duration, token.fingerprint))
+        if self._operation is not None and self._operation.sending is None:
+            self._want_again()  # what it sends next is of this sign-in
         self._look_now()
         return token
 
@@ -369,30 +383,38 @@ class RefreshCoordinator:
         return self._start(self._sign_out(), "sign-out")
 
     async def _sign_out(self) -> None:
-        self._stop_listening()
-        try:
-            await self._sign_ins.sign_out()
-        except BaseException:
-            self._want_again()
-            raise
+        ended = await self._sign_ins.sign_out()
         self.cache.forget()
         if self._operation is not None and self._current is not None:
-            self._operation.ended_by = SignedOut("This key was signed out.")
-            self._current.cancel()
+            self._operation.ended_by = error = SignedOut("This key was signed out.")
+            if self._operation.on_the_wire and self._record.requests.revokes:
+                self._current.release(error)  # its answer has a token that is to be revoked
+                self._stop_listening()
+            else:
+                self._current.cancel()
         self._report(events.SignOutStored(self._record.key))
         self._look_now()
+        if ended is not None:
+            await self._record.revoke(ended)
+
+    def _revoke_later(self) -> None:
+        """Revoke the new tokens that a sign-out has overtaken, if there are any."""
+        ended, self._pending.ended = self._pending.ended, ()
+        for token in ended:
+            with contextlib.suppress(RuntimeError):  # the loop is closing
+                self._start(self._record.revoke(token), "revocation")
 
     def _look_now(self) -> None:
         if self._operation is not None:
             self._operation.look()
 
     def _want_again(self) -> None:
-        """The sign-in or sign-out has failed, so a refresh that is running may go on late after all."""
+        """A refresh that is running may go on late: the sign-in is over, or has failed."""
         if self._operation is not None:
             self._operation.unwanted = False
 
     def _stop_listening(self, *, unwanted: bool = True) -> None:
-        """End a wait for a late answer. `unwanted`: begin none either, because another credential comes."""
+        """End a wait for a late answer. `unwanted`: begin none either, because it is not to be used."""
         if self._operation is not None and self._current is not None:
             self._operation.unwanted = unwanted
             if self._operation.is_late:
@@ -455,14 +477,14 @@ class RefreshCoordinator:
         await within(self._clock, max(0.0, seconds - cleanup), work, on_abandoned=_nothing, cleanup=cleanup)
 
     async def _finish(self) -> None:
-        with contextlib.suppress(StoreError):
-            await self._record.settle()
-        saving = self._saving
-        while tasks := [task for task in self._tasks.running if task is not saving]:
+        tasks: list[SharedTask[Any]] | None = None
+        while tasks is None or tasks:
+            with contextlib.suppress(StoreError):
+                await self._record.settle()
+            self._revoke_later()
+            tasks = [task for task in self._tasks.running if task is not self._saving]
             for task in tasks:
                 await task.drain()
-        with contextlib.suppress(StoreError):
-            await self._record.settle()
 
     def __repr__(self) -> str:
         return f"<RefreshCoordinator of {self._record.key}, {len(self._tasks.running)} running>"

@@ -31,13 +31,14 @@ from ..policy import (
     Policy,
 )
 from ..providers.protocol import Credential, Identity, Provider
-from .outcomes import Sent
+from .outcomes import LocalFailure, Sent
 from .schedule import deadlines, forced_refresh_delay, request_limit
 from .state import Failures, Now, Rejection, TokenState, keeping, merged
 
 __all__ = [
     "Fail",
     "Hold",
+    "Read",
     "Redeem",
     "Restore",
     "Serve",
@@ -61,13 +62,14 @@ class Want:
 
     A token of a higher order than `have` (None: any), with other bytes than the one with the fingerprint
     `unauthorized`, which got a 401. `force`: although there is a remembered refusal or a pause. `background`:
-    no caller waits for it.
+    no caller waits for it. `used_up`: the token of `have` has been sent as often as the server allows.
     """
 
     have: tuple[int, int] | None = None
     unauthorized: str | None = None
     force: bool = False
     background: bool = False
+    used_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,10 @@ class View:
     """Everything that a decision depends on.
 
     `stored` is the record, and `memory` the highest state that this process has seen, at `seen_at`. `local`
-    are failures that are not shared. `has_served`: this process has had a token of this key. `missing_since`:
-    when the record was first found to be gone. `claimed`:
-    the claim is held, and `interrupted` seconds ago an earlier holder sent a request and never ended.
+    are failures that are not shared. `fingerprint` identifies the request with a credential, and `volatile`
+    what functions have returned for it; `read`: its secrets have been read. `has_served`: this process has
+    had a token of this key. `missing_since`: when the record was first found to be gone. `claimed`: the claim
+    is held, and `interrupted` seconds ago an earlier holder sent a request and never ended.
     """
 
     stored: TokenState | None
@@ -88,11 +91,28 @@ class View:
     policy: Policy
     fingerprint: Callable[[Credential], str]
     seen_at: float = 0.0
-    local: Failures | None = None
+    local: LocalFailure | None = None
+    volatile: str = ""
+    read: bool = True
     has_served: bool = False
     missing_since: float | None = None
     claimed: bool = False
     interrupted: float | None = None
+
+    def request(self, credential: Credential) -> str:
+        """What identifies the token request with this credential."""
+        if not self.read:
+            raise _Unread
+        return self.fingerprint(credential)
+
+
+class _Unread(Exception):
+    """The decision depends on secrets that have not been read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read the secrets of the token request, and decide again. No token in the store does without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +172,14 @@ class Redeem:
     forced: bool = False
 
 
-Step = Serve | Hold | Restore | Wait | Fail | Redeem
+Step = Read | Serve | Hold | Restore | Wait | Fail | Redeem
 
 
 def single_use(credential: Credential, provider: Provider) -> bool:
-    """Whether redeeming it spends it. A code is always spent (RFC 6749, 4.1.2)."""
-    return provider.rotates or credential.grant_type == "authorization_code"
+    """Whether redeeming it spends it. A code is always spent, a machine's own credentials never."""
+    if credential.grant_type == "client_credentials":
+        return False
+    return provider.rotates or credential.single_use
 
 
 def identity_of(provider: Provider) -> Identity | None:
@@ -175,6 +197,13 @@ def freshness(state: TokenState, policy: Policy, now: Now) -> Freshness:
 
 def decide(view: View) -> Step:
     """The next step of a refresh."""
+    try:
+        return _decide(view)
+    except _Unread:
+        return Read()
+
+
+def _decide(view: View) -> Step:
     stored, memory, now = view.stored, view.memory, view.now
     if stored is not None and (problem := foreign(stored, view.provider)):
         return Fail(problem)
@@ -196,6 +225,8 @@ def decide(view: View) -> Step:
     token = state.servable if not starts else None
     want = view.want
     newer = want.have is None or state.order > want.have
+    if want.used_up and not newer and fresh.usable:
+        fresh = Freshness.ENDING
     if token is not None and fresh.usable and newer and token.fingerprint != want.unauthorized:
         return Serve(state)
 
@@ -230,23 +261,25 @@ def _may_send(
         if now.boot - state.obtained < (3600.0 if lifetime is None else lifetime):
             return Fail(InvalidTokenResponse(state.problem, granted=True, intact=_PROBLEM_INTACT))
 
-    name, request = credential.fingerprint, view.fingerprint(credential)
+    name, request = credential.fingerprint, view.request(credential)
     rejection = state.rejection_of(name, request)
     if rejection is not None and not force and (rejection.certain or rejection.until > now.boot):
         return Fail(_rejected_before(rejection))
 
     single = single_use(credential, view.provider)
     if view.interrupted is not None and single:
-        state = _unknown_since(
-            state, view, "Its process ended before the answer.", now.boot - view.interrupted, name
-        )
+        at = now.boot - view.interrupted
+        # A mark outlives a sign-in: then it is of a request with an earlier credential.
+        if token is None or at >= state.obtained:
+            state = _unknown_since(state, view, "Its process ended before the answer.", at, name)
     failures = state.failures_of(name)
     if single and failures is not None and failures.unknown and token is not None and not unauthorized:
         soon = view.provider.replay_leeway if fresh is Freshness.FRESH else REPEAT_WITHIN
         repeat = failures.unknown == 1 and soon > 0 and now.boot - failures.last <= soon
         if fresh.usable and not repeat and not force:
             return Hold(state)
-    for reason in (failures, view.local):
+    local = view.local.about(name, request, view.volatile) if view.local is not None else ()
+    for reason in (failures, *local):
         if reason is None:
             continue
         until = reason.background_until if want.background else reason.until
@@ -272,7 +305,7 @@ def _may_send(
     if token is not None:
         usable_for = deadlines(token, state.obtained, policy).usable_for(now.wall, now.boot)
     starting = max(state.number, view.memory.number if view.memory is not None else 0) + 1 if starts else None
-    sent = Sent(name, request, single, 0.0 if unauthorized else usable_for)
+    sent = Sent(name, request, single, 0.0 if unauthorized else usable_for, view.volatile)
     return Redeem(credential, state, sent, starting, unauthorized, force)
 
 
@@ -380,11 +413,11 @@ def _rolled_back(configured: Credential, state: TokenState, view: View) -> bool:
         return False
     if view.provider.rotates and state.has_redeemed(name):
         return False
-    if state.rejection_of(name, view.fingerprint(configured)) is not None:
+    if state.rejection_of(name, view.request(configured)) is not None:
         return False
     current = _credential(state, None, view)
     return current is not None and (
-        state.rejection_of(current.fingerprint, view.fingerprint(current)) is not None
+        state.rejection_of(current.fingerprint, view.request(current)) is not None
     )
 
 
@@ -396,19 +429,19 @@ def _credential(state: TokenState, configured: Credential | None, view: View) ->
         if state.previous:
             # The new one came with a response that we could not use. If it does not work, the old one may.
             previous = Credential("refresh_token", state.previous)
-            rejected = state.rejection_of(current.fingerprint, view.fingerprint(current))
-            if rejected and not state.rejection_of(previous.fingerprint, view.fingerprint(previous)):
+            rejected = state.rejection_of(current.fingerprint, view.request(current))
+            if rejected and not state.rejection_of(previous.fingerprint, view.request(previous)):
                 return previous
         return current
-    # A configured code has been redeemed if there is a token from it. A refresh token may still be valid.
-    if configured is not None and (token is None or configured.grant_type == "refresh_token"):
+    # A configured code has been redeemed if there is a token from it. Anything else may still be valid.
+    if configured is not None and (token is None or not configured.single_use):
         return configured
     return None
 
 
 def _sent_before(credential: Credential, state: TokenState, view: View) -> Step:
     """The configured code has been sent, and there is no token from it."""
-    name, request = credential.fingerprint, view.fingerprint(credential)
+    name, request = credential.fingerprint, view.request(credential)
     rejection = state.rejection_of(name, request)
     if rejection is not None:
         return Fail(_rejected_before(rejection) if rejection.code else _sent_and_lost(rejection.reason))
@@ -421,7 +454,7 @@ def _sent_before(credential: Credential, state: TokenState, view: View) -> Step:
         lost = Rejection(name, request=request, lost=True, reason=reason)
         return Fail(_sent_and_lost(reason), note=state.with_rejection(lost))
     # Perhaps it is on its way right now: its sender holds the claim.
-    return Redeem(credential, state, Sent(name, request, True, 0.0))
+    return Redeem(credential, state, Sent(name, request, True, 0.0, view.volatile))
 
 
 # -- errors ---------------------------------------------------------------------------------------------

@@ -87,6 +87,11 @@ class Fields:
             raise self._wrong(name)
         return [(text, self._written + self._float(name, value)) for text, value in values]
 
+    def plain_values(self, name: str) -> dict[str, Any]:
+        """Those of its values that are plain: a later version may store others."""
+        values: dict[str, Any] = self.get(name, dict)
+        return {key: each for key, each in values.items() if type(each) in (str, int, float, bool)}
+
     def map(self, name: str) -> Fields | None:
         value = self.get(name)
         return None if value is None else Fields(value, name, self._written)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..policy import CLIENT_PAUSE, CLIENT_PAUSE_MAX
+from ..policy import CLIENT_PAUSE, CLIENT_PAUSE_MAX, SUPERSEDED_LIMIT
 from ..providers.protocol import Credential, Issued
 from ..token import Token
 from .decide import Redeem, View, identity_of
@@ -23,6 +23,8 @@ def renewed(step: Redeem, issued: Issued, view: View, sent: Now) -> TokenState:
     old, token = (None if step.starts is not None else before.token), issued.token
     if token.scope is None and old is not None:
         token = replace(token, scope=old.scope)
+    if old is not None and old.extra:
+        token = replace(token, extra={**old.extra, **token.extra})
     same = old is not None and old.refresh_token == token.refresh_token
     if same and old is not None and token.refresh_lifetime is None and old.refresh_lifetime is not None:
         token = replace(token, refresh_lifetime=old.refresh_lifetime - (sent.boot - before.obtained))
@@ -102,12 +104,16 @@ def next_number(highest: int, wall: float) -> int:
 
 
 def signed_out(before: TokenState, number: int, *, configured: str) -> TokenState:
-    """The tombstone that a sign-out leaves of this state. It keeps what must not be sent again."""
+    """The tombstone that a sign-out leaves of this state. It keeps what must not be sent again.
+
+    That is also what has been sent and got no answer: the sign-out ends what may have come of it.
+    """
+    ended = dict.fromkeys((*superseding(before, configured), *before.unanswered))
     return TokenState(
         number=number,
         identity=before.identity,
         configured=configured,
-        superseded=superseding(before, configured),
+        superseded=tuple(ended)[-SUPERSEDED_LIMIT:],
         redeemed=before.redeemed,
         signed_out=True,
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ..clock import Clock, Timer
 from ..errors import TokenSessionError, TokenUnavailable
 from ..policy import Policy
+from .request import Sending
 from .single_flight import Waiters
 
 __all__ = ["Operation"]
@@ -21,7 +22,9 @@ class Operation:
     `id` identifies it in events. `is_late`: its callers have their error; its request goes on, because the
     answer has the next refresh token. `closing`: no one waits any more. `failure` is why there is no token
     yet, or None while a request is on the wire. `order` is that of the state that was known when it began.
-    `unwanted`: there is another credential, so it does not go on late. `ended_by`: why it was stopped.
+    `number` is the highest sign-in number that was stored or known when a sign-in began.
+    `unwanted`: its token is not to be used, so it does not go on late. `ended_by`: why it was stopped.
+    `sending`: its token request, until there is an answer.
     """
 
     def __init__(self, clock: Clock, policy: Policy, *, force: bool = False) -> None:
@@ -33,7 +36,9 @@ class Operation:
         self.failure: TokenSessionError | None = None
         self.force = force
         self.order = (0, 0)
+        self.number: int | None = None
         self.unwanted = False
+        self.sending: Sending | None = None
         self.cancel: Callable[[], None] | None = None
         self.ended_by: TokenSessionError | None = None
         self._clock = clock
@@ -44,6 +49,11 @@ class Operation:
     def duration(self) -> float:
         """Seconds since it began."""
         return self._clock.boot() - self.began
+
+    @property
+    def on_the_wire(self) -> bool:
+        """Whether its token request has left, and has no answer yet."""
+        return self.sending is not None and self.sending.sent is not None
 
     def worth_waiting(self, until: float) -> bool:
         """Whether a caller waits for an attempt at `until`."""

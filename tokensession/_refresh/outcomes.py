@@ -24,6 +24,8 @@ from ..errors import (
     UnexplainedRefusal,
 )
 from ..policy import (
+    CHANGED_PAUSE,
+    CHANGED_PAUSE_MAX,
     CLIENT_PAUSE,
     CLIENT_PAUSE_MAX,
     PROBABLE_PAUSE,
@@ -37,7 +39,17 @@ from ..policy import (
 from .schedule import back_off, doubled, unknown_pause
 from .state import Failures, Rejection, TokenState
 
-__all__ = ["CONSEQUENCES", "Consequence", "Pause", "Sent", "consequence", "explained", "noted"]
+__all__ = [
+    "CONSEQUENCES",
+    "Consequence",
+    "LocalFailure",
+    "Pause",
+    "Sent",
+    "consequence",
+    "explained",
+    "noted",
+    "remembered",
+]
 
 
 class Pause(Enum):
@@ -97,13 +109,41 @@ class Sent:
     """What was sent, and how things stood then.
 
     `request` is the fingerprint of the whole token request, `single` whether it spends its credential, and
-    `usable_for` how many seconds callers still get the current token.
+    `usable_for` how many seconds callers still get the current token. `volatile` identifies what functions
+    returned for it: that is not in `request`, because it may differ each time.
     """
 
     credential: str
     request: str
     single: bool
     usable_for: float
+    volatile: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFailure:
+    """Failures that no other process gets to know, because they may be this machine's own.
+
+    With a `request` and what was `volatile` in it, they are about that one. It is sent again when their pause
+    is over, and one with the same credential in which anything else differs from `changed_at` on. If nothing
+    was sent, `refused` is what the server has refused before: that still counts.
+    """
+
+    failures: Failures
+    request: str = ""
+    volatile: str = ""
+    changed_at: float = 0.0
+    sent: bool = False
+    refused: LocalFailure | None = None
+
+    def about(self, credential: str, request: str, volatile: str) -> tuple[Failures, ...]:
+        """The failures that this request has to wait for."""
+        before = self.refused.about(credential, request, volatile) if self.refused is not None else ()
+        if not self.request or (self.request, self.volatile) == (request, volatile):
+            return (self.failures, *before)
+        if self.failures.credential != credential:
+            return before
+        return (replace(self.failures, until=self.changed_at, background_until=self.changed_at), *before)
 
 
 def consequence(error: TokenSessionError, sent: Sent) -> Consequence:
@@ -163,6 +203,39 @@ def noted(
     return state.with_failures(
         replace(failures, until=now + waiting, background_until=now + background, requested=asked is not None)
     )
+
+
+def remembered(
+    before: LocalFailure | None,
+    error: TokenSessionError,
+    sent: Sent,
+    policy: Policy,
+    now: float,
+    jitter: float,
+    *,
+    left: bool,
+) -> LocalFailure:
+    """What a process remembers of a request that failed, for itself. `left`: it was sent.
+
+    One rule for files, functions and values that differ each time: what was refused may have changed, and
+    then one more request is made, but later each time, because it may change for ever and never be right.
+    """
+    refused, name = isinstance(error, ConfigurationError | GrantRejected), sent.credential
+    refusal = before if before is None or before.sent else before.refused
+    known = refusal if refused and left else before
+    if known is not None and (known.sent, bool(known.request)) != (refused and left, refused):
+        known = None
+    state = TokenState(failures=None if known is None else known.failures)
+    failures = noted(state, error, sent, policy, now, jitter).failures_of(name)
+    if failures is None:  # rejected, so that the store says when the same one may be sent again
+        failures = state.failures_of(name) or Failures(name, since=now)
+        failures = replace(failures, count=failures.count + 1, reason=_reason(error), last=now)
+    if not refused:
+        return LocalFailure(failures, refused=refusal)
+    if not left:
+        return LocalFailure(failures, sent.request, sent.volatile, now, refused=refusal)
+    pause = doubled(CHANGED_PAUSE, CHANGED_PAUSE_MAX, failures.count)
+    return LocalFailure(failures, sent.request, sent.volatile, now + pause, sent=True)
 
 
 def _asked(error: TokenSessionError, policy: Policy) -> float | None:

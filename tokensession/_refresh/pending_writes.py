@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 from .. import errors, events
 from ..errors import StoreCorrupt, StoreError, StoreUnavailable
 from ..stores.protocol import ANY, AnyVersion, Claim
+from ..token import Token
 from .decide import resolved
 from .schedule import back_off
 from .state import TokenState, keeping
@@ -84,14 +85,17 @@ class _Write:
 class PendingWrites:
     """The writes of one key, in one event loop at a time."""
 
-    __slots__ = ("_access", "_claims", "_pending", "_report", "_tries")
+    __slots__ = ("_access", "_claims", "_loans", "_pending", "_report", "_tries", "ended")
 
     def __init__(self, access: StoreAccess, report: Callable[[events.Event], None]) -> None:
         self._access = access
         self._report = report
         self._pending: _Write | None = None
-        self._claims: list[Claim] = []
+        self._claims: tuple[Claim, ...] = ()
+        self._loans = 0
         self._tries = 0
+        self.ended: tuple[Token, ...] = ()
+        """New tokens that a sign-out has overtaken. They are still to be revoked."""
 
     @property
     def pending(self) -> TokenState | None:
@@ -180,16 +184,43 @@ class PendingWrites:
 
     async def release_claims(self) -> None:
         """Let other processes refresh, although something is pending: this process is closing."""
-        claims, self._claims = self._claims, []
-        if self._pending is not None:
-            self._pending.claim, self._pending.committed = None, True
+        claims, self._claims = self._claims, ()
+        self._part_from_claim()
         for claim in claims:
             await self._access.abandon(claim)
+
+    @contextlib.asynccontextmanager
+    async def lent_claim(self) -> AsyncIterator[Claim | None]:
+        """The newest claim that stays held, if there is one, for a request that is sent under it.
+
+        Inside the block, what is pending is stored without ending the claim.
+        """
+        self._part_from_claim()
+        self._loans += 1
+        gone = False
+        try:
+            yield self._claims[-1] if self._claims else None
+        except GeneratorExit:  # the event loop is gone; the next one goes on
+            gone = True
+            raise
+        finally:
+            self._loans -= 1
+            if not gone:
+                await self._release_unneeded()
+
+    def _part_from_claim(self) -> None:
+        """Store what is pending without its claim: a commit would end it."""
+        if self._pending is not None:
+            self._pending.claim, self._pending.committed = None, True
+
+    async def _release_unneeded(self) -> None:
+        if self._claims and self._pending is None and not self._loans:
+            await self.release_claims()
 
     def _keep(self, write: _Write) -> None:
         """Keep the higher one of this and what is pending already."""
         if write.claim is not None:
-            self._claims.append(write.claim)
+            self._claims = (*self._claims, write.claim)
         write.late = True
         if self._pending is None or self._pending.state.order <= write.state.order:
             self._pending = write
@@ -199,14 +230,13 @@ class PendingWrites:
         """This state, or a higher one, is stored: drop what is pending below it."""
         if self._pending is not None and self._pending.state.order <= stored.order:
             self._pending = None
-        if self._pending is None and self._claims:
-            await self.release_claims()
+        await self._release_unneeded()
 
     async def _write(self, write: _Write) -> Stored | Superseded:
         """One write, or several if others write at the same time."""
         access = self._access
         if write.late and write.expect is ANY and (seen := await self._replacing_damaged(write)) is not None:
-            return Superseded(seen)
+            return self._superseded(write, seen)
         for _ in range(_ROUNDS):
             try:
                 if write.claim is not None and not write.committed:
@@ -233,9 +263,17 @@ class PendingWrites:
                 over = write.over(stored)
                 if over is None:
                     write.expect = expected  # if this is cut short, the next try must not write over it
-                    return Superseded(await self._noted(seen, write.state))
+                    superseded = self._superseded(write, seen)
+                    return replace(superseded, seen=await self._noted(seen, write.state))
                 write.state = over
         raise StoreUnavailable(f"The record changed {_ROUNDS} times while a new token was being stored.")
+
+    def _superseded(self, write: _Write, seen: Seen) -> Superseded:
+        """This counts. A sign-out ends the new token too. (Another sign-in might end with it.)"""
+        token = write.state.token
+        if seen.state.signed_out and token is not None and token not in self.ended:
+            self.ended = (*self.ended, token)
+        return Superseded(seen)
 
     async def _noted(self, seen: Seen, lost: TokenState) -> Seen:
         """What is stored instead, with a note of what the lost one has redeemed: that must not be sent again.

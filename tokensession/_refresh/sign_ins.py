@@ -8,23 +8,25 @@ from dataclasses import dataclass, replace
 
 from .. import events
 from ..errors import (
+    AuthorizationPending,
     GrantRejected,
     InvalidTokenResponse,
     OutcomeUnknown,
     SignedOut,
     SignInRequired,
     StoreCorrupt,
-    StoreError,
     StoreUnavailable,
     Superseded,
     TokenSessionError,
     TokenUnavailable,
 )
-from ..providers.protocol import Credential
+from ..providers.protocol import DEVICE_CODE, Credential
 from ..stores.protocol import ANY, AnyVersion, Claim
+from ..token import Token
 from . import pending_writes
 from .decide import foreign, identity_of, single_use
 from .next_state import next_number, signed_out
+from .operation import Operation
 from .pending_writes import Pending
 from .record import KeyRecord
 from .request import Sending
@@ -34,6 +36,8 @@ from .store_access import Seen
 __all__ = ["SignIns"]
 
 _ROUNDS = 16  # looks in a row that find the record changed; each means that another process has written
+_CHANGES = f"The record changed {_ROUNDS} times during one sign-in."
+_OVERTAKEN = "This key was signed out while the sign-in was running."
 _UNKNOWN_NUMBERS = 1 << 20  # a damaged record may have had any number; no one signs in so often
 
 
@@ -43,47 +47,72 @@ class SignIns:
 
     record: KeyRecord
 
-    async def sign_in(self, credential: Credential) -> tuple[TokenState, bool]:
+    async def sign_in(self, credential: Credential, operation: Operation) -> tuple[TokenState, bool]:
         """Redeem a new refresh token or code, and store the result over whatever is there.
 
         Takes the claim, and does without it if a running refresh holds it for long: its commit is then
         superseded. A code, and a refresh token that works once, is sent once, however often you bring it. A
         sign-out in between wins, and raises `SignedOut`.
 
-        Returns the state, and whether a token request was made.
+        Returns the state, and whether a token request was made. Reports the start, and a failure. A device
+        code is polled: that starts with the poll that ends it, and until then there is nothing to report.
         """
+        key, report = self.record.key, self.record.report
+        begins = [events.SignInStarted(key, operation.id)]
+        if credential.grant_type != DEVICE_CODE:
+            report(begins.pop())
+        try:
+            found = await self._redeemed(credential, operation)
+        except BaseException as error:
+            failure = error if isinstance(error, TokenSessionError) else operation.stopped()
+            name, took = type(failure).__name__, operation.duration
+            if not isinstance(error, AuthorizationPending):
+                for event in (*begins, events.SignInFailed(key, operation.id, took, name, str(failure))):
+                    report(event)
+            raise
+        for event in begins:
+            report(event)
+        return found
+
+    async def _redeemed(self, credential: Credential, operation: Operation) -> tuple[TokenState, bool]:
         release = await self.record.requests.reserve(credential)
         try:
             for _ in range(_ROUNDS):
-                with contextlib.suppress(Superseded):  # by another sign-in, before this one's code was sent
-                    return await self._once(credential)
-            raise StoreUnavailable(f"The record changed {_ROUNDS} times during one sign-in.")
+                try:
+                    return await self._once(credential, operation)
+                except Superseded as newer:  # by another sign-in, before this one's code was sent
+                    self.record.learn_newer(newer)
+            raise StoreUnavailable(_CHANGES)
         finally:
             release()
 
-    async def _once(self, credential: Credential) -> tuple[TokenState, bool]:
+    async def _once(self, credential: Credential, operation: Operation) -> tuple[TokenState, bool]:
         claim: Claim | None = None
         try:
             single = single_use(credential, self.record.provider)
             # A refresh token that works once is sent under the claim only: another process may be sending the
             # same one. (A code is noted before it leaves.)
             exclusive = single and credential.grant_type == "refresh_token"
-            claim, seen, expect = await self._claim_for_sign_in(exclusive=exclusive)
+            claim, seen, expect = await self._claim_for_sign_in(credential, operation, exclusive=exclusive)
             if claim is not None and exclusive:
-                changed, _ = await self.record.await_interrupted(claim, seen)
+                changed, _ = await self.record.await_interrupted(claim, seen, operation)
                 if changed:
                     raise Superseded("The answer to an earlier request has been stored.")
             memory = self.record.cache.state
             if (stored := self._higher(seen)) is not None:
                 stored = keeping(stored, memory, seen.state if seen is not None else None)
+                if stored.signed_out and operation.number is not None and stored.number > operation.number:
+                    raise SignedOut(_OVERTAKEN)  # before it was sent
             current = stored or TokenState()
             if stored is not None and foreign(stored, self.record.provider):
-                stored = TokenState(number=stored.number)  # take over nothing else
-            pending = self.record.pending.pending
-            known = [each for each in (current, memory, pending) if each is not None]
-            if single and any(each.has_redeemed(credential.fingerprint) for each in known):
-                return self._redeemed_before(stored, pending, credential)
-            return await self._sign_in(credential, single, claim, stored, current, expect)
+                # Take over nothing else than which codes have been sent: ours may be among them.
+                stored = TokenState(number=stored.number, redeemed=stored.redeemed)
+            if self.has_redeemed(credential, current):
+                return self._redeemed_before(stored, self.record.pending.pending, credential)
+            if claim is not None or not exclusive:
+                return await self._sign_in(credential, single, claim, stored, current, expect)
+            async with self.record.pending.lent_claim() as lent:
+                return await self._sign_in(credential, single, lent, stored, current, expect)
         except GeneratorExit:
             claim = None  # the event loop is gone, and the store tells the next holder
             raise
@@ -92,12 +121,18 @@ class SignIns:
                 await self.record.access.abandon(claim)
 
     async def _claim_for_sign_in(
-        self, *, exclusive: bool
+        self, credential: Credential, operation: Operation, *, exclusive: bool
     ) -> tuple[Claim | None, Seen | None, str | AnyVersion | None]:
-        """The claim (or none, if it need not be `exclusive`), what is stored, and the version to replace."""
+        """The claim, what is stored, and the version to replace.
+
+        No claim if it need not be `exclusive`, if what is pending holds it, if the record is damaged, or if
+        nothing is sent, because it was before.
+        """
         seen: Seen | None = None
         try:
             seen = await self.record.access.load()
+            if operation.number is None:
+                operation.number = max(self._highest(), seen.state.number if seen is not None else 0)
             for _ in range(_ROUNDS):
                 self.record.learn(seen)
                 policy = self.record.access.policy
@@ -113,14 +148,23 @@ class SignIns:
                         raise
                     return found, current, current.version if current is not None else None
                 seen = found
+            if exclusive:
+                raise StoreUnavailable(_CHANGES)
         except StoreCorrupt:  # no obstacle: signing in is how you replace it
             return None, None, ANY
         except TokenUnavailable:  # a refresh holds the claim
-            if exclusive and not self.record.pending.holds_claims:
-                raise
             with contextlib.suppress(StoreCorrupt):
                 seen = self.record.learn(await self.record.access.load())
+            if exclusive and not (self.record.pending.holds_claims or self.has_redeemed(credential)):
+                raise
         return None, seen, seen.version if seen is not None else None
+
+    def has_redeemed(self, credential: Credential, *stored: TokenState) -> bool:
+        """Whether it works once, and has been sent, as far as this process knows."""
+        cache, name = self.record.cache, credential.fingerprint
+        known = [each for each in (cache.state, self.record.pending.pending, *stored) if each is not None]
+        sent = name in cache.sent or any(each.has_redeemed(name) for each in known)
+        return sent and single_use(credential, self.record.provider)
 
     def _redeemed_before(
         self, stored: TokenState | None, pending: TokenState | None, credential: Credential
@@ -151,14 +195,15 @@ class SignIns:
         try:
             issued = await self.record.requests.send(credential, single, sending)
         except asyncio.CancelledError:
-            await sending.take_back()
+            if sending.sent is None:
+                await self.record.take_back(sending)
+            self._remember(sending)
             raise
         except TokenSessionError as error:
-            await sending.take_back()
-            kept = isinstance(error, GrantRejected | OutcomeUnknown | InvalidTokenResponse)
-            if sending.noted and not kept and not isinstance(error, StoreError):
-                with contextlib.suppress(StoreError):
-                    await self.record.access.put(current, sending.version)
+            if isinstance(error, GrantRejected | OutcomeUnknown | InvalidTokenResponse):
+                self._remember(sending)
+            else:  # it may be sent again
+                await self.record.take_back(sending)
             raise
         for text in issued.notes:
             self.record.report(events.UnexpectedResponse(self.record.key, text))
@@ -185,7 +230,7 @@ class SignIns:
         result = await self.record.pending.save(state, expect=expect, signs_in=highest)
         if isinstance(result, pending_writes.Superseded):
             self.record.learn(result.seen)
-            raise SignedOut("This key was signed out while the sign-in was running.")
+            raise SignedOut(_OVERTAKEN)
         if not isinstance(result, Pending):
             state = result.seen.state
             self.record.cache.learn(state, result.seen.version, self.record.boot)
@@ -193,8 +238,20 @@ class SignIns:
             raise issued.problem
         return state, True
 
-    async def sign_out(self) -> None:
-        """Store a tombstone, so that a late commit cannot undo the sign-out."""
+    def _remember(self, sending: Sending) -> None:
+        """Remember that a code has been sent. The store has a note of that, and may lose it."""
+        cache = self.record.cache
+        if sending.credential.grant_type == "authorization_code" and sending.sent is not None:
+            cache.note_sent(sending.credential.fingerprint)
+            if sending.noted and foreign(sending.state, self.record.provider) is None:
+                version = sending.version if isinstance(sending.version, str) else None
+                cache.learn(sending.state, version, self.record.boot)
+
+    async def sign_out(self) -> Token | None:
+        """Store a tombstone, so that a late commit cannot undo the sign-out.
+
+        Returns the token that it ends, if there is one of this provider's.
+        """
         record = self.record
         for _ in range(_ROUNDS):
             before, number = TokenState(), self._highest()
@@ -204,15 +261,23 @@ class SignIns:
                     before, expect = seen.state, seen.version
             except StoreCorrupt:
                 expect, number = ANY, number + _UNKNOWN_NUMBERS
+            ended = self._ended(before)
             before = keeping(before, record.cache.state)
             before = replace(before, identity=identity_of(record.provider))
             number = next_number(max(number, before.number), record.access.clock.wall())
             tombstone = signed_out(before, number, configured=self._configured())
             with contextlib.suppress(Superseded):
-                stored = await record.access.put(tombstone, expect)
+                stored = await record.put(tombstone, expect)
                 record.cache.learn(tombstone, stored.version, record.boot)
-                return
+                return ended
         raise StoreUnavailable(f"The record changed {_ROUNDS} times during one sign-out.")
+
+    def _ended(self, stored: TokenState) -> Token | None:
+        """The newest token of this sign-in, stored or not. Not one of another provider's."""
+        if foreign(stored, self.record.provider) is not None:
+            return None
+        known = (stored, self.record.cache.state, self.record.pending.pending)
+        return max((each for each in known if each is not None), key=lambda each: each.order).token
 
     def _higher(self, seen: Seen | None) -> TokenState | None:
         """The higher one of what is stored and what this process remembers."""

@@ -152,6 +152,7 @@ class SharedTask(Generic[T]):
         "_on_stopped",
         "_result",
         "_task",
+        "released",
         "waiters",
     )
 
@@ -167,6 +168,7 @@ class SharedTask(Generic[T]):
         self._on_done = on_done
         self._on_stopped = on_stopped or _stopped
         self.waiters = waiters
+        self.released = False
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._result: T | None = None
@@ -268,6 +270,12 @@ class SharedTask(Generic[T]):
         if isinstance(error, TokenSessionError):
             raise error.again()
         raise TokenSessionError(f"The refresh failed unexpectedly ({type(error).__name__}).") from error
+
+    def release(self, error: TokenSessionError) -> None:
+        """Give its waiters this error now. The work goes on without them: do not join it any more."""
+        self._error, self.released = error, True
+        if self.waiters is not None:
+            self.waiters.release()
 
     async def drain(self) -> None:
         """Wait until it is over and all waiters are awake, and ignore the outcome."""

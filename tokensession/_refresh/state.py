@@ -21,11 +21,13 @@ import msgpack
 from ..errors import StoreCorrupt
 from ..policy import CODE_LIFE, SUPERSEDED_LIMIT
 from ..providers.protocol import Credential, Identity
+from ..stores.protocol import ENCRYPTED
 from ..token import Token
 from .fields import Fields
 
 __all__ = [
     "FORMAT",
+    "MAX_REDEEMED",
     "Failures",
     "Now",
     "Rejection",
@@ -41,7 +43,7 @@ __all__ = [
 FORMAT = 2
 _MAX_BYTES = 4 * 1024 * 1024  # four times the largest token response that is read
 _MAX_REJECTIONS = 8
-_MAX_REDEEMED = 64
+MAX_REDEEMED = 64
 _MAX_FAILURES = 4  # credentials
 
 _T = TypeVar("_T")
@@ -157,6 +159,11 @@ class TokenState:
         """The token, if it may be used at all."""
         return self.token if self.token is not None and not self.problem and not self.signed_out else None
 
+    @property
+    def unanswered(self) -> tuple[str, ...]:
+        """The credentials whose last token request got no answer: it may have brought a token."""
+        return tuple(failures.credential for failures in self.all_failures if failures.unknown)
+
     def has_redeemed(self, credential: str) -> bool:
         """Whether the code or refresh token with this fingerprint has been sent by a sign-in."""
         return any(name == credential for name, _ in self.redeemed)
@@ -219,7 +226,8 @@ def merged(stored: TokenState, memory: TokenState | None) -> TokenState:
         if ours.obtained_at < theirs.obtained_at:
             stored = replace(stored, token=replace(theirs, obtained_at=ours.obtained_at))
     failures: dict[str, Failures] = {}
-    for each in sorted((*stored.all_failures, *memory.all_failures), key=lambda each: each.last):
+    all_noted = (*stored.all_failures, *memory.all_failures)
+    for each in sorted(all_noted, key=lambda each: (each.last, each.count, each.until)):
         known = failures.pop(each.credential, each)
         unknown, count = max(known.unknown, each.unknown), max(known.count, each.count)
         failures[each.credential] = replace(each, unknown=unknown, count=count)
@@ -254,10 +262,13 @@ def keeping(state: TokenState, *others: TokenState | None) -> TokenState:
     failures = (each for other in known[1:] for each in other.all_failures if each.credential != own)
     redeemed = dict(pair for each in reversed(known) for pair in each.redeemed)
     superseded = dict.fromkeys(name for each in reversed(known) for name in each.superseded)
+    if state.signed_out:
+        before = (other for other in known[1:] if other.order < state.order)
+        superseded.update(dict.fromkeys(name for other in before for name in other.unanswered))
     return replace(
         state.with_failures(*state.all_failures, *failures),
         rejections=(*older, *state.rejections)[-_MAX_REJECTIONS:],
-        redeemed=tuple(redeemed.items())[-_MAX_REDEEMED:],
+        redeemed=tuple(redeemed.items())[-MAX_REDEEMED:],
         superseded=tuple(superseded)[-SUPERSEDED_LIMIT:],
     )
 
@@ -275,7 +286,7 @@ def superseding(state: TokenState, configured: str) -> tuple[str, ...]:
 def redeeming(state: TokenState, credential: str, now: float) -> tuple[tuple[str, float], ...]:
     """The redeemed credentials, with this one, without those that are older than a day."""
     recent = tuple((name, at) for name, at in state.redeemed if name != credential and now - at < CODE_LIFE)
-    return (*recent, (credential, now))[-_MAX_REDEEMED:]
+    return (*recent, (credential, now))[-MAX_REDEEMED:]
 
 
 # -- bytes ------------------------------------------------------------------------------------------------
@@ -308,6 +319,7 @@ def encode(state: TokenState, now: Now) -> bytes:
                 "scope": token.scope,
                 "token_type": token.token_type,
                 "refresh_lifetime": token.refresh_lifetime,
+                **({"extra": dict(token.extra)} if token.extra else {}),
             },
             "problem": state.problem,
             "previous": state.previous,
@@ -350,6 +362,11 @@ def decode(data: bytes, now: Now, *, age: float = 0.0) -> TokenState:
 def _decoded(data: bytes, now: Now, age: float) -> TokenState:
     if len(data) > _MAX_BYTES:
         raise StoreCorrupt(f"The stored record is {len(data)} bytes long; at most {_MAX_BYTES} are read.")
+    if data.startswith(ENCRYPTED):
+        raise StoreCorrupt(
+            "The stored record is encrypted.",
+            todo="Open the store with EncryptedStore and its keys, or with an encrypted+… URL.",
+        )
     problem = ""
     try:
         document = msgpack.unpackb(data, strict_map_key=True)
@@ -403,7 +420,7 @@ def _decoded(data: bytes, now: Now, age: float) -> TokenState:
     )
 
 
-_TOKEN = ("access_token", "lifetime", "refresh_token", "scope", "token_type", "refresh_lifetime")
+_TOKEN = ("access_token", "lifetime", "refresh_token", "scope", "token_type", "refresh_lifetime", "extra")
 
 
 def _token(read: Fields, obtained_at: float) -> Token:
@@ -415,6 +432,7 @@ def _token(read: Fields, obtained_at: float) -> Token:
         scope=read.text_or_none("scope"),
         token_type=read.get("token_type", str),
         refresh_lifetime=read.number_or_none("refresh_lifetime") if "refresh_lifetime" in read else None,
+        **({"extra": read.plain_values("extra")} if "extra" in read else {}),
     )
 
 

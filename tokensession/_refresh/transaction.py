@@ -8,7 +8,8 @@ what to do about what is known, does that, and asks again:
     decide ──► Serve, Hold ─► return the token
       │  ├───► Fail ────────► raise
       │  ├───► Wait ────────► look at the store about once a second, as long as a caller waits; else raise
-      │  └───► Restore ─────► write back what the store has lost, and look again
+      │  ├───► Restore ─────► write back what the store has lost, and look again
+      │  └───► Read ────────► read the secrets that may change, for what is to be sent or refused
       ▼
     Redeem ─► claim ─► something newer is stored? ─► look again
                 │
@@ -30,6 +31,7 @@ State: none between two calls. What this process remembers is in `cache.py`, and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -39,6 +41,7 @@ from ..errors import (
     ConfigurationError,
     GrantRejected,
     InvalidTokenResponse,
+    NotSent,
     OutcomeUnknown,
     SignInRequired,
     StoreError,
@@ -50,10 +53,10 @@ from ..errors import (
 from ..policy import Policy
 from ..stores.protocol import Claim
 from . import pending_writes
-from .decide import Fail, Hold, Redeem, Restore, Serve, Step, Wait, Want
+from .decide import Fail, Hold, Read, Redeem, Restore, Serve, Step, Wait, Want, foreign
 from .next_state import counted, renewed
 from .operation import Operation
-from .outcomes import consequence, explained, noted
+from .outcomes import Sent, consequence, explained, noted, remembered
 from .pending_writes import Pending
 from .record import KeyRecord
 from .request import Sending
@@ -96,6 +99,7 @@ class RefreshTransaction:
         """The state to serve. Raises the errors of `errors.py`."""
         # What is pending first: the refresh token in the store is spent.
         await self.record.settle()
+        self.record.requests.expire()  # what was refused with another secret is not refused any more
         seen, looked = self.record.known(), False
         if self.record.cache.missing_since is not None:
             seen, looked = await self.record.look(), True
@@ -108,7 +112,7 @@ class RefreshTransaction:
                 if isinstance(done, Outcome):
                     return done
                 seen, step, looked, failure = done.seen, done.step, True, done.failure or failure
-                changes = 0 if done.failure else changes + 1
+                changes = 0 if done.failure else changes + (not isinstance(step, Read))
                 if changes > _ROUNDS:
                     raise TokenUnavailable(f"The record changed {_ROUNDS} times during one refresh.")
                 if done.failure:
@@ -120,6 +124,12 @@ class RefreshTransaction:
                 step = self.record.decide(seen, want)
                 continue
             match step:
+                case Read():
+                    done = await self._read(seen, want, operation)
+                    seen, step, failure = done.seen, done.step, done.failure or failure
+                    if done.failure:
+                        want = replace(want, force=False)
+                        self._report_attempt(done.failure, step, operation)
                 case Serve(state):
                     return Outcome(state)
                 case Hold(state):
@@ -142,6 +152,8 @@ class RefreshTransaction:
                         raise error
                     operation.failure = error
                     seen = await self._wait(until, seen, operation)
+                    if self.record.boot >= until:
+                        self.record.requests.expire()  # read them before the claim, as for the first request
                     step = self.record.decide(seen, want)
                 case Fail(error):
                     # A failure that has led to "sign in again" says less than that.
@@ -157,7 +169,47 @@ class RefreshTransaction:
 
     async def check(self, want: Want) -> Step:
         """What a refresh would do now. Reads the store, and sends, claims and writes nothing."""
-        return self.record.decide(await self.record.look(copy=False), want)
+        requests = replace(self.record.requests)  # with secrets of its own: a refresh may be running
+        record = replace(self.record, requests=requests)
+        seen = await record.look(copy=False)
+        step = record.decide(seen, want)
+        if isinstance(step, Read):
+            await requests.look()
+            step = record.decide(seen, want, read=True)
+            if isinstance(step, Redeem) and requests.problem is not None:
+                return Fail(requests.problem)
+        return step
+
+    async def _read(self, seen: Seen | None, want: Want, operation: Operation) -> _Looked:
+        """Read the secrets, and look at the store meanwhile: one that hangs must not hide a token."""
+        requests, clock = self.record.requests, self._clock
+        operation.failure = operation.failure or NotSent("The secrets are still being read.")
+        reading = asyncio.ensure_future(requests.look())
+        reading.add_done_callback(lambda _: operation.look())
+        try:
+            while True:
+                await operation.pause(look_interval(clock.jitter()))
+                if reading.done():
+                    break
+                if operation.closing:  # nothing has left
+                    raise operation.failure
+                with contextlib.suppress(StoreError):
+                    seen = await self.record.look()
+                step = self.record.decide(seen, want)
+                if not isinstance(step, Read):
+                    return _Looked(seen, step)
+        finally:
+            reading.cancel()
+        step = self.record.decide(seen, want, read=True)
+        if requests.problem is None or not isinstance(step, Redeem):
+            return _Looked(seen, step)
+        self._remember(requests.problem, step.sent, left=False)
+        return _Looked(seen, self.record.decide(seen, want, read=True), requests.problem)
+
+    def _remember(self, error: TokenSessionError, sent: Sent, *, left: bool) -> None:
+        """Remember a failed request in this process. `left`: it was sent."""
+        cache, policy, jitter = self.record.cache, self._policy, self._clock.jitter()
+        cache.local = remembered(cache.local, error, sent, policy, self.record.boot, jitter, left=left)
 
     async def _wait(self, until: float, seen: Seen | None, operation: Operation) -> Seen | None:
         """Wait for the next attempt, but look at the store after a second: there may be a token."""
@@ -195,7 +247,7 @@ class RefreshTransaction:
                 self.record.learn(former)
                 await self.record.access.abandon(claim)
                 return _Looked(former, self.record.decide(former, want))
-            changed, seen = await self.record.await_interrupted(claim, seen)
+            changed, seen = await self.record.await_interrupted(claim, seen, operation)
             if changed:  # then our refresh token is spent
                 await self.record.access.abandon(claim)
                 return _Looked(seen, self.record.decide(seen, want))
@@ -233,6 +285,7 @@ class RefreshTransaction:
             operation.late()
 
         late = Timer(self._clock, self._policy.caller_timeout, go_on_late)
+        operation.sending = sending
         try:
             inherited = getattr(self.record.access.store, "inherited", None)
             if step.sent.single and inherited is not None and inherited(self.record.key):
@@ -244,17 +297,20 @@ class RefreshTransaction:
                 )
             issued = await self.record.requests.send(step.credential, step.sent.single, sending)
         except TokenSessionError as error:
-            return await self._failed(claim, step, want, sending, error)
+            looked = await self._failed(claim, step, want, sending, error)
+            operation.failure = looked.failure
+            return looked
         except asyncio.CancelledError:
             if sending.sent is not None:
                 lost = OutcomeUnknown("The token request was cut short before its answer came.")
                 operation.failure = lost
                 await self.record.note(claim, self._noted(step, lost, sending), sending)
             else:
-                await sending.take_back()
+                await self.record.take_back(sending)
             raise
         finally:
             late.cancel()
+            operation.sending = None
             operation.is_late = operation.unwanted = False
         self.record.cache.has_served = True  # whatever comes of it: it is past its configured credential
         for text in issued.notes:
@@ -266,9 +322,13 @@ class RefreshTransaction:
             state, claim=claim, committed=sending.noted, expect=sending.version
         )
         if isinstance(result, pending_writes.Superseded):
+            if foreign(result.seen.state, self.record.provider) is not None:
+                self.record.cache.learn(state, None, self.record.boot)  # for when that record is gone again
             self.record.learn(result.seen)
             return _Looked(result.seen, self.record.decide(result.seen, want))
-        stored = None if isinstance(result, Pending) else result.seen.version
+        stored = None
+        if not isinstance(result, Pending):  # with what others had noted meanwhile
+            state, stored = result.seen.state, result.seen.version
         self.record.cache.learn(state, stored, self.record.boot)
         known = self.record.known()
         if known is not None and known.state.order > state.order:  # a sign-in or sign-out, in the meantime
@@ -282,24 +342,30 @@ class RefreshTransaction:
     ) -> _Looked:
         """Note a failed request, for all processes or for this one, and say what to do next."""
         if isinstance(error, Superseded):  # before a code was sent: there has been a sign-in or sign-out
+            self.record.learn_newer(error)
             await self.record.access.abandon(claim)
             seen = await self.record.look()
             return _Looked(seen, self.record.decide(seen, want))
         if isinstance(error, StoreError):  # from before the request left: nothing was sent
-            await sending.take_back()
+            await self.record.take_back(sending)
             raise error
         earlier = step.state.failures_of(step.sent.credential)
         if earlier is not None and earlier.unknown and isinstance(error, TokenUnavailable):
             error.intact = OutcomeUnknown.intact  # whatever this one says
+        if sending.request is not None:  # as it was sent: secrets may have changed since the decision
+            sent = replace(step.sent, request=sending.request, volatile=sending.volatile)
+            step = replace(step, sent=sent)
         if isinstance(error, GrantRejected):
             error = explained(error, step.state, step.sent)
+            self._remember(error, step.sent, left=True)
         if isinstance(error, GrantRejected) or consequence(error, step.sent).shared:
             await self.record.note(claim, self._noted(step, error, sending), sending)
         else:
-            local = replace(step.state, failures=self.record.cache.local, other_failures=())
-            note = noted(local, error, step.sent, self._policy, self.record.boot, self._clock.jitter())
-            self.record.cache.local = note.failures
-            if sending.noted:
+            left = sending.sent is not None and not isinstance(error, NotSent)
+            self._remember(error, step.sent, left=left)
+            if left:  # it counts for all
+                await self.record.note(claim, self._counted(step, step.state), sending)
+            elif sending.noted:
                 await self.record.note(claim, step.state, sending)
             else:
                 await self.record.access.abandon(claim)
@@ -322,6 +388,10 @@ class RefreshTransaction:
         if sending.noted and isinstance(error, GrantRejected | OutcomeUnknown | InvalidTokenResponse):
             # Any other answer says that the server has not redeemed the code: it may be sent again.
             state = replace(state, redeemed=redeeming(state, step.sent.credential, clock.boot()))
+            self.record.cache.note_sent(step.sent.credential)
+        return self._counted(step, state)
+
+    def _counted(self, step: Redeem, state: TokenState) -> TokenState:
         return counted(state, self.record.view(None, Want()), forced=step.forced)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -9,7 +10,9 @@ import anyio
 import click
 
 from ..errors import ConfigurationError, StoreError
+from ..stores._sweep import StoreReport
 from ..stores.urls import open_store
+from ..upkeep import copy_store as copy_store_
 from ..upkeep import sign_out as sign_out_
 from . import demo as demo_
 from . import serve as serve_
@@ -24,7 +27,7 @@ __all__ = ["cli"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="tokensession")
 def cli() -> None:
-    """Signs keys out of a store, and has a demo and test servers, for the library tokensession."""
+    """Copies stores, signs keys out, and has a demo and test servers, for the library tokensession."""
 
 
 def _lifetime(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -83,15 +86,34 @@ def _display(json_: bool) -> Display:
 @_lifetime(3600)
 def serve(provider: str, port: int, lifetime: int) -> None:
     """Run a test server until Ctrl-C or SIGTERM."""
-    try:
-        anyio.run(serve_.run, provider, port, lifetime)
-    except OSError as error:
-        raise click.ClickException(f"Cannot listen on port {port}: {error.strerror or error}.") from None
+    anyio.run(serve_.run, provider, port, lifetime)
+
+
+def _key(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    if not text:  # such as "$KEY", and KEY is not set
+        raise click.BadParameter("It is empty.")
+    return text
+
+
+def _store_url(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    # Other users of the machine see the command line, so a URL with a password comes from the environment.
+    if not text.startswith("env:"):
+        return text
+    name = text.removeprefix("env:")
+    url = os.environ.get(name)
+    if not url:
+        raise click.BadParameter(f"The environment variable {name} is not set.")
+    return url
 
 
 @cli.command("sign-out")
-@click.argument("key")
-@click.option("--store", required=True, help="The URL of the store, such as sqlite:///tokens.db.")
+@click.argument("key", callback=_key)
+@click.option(
+    "--store",
+    required=True,
+    callback=_store_url,
+    help="The URL of the store, such as sqlite:///tokens.db. env:NAME takes it from an environment variable.",
+)
 def sign_out(key: str, store: str) -> None:
     """Sign KEY out, for all processes that share the store.
 
@@ -113,3 +135,35 @@ async def _sign_out(url: str, key: str) -> bool:
         return await sign_out_(store, key)
     finally:
         await store.aclose()
+
+
+@cli.command("copy-store")
+@click.argument("source", callback=_store_url)
+@click.argument("target", callback=_store_url)
+def copy_store(source: str, target: str) -> None:
+    """Copy every record of the store at the URL SOURCE into the one at TARGET.
+
+    Each is a URL, or env:NAME for an environment variable that has it: other users see the command line.
+    Both stores may be in use, and nothing newer is overwritten. Only one of the two may refresh
+    afterwards. Exits with status 1 if a record was skipped.
+    """
+    try:
+        report = anyio.run(_copy_store, source, target)
+    except (ConfigurationError, StoreError) as error:
+        raise click.ClickException(str(error)) from None
+    for key, reason in report.skipped.items():
+        click.echo(f"Skipped {key}: {reason}", err=True)
+    click.echo(
+        f"{report.total} records: {len(report.done)} copied, {len(report.unchanged)} there already, "
+        f"{len(report.skipped)} skipped."
+    )
+    raise SystemExit(1 if report.skipped else 0)
+
+
+async def _copy_store(source: str, target: str) -> StoreReport:
+    stores = [open_store(url) for url in (source, target)]
+    try:
+        return await copy_store_(*stores)
+    finally:
+        for store in stores:
+            await store.aclose()

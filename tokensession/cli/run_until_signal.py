@@ -37,9 +37,9 @@ async def until_signal(work: Coroutine[Any, Any, T]) -> T:
                 result = await work
                 group.cancel_scope.cancel()
                 return result
-    except ExceptionGroup as failed:
-        error: Exception = failed
-        while isinstance(error, ExceptionGroup):
+    except BaseExceptionGroup as failed:  # a closed pipe ends what rich prints by SystemExit
+        error: BaseException = failed
+        while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         raise error from None
     raise SystemExit(128 + caught[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
@@ -26,11 +27,17 @@ _SERVERS: dict[str, Callable[..., TokenServer]] = {
 async def run(provider: str, port: int, lifetime: int) -> None:
     """Serve until Ctrl-C or another signal. Prints the address, fake credentials, and each request.
 
-    Raises `OSError` if the port is taken.
+    Raises `ClickException` if the port is taken.
     """
     server: TokenServer = _SERVERS[provider](port=port, lifetime=lifetime)
     with open_signal_receiver(*SIGNALS) as signals:
-        async with server:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(server)
+            except OSError as error:
+                raise click.ClickException(
+                    f"Cannot listen on port {port}: {error.strerror or error}."
+                ) from None
             click.echo(_introduction(provider, server))
             _print_requests()
             await anext(aiter(signals))
@@ -48,6 +55,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _print_requests() -> None:
+    logging.raiseExceptions = False  # if nobody reads the output any more, go on serving
     printer = logging.StreamHandler(sys.stdout)
     printer.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     REQUEST_LOG.handlers, REQUEST_LOG.propagate = [printer], False

@@ -26,6 +26,7 @@ __all__ = [
     "encode_form",
     "encode_json",
     "find",
+    "is_plain",
     "lifetime_seconds",
     "parse_form",
     "parse_http_date",
@@ -64,8 +65,12 @@ def encode_form(pairs: Pairs) -> bytes:
 
 
 def encode_json(pairs: Pairs) -> bytes:
-    """Encode the pairs as a JSON object, in the order given."""
-    return json.dumps(dict(pairs)).encode("ascii")
+    """Encode the pairs as a JSON object, in the order given. A name that comes several times has a list."""
+    values: dict[str, list[str]] = {}
+    for name, value in pairs:
+        values.setdefault(name, []).append(value)
+    document = {name: each[0] if len(each) == 1 else each for name, each in values.items()}
+    return json.dumps(document).encode("ascii")
 
 
 def basic_auth(client_id: str, client_secret: str) -> str:
@@ -155,6 +160,15 @@ def find(document: Mapping[str, Any], path: str) -> Any:
         else:
             return None
     return value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is text, a boolean, or a number, and can be stored as it is."""
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, int):
+        return -(1 << 63) <= value < 1 << 63
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def access_token(value: Any) -> str:

@@ -6,8 +6,9 @@ I/O and reads no clock. A transport sends the request and returns the response.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from .. import _validate
@@ -15,6 +16,7 @@ from ..errors import ConfigurationError, InvalidTokenResponse
 from ..token import Token, fingerprint
 
 __all__ = [
+    "DEVICE_CODE",
     "Credential",
     "Identity",
     "Issued",
@@ -24,21 +26,40 @@ __all__ = [
     "TokenTransport",
 ]
 
-GrantType: TypeAlias = Literal["refresh_token", "authorization_code"]
-"""RFC 6749's names of the two grants: sections 6 and 4.1.3."""
+GrantType: TypeAlias = Literal[
+    "refresh_token",
+    "authorization_code",
+    "client_credentials",
+    "urn:ietf:params:oauth:grant-type:device_code",
+]
+"""The names of the grants in RFC 6749 (sections 6, 4.1.3 and 4.4) and RFC 8628 (3.4)."""
+
+DEVICE_CODE: Literal["urn:ietf:params:oauth:grant-type:device_code"] = (
+    "urn:ietf:params:oauth:grant-type:device_code"
+)
+"""The grant type of RFC 8628, 3.4."""
+
+_VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")  # RFC 7636, 4.1
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credential:
-    """What is redeemed for a token: a refresh token or an authorization code.
+    """What is redeemed for a token: a refresh token, an authorization code, a device code, or nothing.
 
     `repr` shows its fingerprint, never the secret.
     """
 
     grant_type: GrantType
-    """"refresh_token" or "authorization_code"."""
+    """"refresh_token", "authorization_code", "client_credentials" or `DEVICE_CODE`."""
     secret: str
-    """The refresh token or code itself."""
+    """The refresh token or code itself. "" for "client_credentials", where the client itself is enough."""
+    fields: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """(name, value) pairs that are sent with it: `code_verifier`, `redirect_uri`. They are secrets too."""
+
+    @property
+    def single_use(self) -> bool:
+        """Whether it works once with every server: a code does (RFC 6749, 4.1.2; RFC 8628, 3.4)."""
+        return self.grant_type in ("authorization_code", DEVICE_CODE)
 
     @property
     def fingerprint(self) -> str:
@@ -49,18 +70,64 @@ class Credential:
         return f"<Credential {self.grant_type} {self.fingerprint}>"
 
 
-def configured_credential(*, code: str | None, refresh_token: str | None) -> Credential | None:
-    """The configured refresh token or code, or None if you sign in later.
+def configured_credential(
+    *,
+    code: str | None = None,
+    refresh_token: str | None = None,
+    device_code: str | None = None,
+    code_verifier: str | None = None,
+    redirect_uri: str | None = None,
+) -> Credential | None:
+    """The one credential that is given, or None if you sign in later.
 
-    Raises `ConfigurationError` if both are given, or if one cannot be sent.
+    Raises `ConfigurationError` if there are two, if one cannot be sent, or if a `code_verifier` or
+    `redirect_uri` comes without a code.
     """
-    if code is not None and refresh_token is not None:
-        raise ConfigurationError("Pass code or refresh_token, not both.")
+    given = {"code": code, "refresh_token": refresh_token, "device_code": device_code}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ConfigurationError(f"Pass {' or '.join(names)}, not both.")
+    with_code = {"code_verifier": code_verifier, "redirect_uri": redirect_uri}
+    if code is None and (stray := [name for name, value in with_code.items() if value is not None]):
+        raise ConfigurationError(
+            f"{' and '.join(stray)} belongs to a code, and there is none.", todo="Pass the code with it."
+        )
     if refresh_token is not None:
         return Credential("refresh_token", _validate.secret("refresh_token", refresh_token))
-    if code is not None:
-        return Credential("authorization_code", _validate.secret("code", code))
-    return None
+    if device_code is not None:
+        return Credential(DEVICE_CODE, _validate.secret("device_code", device_code))
+    if code is None:
+        return None
+    if redirect_uri is not None:
+        _validate.text("redirect_uri", redirect_uri)
+    if code_verifier is not None and not (
+        isinstance(code_verifier, str) and _VERIFIER.fullmatch(code_verifier)
+    ):
+        raise ConfigurationError(
+            "code_verifier must be 43 to 128 letters, digits and -._~ (RFC 7636, 4.1), "
+            f"not {_validate.describe(code_verifier)}.",
+            todo="Pass the one whose code_challenge was in the authorization URL.",
+        )
+    fields = tuple((name, value) for name, value in with_code.items() if value is not None)
+    return Credential("authorization_code", _validate.secret("code", code), fields)
+
+
+def sign_in_credential(configured: Credential | None, **texts: str | None) -> Credential:
+    """What a sign-in redeems: the credential that is given, or a machine's own, which comes with nothing.
+
+    Raises `ConfigurationError`.
+    """
+    given = configured_credential(**texts)
+    machine = configured is not None and configured.grant_type == "client_credentials"
+    if machine and given is not None:
+        raise ConfigurationError(
+            "A client with grant='client_credentials' signs in with nothing else.",
+            todo="Call sign_in() without arguments, or make a provider without grant.",
+        )
+    found = configured if machine else given
+    if found is None:
+        raise ConfigurationError("sign_in needs a code or a refresh_token.", todo="Pass one of them.")
+    return found
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -77,7 +144,7 @@ class TokenRequest:
     """The secrets in it, so that you can redact them wherever you show something about it."""
 
     def __repr__(self) -> str:
-        return f"<TokenRequest POST {self.url} {len(self.body)} bytes>"
+        return f"<TokenRequest POST {self.url.partition('?')[0]} {len(self.body)} bytes>"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -137,14 +204,29 @@ class Identity:
 class Provider(Protocol):
     """One client of one OAuth server: what a `ManagedSource` needs to know about it.
 
-    A provider is configuration and pure functions. It does no I/O, and all its attributes are constant. For
-    most servers you need no class: pass a `Strategy` to `StrategyProvider`.
+    A provider is configuration and pure functions. It does no I/O (but in `resolved`), and all its attributes
+    are constant. For most servers you need no class: pass a `Strategy` to `StrategyProvider`.
 
     A provider may also have `identity`, an `Identity` that is stored with its tokens, and `former_keys`, the
     default keys of its earlier versions. Without them, the identity is unknown and there are no former keys.
+    With `max_requests`, a number, its access tokens end after so many requests, too.
+    With `insecure_http_hosts`, a tuple of host names, its origins may be plain http to those hosts.
     A provider whose requests differ each time, because they are signed with a time, also needs
     `request_fingerprint(credential)`: text that stays the same until its configuration changes. A rejection
     is remembered for that text. Without it, it is remembered for the whole request.
+
+    A provider whose secrets may change has `async def resolved(self, *, wall: float) -> Provider`: the same
+    provider with all secrets as they are now, for requests at this time (seconds since the epoch). It is
+    awaited for each request: when it is decided to send one, and again before it leaves if more than a second
+    has passed (to wait for another process). It is not awaited if the provider has a false attribute
+    `changes`. It raises `NotSent` if a secret cannot be read now, and `ConfigurationError` if that will not
+    change by itself. If a secret may be another one each time, it is not part of `request_fingerprint`. Then
+    `volatile` of the resolved provider is text that identifies it: after the client was rejected, a request
+    with another one is made sooner than one with the same.
+
+    A provider with `revocation(token: Token) -> TokenRequest | None` says how to revoke a token (RFC 7009)
+    after a sign-out. One with `unauthorized_statuses` says which statuses of the API mean that a token is not
+    valid.
     """
 
     @property
@@ -187,6 +269,8 @@ class Provider(Protocol):
     def credential(self) -> Credential | None:
         """The configured credential: the refresh token or code to start from, or None.
 
+        With the grant type "client_credentials" there is no other: it is redeemed for each token.
+
         If it is another one than last time, you have signed in again: then it takes precedence over the
         stored token.
         """
@@ -206,7 +290,7 @@ class Provider(Protocol):
         one. `sent_at` is when the request was sent, in seconds since the epoch: it becomes the token's
         `obtained_at`. Raises `GrantRejected`, `ClientRejected`, `RateLimited`, `TokenUnavailable`,
         `OutcomeUnknown` or `InvalidTokenResponse`, and nothing else. A 2xx with a token that must not
-        be used is no error: see `Issued.problem`.
+        be used is not an error: see `Issued.problem`.
         """
         ...
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from .._redact import excerpt
 from ..errors import (
+    AuthorizationPending,
     ClientRejected,
     GrantRejected,
     InvalidTokenResponse,
@@ -31,13 +32,14 @@ from ..errors import (
 from ..policy import RATE_LIMIT_PAUSE
 from ..token import Token
 from . import _wire
-from .protocol import Credential, Issued, TokenResponse
-from .strategy import ErrorKind, Strategy
+from .protocol import DEVICE_CODE, Credential, Issued, TokenResponse
+from .strategy import DEVICE_ERRORS, ErrorKind, Strategy
 
-__all__ = ["read"]
+__all__ = ["read", "refusal"]
 
 _BEFORE_TEXT = b"\xef\xbb\xbf\xff\xfe \t\r\n\f\v"  # byte order marks and white space
 _GATEWAYS = (408, 502, 504, 520, 524)  # from something in between: the request may have been carried out
+_LONGEST_EXTRA = 32 * 1024  # bytes of all the other fields that are kept
 _LONGEST_REFUSAL = 64 * 1024  # bytes of a refusal that are parsed: reading a megabyte takes 50 ms
 
 
@@ -49,11 +51,13 @@ class _Answer:
     response: TokenResponse
     secrets: tuple[str, ...]
     now: float
+    grant_type: str = ""
+    endpoint: str = "token endpoint"
     document: Mapping[str, Any] = field(default_factory=dict)
     readable: bool = False
 
     def say(self, what: str) -> str:
-        return f"{self.strategy.name}: the token endpoint answered {self.response.status}{what}."
+        return f"{self.strategy.name}: the {self.endpoint} answered {self.response.status}{what}."
 
     def is_page(self) -> bool:
         """Whether it is an HTML page: it comes from something in between, not from the token server."""
@@ -72,7 +76,7 @@ class _Answer:
 
     def shown(self, code: str) -> str:
         """An error code for people. One from the strategy's table is not a secret, whatever it looks like."""
-        if code in self.strategy.errors:
+        if code in self.strategy.errors or (self.grant_type == DEVICE_CODE and code in DEVICE_ERRORS):
             return code
         return excerpt(code.encode("utf-8", "replace"), self.secrets, longest=64)
 
@@ -86,10 +90,11 @@ class _Answer:
 
     def known(self) -> tuple[str, ErrorKind] | None:
         """The first error code in the strategy's table. Some servers add text: "CODE : more words"."""
+        device: Mapping[str, ErrorKind] = DEVICE_ERRORS if self.grant_type == DEVICE_CODE else {}
         for code in self.codes():
             for name in (code, code.split(" ", 1)[0]):
-                if name in self.strategy.errors:
-                    return name, self.strategy.errors[name]
+                if kind := device.get(name) or self.strategy.errors.get(name):
+                    return name, kind
         return None
 
     def complains(self) -> bool:
@@ -124,7 +129,9 @@ def read(
     `scope` is what was requested: a response without a scope grants that (RFC 6749, 5.1).
     """
     date = _wire.parse_http_date(response.header("date"))
-    answer = _Answer(strategy, response, secrets, sent_at if date is None else date)
+    answer = _Answer(
+        strategy, response, secrets, sent_at if date is None else date, grant_type=credential.grant_type
+    )
     if 300 <= response.status < 400:
         raise InvalidTokenResponse(
             answer.say(", a redirect, and token requests follow no redirect"),
@@ -139,6 +146,13 @@ def read(
     if known is not None and known[1] is not ErrorKind.TRANSIENT:
         raise _failure(answer)
     return _issued(answer, credential, sent_at, scope)
+
+
+def refusal(
+    strategy: Strategy, response: TokenResponse, endpoint: str, *, now: float, secrets: tuple[str, ...]
+) -> TokenSessionError:
+    """The typed error for an answer of another endpoint that is not a success."""
+    return _failure(_parsed(_Answer(strategy, response, secrets, now, endpoint=endpoint), lenient=True))
 
 
 def _parsed(answer: _Answer, *, lenient: bool) -> _Answer:
@@ -175,7 +189,8 @@ def _issued(answer: _Answer, credential: Credential, sent_at: float, requested: 
     document, names, strategy = answer.document, answer.strategy.fields, answer.strategy
     access, refresh, malformed = "", None, ""
     try:
-        refresh = _wire.refresh_token(_wire.find(document, names.refresh_token))
+        if credential.grant_type != "client_credentials":  # which should have none (RFC 6749, 4.4.3)
+            refresh = _wire.refresh_token(_wire.find(document, names.refresh_token))
         access = _wire.access_token(_wire.find(document, names.access_token))
     except InvalidTokenResponse as error:
         malformed = error.args[0]
@@ -189,6 +204,7 @@ def _issued(answer: _Answer, credential: Credential, sent_at: float, requested: 
     refresh = refresh or (credential.secret if credential.grant_type == "refresh_token" else None)
     refresh_lifetime, refresh_note = _refresh_lifetime(answer) if refresh else (None, None)
     scope = _wire.find(document, names.scope)
+    extra, extra_note = _extra(answer)
     return Issued(
         Token(
             access_token=access,
@@ -197,8 +213,9 @@ def _issued(answer: _Answer, credential: Credential, sent_at: float, requested: 
             refresh_token=refresh,
             scope=_wire.scope(requested if scope is None else scope),
             refresh_lifetime=refresh_lifetime,
+            extra=extra,
         ),
-        notes=tuple(f"{strategy.name}: {each}" for each in (note, refresh_note) if each),
+        notes=tuple(f"{strategy.name}: {each}" for each in (note, refresh_note, extra_note) if each),
         problem=_problem(answer, malformed),
     )
 
@@ -267,6 +284,23 @@ def _refresh_lifetime(answer: _Answer) -> tuple[float | None, str | None]:
     return min(known, default=None), note
 
 
+def _extra(answer: _Answer) -> tuple[dict[str, Any], str | None]:
+    """The other declared fields, as far as they can be stored, and a note of those that cannot."""
+    found: dict[str, Any] = {}
+    left, odd = _LONGEST_EXTRA, []
+    for path in answer.strategy.fields.extra:
+        value = _wire.find(answer.document, path)
+        if value is None:
+            continue
+        size = len(value.encode("utf-8", "replace")) if isinstance(value, str) else 16
+        if not _wire.is_plain(value) or size > left:
+            odd.append(path)
+            continue
+        found[path], left = value, left - size
+    note = f"{', '.join(odd)} cannot be kept: not text, a number or a boolean, or too long" if odd else None
+    return found, note
+
+
 def _failure(answer: _Answer) -> TokenSessionError:
     """The typed error for a response without a token."""
     status, known, pause = answer.response.status, answer.known(), answer.pause()
@@ -274,6 +308,8 @@ def _failure(answer: _Answer) -> TokenSessionError:
     shown = answer.shown(code)
     said = answer.say(_quoted(answer, shown) if code else answer.excerpt())
     todo = answer.strategy.hints.get(code)
+    if kind is ErrorKind.PENDING:
+        return AuthorizationPending(said, slow_down=code == "slow_down", retry_after=pause)
     if kind is ErrorKind.RATE_LIMITED:
         return RateLimited(said, retry_after=max(RATE_LIMIT_PAUSE, pause or 0.0))
     if status in _GATEWAYS and (pause is not None or kind in (None, ErrorKind.TRANSIENT)):

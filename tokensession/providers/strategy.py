@@ -22,9 +22,10 @@ from typing import Any, TypeAlias
 from .._validate import describe
 from ..errors import ConfigurationError
 from . import _wire
-from .protocol import GrantType
+from .protocol import DEVICE_CODE, GrantType
 
 __all__ = [
+    "DEVICE_ERRORS",
     "RFC6749_ERRORS",
     "ErrorKind",
     "Fields",
@@ -52,6 +53,8 @@ class ErrorKind(Enum):
     """`RateLimited`: a pause of at least one minute."""
     TRANSIENT = "try again later"
     """`TokenUnavailable`."""
+    PENDING = "a person has not answered yet"
+    """`AuthorizationPending`: the device code is polled again (RFC 8628, 3.5)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,8 @@ class Fields:
         "x_refresh_token_expires_in",
     )
     """Fields that may say how many seconds the refresh token lives. 0 means that it does not end."""
+    extra: Sequence[str] = ()
+    """More fields to keep in `Token.extra`, by their paths: text, numbers and booleans, 32 KiB in all."""
 
 
 Lifetime: TypeAlias = Callable[[Mapping[str, Any], float], tuple[float | None, str | None]]
@@ -172,6 +177,16 @@ RFC6749_ERRORS: Mapping[str, ErrorKind] = {
 Some that servers send instead of `invalid_grant` are in it too.
 """
 
+DEVICE_ERRORS: Mapping[str, ErrorKind] = {
+    "authorization_pending": ErrorKind.PENDING,
+    "slow_down": ErrorKind.PENDING,
+    "access_denied": ErrorKind.REJECTED,
+    "expired_token": ErrorKind.REJECTED,
+}
+"""What these codes mean in the answer to a device code (RFC 8628, 3.5), whatever the strategy says."""
+
+_BODY_SECRETS = ("client_secret", "client_assertion", "assertion", "password", "pin", "api_key", "x-api-key")
+
 
 def _no_headers(_values: Values) -> tuple[tuple[str, str], ...]:
     return ()
@@ -179,7 +194,13 @@ def _no_headers(_values: Values) -> tuple[tuple[str, str], ...]:
 
 _STANDARD_FIELDS = Fields()
 _EXPIRES_IN = expires_in("expires_in")
-_SECRETS = {"refresh_token": "refresh_token", "authorization_code": "code"}  # grant type -> its credential
+CREDENTIAL_FIELDS: Mapping[str, str] = {
+    "refresh_token": "refresh_token",
+    "authorization_code": "code",
+    DEVICE_CODE: "device_code",
+    "client_credentials": "",
+}
+"""The field of each grant type's credential. Client credentials have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,8 +212,9 @@ class Strategy:
     grants: Mapping[GrantType, Sequence[str]]
     """For each grant type that the server supports, the fields of the body, in order.
 
-    `grant_type` is the grant type's name, `refresh_token` or `code` is the credential, and every other field
-    comes from the configuration. A field that is not configured is left out.
+    `grant_type` is the grant type's name, unless the configuration has another. `refresh_token`, `code` or
+    `device_code` is the credential. Every other field comes from the configuration. One that is not
+    configured is left out.
     """
     rename: Mapping[str, str] = field(default_factory=dict)
     """Fields that have another name in this server's requests: {"refresh_token": "refreshToken"}."""
@@ -222,6 +244,17 @@ class Strategy:
     """Seconds within which the server accepts the same refresh token again. Only what it documents."""
     idle_lifetime: float | None = None
     """Seconds after which the server ends a refresh token that is not used. Only what it documents."""
+    unauthorized_statuses: Collection[int] = (401,)
+    """The statuses with which the API says that a token is not valid. Some answer 403 or 498."""
+    secrets: Collection[str] = _BODY_SECRETS
+    """Which fields and headers of the configuration are secret: their values are redacted in messages."""
+
+    max_requests: int | None = None
+    """Requests after which the server ends an access token, whatever is left of its lifetime, or None.
+
+    All requests of this process count, of every session. If several processes share a token, give each its
+    part. Only what the server documents.
+    """
 
     def __post_init__(self) -> None:
         """Raises `ConfigurationError`. Found later, a mistake here could cost a sign-in."""
@@ -231,14 +264,22 @@ class Strategy:
         if not isinstance(self.fields, Fields):
             raise self._error(f"fields must be Fields(...), not {describe(self.fields)}.")
         for grant, fields in self.grants.items():
-            secret = _SECRETS.get(grant)
+            secret = CREDENTIAL_FIELDS.get(grant)
             if secret is None:
-                raise self._error(f"grants may have {' and '.join(map(repr, _SECRETS))}, not {grant!r}.")
-            if isinstance(fields, str) or secret not in fields:
+                known = ", ".join(map(repr, CREDENTIAL_FIELDS))
+                raise self._error(f"grants may have {known}, not {grant!r}.")
+            if isinstance(fields, str) or (secret and secret not in fields):
                 raise self._error(
                     f"grants[{grant!r}] must be a sequence of fields with {secret!r} among them.",
                     todo="If the server has another name for it, add that to rename.",
                 )
+        if isinstance(self.secrets, str) or isinstance(self.fields.extra, str):
+            raise self._error("secrets and fields.extra must be sequences of names, not one name.")
+        statuses = self.unauthorized_statuses
+        if isinstance(statuses, int) or any(
+            type(each) is not int or not 400 <= each < 500 for each in statuses
+        ):
+            raise self._error("unauthorized_statuses must be statuses from 400 to 499.")
         if any(not isinstance(kind, ErrorKind) for kind in self.errors.values()):
             raise self._error("errors must map error codes to ErrorKind values.")
         for name in ("default_lifetime", "replay_leeway", "idle_lifetime"):
@@ -247,6 +288,10 @@ class Strategy:
                 continue
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < inf:
                 raise self._error(f"{name} must be a number of seconds, not {describe(seconds)}.")
+
+        most = self.max_requests
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise self._error(f"max_requests must be a whole number above 0, not {describe(most)}.")
 
     def _error(self, happened: str, *, todo: str | None = None) -> ConfigurationError:
         return ConfigurationError(f"Strategy {self.name!r}: {happened}", todo=todo)

@@ -27,14 +27,14 @@ import struct
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgpack
 from anyio import CancelScope
 
 from ..clock import Clock, SystemClock
 from ..errors import StoreCorrupt, StoreError, Superseded
+from ._closing import ClosesAtExit
 from ._local.checksum import checksum
 from ._local.claims import Claims, LocalClaim, log_failed_write
 from ._local.files import (
@@ -50,9 +50,9 @@ from ._local.files import (
 )
 from ._local.lock import exclusive, lock_name
 from ._local.moment import Moment
-from ._local.pickling import as_configuration
 from ._local.place import Note, Place
 from ._local.worker import Busy, Worker
+from ._pickling import as_configuration
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["FileStore"]
@@ -61,7 +61,7 @@ _FORMAT = 2
 _FIRST_FORMAT = 1  # did not say when a record was written
 
 
-class FileStore:
+class FileStore(ClosesAtExit):
     """Keeps each record in a file of its own, in `directory`.
 
     The store creates the directory with mode 0700; its parent must exist. If other users have access to the
@@ -111,16 +111,6 @@ class FileStore:
         """
         with CancelScope(shield=True):
             await self._worker.aclose()
-
-    async def __aenter__(self) -> Self:
-        """The store itself."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it: see `aclose`."""
-        await self.aclose()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return as_configuration(self, self._files.directory, self._clock)

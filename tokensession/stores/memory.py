@@ -18,11 +18,11 @@ import asyncio
 import os
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 from ..clock import Clock, SystemClock, Timer
 from ..errors import ClaimTimeout, StoreUnavailable, Superseded
+from ._closing import ClosesAtExit
 from ._local.moment import Moment
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
@@ -48,7 +48,7 @@ class _Holder:
         return self.loop.is_closed() or self.pid != os.getpid()
 
 
-class MemoryStore:
+class MemoryStore(ClosesAtExit):
     """Keeps records in memory until the process ends.
 
     `clock` dates records and claims, and times waiting. You may use one store in several event loops, one
@@ -122,16 +122,6 @@ class MemoryStore:
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close. The records stay as long as the store object does."""
-
-    async def __aenter__(self) -> Self:
-        """The store itself."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it: see `aclose`."""
-        await self.aclose()
 
     def _read(self, key: str) -> Record | None:
         record = self._records.get(key)

@@ -11,9 +11,22 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Protocol, runtime_checkable
+from types import TracebackType
+from typing import Final, Protocol, Self, runtime_checkable
 
-__all__ = ["ANY", "AnyVersion", "Claim", "Record", "Store", "check_key", "new_version"]
+from ..errors import ConfigurationError
+
+__all__ = [
+    "ANY",
+    "ENCRYPTED",
+    "AnyVersion",
+    "Claim",
+    "OpenedStore",
+    "Record",
+    "Store",
+    "check_key",
+    "new_version",
+]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -44,6 +57,10 @@ class AnyVersion(Enum):
 
 ANY: Final = AnyVersion.ANY
 """`expect=ANY`: write, whatever is stored now."""
+
+
+ENCRYPTED: Final = b"\xc1TSE"
+"""What the data of an `EncryptedStore` begins with. No msgpack document begins with c1."""
 
 
 class Claim(Protocol):
@@ -168,15 +185,41 @@ class Store(Protocol):
         ...
 
 
+class OpenedStore(Store, Protocol):
+    """A store that `async with` closes, as all of `tokensession.stores` are. `open_store` returns one."""
+
+    async def __aenter__(self) -> Self:
+        """The store itself."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it: see `aclose`."""
+        ...
+
+
 def new_version() -> str:
     """A version that has never been used."""
     return secrets.token_hex(16)
 
 
 def check_key(key: str) -> str:
-    """The key, if it is valid: any text that is not empty. It need not be valid as a file name."""
+    """The key, if it is valid: any text that is not empty. It need not be valid as a file name.
+
+    Every method of a store calls this first. Raises `ConfigurationError` for text that is not valid Unicode.
+    """
     if not isinstance(key, str):
         raise TypeError(f"key must be a str, not {type(key).__name__}")
     if not key:
         raise ValueError("key must not be empty: every caller that forgot to set one would share it")
-    return key
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        return key
+    raise ConfigurationError(
+        "key is not valid Unicode text: it contains a part of a character (a lone surrogate).",
+        todo="If it comes from an environment variable or a file name, make that UTF-8 text.",
+    )

@@ -28,22 +28,22 @@ import secrets
 import sqlite3
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from anyio import CancelScope
 
 from ..clock import Clock, SystemClock
 from ..errors import StoreCorrupt, StoreUnavailable, Superseded
+from ._closing import ClosesAtExit
 from ._local.checksum import checksum
 from ._local.claims import Claims, LocalClaim, log_failed_write
 from ._local.database import Database
 from ._local.files import absolute, require_posix
 from ._local.lock import lock_name
 from ._local.moment import Moment
-from ._local.pickling import as_configuration
 from ._local.schema import MIGRATIONS, database_id, fetch
 from ._local.worker import Worker
+from ._pickling import as_configuration
 from .protocol import ANY, AnyVersion, Record, check_key, new_version
 
 __all__ = ["SQLiteStore"]
@@ -51,7 +51,7 @@ __all__ = ["SQLiteStore"]
 _MIGRATIONS = ("m001_tokens", "m002_written", "m003_checksum")  # the functions in `_migrate`, in order
 
 
-class SQLiteStore:
+class SQLiteStore(ClosesAtExit):
     """Keeps all records in the SQLite database at `path`.
 
     The store creates the database with mode 0600. Its directory must exist. If other users have access to
@@ -77,17 +77,17 @@ class SQLiteStore:
 
     async def load(self, key: str) -> Record | None:
         """The whole record, or None. Never waits for a claim."""
-        check_key(key).encode()  # text that is not valid Unicode raises here, and not in the driver
+        check_key(key)
         return await self._worker.run(partial(self._records.read, key), droppable=True)
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LocalClaim | Record:
         """A newer record than `seen`, or the only claim. `timeout` in seconds. See `Store.claim`."""
-        check_key(key).encode()
+        check_key(key)
         return await self._claims.claim(key, seen=seen, timeout=timeout)
 
     async def put(self, key: str, data: bytes, *, expect: str | AnyVersion | None = ANY) -> Record:
         """Store `data` under a new version, whether or not the key is claimed. See `Store.put`."""
-        check_key(key).encode()
+        check_key(key)
         record = Record(new_version(), bytes(data))
         del data  # if a reporter prints this frame's locals, a Record shows nothing
         write = partial(self._records.put, key, record, expect)
@@ -95,7 +95,7 @@ class SQLiteStore:
 
     async def delete(self, key: str, *, expect: str | AnyVersion = ANY) -> bool:
         """Delete the record. Returns whether there was one. See `Store.delete`."""
-        check_key(key).encode()
+        check_key(key)
         delete = partial(self._records.delete, key, expect)
         return await self._worker.run(delete, on_abandoned=log_failed_write)
 
@@ -111,16 +111,6 @@ class SQLiteStore:
         """
         with CancelScope(shield=True):
             await self._worker.aclose(self._database.close)
-
-    async def __aenter__(self) -> Self:
-        """The store itself."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it: see `aclose`."""
-        await self.aclose()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return as_configuration(self, self._database.path, self._clock)

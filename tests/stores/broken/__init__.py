@@ -143,6 +143,14 @@ class KeysAreUnsorted(BrokenMemoryStore):
         return list(self._records)
 
 
+@breaks("test_a_key_that_is_not_valid_unicode_is_a_configuration_error")
+class KeysAreRepaired(_Renaming):
+    """What is not Unicode is replaced, and two keys share a token."""
+
+    def name(self, key: str) -> str:
+        return key.encode("utf-8", "replace").decode()
+
+
 @breaks("test_an_empty_key_is_a_value_error")
 class EmptyKeysAreAccepted(_Renaming):
     """All callers that forgot to set a key share a token."""

@@ -4,7 +4,7 @@ A waiter looks at the record and tries the lock, again and again. It never waits
 record reaches all waiters at once and none of them queues. (A blocking lock call would also leak the lock
 when its waiter is cancelled.)
 
-All of it is one job of the worker thread, which tries it again about every eight milliseconds (`TryLater`).
+All of it is one job of the worker thread, which tries it again about every four milliseconds (`TryLater`).
 The event loop only waits for its result: no file is looked at there, because on a hung mount even an `lstat`
 does not return. A look at the record costs a hundred microseconds. So between two looks a waiter only
 watches the size of the lock file, which every release changes: that is one `lstat`. What does not change the

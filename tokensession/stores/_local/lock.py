@@ -144,13 +144,14 @@ class HeldElsewhere:
 
         Each claim gives the file another size, and its end gives it one that no claim has. (A time would
         also change when the holder leaves its mark, and then all waiters would look for nothing.) A holder
-        that is committing needs the processor more than its waiters do, so that is no change yet.
+        that is committing needs the processor more than its waiters do, so that is no change yet. The size
+        of an ended claim always counts: it may also have been there between a claim's lock and its begin.
         """
         try:
             size = os.lstat(self.path).st_size
         except OSError:
             return False
-        return size not in (self.size, _HEADER_BYTES)
+        return size < _HEADER_BYTES or size not in (self.size, _HEADER_BYTES)
 
 
 class SidecarLock(fork.AtFork):

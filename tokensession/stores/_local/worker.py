@@ -12,26 +12,29 @@ Theory of operation
   a blocking flock: in an abandoned thread it gets the lock later, and leaks it. Nor anyio's shared limiter:
   forty blocked jobs would stop everyone else's.)
 * A job that waits for something that may take long, and that only a look can notice, raises `TryLater`. Such
-  jobs are tried again in rounds, about every eight milliseconds, for as long as their callers wait. So no
+  jobs are tried again in rounds, about every four milliseconds, for as long as their callers wait. So no
   file is looked at in an event loop (on a hung mount that would stop the whole program), and a loop is woken
   only when there is something to report.
 * The thread starts with the first job. It ends with `aclose` or with the interpreter, and always after its
   last job, because that may be writing a rotated refresh token. A job that waits does not delay that end.
 * A fork waits for the running job, see `fork.py`. The child starts a thread of its own.
 
-Mutable state, guarded by `_state`: the queues, `_pending`, `_pause`, `_next_round`, `_draining` and
-`_executor`. And `_closed`, whether the job that ran last was one that closes, written under `_running`, which
-is held while a job runs; and `_stopped`, whether a fork holds `_running`, which only the forking thread uses.
+Mutable state, guarded by `_state`: the queues, `_pending`, `_pause`, `_next_round`, `_renewal`, `_draining`
+and `_executor`. And `_closed`, whether the job that ran last was one that closes, written under `_running`,
+which is held while a job runs; and `_stopped`, whether a fork holds `_running`, which only the forking thread
+uses.
 """
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -49,7 +52,8 @@ _LONGEST_PAUSE = 0.008  # each pause is twice as long as the one before
 _READ_PATIENCE = 2.0  # a droppable job is tried for so long: callers wait for it, and nothing is lost
 _WRITE_PATIENCE = 5.0  # any other job
 LONGEST_PATIENCE = 8.0  # many writers; shorter than `Policy.store_timeout`, so that callers learn the reason
-_ROUND = 0.008  # between two rounds of the jobs that wait; longer if there are many
+_ROUND = 0.004  # between two rounds of the jobs that wait; longer if there are many
+_RENEWAL = 0.1  # how long the thread may go on without asking the interpreter whether it ends
 _ROUND_SPACING = 0.00025  # for each of them, so that they leave time to the others
 
 
@@ -142,11 +146,11 @@ class Worker(fork.AtFork):
         self._closing: deque[_Job[Any]] = deque()  # to be run when no others are ready or busy
         self._pending = 0  # jobs that are not done, whichever queue they are in
         self._next_round = 0.0  # boot clock of the machine, because the pause before it is a real one
+        self._renewal = 0.0  # likewise
         self._pause = _FIRST_PAUSE
         self._closed = True
         self._stopped = False
-        # With a lock that its owner may take again: a claim that is collected then posts its end.
-        self._state = threading.Condition(threading.RLock())
+        self._state = threading.Condition()
         self._running = threading.Lock()
 
     @property
@@ -170,7 +174,7 @@ class Worker(fork.AtFork):
         """The job's result.
 
         If the caller is cancelled, a droppable job that has not begun does not run. Any other job still runs
-        to its end. Then `on_abandoned` is called with its outcome, in the worker's thread or in the caller's.
+        to its end. Then `on_abandoned` is called with its outcome, in whichever thread.
         """
         return await self._run(_Job(work, droppable=droppable), on_abandoned)
 
@@ -183,12 +187,13 @@ class Worker(fork.AtFork):
         try:
             # A future of this loop: cancelling it reaches neither the queue nor the job.
             await wake
-        except BaseException:
+        except BaseException as error:
             # Cancelled, or collected with its loop. The job may be done already: a cancellation can also
             # arrive between a result and its awaiter.
             job.wanted = False
             if on_abandoned is not None:
-                job.future.add_done_callback(on_abandoned)
+                collected = isinstance(error, GeneratorExit)
+                job.future.add_done_callback(partial(_elsewhere, on_abandoned) if collected else on_abandoned)
             raise
         return job.future.result()
 
@@ -271,13 +276,17 @@ class Worker(fork.AtFork):
 
     def _begin_round(self) -> bool:
         """Make the waiting jobs ready. Returns whether the thread drains them again."""
-        self._next_round = SystemClock.boot() + max(_ROUND, _ROUND_SPACING * len(self._waiting))
+        now = SystemClock.boot()
+        self._next_round = now + max(_ROUND, _ROUND_SPACING * len(self._waiting))
         waiting, self._waiting = self._waiting, deque()
         try:
             if self._executor is not None:
-                self._executor.submit(self._drain_in_thread)
+                ask = now >= self._renewal  # in each round, that would cost as much as the round
+                if ask:
+                    self._executor.submit(self._drain_in_thread)
+                    self._renewal = now + _RENEWAL
                 self._ready.extend(waiting)
-                return True
+                return ask
         except RuntimeError:
             pass  # the interpreter is ending, and must not wait for these jobs
         for job in waiting:
@@ -358,6 +367,16 @@ class Worker(fork.AtFork):
 
     def __repr__(self) -> str:
         return f"<Worker {self._name} {'open' if self.open else 'closed'}, {self._pending} pending>"
+
+
+def _elsewhere(call: Callable[[Future[T]], None], outcome: Future[T]) -> None:
+    """Call it in a thread of its own.
+
+    Python may collect a caller at any moment, also while this thread starts another one or submits a job. The
+    locks of `threading` and `concurrent.futures` cannot be taken twice, and this function takes none.
+    """
+    with contextlib.suppress(RuntimeError):  # the interpreter is ending
+        _thread.start_new_thread(call, (outcome,))
 
 
 def _notify(loop: asyncio.AbstractEventLoop, wake: asyncio.Future[None]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ...errors import StoreUnavailable
 from ...stores.protocol import Claim, Store
-from .backend import Backend, cancelled, claimed, interruption, is_free, newer, promise, superseded
+from .backend import Backend, cancelled, claimed, is_free, newer, promise, superseded
 
 __all__ = ["CommitPromises"]
 
@@ -119,6 +119,7 @@ class CommitPromises:
         async def sent(seen: str | None) -> Claim:
             claim = await claimed(store, "k", seen)
             assert claim.interrupted is None
+            assert claim.listening == 0
             await claim.sending(listening=60)
             return claim
 
@@ -149,7 +150,10 @@ class CommitPromises:
             assert claim.interrupted is not None, "the claim before this one was abandoned"
             record = await claim.commit(b"data")
             await orphaned.abandon()
-            assert await interruption(store, record.version) is None
+            claim = await claimed(store, "k", record.version)
+            assert claim.interrupted is None
+            assert claim.listening == 0
+            await claim.abandon()
 
         backend.run(promise, store=store)
 

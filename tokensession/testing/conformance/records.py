@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ...errors import ClaimTimeout, StoreCorrupt, StoreError, Superseded
+from ...errors import ClaimTimeout, ConfigurationError, StoreCorrupt, StoreError, Superseded
 from ...stores.protocol import Record, Store
 from ..clock import FakeClock
 from .backend import (
@@ -187,6 +187,20 @@ class RecordPromises:
             await store.put("", b"data")
         with pytest.raises(ValueError):
             await store.claim("", seen=None, timeout=0)
+
+    @promise
+    async def test_a_key_that_is_not_valid_unicode_is_a_configuration_error(self, store: Store) -> None:
+        """An environment variable that is not UTF-8 gives such text. No file, database or server takes it."""
+        key = "tenant\udcff"
+        with pytest.raises(ConfigurationError):
+            await store.load(key)
+        with pytest.raises(ConfigurationError):
+            await store.claim(key, seen=None, timeout=0)
+        with pytest.raises(ConfigurationError):
+            await store.put(key, b"data")
+        with pytest.raises(ConfigurationError):
+            await store.delete(key)
+        assert await store.keys() == []
 
     @promise
     async def test_data_may_have_from_no_byte_to_one_mebibyte(self, store: Store) -> None:

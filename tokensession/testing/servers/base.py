@@ -48,6 +48,8 @@ class TokenServer(ABC):
 
     base_path: ClassVar[str] = ""
     token_path: ClassVar[str]
+    token_query: str = ""
+    """The query of the token URL."""
 
     def __init__(self, *, name: str, rotates: bool, lifetime: float, clock: Clock | None, port: int) -> None:
         if lifetime != int(lifetime) or lifetime < 1:
@@ -95,6 +97,10 @@ class TokenServer(ABC):
         """API routes besides the common ones, below the base path. All need a valid bearer token."""
         return []
 
+    def endpoints(self) -> list[web.RouteDef]:
+        """Endpoints beside the token endpoint, below the base path. None needs a bearer token."""
+        return []
+
     @property
     def origin(self) -> str:
         """`http://127.0.0.1:port`. Raises RuntimeError before the first start."""
@@ -112,7 +118,7 @@ class TokenServer(ABC):
     @property
     def token_url(self) -> str:
         """The URL for token requests."""
-        return self.base_url + self.token_path
+        return self.base_url + self.token_path + (f"?{self.token_query}" if self.token_query else "")
 
     async def start(self) -> None:
         """Start to serve. Raises `OSError` if the port is taken."""
@@ -122,7 +128,9 @@ class TokenServer(ABC):
         for route in [*api.routes(), *self.routes()]:
             handler: Any = route.handler
             app.router.add_route(route.method, self.base_path + route.path, self._guarded(handler))
-        app.router.add_route("*", self.base_path + "/open/echo", api.echo)
+        for route in [web.route("*", "/open/echo", api.echo), *self.endpoints()]:
+            open_handler: Any = route.handler
+            app.router.add_route(route.method, self.base_path + route.path, open_handler)
         # A handler goes on when its client disconnects: like a real server, it carries out what arrived.
         self._runner = web.AppRunner(
             app, access_log=REQUEST_LOG, access_log_format="%s %r", shutdown_timeout=0.5
@@ -215,8 +223,10 @@ class TokenServer(ABC):
     def _read(self, request: web.Request, body: bytes) -> Credential:
         if request.method != "POST":
             raise InvalidRequest(f"the method is {request.method}, not POST")
-        if request.query_string:
-            raise InvalidRequest("the URL has a query")
+        if request.rel_url.raw_query_string != self.token_query:
+            raise InvalidRequest(
+                "the URL has a query" if request.query_string else "the URL's query is missing"
+            )
         return self.read(request, body)
 
     async def _redeem(self, credential: Credential, arrived: float) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from urllib.parse import parse_qsl
 
 from ...providers._wire import encode_form
@@ -15,21 +15,26 @@ _KNOWN = frozenset(
 )
 
 
-def fields(body: bytes) -> dict[str, str]:
-    """The fields of a form, in order. Each must be known, not empty, and appear once."""
+def fields(body: bytes, *, more: Collection[str] = (), several: str = "") -> dict[str, str]:
+    """The fields of a form, in order. Each must be known, not empty, and appear once.
+
+    `more` are known too. `several` may appear several times: then its values are joined with blanks.
+    """
     try:
         text = body.decode("ascii")
     except UnicodeDecodeError:
         hint = " (it has a no-break space, as copied from the documentation)" if b"\xc2\xa0" in body else ""
         raise InvalidRequest(f"the body has bytes that are not ASCII{hint}") from None
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict")
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict") if text else []
     except ValueError:
         raise InvalidRequest("the body is not form-encoded") from None
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise InvalidRequest("the body has the same field twice")
-    if unknown := len(found.keys() - _KNOWN):
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name in found and name != several:
+            raise InvalidRequest("the body has the same field twice")
+        found[name] = f"{found[name]} {value}" if name in found else value
+    if unknown := len(found.keys() - _KNOWN - {*more}):
         raise InvalidRequest(f"the body has {unknown} unknown fields")
     if empty := sorted(name for name, value in found.items() if not value):
         raise InvalidRequest(f"the field {empty[0]} is empty")

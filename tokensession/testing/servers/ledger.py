@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ...clock import Clock
-from ...providers.protocol import Credential, GrantType
+from ...providers.protocol import DEVICE_CODE, Credential, GrantType
 
 __all__ = ["DUE_FRACTION", "Issue", "Ledger"]
 
@@ -110,8 +110,11 @@ class Ledger:
             self.reuse_detections += 1
             self._revoke(issued.grant)
             return None
-        permanent = credential.grant_type == "refresh_token" and not self.rotates
+        machine = credential.grant_type == "client_credentials"
+        permanent = machine or (credential.grant_type == "refresh_token" and not self.rotates)
         issued.spent = not permanent
+        if machine:
+            return self._issue(issued.grant, "", arrived)
         refresh_token = credential.secret if permanent else self._new("refresh_token", issued.grant)
         return self._issue(issued.grant, refresh_token, arrived)
 
@@ -129,15 +132,31 @@ class Ledger:
 
     def revoke_grants(self) -> None:
         """Revoke every sign-in: all access tokens, refresh tokens and codes."""
-        for issued in self._credentials.values():
+        for credential, issued in self._credentials.items():
             self._revoke(issued.grant)
+            if credential.grant_type == "client_credentials":
+                issued.grant = _Grant()  # no person has signed in, so the client itself still may
+
+    def revoke(self, token: str) -> bool:
+        """Revoke this refresh token with all that was issued from its sign-in, or this access token.
+
+        Returns whether it was known (RFC 7009, 2.1).
+        """
+        issued = self._credentials.get(Credential("refresh_token", token))
+        if issued is not None:
+            self._revoke(issued.grant)
+            return True
+        access = self._access.pop(token, None)
+        if access is not None:
+            access.grant.due_from = -math.inf
+        return access is not None
 
     def _revoke(self, grant: _Grant) -> None:
         grant.revoked = True
         grant.due_from = -math.inf
 
     def _new(self, grant_type: GrantType, grant: _Grant) -> str:
-        kind = "refresh" if grant_type == "refresh_token" else "code"
+        kind = {"refresh_token": "refresh", DEVICE_CODE: "device"}.get(grant_type, "code")
         secret = f"{self.name}-{kind}-{secrets.token_urlsafe(24)}"
         self._credentials[Credential(grant_type, secret)] = _Issued(grant)
         return secret
