@@ -9,9 +9,10 @@ __all__ = ["THIS_PROCESS", "Home", "parents"]
 
 
 class _Process:
-    """The running process: its id, which costs a system call to ask for, so a fork sets it anew."""
+    """The running process: its id. Asking for it is a system call, so it is only asked for after a fork."""
 
     __slots__ = ("pid",)
+    pid: int
 
     def __init__(self) -> None:
         self.begin()
