@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -118,9 +119,11 @@ class Hashes:
         arguments = owner, _micro(listening), self._lease
         return bool(await self._connected().write(SENDING, self.name(key), *arguments))
 
-    async def commit(self, key: str, owner: str, expect: str | None, version: str, data: bytes) -> Record:
+    def commit(
+        self, key: str, owner: str, expect: str | None, version: str, data: bytes
+    ) -> Coroutine[Any, Any, Record]:
         """See `operations.Operations`."""
-        return await self.write(key, owner, expect, Record(version, data))
+        return self.write(key, owner, expect, Record(version, data))
 
     async def abandon(self, key: str, owner: str) -> None:
         """See `operations.Operations`."""

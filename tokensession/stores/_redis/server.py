@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.asyncio import ConnectionPool, Redis
@@ -186,14 +186,14 @@ class Server:
         if self._listening is None or self._listening.done():
             self._listening = self._loop.create_task(self._serve())
 
-    async def run(self, script: Script, name: bytes, *arguments: object) -> Any:
+    def run(self, script: Script, name: bytes, *arguments: object) -> Coroutine[Any, Any, Any]:
         """What the script returns. Raises one of our errors, or `NoAnswer`."""
-        return await self.call(self._run, script, name, *arguments)
+        return self.call(self._run, script, name, *arguments)
 
-    async def write(self, script: Script, name: bytes, *arguments: object) -> Any:
+    def write(self, script: Script, name: bytes, *arguments: object) -> Coroutine[Any, Any, Any]:
         """The same, and what it has written is as durable as `durability` says."""
         call = self._run if self._durability == "server" else self._run_durably
-        return await self.call(call, script, name, *arguments)
+        return self.call(call, script, name, *arguments)
 
     async def call(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """The result of a call of the driver. Raises one of our errors, or `NoAnswer`."""

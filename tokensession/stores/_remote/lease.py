@@ -236,9 +236,8 @@ class Leases:
         It is tried again for `patience` seconds while there is `NoAnswer`. If the caller is cancelled,
         `on_abandoned` is called at once with the task, which may be done. Without it, a failure is logged.
         """
-        task = self._start(call, patience)
-        done = task.get_loop().create_future()  # cancelling it does not reach the task
-        task.add_done_callback(partial(_notify, done))
+        done = asyncio.get_running_loop().create_future()  # cancelling it does not reach the task
+        task = self._start(call, patience, done)
         try:
             await done
         except BaseException:  # cancelled, or collected with its event loop
@@ -254,8 +253,13 @@ class Leases:
         """Run this call in a task of its own, for no caller. It raises nothing."""
         self._start(call, 0.0)
 
-    def _start(self, call: Callable[[], Coroutine[Any, Any, T]], patience: float) -> asyncio.Task[T]:
-        task = begin(partial(_finish, self.clock, call, patience))
+    def _start(
+        self,
+        call: Callable[[], Coroutine[Any, Any, T]],
+        patience: float,
+        done: asyncio.Future[None] | None = None,
+    ) -> asyncio.Task[T]:
+        task = begin(partial(_finish, self.clock, call, patience, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -330,7 +334,6 @@ class LeasedClaim:
                 "request may be sent under it.",
                 todo="Claim the key again.",
             )
-        self._renew_later(self._leases.lease / 3)
 
     async def commit(self, data: bytes) -> Record:
         """Store `data` and release, in one step: see `Claim.commit`."""
@@ -407,38 +410,46 @@ def _renew_now(reference: weakref.ref[LeasedClaim]) -> None:
         claim._leases.start(claim._keep)
 
 
-async def _finish(clock: Clock, call: Callable[[], Coroutine[Any, Any, T]], patience: float) -> T:
+async def _finish(
+    clock: Clock,
+    call: Callable[[], Coroutine[Any, Any, T]],
+    patience: float,
+    done: asyncio.Future[None] | None,
+) -> T:
     """The result of the call, tried again for so many seconds while there is no answer.
 
     A cancellation comes from the end of the event loop, which waits for this task: it makes the call again.
+    Sets `done` in its last step. So a caller wakes in the next turn of the loop, when the task is over.
     """
     deadline, pause, cancelled = clock.boot() + patience, 0.0, False
-    while True:
-        try:
-            if pause:
-                await clock.sleep(pause)
-            return await call()
-        except NoAnswer as failed:
-            pause = min(2 * pause or _FIRST_PAUSE, _LONGEST_PAUSE)
-            if clock.boot() + pause >= deadline:
-                raise failed.error from failed.__cause__
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if cancelled or task is None:
-                raise
-            cancelled = True
-            task.uncancel()
+    try:
+        while True:
+            try:
+                if pause:
+                    await clock.sleep(pause)
+                return await call()
+            except NoAnswer as failed:
+                pause = min(2 * pause or _FIRST_PAUSE, _LONGEST_PAUSE)
+                if clock.boot() + pause >= deadline:
+                    raise failed.error from failed.__cause__
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if cancelled or task is None:
+                    raise
+                cancelled = True
+                task.uncancel()
+    except GeneratorExit:  # the event loop is gone, and its callers with it
+        done = None
+        raise
+    finally:
+        if done is not None and not done.done():
+            done.set_result(None)
 
 
 async def _quietly(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """Make this call, and ignore a server that fails at it: the lease ends by itself."""
     with contextlib.suppress(StoreError, NoAnswer):
         await call()
-
-
-def _notify(done: asyncio.Future[None], _: object) -> None:
-    if not done.done():
-        done.set_result(None)
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:
