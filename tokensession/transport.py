@@ -203,8 +203,7 @@ class AiohttpTransport:
             except InvalidTokenResponse as error:
                 error.granted = 200 <= response.status < 300  # it may have carried a rotated token
                 raise
-            headers = tuple((name.lower(), value) for name, value in response.headers.items())
-            return TokenResponse(response.status, headers, body)
+            return TokenResponse(response.status, tuple(response.headers.items()), body)
 
     def __repr__(self) -> str:
         return "AiohttpTransport()"

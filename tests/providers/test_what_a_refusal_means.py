@@ -94,6 +94,13 @@ READABLE = {
 GARBAGE = ("", "soon", "-5", "-0.1", "nan", "inf", "1h", "30, 60", "Sun, 99 Jun 2025 15:08:10 GMT", "1" * 41)
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Retry-After": "90"}, {"retry-after": "90"}, [("RETRY-AFTER", "90")], (["Retry-After", "90"],)]
+)
+def test_headers_are_found_however_a_transport_writes_them(headers: Any) -> None:
+    assert_pauses(refusal(oauth2(), TokenResponse(429, headers, b"{}")), 90)
+
+
 def body_of(code: str | None) -> Any:
     return b"" if code is None else {"error": code, "error_description": "no"}
 

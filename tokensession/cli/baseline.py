@@ -72,8 +72,7 @@ async def _redeem(provider: Provider, http: aiohttp.ClientSession, credential: C
     request = provider.request(credential)
     sent_at = time.time()
     async with http.post(request.url, data=request.body, headers=request.headers) as received:
-        headers = tuple((name.lower(), value) for name, value in received.headers.items())
-        response = TokenResponse(received.status, headers, await received.read())
+        response = TokenResponse(received.status, tuple(received.headers.items()), await received.read())
     token = provider.read(response, credential, sent_at=sent_at).token
     return {
         "access_token": token.access_token,

@@ -7,7 +7,7 @@ I/O and reads no clock. A transport sends the request and returns the response.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -154,9 +154,15 @@ class TokenResponse:
     status: int
     """The HTTP status, such as 200."""
     headers: tuple[tuple[str, str], ...]
-    """(name, value) pairs. The names are lower-case."""
+    """(name, value) pairs. The names are made lower-case."""
     body: bytes
     """The whole body, decompressed."""
+
+    def __post_init__(self) -> None:
+        # Other HTTP libraries have a mapping, or write names as they came. Without its headers, a response
+        # with a new refresh token could not be read.
+        pairs = self.headers.items() if isinstance(self.headers, Mapping) else self.headers
+        object.__setattr__(self, "headers", tuple((name.lower(), value) for name, value in pairs))
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its lower-case name, or None."""

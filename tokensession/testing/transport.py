@@ -22,7 +22,7 @@ Responder: TypeAlias = Callable[[TokenRequest], TokenResponse | Awaitable[TokenR
 def token_response(
     document: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()
 ) -> TokenResponse:
-    """A `TokenResponse` with this JSON document, or with exactly these bytes. Header names in lower case."""
+    """A `TokenResponse` with this JSON document, or with exactly these bytes."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     return TokenResponse(status, headers, body)
 
