@@ -208,6 +208,14 @@ def test_k16_a_directory_that_others_can_write_to_is_refused(mode: int, path: Pa
     assert not path.with_name("tokens.db-journal").exists()
 
 
+@pytest.mark.parametrize("call", ["claim", "put"])
+def test_nothing_is_left_in_a_directory_that_is_refused(call: str, path: Path, store: SQLiteStore) -> None:
+    path.parent.chmod(0o1777)
+    with pytest.raises(StoreInsecure, match="Nothing was read or written"):
+        run(ACTIONS[call](store))
+    assert list(path.parent.iterdir()) == []
+
+
 @needs_root
 @pytest.mark.parametrize(("group", "refused"), [(33, True), (54321, False), (0, False)])
 def test_k16_k45_a_directory_of_a_group_is_refused_if_the_group_has_other_users(

@@ -245,6 +245,8 @@ class Database:
                 "and four an absolute one, sqlite:////var/lib/tokens.db.)",
             )
         status = self._status()
+        if status is None:
+            check_parent(self.path.parent)  # before anything is put there
         check_writable(self.path.parent)
         make_directory(self._locks)
         check_writable(self._locks)
