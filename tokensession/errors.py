@@ -117,7 +117,8 @@ class GrantRejected(SignInRequired):
     the code may mean something else too: one process tries again every 15 minutes, and later every 6 hours.
     """
 
-    intact = "Only this refresh token or code is affected. It is not sent again."
+    intact = "This refresh token or code is not sent again. Other accounts are not affected."
+    todo = f"{SignInRequired.todo} Programs that use one account need one store and one key."
     code: str
     certain: bool
 
@@ -131,7 +132,7 @@ class GrantRejected(SignInRequired):
         todo: str | None = None,
     ) -> None:
         if not certain and intact is None:
-            intact = "Only this refresh token or code is affected. It is tried again from time to time."
+            intact = "This one is tried again from time to time. Other accounts are not affected."
         super().__init__(happened, intact=intact, todo=todo)
         self.code = code
         self.certain = certain

@@ -103,7 +103,7 @@ def test_with_nothing_stored_the_configured_credential_starts_the_first_lineage(
 def test_with_nothing_stored_or_configured_a_sign_in_is_required() -> None:
     error = failure(step(None, UNCONFIGURED))
     assert type(error) is SignInRequired
-    assert "no refresh token and no code" in str(error)
+    assert "none is configured, and none is stored" in str(error)
 
 
 @pytest.mark.parametrize("age", [FRESH, DUE], ids=["fresh", "due"])

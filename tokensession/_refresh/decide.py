@@ -491,8 +491,10 @@ def _paused(failures: Failures, seconds: float) -> TokenUnavailable:
 def _nothing_left(state: TokenState, configured: Credential | None) -> SignInRequired:
     if configured is not None and configured.grant_type == "authorization_code" and state.token is not None:
         return SignInRequired("The code has been redeemed, and the provider gave no refresh token with it.")
+    if state.token is not None:
+        return SignInRequired("The stored token has no refresh token, and no other credential is configured.")
     return SignInRequired(
-        "There is no refresh token and no code to get a token with.",
-        intact="" if state.token is None else None,
+        "There is no refresh token or code: none is configured, and none is stored under this key.",
+        intact="",
         todo="Sign in: configure a refresh token or code, or call source.sign_in(...).",
     )
