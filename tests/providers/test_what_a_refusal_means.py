@@ -95,7 +95,8 @@ GARBAGE = ("", "soon", "-5", "-0.1", "nan", "inf", "1h", "30, 60", "Sun, 99 Jun 
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Retry-After": "90"}, {"retry-after": "90"}, [("RETRY-AFTER", "90")], (["Retry-After", "90"],)]
+    "headers",
+    [{"Retry-After": "90"}, {"retry-after": "90"}, [("RETRY-AFTER", "90")], [["Retry-After", "90"]]],
 )
 def test_headers_are_found_however_a_transport_writes_them(headers: Any) -> None:
     assert_pauses(refusal(oauth2(), TokenResponse(429, headers, b"{}")), 90)
