@@ -62,3 +62,17 @@ def test_a_variable_keeps_the_password_of_a_store_off_the_command_line(tmp_path:
             status, _, err = run(*arguments)
             assert status == 2
             assert f"The environment variable {name} is not set." in err
+
+
+def test_a_misspelled_source_is_an_error_and_makes_no_store(tmp_path: Path) -> None:
+    def run(*names: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli, ["copy-store", *(f"sqlite:///{tmp_path}/{name}" for name in names)])
+        return done.exit_code, done.stderr
+
+    for source in ("misspelled.db", "misspelled/tokens.db"):
+        status, err = run(source, "new.db")
+        assert (status, err[:35]) == (1, "Error: There are no records in SOUR")
+    status, err = run("tokens.db", "tokens.db")
+    assert status == 2
+    assert "are the same store" in err
+    assert list(tmp_path.iterdir()) == []

@@ -145,12 +145,16 @@ def copy_store(source: str, target: str) -> None:
 
     Each is a URL, or env:NAME for an environment variable that has it: other users see the command line.
     Both stores may be in use, and nothing newer is overwritten. Only one of the two may refresh
-    afterwards. Exits with status 1 if a record was skipped.
+    afterwards. Exits with status 1 if a record was skipped, or if there is none.
     """
+    if source == target:
+        raise click.UsageError("SOURCE and TARGET are the same store.")
     try:
         report = anyio.run(_copy_store, source, target)
     except (ConfigurationError, StoreError) as error:
         raise click.ClickException(str(error)) from None
+    if not report.total:
+        raise click.ClickException("There are no records in SOURCE, so nothing was copied. Check its URL.")
     for key, reason in report.skipped.items():
         click.echo(f"Skipped {key}: {reason}", err=True)
     click.echo(
