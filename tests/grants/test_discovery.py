@@ -102,6 +102,36 @@ async def test_what_you_pass_counts_more_than_the_metadata() -> None:
         assert (provider.revocation_url, provider.base_url) == (None, "https://api.example.com")
 
 
+@pytest.mark.parametrize(
+    ("auth", "token", "device"),
+    [(ClientAuth.tls(), "mtls/token", "device"), (ClientAuth.none(), "token", "device")],
+)
+@in_event_loop
+async def test_a_client_with_a_certificate_is_sent_where_the_server_asks_for_one(
+    auth: ClientAuth, token: str, device: str
+) -> None:
+    """RFC 8705, 5. What has no address of its own for such clients has the usual one. A browser has none."""
+    async with site() as server:
+        at = server.origin
+        names = ("authorization_endpoint", "device_authorization_endpoint")
+        usual = dict(zip(names, (f"{at}/authorize", f"{at}/device"), strict=True))
+        aliases = {"token_endpoint": f"{at}/mtls/token", "authorization_endpoint": f"{at}/mtls/authorize"}
+        server.answers[FIRST] = metadata(at, **usual, mtls_endpoint_aliases=aliases)
+        provider = await found(at, client_secret=None, auth=auth)
+        assert provider.token_url == f"{at}/{token}"
+        assert provider.device_authorization_url == f"{at}/{device}"
+        assert provider.authorization_url == f"{at}/authorize"
+
+
+@in_event_loop
+async def test_addresses_for_certificates_that_cannot_be_read_matter_only_to_a_client_that_has_one() -> None:
+    async with site() as server:
+        server.answers[FIRST] = metadata(server.origin, mtls_endpoint_aliases=["x"])
+        assert (await found(server.origin)).token_url == f"{server.origin}/token"
+        with pytest.raises(ConfigurationError, match="aliases in the metadata must be a JSON object, not a"):
+            await found(server.origin, client_secret=None, auth=ClientAuth.tls())
+
+
 @in_event_loop
 async def test_a_discovery_remembers_what_it_has_found_and_nothing_else_does() -> None:
     async with site() as server:

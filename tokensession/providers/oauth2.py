@@ -40,7 +40,7 @@ OAUTH2 = Strategy(
 """What `OAuth2` expects of a server: RFC 6749 and its companions. Change it with `dataclasses.replace`."""
 
 _ASKED = ("client_id", "redirect_uri", "scope", "audience", "resource")
-_JSON = {list: "array", bool: "boolean"}
+_JSON = {list: "array", bool: "boolean", dict: "object"}
 _ENDPOINTS = {
     "token_url": "token_endpoint",
     "authorization_url": "authorization_endpoint",
@@ -193,7 +193,8 @@ class OAuth2(StrategyProvider):
         `settings` are this class's own parameters (see `OAuth2Settings`), and count more than the metadata.
         `insecure_http_hosts` are hosts to which the issuer may be plain http, too. `discovery` remembers
         what it has found; without one, the metadata is looked up each time. Without `auth`, a client with a
-        secret uses what the server takes: Basic, or else the body.
+        secret uses what the server takes: Basic, or else the body. `ClientAuth.tls()` uses the endpoints that
+        ask for a certificate (RFC 8705, 5).
 
         Raises `ConfigurationError` if the metadata is another issuer's, or if an address in it is not https,
         and `TokenUnavailable` if it cannot be read.
@@ -203,6 +204,11 @@ class OAuth2(StrategyProvider):
         document = await (Discovery() if discovery is None else discovery).metadata(
             issuer, insecure_http_hosts=settings.get("insecure_http_hosts", ())
         )
+        if settings.get("auth") == ClientAuth.tls():
+            aliases = _of_type(document, "mtls_endpoint_aliases", dict) or {}
+            # Those are for requests of the client itself, and a browser has no certificate.
+            browsers = {"authorization_endpoint": document.get("authorization_endpoint")}
+            document = {**document, **aliases, **browsers}
         if not isinstance(document.get("token_endpoint"), str) and "token_url" not in settings:
             raise ConfigurationError("The metadata of the issuer names no token_endpoint.")
         found: dict[str, Any] = {
