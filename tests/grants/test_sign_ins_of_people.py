@@ -442,7 +442,13 @@ async def test_codes_that_end_after_a_lost_answer_may_have_been_spent_by_it() ->
 
 
 @pytest.mark.parametrize(
-    "answers", [["access_denied"], ["authorization_pending", "invalid_grant"], ["slow_down", "expired_token"]]
+    "answers",
+    [
+        ["access_denied"],
+        ["authorization_declined"],
+        ["authorization_pending", "invalid_grant"],
+        ["slow_down", "expired_token"],
+    ],
 )
 @in_event_loop
 async def test_a_lost_answer_is_not_blamed_for_what_it_did_not_do(answers: list[str]) -> None:
@@ -453,13 +459,22 @@ async def test_a_lost_answer_is_not_blamed_for_what_it_did_not_do(answers: list[
     assert type(caught.value) is GrantRejected
 
 
-@pytest.mark.parametrize("code", ["access_denied", "expired_token", "invalid_grant"])
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        *[("access_denied", 400), ("expired_token", 400), ("invalid_grant", 400)],
+        *[("authorization_declined", 400), ("bad_verification_code", 400)],  # Microsoft Entra
+        ("incorrect_device_code", 200),  # GitHub
+    ],
+)
 @in_event_loop
-async def test_a_refusal_ends_the_polling(code: str) -> None:
-    device = Device(refusal("authorization_pending"), refusal(code))
+async def test_a_refusal_ends_the_polling(code: str, status: int) -> None:
+    """In the words of RFC 8628 (3.5), or in those of a large provider."""
+    device = Device(refusal("authorization_pending"), token_response({"error": code}, status))
     with pytest.raises(GrantRejected) as caught:
         await device.complete()
     assert caught.value.code == code
+    assert device.polls == [5, 10]
 
 
 @in_event_loop

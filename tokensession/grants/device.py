@@ -23,6 +23,7 @@ from ..token import Token, fingerprint
 __all__ = ["DeviceSignIn"]
 
 _INTERVAL = 5.0  # seconds, if the server does not say (RFC 8628, 3.2); and how much slow_down adds (3.5)
+_DENIED = ("access_denied", "authorization_declined")  # by the person; the second is Microsoft Entra's
 _LONGEST_PAUSE = 60.0  # seconds, after failures, unless the server asks for more
 
 
@@ -122,7 +123,7 @@ class DeviceSignIn:
                 pause = max(longer, error.retry_after or 0.0)
                 lost = error if isinstance(error, OutcomeUnknown) else lost
             except GrantRejected as error:
-                if lost is None or error.code == "access_denied":
+                if lost is None or error.code in _DENIED:
                     raise
                 raise spent_by_a_lost_request(error, lost) from error
 

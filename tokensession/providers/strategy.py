@@ -182,6 +182,10 @@ DEVICE_ERRORS: Mapping[str, ErrorKind] = {
     "slow_down": ErrorKind.PENDING,
     "access_denied": ErrorKind.REJECTED,
     "expired_token": ErrorKind.REJECTED,
+    # Of no RFC: Microsoft Entra documents the first two, and GitHub the third.
+    "authorization_declined": ErrorKind.REJECTED,
+    "bad_verification_code": ErrorKind.REJECTED,
+    "incorrect_device_code": ErrorKind.REJECTED,
 }
 """What these codes mean in the answer to a device code (RFC 8628, 3.5), whatever the strategy says."""
 
