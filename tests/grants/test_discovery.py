@@ -194,6 +194,15 @@ async def test_metadata_that_may_come_later_is_worth_another_try() -> None:
 
 
 @in_event_loop
+async def test_a_client_that_raises_for_a_status_changes_nothing() -> None:
+    connector = aiohttp.TCPConnector(resolver=Names())
+    async with site() as server, aiohttp.ClientSession(connector=connector, raise_for_status=True) as client:
+        issuer = server.origin.replace("127.0.0.1", "keycloak")
+        with pytest.raises(ConfigurationError, match=r"answered 404.*answered 404"):
+            await found(issuer, discovery=Discovery(client), insecure_http_hosts=("keycloak",))
+
+
+@in_event_loop
 async def test_a_closed_client_session_is_named() -> None:
     async with aiohttp.ClientSession() as client:
         discovery = Discovery(client)

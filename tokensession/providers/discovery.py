@@ -109,6 +109,7 @@ async def _get(client: aiohttp.ClientSession, place: str) -> bytes:
             place,
             headers={"Accept": "application/json"},
             allow_redirects=False,
+            raise_for_status=False,  # also if the client does
             timeout=aiohttp.ClientTimeout(total=_TIMEOUT),
         ) as response:
             if response.status != 200:
