@@ -30,7 +30,7 @@ from tokensession import (
     events,
 )
 from tokensession.grants import AuthorizationRequest, DeviceSignIn, LoopbackRedirect
-from tokensession.providers import VENDORS, ClientAuth, OAuth2, Oto
+from tokensession.providers import OAUTH2, VENDORS, ClientAuth, OAuth2, Oto
 from tokensession.stores import MemoryStore
 from tokensession.testing import FakeClock, ScriptedTransport, token_response
 
@@ -536,6 +536,21 @@ async def test_a_start_that_fails_is_a_typed_error(
     async with ManagedSource(provider(), transport, store="memory:", key="tv") as source:
         with pytest.raises(error, match=says):
             await DeviceSignIn.begin(source)
+
+
+@in_event_loop
+async def test_a_sign_in_whose_code_could_not_be_redeemed_does_not_start() -> None:
+    """The strategies of vendors have two grants. A person would approve, and get an error."""
+    transport, made = ScriptedTransport(), provider(strategy=VENDORS["github"].strategy)
+    async with ManagedSource(made, transport, store="memory:", key="tv") as source:
+        with pytest.raises(ConfigurationError, match=r"github does not support .*:device_code grant"):
+            await DeviceSignIn.begin(source)
+    assert transport.requests == []
+    machine = dataclasses.replace(OAUTH2, grants={"client_credentials": OAUTH2.grants["client_credentials"]})
+    with pytest.raises(ConfigurationError, match="does not support the authorization_code grant"):
+        AuthorizationRequest.begin(provider(strategy=machine))
+    with pytest.raises(ConfigurationError, match="does not support the refresh_token grant"):
+        provider(strategy=machine, refresh_token="r")
 
 
 @in_event_loop

@@ -234,13 +234,14 @@ class OAuth2(StrategyProvider):
         """The URL where a person signs in and a code is issued (RFC 6749, 4.1.1; RFC 7636, 4.3).
 
         `grants.AuthorizationRequest` makes the state and the challenge. Raises `ConfigurationError` without
-        an `authorization_url`.
+        an `authorization_url`, or if the strategy has no such grant.
         """
         if self.authorization_url is None:
             raise ConfigurationError(
                 "authorization_url is missing, so no sign-in can start.",
                 todo="Pass it to the provider, or use OAuth2.discover(issuer, ...).",
             )
+        self._sent_with("authorization_code")  # or its code could not be redeemed
         given = {"redirect_uri": redirect_uri, "scope": self._asked(scope)}
         known = {name: given.get(name) or self._text(name) for name in _ASKED}
         pairs = [("response_type", "code"), *((name, value) for name, value in known.items() if value)]
@@ -266,7 +267,8 @@ class OAuth2(StrategyProvider):
     def device_authorization(self, scope: str | None = None) -> TokenRequest:
         """The request that starts a sign-in on a device without a browser (RFC 8628, 3.1).
 
-        Raises `ConfigurationError` without a `device_authorization_url`.
+        Raises `ConfigurationError` without a `device_authorization_url`, or if the strategy has no such
+        grant.
         """
         if self.device_authorization_url is None:
             raise ConfigurationError(
@@ -274,6 +276,7 @@ class OAuth2(StrategyProvider):
                 intact="Nothing was sent.",
                 todo="Pass it to the provider, or use OAuth2.discover(issuer, ...).",
             )
+        self._sent_with(DEVICE_CODE)
         known = {**self._texts, **({"scope": asked} if (asked := self._asked(scope)) else {})}
         pairs = [(name, known[name]) for name in ("scope", "audience", "resource") if name in known]
         return self._posted(self.device_authorization_url, pairs, self._hidden())

@@ -15,7 +15,7 @@ from ..errors import ConfigurationError, GrantRejected, TokenSessionError
 from ..token import Token, fingerprint
 from . import _wire
 from .client_auth import ClientAuth
-from .protocol import Credential, Identity, Issued, TokenRequest, TokenResponse
+from .protocol import Credential, GrantType, Identity, Issued, TokenRequest, TokenResponse
 from .response import read as read_response
 from .secret_values import SecretValue, check_secret, read_secret
 from .strategy import CREDENTIAL_FIELDS, Strategy
@@ -80,6 +80,8 @@ class StrategyProvider:
         insecure_http_hosts: Collection[str] = (),
     ) -> None:
         self.strategy = strategy
+        if credential is not None:
+            self._sent_with(credential.grant_type)
         self.insecure_http_hosts: tuple[str, ...] = _validate.http_hosts(insecure_http_hosts)
         hosts = self.insecure_http_hosts
         self.base_url: str = _validate.url("base_url", base_url, insecure_http_hosts=hosts)
@@ -225,21 +227,25 @@ class StrategyProvider:
         Raises `ConfigurationError` if the server does not support its grant type, or if a secret that may
         change has not been read: see `resolved`.
         """
-        strategy = self.strategy
-        if credential.grant_type not in strategy.grants:
-            raise ConfigurationError(
-                f"{strategy.name} does not support the {credential.grant_type} grant.",
-                intact="The credential was not sent.",
-                todo=f"Use one of: {', '.join(strategy.grants)}.",
-            )
+        names = self._sent_with(credential.grant_type)
         own = dict(credential.fields)
         if name := CREDENTIAL_FIELDS[credential.grant_type]:
             own[name] = credential.secret
         known = {"grant_type": credential.grant_type, **self._texts, **own}
-        names = strategy.grants[credential.grant_type]
         pairs = [(name, known[name]) for name in names if name in known]
         pairs += [pair for pair in own.items() if pair[0] not in names]
         return self._built(self.token_url, pairs, self._secrets(credential))
+
+    def _sent_with(self, grant_type: GrantType) -> Sequence[str]:
+        """The fields of a token request. Raises `ConfigurationError` if there is no such grant."""
+        grants = self.strategy.grants
+        if grant_type not in grants:
+            raise ConfigurationError(
+                f"{self.strategy.name} does not support the {grant_type} grant.",
+                intact="The credential was not sent.",
+                todo=f"Use one of: {', '.join(grants)}.",
+            )
+        return grants[grant_type]
 
     def request_fingerprint(self, credential: Credential) -> str:
         """What identifies a token request: all of it, but the key instead of a signed assertion.
