@@ -80,6 +80,14 @@ def test_a_demo_without_a_terminal_prints_plain_lines(tmp_path: Path) -> None:
     assert "Every expiry took one token request, and no request failed." in out
 
 
+def test_a_demo_whose_output_is_closed_from_the_start_runs_without_a_traceback(tmp_path: Path) -> None:
+    """As in `tokensession demo >&-`, or below a supervisor: its exit status is the answer."""
+    demo = [sys.executable, "-m", "tokensession", "demo", *SHORT]
+    closed = f"import os; os.close(1); os.execv({demo[0]!r}, {demo!r})"
+    with running("-c", closed, tmp=tmp_path) as process:
+        assert finish(process) == (0, "", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_demo_that_is_ended_leaves_no_process_and_no_file_behind(number: int, tmp_path: Path) -> None:
     with command(*ENDLESS, tmp=tmp_path) as process:

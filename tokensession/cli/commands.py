@@ -71,7 +71,7 @@ def demo(json_: bool, processes: int, tasks: int, expiries: int, lifetime: int) 
 def _display(json_: bool) -> Display:
     if json_:
         return Display()
-    return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
+    return LiveDisplay() if sys.stdout is not None and sys.stdout.isatty() else PlainDisplay()
 
 
 @cli.command()
