@@ -71,6 +71,7 @@ async def test_all_endpoints_are_found() -> None:
         assert provider.revocation_url == f"{server.base_url}/revoke"
         assert provider.issuer == server.base_url
         assert provider._auth == ClientAuth.post()  # the server takes nothing else
+        assert (await found(server.base_url, auth=None))._auth == ClientAuth.post()
         assert (await found(server.base_url, auth=ClientAuth.basic()))._auth == ClientAuth.basic()
 
 

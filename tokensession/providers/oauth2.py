@@ -216,8 +216,8 @@ class OAuth2(StrategyProvider):
         }
         methods = _of_type(document, "token_endpoint_auth_methods_supported", list) or ["client_secret_basic"]
         by_post = "client_secret_basic" not in methods and "client_secret_post" in methods
-        if by_post and settings.get("client_secret") is not None:
-            found["auth"] = ClientAuth.post()
+        if by_post and settings.get("client_secret") is not None and settings.get("auth") is None:
+            settings["auth"] = ClientAuth.post()
         if _of_type(document, "authorization_response_iss_parameter_supported", bool):
             found["names_issuer"] = True
         return cls(**{**found, "issuer": issuer, **settings})
