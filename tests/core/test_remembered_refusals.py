@@ -23,6 +23,7 @@ from tokensession import (
     TokenUnavailable,
     UnexplainedRefusal,
 )
+from tokensession.events import RefreshFailed
 from tokensession.providers import ClientAuth, OAuth2
 from tokensession.providers.protocol import Credential, TokenRequest, TokenResponse
 from tokensession.testing import token_response
@@ -307,6 +308,24 @@ def test_f58_a_refusal_without_a_word_after_a_lost_answer_is_probably_a_rejectio
         await keep_failing(GrantLost, one, other, times=15, pause=MINUTE)  # the second one, too
         assert one.token_requests == 3
         assert [await one.access(), await other.access()] == ["access-1", "access-1"]
+
+    run(main)
+
+
+def test_a_fault_of_the_client_says_when_the_next_token_request_may_be_made() -> None:
+    async def main() -> None:
+        rig = Rig(*[refusal("invalid_client", 401)] * 2)
+        for pause in (60, 120):
+            await refused(ClientRejected, rig.access())
+            failed = [event for event in rig.events if isinstance(event, RefreshFailed)][-1]
+            told = failed.next_attempt, rig.source.snapshot().retry_after
+            assert told == (pytest.approx(pause), pytest.approx(pause))
+            assert failed.ask_again < 2  # until then, callers look at the store now and then
+            rig.clock.advance(pause - 1)
+            assert rig.source.snapshot().retry_after == pytest.approx(1)
+            await refused(ClientRejected, rig.access())
+            rig.clock.advance(1)
+        assert rig.token_requests == 2
 
     run(main)
 

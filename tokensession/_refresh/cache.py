@@ -217,6 +217,8 @@ class TokenCache:
         if not (isinstance(error, StoreError) and self.error is not None and still_true):
             self.error = error
             self.next_attempt = self.not_before = max(until, self.look_after)
+            if not isinstance(error, TokenUnavailable):  # you may correct it at any time
+                self.not_before = self.look_after
         return self.reported != before
 
     def pause(self, boot: float) -> float | None:

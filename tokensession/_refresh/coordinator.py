@@ -264,9 +264,9 @@ class RefreshCoordinator:
             cache.forget()  # a rejection leaves the access token valid; a sign-out is about it
         else:
             self._serve_known()
-        until = now.boot
+        until = operation.until
         if isinstance(error, TokenUnavailable) and error.retry_after is not None:
-            until += error.retry_after
+            until = max(until, now.boot + error.retry_after)
         new = behind or cache.fail(error, until, now.boot, jitter=self._clock.jitter())
         self._report(
             events.RefreshFailed(

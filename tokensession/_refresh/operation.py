@@ -24,7 +24,7 @@ class Operation:
     yet, or None while a request is on the wire. `order` is that of the state that was known when it began.
     `number` is the highest sign-in number that was stored or known when a sign-in began.
     `unwanted`: its token is not to be used, so it does not go on late. `ended_by`: why it was stopped.
-    `sending`: its token request, until there is an answer.
+    `sending`: its token request, until there is an answer. `until`: no token request is made before.
     """
 
     def __init__(self, clock: Clock, policy: Policy, *, force: bool = False) -> None:
@@ -39,6 +39,7 @@ class Operation:
         self.number: int | None = None
         self.unwanted = False
         self.sending: Sending | None = None
+        self.until: float = float("-inf")
         self.cancel: Callable[[], None] | None = None
         self.ended_by: TokenSessionError | None = None
         self._clock = clock

@@ -140,7 +140,7 @@ class RefreshTransaction:
                     step = self.record.decide(seen, want)
                 case Wait(until, error, limit):
                     self.record.remember_missing(seen)
-                    left = until - self.record.boot
+                    operation.until, left = until, until - self.record.boot
                     if limit and self.record.boot >= self.record.cache.limited_until:
                         self.record.cache.limited_until = until
                         self.record.report(events.RequestLimitReached(self.record.key, limit, left))
