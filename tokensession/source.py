@@ -423,12 +423,25 @@ def check_provider(name: str, provider: object) -> None:
     """Raise `ConfigurationError` if this is not a provider."""
     if implements(Provider, provider):
         return
-    raise ConfigurationError(  # not its repr: it may be the refresh token itself
-        f"{name} must be a provider, not {describe(provider)}.",
-        todo=f"Pass an instance: {provider.__name__}(...)."
-        if isinstance(provider, type)
-        else "Pass an instance of one of tokensession.providers.",
-    )
+    todo = "Pass an instance of one of tokensession.providers."
+    if isinstance(provider, type):
+        todo = f"Pass an instance: {provider.__name__}(...)."
+    if inspect.iscoroutine(provider):
+        provider.close()  # else Python warns, too
+        todo = "Await it first: await OAuth2.discover(...)."
+    # Not its repr: it may be the refresh token itself.
+    raise ConfigurationError(f"{name} must be a provider, not {describe(provider)}.", todo=todo)
+
+
+def check_source(source: object) -> None:
+    """Raise `ConfigurationError` if this is not a `ManagedSource`."""
+    if not isinstance(source, ManagedSource):
+        todo = (
+            "Pass session.source."
+            if hasattr(source, "source")
+            else "Pass ManagedSource(provider, store=...)."
+        )
+        raise ConfigurationError(f"source must be a ManagedSource, not {describe(source)}.", todo=todo)
 
 
 def _check_settings(

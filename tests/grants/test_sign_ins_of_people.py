@@ -15,6 +15,7 @@ import pytest
 from _event_loop import in_event_loop
 
 from tokensession import (
+    AuthedSession,
     ClientRejected,
     ConfigurationError,
     GrantLost,
@@ -53,6 +54,20 @@ def provider(**changes: Any) -> OAuth2:
 def redirect(request: AuthorizationRequest, **query: str) -> str:
     """The URL that the browser is sent to."""
     return f"{BACK}?{urlencode({'state': request.state, **query})}"
+
+
+@in_event_loop
+async def test_a_forgotten_await_or_source_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"not a coroutine.* Await it first"):
+        AuthedSession(OAuth2.discover("https://id.example.com", client_id="app"))  # type: ignore[arg-type]
+    session = AuthedSession(provider(), store="memory:", key="k")
+    request = AuthorizationRequest.begin(provider())
+    wrong: Any
+    for wrong, todo in ((session, "Pass session.source"), (provider(), r"Pass ManagedSource\(provider")):
+        with pytest.raises(ConfigurationError, match=todo):
+            await DeviceSignIn.begin(wrong)
+        with pytest.raises(ConfigurationError, match=todo):
+            await request.sign_in(wrong, redirect(request, code="c"))
 
 
 def test_each_sign_in_has_a_state_and_a_challenge_of_its_own() -> None:

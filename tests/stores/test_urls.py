@@ -73,12 +73,12 @@ def test_an_unknown_scheme_is_an_error_that_lists_the_known_ones(monkeypatch: py
     register(monkeypatch, "custom", "builtins:dict")
     with pytest.raises(
         ConfigurationError,
-        match=r"'redsi'.* custom, file, memory, postgres, .*rediss, sqlite, valkey, valkeys[;,]",
+        match=r"'redsi'.* custom, file, memory, postgres, .*rediss, sqlite, valkey, valkeys; or encrypted[+]",
     ):
         open_store("redsi://host")
     with pytest.raises(
         ConfigurationError,
-        match=r"no scheme.* custom, file, memory, postgres, .*rediss, sqlite, valkey, valkeys[.]",
+        match=r"no scheme.* custom, file, .*rediss, sqlite, valkey, valkeys; or with encrypted[+]",
     ):
         open_store("tokens.db")
 

@@ -15,7 +15,7 @@ from .. import _validate
 from .._redact import excerpt
 from ..errors import ConfigurationError, GrantRejected, SignInRequired, TokenSessionError, TokenUnavailable
 from ..providers.oauth2 import OAuth2
-from ..source import ManagedSource
+from ..source import ManagedSource, check_source
 from ..token import Token
 
 __all__ = ["AuthorizationRequest"]
@@ -108,6 +108,7 @@ class AuthorizationRequest:
 
         Raises what `code` and `ManagedSource.sign_in` raise.
         """
+        check_source(source)
         return await source.sign_in(
             code=self.code(redirected), code_verifier=self.code_verifier, redirect_uri=self.redirect_uri
         )

@@ -17,7 +17,7 @@ from ..errors import (
 from ..providers import _wire
 from ..providers.oauth2 import OAuth2
 from ..providers.response import refusal
-from ..source import ManagedSource
+from ..source import ManagedSource, check_source
 from ..token import Token, fingerprint
 
 __all__ = ["DeviceSignIn"]
@@ -54,6 +54,7 @@ class DeviceSignIn:
         Raises `ConfigurationError` if the provider has no `device_authorization_url` or another scope, or the
         server rejects the client, `TokenUnavailable` if it cannot be reached, and `InvalidTokenResponse`.
         """
+        check_source(source)
         requests, clock = source._record.requests, source._clock
         provider = await requests.resolved()
         if not isinstance(provider, OAuth2):

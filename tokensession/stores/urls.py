@@ -81,7 +81,8 @@ def _scheme(url: str) -> str:
     if match is None:
         raise ConfigurationError(
             f"The store's URL ({len(url)} characters) has no scheme.",
-            todo=f"Begin it with one of: {', '.join(_known())}. For a file: sqlite:///tokens.db.",
+            todo=f"Begin it with one of: {', '.join(_known())}; or with {_ENCRYPTED} and one of these. For a "
+            "file: sqlite:///tokens.db.",
         )
     return match[1].lower()
 
@@ -221,7 +222,8 @@ def _open_foreign(scheme: str, url: str) -> OpenedStore:
     if not points:
         raise ConfigurationError(
             f"No store is registered for the scheme {scheme!r}.",
-            todo=f"Use one of: {', '.join(_known())}; or install the package that provides it.",
+            todo=f"Use one of: {', '.join(_known())}; or {_ENCRYPTED} and one of these; or install the "
+            "package that provides it.",
         )
     point = next(iter(points))
     problem = ""
