@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from _moments import beside, holding, let_pass, refused, wait_in_vain_for_the_claim
+from _moments import beside, holding, let_pass, refused, under_way, wait_in_vain_for_the_claim
 from _rig import LIFETIME, Rig, begun, failed_after, invalid_grant, let_tasks_run, run, success, took
 from _scripted_store import Gate, ScriptedStore, fail
 
 from tokensession import NotSent, OutcomeUnknown, Policy, SignedOut, StoreUnavailable, events
 from tokensession.providers import Credential, OAuth2, Strategy, StrategyProvider
-from tokensession.testing import FakeClock, Paused, token_response
+from tokensession.testing import FakeClock, Paused, ScriptedTransport, token_response
 
 
 def provider(**changes: Any) -> OAuth2:
@@ -32,6 +33,18 @@ def sent(rig: Rig) -> dict[str, str]:
 
 
 DONE = token_response(b"", 200)
+
+
+class Crowded(ScriptedTransport):
+    """A transport whose connections are all in use, until the gate opens."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self._gate = gate
+
+    async def reserve(self, _url: str) -> Callable[[], None]:
+        await self._gate()
+        return lambda: None
 
 
 def test_the_tombstone_is_stored_before_the_refresh_token_is_revoked() -> None:
@@ -401,6 +414,32 @@ def test_a_sign_out_also_ends_a_sign_in_that_has_not_been_sent(credential: str, 
         rig.transport.script(success(3))
         await rig.source.sign_in(**{credential: "new"})
         assert await rig.access() == "access-3"
+
+    run(main)
+
+
+@pytest.mark.parametrize("waits_for", ["a connection", "the store"])
+def test_a_sign_out_ends_a_sign_in_that_has_only_begun(waits_for: str) -> None:
+    """The last call wins, also if the sign-in has not looked at the store yet. Its credential is not sent."""
+
+    async def main() -> None:
+        clock, gate = FakeClock(), Gate()
+        store = ScriptedStore(clock=clock)
+        rig = await holding(store=store, clock=clock)
+        if waits_for == "the store":
+            store.steps["load"] = gate
+        else:
+            rig.transport = Crowded(gate)
+            rig.source._record.requests.transport = rig.transport
+        signing_in = await under_way(rig.source.sign_in(refresh_token="new"), gate)
+        store.steps.clear()
+        await rig.source.sign_out()
+        gate.open.set()
+        await refused(SignedOut, signing_in, rig.access())
+        rig.transport.script(success(2))
+        await rig.source.sign_in(refresh_token="new")
+        assert await rig.access() == "access-2"
+        assert rig.transport.left == 0
 
     run(main)
 

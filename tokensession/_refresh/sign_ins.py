@@ -41,11 +41,12 @@ _OVERTAKEN = "This key was signed out while the sign-in was running."
 _UNKNOWN_NUMBERS = 1 << 20  # a damaged record may have had any number; no one signs in so often
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SignIns:
-    """Signs in and out of one key."""
+    """Signs in and out of one key. `running`: the sign-ins that have begun and not ended."""
 
     record: KeyRecord
+    running: tuple[Operation, ...] = ()
 
     async def sign_in(self, credential: Credential, operation: Operation) -> tuple[TokenState, bool]:
         """Redeem a new refresh token or code, and store the result over whatever is there.
@@ -61,6 +62,7 @@ class SignIns:
         begins = [events.SignInStarted(key, operation.id)]
         if credential.grant_type != DEVICE_CODE:
             report(begins.pop())
+        self.running = (*self.running, operation)
         try:
             found = await self._redeemed(credential, operation)
         except BaseException as error:
@@ -70,6 +72,8 @@ class SignIns:
                 for event in (*begins, events.SignInFailed(key, operation.id, took, name, str(failure))):
                     report(event)
             raise
+        finally:
+            self.running = tuple(each for each in self.running if each is not operation)
         for event in begins:
             report(event)
         return found
@@ -102,7 +106,9 @@ class SignIns:
             if (stored := self._higher(seen)) is not None:
                 stored = keeping(stored, memory, seen.state if seen is not None else None)
                 if stored.signed_out and operation.number is not None and stored.number > operation.number:
-                    raise SignedOut(_OVERTAKEN)  # before it was sent
+                    raise SignedOut(_OVERTAKEN)  # by another process, before it was sent
+            if operation.ended_by is not None:
+                raise operation.ended_by
             current = stored or TokenState()
             if stored is not None and foreign(stored, self.record.provider):
                 # Take over nothing else than which codes have been sent: ours may be among them.
@@ -252,7 +258,7 @@ class SignIns:
 
         Returns the token that it ends, if there is one of this provider's.
         """
-        record = self.record
+        record, overtaken = self.record, self.running
         for _ in range(_ROUNDS):
             before, number = TokenState(), self._highest()
             expect: str | AnyVersion | None = None
@@ -269,6 +275,8 @@ class SignIns:
             with contextlib.suppress(Superseded):
                 stored = await record.put(tombstone, expect)
                 record.cache.learn(tombstone, stored.version, record.boot)
+                for operation in overtaken:  # they need not have looked at the store before
+                    operation.ended_by = SignedOut(_OVERTAKEN)
                 return ended
         raise StoreUnavailable(f"The record changed {_ROUNDS} times during one sign-out.")
 
