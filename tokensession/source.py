@@ -348,6 +348,7 @@ class ManagedSource:
         if home.loop is not loop:
             self._leave_parent()
             home.move(loop)
+            self._coordinator.enter()
 
     def _leave_parent(self) -> None:
         """In a forked child, forget what is the parent's: tokens in memory, refreshes, claims."""

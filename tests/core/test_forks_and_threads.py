@@ -14,12 +14,20 @@ from typing import Any
 
 import aiohttp
 import pytest
-from _rig import Rig, run, success
+from _moments import refused
+from _rig import LIFETIME, Rig, begun, failed_after, run, success, took
 
-from tokensession import AuthedSession, BearerAuth, ManagedSource
+from tokensession import AuthedSession, BearerAuth, ManagedSource, OutcomeUnknown, Policy, SignedOut
 from tokensession.providers import OAuth2, Oto
 from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, OAuth2Server, OtoServer, ScriptedTransport, token_response
+from tokensession.testing import (
+    FakeClock,
+    OAuth2Server,
+    OtoServer,
+    Paused,
+    ScriptedTransport,
+    token_response,
+)
 
 PRELUDE = """
 import asyncio, concurrent.futures, json, logging, multiprocessing, os, sys, warnings
@@ -404,6 +412,41 @@ def test_f73_the_next_loop_may_use_what_another_has_closed_or_left() -> None:
         assert (await rig.source.refresh()).access_token == "access-3"  # that thread's loop is over
 
     run(scene)
+
+
+@pytest.mark.parametrize("left", ["on the wire", "late", "paused"])
+@pytest.mark.parametrize("call", ["sign_out", "sign_in", "refresh", "aclose"])
+def test_f73_the_next_loop_is_not_disturbed_by_a_refresh_that_a_closed_one_has_left(
+    call: str, left: str
+) -> None:
+    """`loop.run_until_complete(...)`, then `loop.close()`: no one has told its tasks that it ends."""
+    rig = Rig(
+        success(1), token_response({}, 500) if left == "paused" else Paused(success(2)), policy=Policy()
+    )
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # "Task was destroyed but it is pending!" is the point here
+
+    async def first() -> asyncio.Task[str]:
+        await rig.access()
+        rig.clock.advance(LIFETIME)
+        caller = await begun(rig.access())
+        if left == "late":
+            await failed_after(OutcomeUnknown, caller, rig.clock)
+        return caller
+
+    async def second() -> None:
+        rig.transport.script(success(3))
+        with_what = {"refresh_token": "new"} if call == "sign_in" else {}
+        await took(getattr(rig.source, call)(**with_what), rig.clock)
+        if call == "sign_out":
+            await refused(SignedOut, rig.access())
+        elif call != "aclose":
+            assert await rig.access() == "access-3"
+
+    caller = loop.run_until_complete(first())
+    loop.close()
+    run(second)
+    assert caller.done() is (left == "late")
 
 
 def test_f73_a_client_of_another_loop_is_refused_before_it_hangs() -> None:

@@ -107,6 +107,11 @@ class RefreshCoordinator:
         """Whether something still waits to be stored."""
         return self._pending.pending is not None
 
+    def enter(self) -> None:
+        """Be used in another event loop, or again after closing."""
+        if self._current is None or self._current.orphaned:
+            self._current = self._operation = None  # a closed loop has left it behind
+
     # -- refreshing -------------------------------------------------------------------------------
 
     def start_background(self) -> None:
@@ -168,15 +173,9 @@ class RefreshCoordinator:
         )
 
     def _running_refresh(self) -> SharedTask[Token] | None:
-        """The refresh to join, if there is one. Drops one that a closed event loop has left behind."""
+        """The refresh to join, if there is one."""
         task = self._current
-        if (
-            task is None
-            or task.done
-            or task.released
-            or task.orphaned
-            or self._record.access.is_stuck(task.task)
-        ):
+        if task is None or task.done or task.released or self._record.access.is_stuck(task.task):
             self._current = None
             return None
         if task.in_other_loop:
