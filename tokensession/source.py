@@ -22,7 +22,7 @@ from anyio import CancelScope
 
 from ._validate import describe, implements
 from .clock import Clock, SystemClock
-from .errors import ConfigurationError, TokenSessionError
+from .errors import ConfigurationError, StoreError, TokenSessionError
 from .home import THIS_PROCESS, Home, parents
 from .observer import Event, Observer, emit
 from .policy import WALL_CLOCK_CHECK, Freshness, Policy
@@ -284,7 +284,11 @@ class ManagedSource:
         self._enter()
         with CancelScope(shield=True):
             store = self._owned_store
-            await self._coordinator.close(store.aclose if store is not None else None)
+            try:
+                await self._coordinator.close(store.aclose if store is not None else None)
+            except StoreError:  # it is closed all the same
+                self._home.loop = None
+                raise
         self._home.loop = None
 
     async def __aenter__(self) -> Self:

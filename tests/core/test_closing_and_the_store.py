@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _moments import let_pass
 from _rig import (
     LIFETIME,
     Rig,
@@ -142,6 +143,38 @@ def test_k09_a_source_whose_closing_could_not_save_goes_on_with_its_token() -> N
             assert await rig.access() == "access-3"
             assert "refresh_token=refresh-2" in rig.sent()
         assert await rig.stored_access() == "access-3"
+
+    run(main)
+
+
+def test_f27_k09_a_source_that_is_entered_again_saves_its_token_without_a_refresh() -> None:
+    """The refresh token in the store is spent, and this process may be killed before the token is due."""
+
+    async def main() -> None:
+        rig, _, clock = await unsaved_at_closing()
+        async with rig.source:
+            await let_tasks_run()
+            await let_pass(clock, 1)
+            assert await rig.stored_access() == "access-2"
+            assert not rig.source.snapshot().unsaved
+
+    run(main)
+
+
+def test_f27_the_next_event_loop_goes_on_saving_what_the_last_one_could_not() -> None:
+    """Nothing was closed in between. Until it is stored, the claim keeps other processes from refreshing."""
+    rig, store, clock = scripted(success(1))
+    store.steps |= DOWN
+    asyncio.run(rig.access())
+    assert store.has_claims()
+    store.steps.clear()
+
+    async def main() -> None:
+        assert await rig.access() == "access-1"
+        await let_tasks_run()
+        await let_pass(clock, 1)
+        assert await rig.stored_access() == "access-1"
+        assert not store.has_claims()
 
     run(main)
 

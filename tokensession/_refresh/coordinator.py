@@ -111,6 +111,7 @@ class RefreshCoordinator:
         """Be used in another event loop, or again after closing."""
         if self._current is None or self._current.orphaned:
             self._current = self._operation = None  # a closed loop has left it behind
+        self._save_later()  # the loop that went on with it has ended, or closing has stopped it
 
     # -- refreshing -------------------------------------------------------------------------------
 
@@ -313,7 +314,7 @@ class RefreshCoordinator:
     def _save_later(self) -> None:
         """Keep trying to store what could not be stored, if there is anything."""
         self._revoke_later()
-        if not self.unsaved or (self._saving is not None and self._saving in self._tasks.running):
+        if not self.unsaved or self._saving in self._tasks.running:
             return
         with contextlib.suppress(RuntimeError):  # the loop is closing: the next refresh, or closing, goes on
             self._saving = self._start(self._until_stored(), "save")
@@ -455,6 +456,7 @@ class RefreshCoordinator:
                 await self._bounded((end - clock.boot()) / 2, self._pending.release_claims())
             if self._saving is not None:
                 self._saving.cancel()
+                self._saving = None
         finally:
             notice.cancel()
             if self._operation is not None:
