@@ -23,11 +23,19 @@ from _rig import (
 )
 from _scripted_store import Gate, ScriptedClaim, ScriptedStore, scripted
 
-from tokensession import ClaimTimeout, GrantRejected, OutcomeUnknown, Policy, SignedOut, TokenUnavailable
+from tokensession import (
+    AuthorizationPending,
+    ClaimTimeout,
+    GrantRejected,
+    OutcomeUnknown,
+    Policy,
+    SignedOut,
+    TokenUnavailable,
+)
 from tokensession.events import Adopted, Refreshed, RefreshFailed
 from tokensession.policy import LOOK_INTERVAL
 from tokensession.providers.protocol import TokenRequest, TokenResponse
-from tokensession.testing import FakeClock, Paused, ScriptedTransport
+from tokensession.testing import FakeClock, Paused, ScriptedTransport, token_response
 
 CALLER, RESPONSE = 20, 120
 """Seconds: `Policy.caller_timeout` and `Policy.response_timeout`."""
@@ -203,6 +211,30 @@ def test_f18_f41_f54_closing_a_sign_in_or_a_sign_out_ends_the_wait_for_a_late_an
             with pytest.raises(SignedOut):
                 await rig.access()
             assert (await rig.state()).signed_out
+
+    run(main)
+
+
+@pytest.mark.parametrize("after", [CALLER, CALLER - 1], ids=["late", "late during the poll"])
+def test_f54_asking_whether_a_device_is_approved_loses_no_late_answer(after: int) -> None:
+    """The person may never approve it. Until then, the answer has the only copy of the next refresh token."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(configured="configured-token")
+        paused, caller = await rig.in_flight(success(1))
+        clock.advance(after)
+        await let_tasks_run()
+        rig.transport.script(token_response({"error": "authorization_pending"}, 400))
+        polling = asyncio.create_task(rig.source.sign_in(device_code="shown"))
+        await failed_after(AuthorizationPending, polling, clock)
+        paused.release()
+        await rig.refreshed()
+        assert await rig.stored_access() == await rig.access() == "access-1"
+        await asyncio.gather(caller, return_exceptions=True)
+        rig.transport.script(success(2))
+        await rig.source.sign_in(device_code="shown")
+        assert await rig.access() == "access-2"
+        assert not store.has_claims()
 
     run(main)
 

@@ -41,7 +41,7 @@ from ..errors import (
     TokenUnavailable,
 )
 from ..policy import Freshness, Policy
-from ..providers.protocol import Credential
+from ..providers.protocol import DEVICE_CODE, Credential
 from ..token import Token
 from .cache import TokenCache
 from .decide import Fail, Serve, Wait, Want, freshness, is_new
@@ -351,7 +351,8 @@ class RefreshCoordinator:
 
     async def _sign_in(self, credential: Credential) -> Token:
         key, operation = self._record.key, Operation(self._clock, self._policy)
-        if not self._sign_ins.has_redeemed(credential):  # else it is not sent: a user has reloaded a page
+        # Not if it is not sent (a user has reloaded a page), or if no one may have approved it yet.
+        if credential.grant_type != DEVICE_CODE and not self._sign_ins.has_redeemed(credential):
             self._stop_listening()
             for task in self._tasks.running:
                 if task.released:  # its claim is in the way
