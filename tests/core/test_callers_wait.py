@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from _moments import refused
 from _rig import IMPATIENT, LIFETIME, Rig, begun, expired, invalid_grant, let_tasks_run, limited, run, success
 from _scripted_store import fail, scripted
 
@@ -478,6 +479,34 @@ def test_f23_f64_a_pause_holds_in_every_process(failure: str) -> None:
         assert started.token_requests == 0
         clock.advance(max(1, caught.value.retry_after))
         assert await started.access() == "access-2"
+
+    run(main)
+
+
+@pytest.mark.parametrize("before", ["the store was down", "there was no network"])
+@pytest.mark.parametrize("policy", [IMPATIENT, Policy()], ids=["impatient", "patient"])
+def test_f23_f64_callers_are_told_of_the_pause_that_lasts_and_not_of_what_failed_before(
+    before: str, policy: Policy
+) -> None:
+    """Another process was asked to wait for an hour. What had failed here is over, and says nothing true."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(success(1), policy=policy)
+        await rig.access()
+        clock.advance(LIFETIME)
+        rig.transport.script(NotSent("No route."))
+        if before == "the store was down":
+            store.steps["claim"] = fail
+        caller = await begun(rig.access())
+        store.steps.clear()
+        await refused(RateLimited, rig.peer(limited(3600)).access())
+        await elapse(clock, 2)
+        assert isinstance(caller.exception(), StoreUnavailable | NotSent | RateLimited)
+        for _ in range(3):
+            told = await refused(RateLimited, rig.access(), match="answered 429")
+            assert told.retry_after is not None
+            assert told.retry_after > 3500
+            clock.advance(2)
 
     run(main)
 

@@ -48,6 +48,7 @@ __all__ = [
     "consequence",
     "explained",
     "noted",
+    "reason_of",
     "remembered",
 ]
 
@@ -165,7 +166,7 @@ def noted(
             state,
             before,
             error.code,
-            _reason(error),
+            reason_of(error),
             sent,
             now,
             certain=error.certain,
@@ -179,19 +180,19 @@ def noted(
         unknown=before.unknown + line.spends,
         unexplained=before.unexplained + 1 if unexplained else 0,
         unexplained_since=before.unexplained_since if before.unexplained else now,
-        reason=_reason(error),
+        reason=reason_of(error),
         last=now,
     )
     known = state.rejection_of(sent.credential, sent.request)
     if unexplained and known is not None:  # the same again, in no words
-        return _rejected(state, before, known.code, _reason(error), sent, now, certain=known.certain)
+        return _rejected(state, before, known.code, reason_of(error), sent, now, certain=known.certain)
     if unexplained and (
         failures.unknown
         or (
             failures.unexplained >= UNEXPLAINED_LIMIT and now - failures.unexplained_since >= UNEXPLAINED_SPAN
         )
     ):
-        reason = _because(_reason(error), before) if before.unknown else _reason(error)
+        reason = _because(reason_of(error), before) if before.unknown else reason_of(error)
         return _rejected(state, before, "", reason, sent, now, certain=False)
     usable_for, asked = sent.usable_for, _asked(error, policy)
     waiting = max(asked or 0.0, _pause(line.pause, failures, 0.0, policy, now, jitter))
@@ -229,7 +230,7 @@ def remembered(
     failures = noted(state, error, sent, policy, now, jitter).failures_of(name)
     if failures is None:  # rejected, so that the store says when the same one may be sent again
         failures = state.failures_of(name) or Failures(name, since=now)
-        failures = replace(failures, count=failures.count + 1, reason=_reason(error), last=now)
+        failures = replace(failures, count=failures.count + 1, reason=reason_of(error), last=now)
     if not refused:
         return LocalFailure(failures, refused=refusal)
     if not left:
@@ -287,7 +288,7 @@ def _rejected(
     return state.with_rejection(rejection).without_failures(sent.credential)
 
 
-def _reason(error: TokenSessionError) -> str:
+def reason_of(error: TokenSessionError) -> str:
     """What happened, for another process's error message: short, and without a secret, as all our errors."""
     text = str(error.args[0]) if error.args else type(error).__name__
     return text if len(text) <= 500 else text[:499] + "…"
@@ -302,7 +303,7 @@ def explained(error: GrantRejected, state: TokenState, sent: Sent) -> GrantRejec
     elif failures is None or not sent.single:
         return error
     else:
-        happened = _because(_reason(error), failures)
+        happened = _because(reason_of(error), failures)
         if not failures.unknown:
             error.args = (happened,)
             return error

@@ -56,7 +56,7 @@ from . import pending_writes
 from .decide import Fail, Hold, Read, Redeem, Restore, Serve, Step, Wait, Want, foreign
 from .next_state import counted, renewed
 from .operation import Operation
-from .outcomes import Sent, consequence, explained, noted, remembered
+from .outcomes import Sent, consequence, explained, noted, reason_of, remembered
 from .pending_writes import Pending
 from .record import KeyRecord
 from .request import Sending
@@ -147,7 +147,10 @@ class RefreshTransaction:
                     known = self.record.cache.repeated(self.record.boot)
                     if isinstance(known, SignInRequired) or type(known) is ConfigurationError:
                         known = None  # of what was stored before: this only has to wait
-                    error = _until(failure or known or error, left)
+                    cause = failure or known
+                    if cause is not None and reason_of(cause) in error.args[0]:  # else it is over
+                        error = cause
+                    error = _until(error, left)
                     if not operation.worth_waiting(until):
                         raise error
                     operation.failure = error
