@@ -27,6 +27,7 @@ from tokensession import (
     SignInRequired,
     StoreUnavailable,
     TokenSessionError,
+    sign_out,
 )
 from tokensession._refresh.state import Now, decode
 from tokensession.clock import SystemClock
@@ -230,6 +231,22 @@ def test_check_raises_what_callers_would_get(
             await rig.source.sign_out()
         await refused(kind, rig.access())
         await assert_check(beside(rig) if restarted else rig, kind)
+
+    run(main)
+
+
+def test_a_token_is_not_served_after_check_has_found_that_its_key_was_signed_out() -> None:
+    """Another process or an operator has done it. The token would be FRESH for an hour."""
+
+    async def main() -> None:
+        rig, store, _ = scripted(success(1), success(2))
+        await rig.access()
+        assert await sign_out(store, "account")
+        await refused(SignedOut, rig.source.check(), rig.access())
+        assert rig.source.snapshot().token is None
+        await rig.source.sign_in(refresh_token="new")
+        await rig.source.check()
+        assert await rig.access() == "access-2"
 
     run(main)
 

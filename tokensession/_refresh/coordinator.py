@@ -158,10 +158,11 @@ class RefreshCoordinator:
         step = await self._transaction.check(Want(self.cache.served))
         if isinstance(step, Serve):
             self._serve(step.state)
+        if isinstance(step, Fail) and isinstance(step.error, SignedOut):
+            self.cache.forget()
         now = self._record.access.now()
         valid = self.cache.deadlines.freshness(now.wall, now.boot) is not Freshness.EXPIRED
-        signed_out = isinstance(step, Fail) and isinstance(step.error, SignedOut)
-        if isinstance(step, Fail | Wait) and (signed_out or not valid):
+        if isinstance(step, Fail | Wait) and not valid:
             raise step.error
 
     def _out_of_time(self) -> TokenSessionError:
