@@ -22,10 +22,11 @@ def begin(work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
     """A task that does this work, even if it is cancelled before its first step.
 
     Python does not enter a coroutine that is cancelled before it has begun. So this one has: it waits inside.
+    That is not left to the event loop's task factory: one that wraps coroutines cannot await it.
     """
     begun = _begun(work)
     begun.send(None)
-    return asyncio.get_running_loop().create_task(begun)
+    return asyncio.Task(begun, loop=asyncio.get_running_loop())
 
 
 async def _begun(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
