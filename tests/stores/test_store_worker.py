@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _store_helpers import cancelled, gated, printed, run
@@ -324,6 +325,34 @@ def test_closing_leaves_a_job_alone_whose_caller_waits(worker: Worker) -> None:
     assert not waiting.done()
     job.released.set()
     assert run(waiting) == "done"
+
+
+def test_a_job_that_begins_to_wait_while_the_thread_ends_goes_on(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user of the store has closed it, and the thread has not ended yet: it passes the job on."""
+    job, attempt, gate = BusyJob(TryLater), worker._attempt, threading.Event()
+
+    def attempt_and_pause(each: Any) -> None:
+        attempt(each)
+        assert not each.closing or gate.wait(30)
+
+    async def main() -> None:
+        await worker.run(nothing)
+        monkeypatch.setattr(worker, "_attempt", attempt_and_pause)
+        closing = asyncio.ensure_future(worker.aclose(nothing))
+        while worker.open:
+            await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(worker.run(job, droppable=True))
+        await ticks()
+        gate.set()
+        while not job.tries:
+            await asyncio.sleep(0)
+        job.released.set()
+        assert await waiting == "done"
+        await closing
+
+    run(main())
 
 
 PROGRAM_ENDS_WHILE_A_JOB_WAITS = """

@@ -230,15 +230,19 @@ class Worker(fork.AtFork):
             if self._draining:
                 return
             self._draining = True
-            executor = self._executor or ThreadPoolExecutor(1, thread_name_prefix=self._name)
-            try:
-                executor.submit(self._drain_in_thread)
-            except RuntimeError:
-                pass  # the interpreter is ending, or no thread can be started
-            else:
-                self._executor = executor
+            if self._submit():
                 return
         self._drain()
+
+    def _submit(self) -> bool:
+        """Have the thread drain, and start one if need be. Returns whether there is one."""
+        executor = self._executor or ThreadPoolExecutor(1, thread_name_prefix=self._name)
+        try:
+            executor.submit(self._drain_in_thread)
+        except RuntimeError:
+            return False  # the interpreter is ending, or no thread can be started
+        self._executor = executor
+        return True
 
     def _drain_in_thread(self) -> None:
         self._thread = threading.current_thread()
@@ -279,16 +283,13 @@ class Worker(fork.AtFork):
         now = SystemClock.boot()
         self._next_round = now + max(_ROUND, _ROUND_SPACING * len(self._waiting))
         waiting, self._waiting = self._waiting, deque()
-        try:
-            if self._executor is not None:
-                ask = now >= self._renewal  # in each round, that would cost as much as the round
-                if ask:
-                    self._executor.submit(self._drain_in_thread)
-                    self._renewal = now + _RENEWAL
-                self._ready.extend(waiting)
-                return ask
-        except RuntimeError:
-            pass  # the interpreter is ending, and must not wait for these jobs
+        # In each round, asking would cost as much as the round. Without an executor, this thread ends.
+        ask = self._executor is None or now >= self._renewal
+        if not ask or self._submit():
+            if ask:
+                self._renewal = now + _RENEWAL
+            self._ready.extend(waiting)
+            return ask
         for job in waiting:
             self._forget()
             job.future.set_exception(
