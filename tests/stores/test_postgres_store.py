@@ -1050,6 +1050,7 @@ def test_an_error_of_the_server_shows_no_token(shared: PostgresServer) -> None:
         "postgresql://me:s3cr3t@host:99999/db",
         "postgresql://me:s3cr3t@one:5432,two:0/db",
         "postgresql://me:s3cr3t@host/db#x",
+        "postgresql://me:begin@s3cr3t@host/db",
         "postgresql://me:s3cr3t@host/db?lease=0",
         "postgresql://me:s3cr3t@host/db?lease=soon",
         "postgresql://me:s3cr3t@host/db?lease=nan",

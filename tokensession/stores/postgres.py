@@ -299,9 +299,15 @@ def _where(name: str, url: str) -> str:
         ports = [urlsplit(f"//{host}").port for host in split.netloc.rpartition("@")[2].split(",")]
         options = parse_qsl(split.query, keep_blank_values=True, strict_parsing=bool(split.query))
         parts = split if all(name for name, _ in options) and 0 not in ports else None
-    hosts = "" if parts is None else parts.netloc.rpartition("@")[2]
-    # An "@" or a port that is no number is a sign of a password with a "/", "?" or "#" in it.
-    if parts is None or "@" in parts.path + parts.query or parts.fragment or not _HOSTS.fullmatch(hosts):
+    user, _, hosts = ("", "", "") if parts is None else parts.netloc.rpartition("@")
+    # The driver ends a password at its first "@", and takes the rest for a host. An "@" farther on, or a port
+    # that is no number, is a sign of a password with a "/", "?" or "#" in it.
+    if (
+        parts is None
+        or "@" in user + parts.path + parts.query
+        or parts.fragment
+        or not _HOSTS.fullmatch(hosts)
+    ):
         raise ConfigurationError(
             f"The URL {name} is malformed.",
             todo="Write it postgresql://user:password@host:5432/database, and escape special characters "
