@@ -913,6 +913,8 @@ def test_a_url_names_a_server_and_opening_it_does_no_io(url: str, shown: str) ->
         "redis://h?prefix=",
         "redis://h?prefix={s3cret",
         "redis://u:s3cret@[h",
+        "redis://h?protocol=9",
+        "rediss://h?ssl_cert_reqs=CERT_s3cret",
     ],
 )
 def test_an_invalid_url_is_an_error_that_never_repeats_it(url: str) -> None:

@@ -184,6 +184,8 @@ def _require_driver() -> None:
 
 def _checked_url(url: str) -> str:
     """What may be shown of this URL. An error repeats nothing of it."""
+    from redis.exceptions import RedisError
+
     from ._redis.server import SCHEMES, new_client
 
     if not isinstance(url, str):
@@ -202,7 +204,7 @@ def _checked_url(url: str) -> str:
             problem = "its path is not the number of a database"
         elif parts.fragment or not all(value for _, value in parse_qsl(parts.query, keep_blank_values=True)):
             problem = "a part without a meaning"
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RedisError) as error:
         problem = type(error).__name__
     if problem:  # outside the handler: that error's message may repeat the URL and its password
         raise ConfigurationError(
