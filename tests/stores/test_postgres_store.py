@@ -796,6 +796,12 @@ def test_an_unreachable_server_is_named() -> None:
     assert f"{address}/tokens cannot be reached" in message
 
 
+def test_a_host_that_no_server_can_have_is_named() -> None:
+    """A part of its name is missing, as a template leaves it whose variable is empty."""
+    message = run(refusal(open_store(f"postgresql://me:{PostgresServer.PASSWORD}@db..example.com/tokens")))
+    assert "db..example.com/tokens has an impossible host name" in message
+
+
 def test_a_wrong_password_is_an_error() -> None:
     server = PostgresServer(auth="scram-sha-256")
     server.start()
@@ -1049,6 +1055,7 @@ def test_an_error_of_the_server_shows_no_token(shared: PostgresServer) -> None:
         "postgresql://host/db?password=ab&s3cr3t",
         "postgresql://me:s3cr3t@host:99999/db",
         "postgresql://me:s3cr3t@one:5432,two:0/db",
+        "postgresql://me:s3cr3t@one:5432,two,/db",
         "postgresql://me:s3cr3t@host/db#x",
         "postgresql://me:begin@s3cr3t@host/db",
         "postgresql://me:s3cr3t@host/db?lease=0",

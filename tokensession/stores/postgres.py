@@ -296,9 +296,11 @@ def _where(name: str, url: str) -> str:
     parts = None
     with contextlib.suppress(ValueError):  # its message repeats a part of the URL
         split = urlsplit(url)
-        ports = [urlsplit(f"//{host}").port for host in split.netloc.rpartition("@")[2].split(",")]
+        named = split.netloc.rpartition("@")[2].split(",")
+        ports = [urlsplit(f"//{host}").port for host in named]
         options = parse_qsl(split.query, keep_blank_values=True, strict_parsing=bool(split.query))
-        parts = split if all(name for name, _ in options) and 0 not in ports else None
+        possible = 0 not in ports and (all(named) or named == [""])
+        parts = split if all(name for name, _ in options) and possible else None
     user, _, hosts = ("", "", "") if parts is None else parts.netloc.rpartition("@")
     # The driver ends a password at its first "@", and takes the rest for a host. An "@" farther on, or a port
     # that is no number, is a sign of a password with a "/", "?" or "#" in it.

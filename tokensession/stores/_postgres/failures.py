@@ -8,8 +8,8 @@ from ...errors import ConfigurationError, StoreUnavailable, TokenSessionError
 
 __all__ = ["Failure", "explain", "is_passing"]
 
-Failure = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What a call of the driver raises. (TimeoutError is an OSError.)"""
+Failure = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, UnicodeError)
+"""What a call of the driver raises. (TimeoutError is an OSError, and UnicodeError is about a host name.)"""
 
 _PASSING: tuple[type[BaseException], ...] = (
     OSError,
@@ -75,6 +75,7 @@ _MEANINGS: tuple[tuple[type[BaseException], str, str], ...] = (
     (asyncpg.UndefinedTableError, "has lost the table", "Restore it, or let it be made again."),
     (asyncpg.CannotConnectNowError, "is starting or stopping", "Wait until it runs."),
     (asyncpg.TargetServerAttributeNotMatched, "is not the kind that the URL asks for", "Check its hosts."),
+    (UnicodeError, "has an impossible host name", "Correct the URL."),
     (OSError, "cannot be reached", "Check that the server runs, and the host and port."),
 )
 
