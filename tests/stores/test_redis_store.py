@@ -18,6 +18,7 @@ import _redis_server
 import pytest
 from _store_helpers import run, source, success
 from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import ResponseError
 
 from benchmarks.servers import RedisServer, free_port
 from tokensession.errors import ClaimTimeout, ConfigurationError, StoreCorrupt, StoreUnavailable
@@ -768,6 +769,36 @@ def test_a_server_that_is_too_old_fails_the_claim(
         async with opened(server) as store:
             with pytest.raises(StoreUnavailable, match=r"runs version .*99\.0 is needed"):
                 await store.claim("k", seen=None, timeout=0)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("-READONLY You can't write against a read only replica.", "is a replica"),
+        ("-OOM command not allowed when used memory > 'maxmemory'.", "is full"),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", "another program's data"),
+        ("The user executing the script can't run this command or subcommand", "does not permit"),
+    ],
+)
+def test_what_version_6_says_of_a_script_means_the_same(
+    server: RedisServer, text: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place comes first. The connections to a former primary are left then, too."""
+
+    async def refuse(*_: object) -> None:
+        raise ResponseError(
+            f"Error running script (call to f_0d85): @user_script:25: @user_script: 25: {text}"
+        )
+
+    async def main() -> None:
+        async with opened(server) as store:
+            await store.put("k", b"data")
+            monkeypatch.setattr(connections.Server, "_run", refuse)
+            with pytest.raises(StoreUnavailable, match=says):
+                await store.load("k")
+            await patiently(lambda: connected(server, "normal") == (1 if says == "is a replica" else 2))
 
     run(main())
 

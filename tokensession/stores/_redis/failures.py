@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from redis import exceptions as driver
 
 from ...errors import StoreUnavailable
 from .._remote.operations import NoAnswer
 
-__all__ = ["DRIVER_ERRORS", "translated"]
+__all__ = ["DRIVER_ERRORS", "code_of", "translated"]
 
 # OSError is also the TimeoutError of `clock.bounded`.
 DRIVER_ERRORS = (driver.RedisError, driver.RedisClusterException, OSError)
@@ -52,6 +54,8 @@ _REFUSALS = {
 }
 # What a server says instead of NOPERM about a command of a script: Valkey, and Redis since version 7.
 _DENIED = ("ACL failure in script", "The user executing the script can't")
+# What a server before version 7 puts in front of an error of a script's command.
+_IN_SCRIPT = re.compile(r"Error running script .*@user_script: ?\d+: -?")
 _TRANSIENT = ("LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
 
 
@@ -60,7 +64,7 @@ def translated(error: Exception, where: str) -> StoreUnavailable | NoAnswer:
 
     What the server says is not repeated: it may contain the arguments of a command.
     """
-    code = _code(error)
+    code = code_of(error)
     if code in _REFUSALS:
         happened, todo = _REFUSALS[code]
         return StoreUnavailable(f"{where} {happened}.", todo=todo)
@@ -77,17 +81,15 @@ def translated(error: Exception, where: str) -> StoreUnavailable | NoAnswer:
     return NoAnswer(StoreUnavailable(happened, todo="Check that it is running, and the store's URL."))
 
 
-def _code(error: Exception) -> str:
+def code_of(error: Exception) -> str:
+    """The server's code for this error, such as "READONLY", or ""."""
     if getattr(error, "status_code", None) == "NOAUTH":  # the driver's class is that of WRONGPASS
         return "NOAUTH"
     for kind, code in _CODES.items():
         if isinstance(error, kind):
             return code
-    text = str(error)
+    text = _IN_SCRIPT.sub("", str(error))
     if text.startswith(_DENIED):
         return "NOPERM"
-    for code in _REFUSALS:
-        if f"-{code} " in text:  # a server before version 7 wraps the errors of a script's commands
-            return code
     first = text.split(" ", 1)[0]  # without the "ERR" of "DB index is out of range"
     return first if first.isalpha() and first.isupper() else ""

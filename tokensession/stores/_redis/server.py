@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from ...clock import Clock, bounded
 from ...errors import StoreUnavailable
 from .._remote.ending import Ending
-from .failures import DRIVER_ERRORS, translated
+from .failures import DRIVER_ERRORS, code_of, translated
 from .scripts import Script
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class Server:
             return await bounded(self._clock, _TIMEOUT, call(*arguments))
         except (*DRIVER_ERRORS, RuntimeError) as error:  # the latter if a client is used in two event loops
             cause = error
-        if self._owned and isinstance(cause, ReadOnlyError):
+        if self._owned and code_of(cause) == "READONLY":
             # It may have been the primary. Then its address leads to another one now, and it closes nothing.
             await self.client.connection_pool.drop_free()
         # The server's own words stay out of the traceback: they may contain data.
