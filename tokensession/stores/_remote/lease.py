@@ -390,7 +390,7 @@ class LeasedClaim:
         except (StoreError, NoAnswer):
             kept, pause = True, lease / 10
         if self._timer is not timer:
-            return  # the claim has ended meanwhile, or was marked
+            return  # the claim has ended meanwhile
         if kept:
             self._renew_later(pause)
         else:
