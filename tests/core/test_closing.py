@@ -75,6 +75,19 @@ def test_f55_closing_during_the_connect_notes_nothing() -> None:
     run(main)
 
 
+def test_a_sign_in_that_closing_stops_says_that_its_code_may_have_been_sent() -> None:
+    async def main() -> None:
+        sent = Paused(success(1))
+        rig = Rig(sent, policy=Policy(close_timeout=5))
+        signing_in = await begun(rig.source.sign_in(code="works-once"))
+        await sent.arrived.wait()
+        await took(rig.source.aclose(), rig.clock)
+        with pytest.raises(OutcomeUnknown, match=r"sign-in was stopped.*not known.*you need a new one"):
+            await signing_in
+
+    run(main)
+
+
 def test_f18_after_the_close_timeout_every_task_is_stopped() -> None:
     """A task that cannot be stopped does not prevent the others from being stopped."""
 

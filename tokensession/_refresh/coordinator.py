@@ -48,7 +48,7 @@ from .decide import Fail, Serve, Wait, Want, freshness, is_new
 from .operation import Operation
 from .pending_writes import PendingWrites
 from .record import KeyRecord
-from .sign_ins import SignIns
+from .sign_ins import SignIns, stopped
 from .single_flight import SharedTask, SharedTasks
 from .state import TokenState
 from .transaction import Outcome, RefreshTransaction
@@ -336,7 +336,7 @@ class RefreshCoordinator:
     ) -> SharedTask[T]:
         name = f"tokensession {what} {self._record.key}"
         if operation is None:
-            return self._tasks.start(work, name=name)
+            return self._tasks.start(work, name=name, on_stopped=stopped if what == "sign-in" else None)
         return self._tasks.start(work, name=name, on_stopped=operation.stopped, waiters=operation.waiters)
 
     def sign_in(self, credential: Credential) -> SharedTask[Token]:

@@ -33,7 +33,7 @@ from .request import Sending
 from .state import TokenState, keeping, redeeming, superseding
 from .store_access import Seen
 
-__all__ = ["SignIns"]
+__all__ = ["SignIns", "stopped"]
 
 _ROUNDS = 16  # looks in a row that find the record changed; each means that another process has written
 _CHANGES = f"The record changed {_ROUNDS} times during one sign-in."
@@ -300,3 +300,11 @@ class SignIns:
     def _configured(self) -> str:
         configured = self.record.provider.credential
         return configured.fingerprint if configured is not None else ""
+
+
+def stopped() -> OutcomeUnknown:
+    """What a sign-in ends in that closing, or the end of the event loop, has stopped."""
+    return OutcomeUnknown(
+        "The sign-in was stopped, because its event loop or session is closing.",
+        todo="Sign in again. If the code has been sent, you need a new one.",
+    )
