@@ -28,7 +28,7 @@ from tokensession import (
 from tokensession.events import AttemptFailed
 from tokensession.providers.protocol import TokenRequest, TokenResponse
 from tokensession.stores import MemoryStore
-from tokensession.testing import FakeClock, ScriptedTransport, token_response
+from tokensession.testing import FakeClock, Paused, ScriptedTransport, token_response
 
 
 def patient(*script: Any, **options: Any) -> Rig:
@@ -576,5 +576,25 @@ def test_a_caller_of_a_crowd_that_wakes_after_a_change_gets_no_former_token(chan
 
         await asyncio.gather(first(), *(other() for _ in range(20_000)))
         assert set(after) == {"signed out" if change == "sign-out" else "access-2"}
+
+    run(main)
+
+
+def test_a_caller_that_joins_a_background_refresh_waits_no_longer_than_with_its_own() -> None:
+    """One that no one waits for is repeated after half a minute or more."""
+
+    async def main() -> None:
+        failing = Paused(token_response({}, 500))
+        rig = patient(success(1), failing, success(2))
+        assert await rig.access() == "access-1"
+        token = await rig.source.token()
+        rig.clock.advance(0.92 * LIFETIME)
+        assert await rig.access() == "access-1"  # it is DUE: a refresh begins in the background
+        await failing.arrived.wait()
+        caller = asyncio.ensure_future(rig.source.refresh(token))  # after a 401
+        await let_tasks_run()
+        failing.release()
+        await elapse(rig.clock, 3)
+        assert (await caller).access_token == "access-2"
 
     run(main)

@@ -56,6 +56,11 @@ class Operation:
         """Whether its token request has left, and has no answer yet."""
         return self.sending is not None and self.sending.sent is not None
 
+    @property
+    def wanted(self) -> bool:
+        """Whether a caller without a usable token has joined it."""
+        return self.waiters.latest > float("-inf")
+
     def worth_waiting(self, until: float) -> bool:
         """Whether a caller waits for an attempt at `until`."""
         reach = self._patience - min(1.0, self._patience / 10)  # an attempt takes time, too

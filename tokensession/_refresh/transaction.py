@@ -116,7 +116,7 @@ class RefreshTransaction:
                 if changes > _ROUNDS:
                     raise TokenUnavailable(f"The record changed {_ROUNDS} times during one refresh.")
                 if done.failure:
-                    want = replace(want, force=False)  # that was its one request
+                    want = _after_failure(want, operation)
                     self._report_attempt(done.failure, step, operation)
                 continue
             if not looked:
@@ -128,7 +128,7 @@ class RefreshTransaction:
                     done = await self._read(seen, want, operation)
                     seen, step, failure = done.seen, done.step, done.failure or failure
                     if done.failure:
-                        want = replace(want, force=False)
+                        want = _after_failure(want, operation)
                         self._report_attempt(done.failure, step, operation)
                 case Serve(state):
                     return Outcome(state)
@@ -300,7 +300,7 @@ class RefreshTransaction:
                 )
             issued = await self.record.requests.send(step.credential, step.sent.single, sending)
         except TokenSessionError as error:
-            looked = await self._failed(claim, step, want, sending, error)
+            looked = await self._failed(claim, step, want, operation, sending, error)
             operation.failure = looked.failure
             return looked
         except asyncio.CancelledError:
@@ -341,7 +341,13 @@ class RefreshTransaction:
         return Outcome(state, requested=True)
 
     async def _failed(
-        self, claim: Claim, step: Redeem, want: Want, sending: Sending, error: TokenSessionError
+        self,
+        claim: Claim,
+        step: Redeem,
+        want: Want,
+        operation: Operation,
+        sending: Sending,
+        error: TokenSessionError,
     ) -> _Looked:
         """Note a failed request, for all processes or for this one, and say what to do next."""
         if isinstance(error, Superseded):  # before a code was sent: there has been a sign-in or sign-out
@@ -373,7 +379,7 @@ class RefreshTransaction:
             else:
                 await self.record.access.abandon(claim)
         seen = self.record.known()
-        return _Looked(seen, self.record.decide(seen, replace(want, force=False)), error)
+        return _Looked(seen, self.record.decide(seen, _after_failure(want, operation)), error)
 
     def _report_attempt(self, error: TokenSessionError, step: Step, operation: Operation) -> None:
         """Report a failed request, unless the refresh ends in this error and says so itself."""
@@ -408,6 +414,11 @@ class _Looked:
     seen: Seen | None
     step: Step
     failure: TokenSessionError | None = None
+
+
+def _after_failure(want: Want, operation: Operation) -> Want:
+    """What is wanted after a failed request: it was the one that was forced, and a caller may wait now."""
+    return replace(want, force=False, background=want.background and not operation.wanted)
 
 
 def _until(error: TokenSessionError, seconds: float) -> TokenSessionError:
