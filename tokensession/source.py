@@ -438,17 +438,6 @@ def check_provider(name: str, provider: object) -> None:
     raise ConfigurationError(f"{name} must be a provider, not {describe(provider)}.", todo=todo)
 
 
-def check_source(source: object) -> None:
-    """Raise `ConfigurationError` if this is not a `ManagedSource`."""
-    if not isinstance(source, ManagedSource):
-        todo = (
-            "Pass session.source."
-            if hasattr(source, "source")
-            else "Pass ManagedSource(provider, store=...)."
-        )
-        raise ConfigurationError(f"source must be a ManagedSource, not {describe(source)}.", todo=todo)
-
-
 def _check_settings(
     key: str | None, policy: Policy | None, clock: Clock | None, observer: Observer | None
 ) -> None:

@@ -15,8 +15,9 @@ from .. import _validate
 from .._redact import excerpt
 from ..errors import ConfigurationError, GrantRejected, SignInRequired, TokenSessionError, TokenUnavailable
 from ..providers.oauth2 import OAuth2
-from ..source import ManagedSource, check_source
+from ..source import ManagedSource
 from ..token import Token
+from ._source import check_source
 
 __all__ = ["AuthorizationRequest"]
 

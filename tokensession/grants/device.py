@@ -17,8 +17,9 @@ from ..errors import (
 from ..providers import _wire
 from ..providers.oauth2 import OAuth2
 from ..providers.response import refusal
-from ..source import ManagedSource, check_source
+from ..source import ManagedSource
 from ..token import Token, fingerprint
+from ._source import check_source
 
 __all__ = ["DeviceSignIn"]
 
