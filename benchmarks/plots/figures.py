@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from ..tenants import LIMIT as MOST_BYTES
 from .lines import finish, goal_line, limit_line, lines_of, whiskers
 from .style import LIMIT, OTHER, OURS, axes, bars, colour, dots, plain_log, rounded
 
@@ -200,8 +201,8 @@ def tenants(result: Result) -> Figure:
         lines_of(on, part, shade)
         on.set(xscale="log", xlabel="keys")
         if on is memory:
-            on.set_ylim(0, 1.1 * max(2048, *(height for line in lines.values() for height in line)))
-            limit_line(on, 2048, "goal: 2,048 bytes", "right")
+            on.set_ylim(0, 1.1 * max(MOST_BYTES, *(height for line in lines.values() for height in line)))
+            limit_line(on, MOST_BYTES, f"goal: {MOST_BYTES:,} bytes", "right")
             on.yaxis.set_major_formatter(FuncFormatter(lambda value, _: rounded(value)))
         else:
             on.set_yscale("log")
