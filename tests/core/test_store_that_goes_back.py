@@ -613,3 +613,26 @@ def test_f51_what_a_sign_out_has_met_is_known_if_the_store_goes_back() -> None:
         assert refresh_tokens(rig)[-1] == "refresh-2"
 
     run(main)
+
+
+def test_f51_what_this_process_has_redeemed_is_not_sent_again_however_often_the_store_goes_back() -> None:
+    """The records that say so are gone: one had to yield to another process's, which is set back as well."""
+
+    async def main() -> None:
+        one = await holding(success(2), age=LIFETIME)
+        older = await copy_of(one)
+        assert (await one.source.sign_in(refresh_token="by-a-person")).access_token == "access-2"
+        newer = await copy_of(one)
+        await one.store.put("account", older)
+        other = beside(one, success(3), invalid_grant(), *[invalid_grant()] * 5, configured="deployed")
+        assert await other.access() == "access-3"
+        one.clock.advance(LIFETIME)
+        one.transport.script(invalid_grant())
+        await refused(GrantRejected, one.access())  # after it has put its sign-in back
+        await refused(GrantRejected, other.access())
+        await one.store.put("account", newer)
+        one.clock.advance(LIFETIME)
+        await refused(GrantRejected, other.access())
+        assert refresh_tokens(other).count("deployed") == 1
+
+    run(main)

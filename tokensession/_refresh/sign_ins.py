@@ -216,6 +216,8 @@ class SignIns:
         now, sent = self.record.access.now(), sending.sent or self.record.access.now()
         configured = self._configured()
         name = credential.fingerprint
+        if single:
+            self.record.cache.note_sent(name)  # the record that says so may be lost
         state = TokenState(
             number=next_number(highest, now.wall),
             identity=identity_of(self.record.provider),

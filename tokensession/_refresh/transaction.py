@@ -316,6 +316,8 @@ class RefreshTransaction:
             operation.sending = None
             operation.is_late = operation.unwanted = False
         self.record.cache.has_served = True  # whatever comes of it: it is past its configured credential
+        if step.starts is not None and step.sent.single:
+            self.record.cache.note_sent(step.sent.credential)  # the record that says so may be lost
         for text in issued.notes:
             self.record.report(events.UnexpectedResponse(self.record.key, text))
         sent = sending.sent or self.record.access.now()
