@@ -24,7 +24,7 @@ from _moments import (
     under_way,
     wait_in_vain_for_the_claim,
 )
-from _rig import LIFETIME, Rig, invalid_grant, let_tasks_run, run, state_of, success
+from _rig import LIFETIME, Rig, begun, invalid_grant, let_tasks_run, run, state_of, success
 from _scripted_store import Gate, Step, fail, scripted
 from _several import Processes, known, signed_in_unsaved
 
@@ -512,5 +512,33 @@ def test_f27_a_commit_that_fails_after_its_time_out_keeps_the_claim(
             await theirs.load("account")
         assert (await waiting, other.token_requests) == ("access-1", 0)
         await close(rig, other)
+
+    run(main)
+
+
+def test_a_sign_in_does_not_wait_for_a_token_that_has_just_been_saved() -> None:
+    """The unsaved token held the claim when it asked, and does not any more when it looks."""
+
+    async def main() -> None:
+        rig, store, clock = scripted(success(1), success(2))
+        store.steps |= {"commit": fail, "put": fail}
+        assert await rig.access() == "access-1"
+        gate, loads = Gate(), 0
+
+        async def second() -> None:
+            nonlocal loads
+            loads += 1
+            if loads == 2:
+                await gate()
+
+        store.steps["load"] = second
+        signing_in = await begun(rig.source.sign_in(refresh_token="by-a-person"))
+        await gate.arrived.wait()
+        del store.steps["commit"], store.steps["put"]
+        clock.advance(5)
+        await let_tasks_run()
+        assert not rig.source.snapshot().unsaved
+        gate.open.set()
+        assert (await signing_in).access_token == "access-2"
 
     run(main)

@@ -135,16 +135,16 @@ class SignIns:
         nothing is sent, because it was before.
         """
         seen: Seen | None = None
+        policy = self.record.access.policy
+        timeout = longest = policy.response_timeout if exclusive else policy.sign_in_wait
         try:
             seen = await self.record.access.load()
             if operation.number is None:
                 operation.number = max(self._highest(), seen.state.number if seen is not None else 0)
             for _ in range(_ROUNDS):
                 self.record.learn(seen)
-                policy = self.record.access.policy
-                timeout = policy.response_timeout if exclusive else policy.sign_in_wait
-                if self.record.pending.holds_claims:
-                    timeout = 0.0  # no use waiting for ourselves
+                # No use waiting for ourselves.
+                timeout = 0.0 if self.record.pending.holds_claims else longest
                 found = await self.record.access.claim(seen.version if seen is not None else None, timeout)
                 if not isinstance(found, Seen):
                     try:
@@ -162,6 +162,8 @@ class SignIns:
             with contextlib.suppress(StoreCorrupt):
                 seen = self.record.learn(await self.record.access.load())
             if exclusive and not (self.record.pending.holds_claims or self.has_redeemed(credential)):
+                if not timeout:
+                    raise Superseded("What was pending has been stored.") from None  # look again
                 raise
         return None, seen, seen.version if seen is not None else None
 
