@@ -66,7 +66,7 @@ class SignIns:
         try:
             found = await self._redeemed(credential, operation)
         except BaseException as error:
-            failure = error if isinstance(error, TokenSessionError) else operation.stopped()
+            failure = error if isinstance(error, TokenSessionError) else operation.ended_by or stopped()
             name, took = type(failure).__name__, operation.duration
             if not isinstance(error, AuthorizationPending):
                 for event in (*begins, events.SignInFailed(key, operation.id, took, name, str(failure))):
