@@ -23,6 +23,7 @@ __all__ = [
     "check_writable",
     "make_directory",
     "map_os_errors",
+    "mount_advice",
     "open_private",
     "read_private",
     "require_posix",
@@ -146,20 +147,8 @@ def _check(path: Path, status: os.stat_result, mode: str) -> None:
     owner, me = status.st_uid, os.geteuid()
     if owner == me and not status.st_mode & _OTHERS:
         return
-    fresh = _new_file(path if mode == "700" else path.parent)
-    todo = None
-    if fresh is not None and fresh.st_uid != me:
-        todo = (
-            f"This file system gives every new file to user {fresh.st_uid}, so chown does not help. Mount it "
-            f"with the option uid={me} (vfat, cifs, WSL), run as that user, or use a local Linux file system."
-        )
-    elif fresh is not None and fresh.st_mode & _OTHERS:
-        todo = (
-            "This file system keeps no modes, so chmod does nothing. Mount it with the option umask=077 "
-            "(vfat, ntfs), file_mode=0600,dir_mode=0700 (cifs) or metadata (WSL), or use a local Linux file "
-            "system; under WSL that is any directory outside /mnt."
-        )
-    elif owner == me:
+    todo = mount_advice(path if mode == "700" else path.parent)
+    if todo is None and owner == me:
         todo = f"Run chmod {mode} on it. If another user may have read it, sign in again."
         if not status.st_mode & stat.S_IRWXO:  # what a fsGroup does
             todo += (
@@ -172,6 +161,23 @@ def _check(path: Path, status: os.stat_result, mode: str) -> None:
     raise StoreInsecure(
         f"{path} has mode {stat.S_IMODE(status.st_mode):o}, so other users have access to it.", todo=todo
     )
+
+
+def mount_advice(directory: Path) -> str | None:
+    """What to do about a file system that gives new files the wrong owner or mode, or None."""
+    fresh, me = _new_file(directory), os.geteuid()
+    if fresh is not None and fresh.st_uid != me:
+        return (
+            f"This file system gives every new file to user {fresh.st_uid}, so chown does not help. Mount it "
+            f"with the option uid={me} (vfat, cifs, WSL), run as that user, or use a local Linux file system."
+        )
+    if fresh is not None and fresh.st_mode & _OTHERS:
+        return (
+            "This file system keeps no modes, so chmod does nothing. Mount it with the option umask=077 "
+            "(vfat, ntfs), file_mode=0600,dir_mode=0700 (cifs) or metadata (WSL), or use a local Linux file "
+            "system; under WSL that is any directory outside /mnt."
+        )
+    return None
 
 
 def _new_file(directory: Path) -> os.stat_result | None:

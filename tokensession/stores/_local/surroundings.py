@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 
 from ...errors import StoreInsecure, StoreUnavailable
+from .files import mount_advice
 
 __all__ = ["check_not_mounted", "check_one_name", "check_parent"]
 
@@ -27,7 +28,7 @@ def check_parent(path: Path) -> None:
     if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and _has_others(status.st_gid)):
         raise StoreInsecure(
             f"Other users can create files in {path}, which has mode {mode:o}.",
-            todo="Put the tokens into a directory of your own (mkdir -m 700).",
+            todo=mount_advice(path) or "Put the tokens into a directory of your own (mkdir -m 700).",
         )
 
 
