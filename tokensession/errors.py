@@ -118,7 +118,7 @@ class GrantRejected(SignInRequired):
     """
 
     intact = "This refresh token or code is not sent again. Other accounts are not affected."
-    todo = f"{SignInRequired.todo} Programs that use one account need one store and one key."
+    todo: str = f"{SignInRequired.todo} Programs that use one account need one store and one key."
     code: str
     certain: bool
 
