@@ -119,8 +119,8 @@ class GrantRejected(SignInRequired):
 
     intact = "This refresh token or code is not sent again. Other accounts are not affected."
     todo = (
-        "Sign in again: configure a new refresh token or code, or call source.sign_in(...). Programs that use "
-        "one account need one store and one key."
+        "Sign in again: configure a new refresh token or code, or call source.sign_in(...). Programs that "
+        "use one account need one store and one key."
     )
     code: str
     certain: bool
