@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def with_text(page: str, begin: str, text: str, end: str) -> str:
     before, _, rest = page.partition(begin)
     assert end in rest, f"the page must have this below: {end}"
     return f"{before}{begin}\n{text}{rest[rest.index(end) :]}"
+
+
+def with_tables(page: str, script: str, tables: Mapping[str, str]) -> str:
+    """The page with these tables, each between the comments that name it and the script."""
+    for name, text in tables.items():
+        begin = f"<!-- {name}: written by tests/docs/{script} -->"
+        page = with_text(page, begin, text + "\n", f"<!-- end of {name} -->")
+    return page
 
 
 def prose(page: Path) -> str:

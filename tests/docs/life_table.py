@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 from fractions import Fraction
 
-from _pages import ROOT, with_text
+from _pages import ROOT, with_tables
 
 from tokensession import Policy
 from tokensession._refresh.outcomes import CONSEQUENCES
@@ -46,10 +46,7 @@ def _fraction(value: float) -> str:
 
 def written(page: str) -> str:
     """The page with the tables in it."""
-    for name, text in (("policy", table()), ("outcomes", outcomes())):
-        begin = f"<!-- {name}: written by tests/docs/life_table.py -->"
-        page = with_text(page, begin, text + "\n", f"<!-- end of {name} -->")
-    return page
+    return with_tables(page, "life_table.py", {"policy": table(), "outcomes": outcomes()})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python tests/docs/vendors_table.py
 
 from __future__ import annotations
 
-from _pages import ROOT, with_text
+from _pages import ROOT, with_tables
 
 from tokensession.providers import VENDORS, Vendor, encode_json
 
@@ -56,10 +56,7 @@ def facts() -> str:
 
 def written(page: str) -> str:
     """The page with both tables in it."""
-    for name, text in (("vendors", vendors()), ("facts", facts())):
-        begin = f"<!-- {name}: written by tests/docs/vendors_table.py -->"
-        page = with_text(page, begin, text + "\n", f"<!-- end of {name} -->")
-    return page
+    return with_tables(page, "vendors_table.py", {"vendors": vendors(), "facts": facts()})
 
 
 if __name__ == "__main__":
