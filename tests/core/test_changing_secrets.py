@@ -48,6 +48,17 @@ class Vault:
         return self.secret
 
 
+def asked_before_each_claim(vault: Vault, store: ScriptedStore) -> list[int]:
+    """How often the vault had been asked when each claim began. It grows."""
+    asked: list[int] = []
+
+    async def claiming() -> None:
+        asked.append(vault.asked)
+
+    store.steps["claim"] = claiming
+    return asked
+
+
 def provider(secret: Any, **changes: Any) -> OAuth2:
     settings: dict[str, Any] = {
         "token_url": "https://id.example.com/token",
@@ -537,12 +548,7 @@ def test_a_refresh_reads_a_secret_once_and_before_it_claims_the_key() -> None:
 
     async def main() -> None:
         vault, store = Vault("s"), ScriptedStore()
-        asked: list[int] = []
-
-        async def claiming() -> None:
-            asked.append(vault.asked)
-
-        store.steps["claim"] = claiming
+        asked = asked_before_each_claim(vault, store)
         rig = Rig(*[success(n) for n in (1, 2, 3)], provider=provider(vault), store=store)
         await rig.access()
         rig.clock.advance(LIFETIME)
@@ -557,12 +563,7 @@ def test_a_refresh_reads_a_secret_once_and_before_it_claims_the_key() -> None:
 def test_a_secret_is_read_before_the_claim_of_a_second_attempt_too() -> None:
     async def main() -> None:
         vault, store = Vault("s"), ScriptedStore()
-        asked: list[int] = []
-
-        async def claiming() -> None:
-            asked.append(vault.asked)
-
-        store.steps["claim"] = claiming
+        asked = asked_before_each_claim(vault, store)
         answers = (token_response(b"", status=500), success(1))
         rig = Rig(*answers, provider=provider(vault), store=store, policy=Policy())
         asking = rig.ask()
