@@ -223,7 +223,7 @@ class BearerAuth:
 
 
 def _check_open(request: ClientRequest) -> None:
-    """Raise aiohttp's error if the session was closed meanwhile: it would wait for a connection in vain."""
+    """Raise aiohttp's error if the session has been closed: it would wait for a connection in vain."""
     if request.session.closed:
         raise ClientConnectionError("The session was closed while this request waited for its token.")
 

@@ -184,7 +184,7 @@ class RefreshTransaction:
         return step
 
     async def _read(self, seen: Seen | None, want: Want, operation: Operation) -> _Looked:
-        """Read the secrets, and look at the store meanwhile: one that hangs must not hide a token."""
+        """Read the secrets, and look at the store while that takes: one that hangs must not hide a token."""
         requests, clock = self.record.requests, self._clock
         operation.failure = operation.failure or NotSent("The secrets are still being read.")
         reading = asyncio.ensure_future(requests.look())
@@ -332,7 +332,7 @@ class RefreshTransaction:
             self.record.learn(result.seen)
             return _Looked(result.seen, self.record.decide(result.seen, want))
         stored = None
-        if not isinstance(result, Pending):  # with what others had noted meanwhile
+        if not isinstance(result, Pending):  # with what others have noted
             state, stored = result.seen.state, result.seen.version
         self.record.cache.learn(state, stored, self.record.boot)
         known = self.record.known()

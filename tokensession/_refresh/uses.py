@@ -1,6 +1,6 @@
 """How many requests of this process have been given a token, for tokens that end by count. Pure.
 
-The server counts the requests with a token, whoever sends them. So all sources of a process that serve the
+The server counts all requests with a token. So all sources of a process that serve the
 same token share one count, which is forgotten with the last of them.
 """
 

@@ -55,7 +55,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _print_requests() -> None:
-    logging.raiseExceptions = False  # if nobody reads the output any more, go on serving
+    logging.raiseExceptions = False  # if no one reads the output any more, go on serving
     printer = logging.StreamHandler(sys.stdout)
     printer.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     REQUEST_LOG.handlers, REQUEST_LOG.propagate = [printer], False

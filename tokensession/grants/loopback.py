@@ -65,7 +65,7 @@ class LoopbackRedirect:
         and forgotten: anything on this machine may send one. Waits until it comes: use `asyncio.timeout` for
         a bound.
 
-        Raises RuntimeError if it is waiting already, or not open, or closed meanwhile.
+        Raises RuntimeError if it is waiting already, not open, or closed while it waits.
         """
         if self._waiting is not None:
             raise RuntimeError("It is waiting for a redirect already. Open another one for another sign-in.")

@@ -390,7 +390,7 @@ class LeasedClaim:
         except (StoreError, NoAnswer):
             kept, pause = True, lease / 10
         if self._timer is not timer:
-            return  # the claim has ended meanwhile
+            return  # the claim has ended
         if kept:
             self._renew_later(pause)
         else:

@@ -81,7 +81,7 @@ class Operations(Protocol):
         ...
 
     async def commit(self, key: str, owner: str, expect: str | None, version: str, data: bytes) -> Record:
-        """Replace the version `expect`, whoever has the lease, and release it if it is this owner's.
+        """Replace the version `expect`, also without the lease, and release it if it is this owner's.
 
         Forgets any interruption. If this very record is stored already, returns it. Raises `Superseded`: then
         a lease of this owner stays, and the interruption is forgotten too.
