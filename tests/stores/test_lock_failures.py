@@ -269,7 +269,7 @@ def test_k46_the_event_loop_makes_no_file_system_call(store: Local, other: Local
     async def main() -> None:
         holder = await claimed(store, "k")
         waiters = [asyncio.ensure_future(newer(other, "k")) for _ in range(3)]
-        while [job.busy_since for job in other._worker._waiting] != [None] * 3:
+        while [job.busy_since for job in other._worker._waiting.copy()] != [None] * 3:
             await asyncio.sleep(0)
         await cancelled(asyncio.ensure_future(other.claim("k", seen=None, timeout=30)))
         with pytest.raises(ClaimTimeout):
