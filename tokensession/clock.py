@@ -10,10 +10,11 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
-__all__ = ["Clock", "SystemClock", "Timer", "bounded", "within"]
+__all__ = ["Bound", "Clock", "SystemClock", "Timer", "bounded", "within"]
 
 T = TypeVar("T")
 
@@ -103,32 +104,71 @@ async def _call_after(clock: Clock, seconds: float, callback: Callable[[], objec
     callback()
 
 
-async def bounded(clock: Clock, seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, done in this task. Raises TimeoutError after that many seconds of this clock.
+class Bound:
+    """At most so many seconds for each piece of work. One timer serves all of them.
 
-    Like `asyncio.timeout`, with a clock that a test can move. For work that may be cancelled at any point.
+    Like `asyncio.timeout`, with a clock that a test can move. For work that may be cancelled at any point, in
+    one event loop. A task does one piece at a time.
+
+    Mutable state: the tasks and when their time is over, the earliest first; those whose time was over; and
+    the timer. It may run out when no work is left, because starting one for each piece costs more.
     """
-    task, over = asyncio.current_task(), False
-    if task is None:
-        raise RuntimeError("bounded() needs a task.")
-    earlier = task.cancelling()
 
-    def end() -> None:
-        nonlocal over
-        over = True
-        task.cancel()
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._ends: dict[asyncio.Task[Any], float] = {}
+        self._over: set[asyncio.Task[Any]] = set()
+        self._timer: Timer | None = None
 
-    timer = Timer(clock, seconds, end)
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of the work, done in this task. Raises TimeoutError when its time is over."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("Bounded work needs a task.")
+        earlier = task.cancelling()
+        self._ends[task] = self._clock.boot() + self._seconds
+        if self._timer is None:
+            self._start_timer(self._seconds)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if task in self._over and task.cancelling() - 1 <= earlier:
+                raise TimeoutError from None
+            raise
+        finally:
+            if self._ends.pop(task, None) is None:
+                self._over.remove(task)
+                task.uncancel()
+
+    def _start_timer(self, seconds: float) -> None:
+        # In a context of its own: a caller's would stay in memory with all it holds, from timer to timer.
+        self._timer = Context().run(Timer, self._clock, seconds, self._end_late_work)
+
+    def _end_late_work(self) -> None:
+        self._timer, now = None, self._clock.boot()
+        while self._ends:
+            task, end = next(iter(self._ends.items()))
+            if end > now:
+                self._start_timer(end - now)
+                return
+            del self._ends[task]
+            self._over.add(task)
+            task.cancel()
+
+    def close(self) -> None:
+        """Leave no timer behind. No work is bounded any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+async def bounded(clock: Clock, seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, done in this task. Raises TimeoutError after that many seconds: see `Bound`."""
+    bound = Bound(clock, seconds)
     try:
-        return await work
-    except asyncio.CancelledError:
-        if over and task.cancelling() - 1 <= earlier:
-            raise TimeoutError from None
-        raise
+        return await bound.run(work)
     finally:
-        timer.cancel()
-        if over:
-            task.uncancel()
+        bound.close()
 
 
 async def within(

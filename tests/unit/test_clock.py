@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar
 from typing import Any
 
 import pytest
 from _loop import iterations, run
 
-from tokensession.clock import Clock, SystemClock, Timer, bounded, within
+from tokensession.clock import Bound, Clock, SystemClock, Timer, bounded, within
 from tokensession.testing import FakeClock
 
 
@@ -204,6 +207,54 @@ def test_of_two_bounds_around_each_other_the_one_whose_time_is_up_ends(
         await clock.slept(2)
         clock.advance(5)
         assert await task == raised
+
+    run(main())
+
+
+def test_one_timer_ends_each_piece_of_work_at_its_own_time() -> None:
+    async def main() -> None:
+        clock = FakeClock()
+        bound, ended = Bound(clock, 10), list[str]()
+
+        async def late(name: str) -> None:
+            with pytest.raises(TimeoutError):
+                await bound.run(until_cancelled([]))
+            ended.append(name)
+
+        tasks = set[asyncio.Task[None]]()
+        for name in "abc":
+            tasks.add(asyncio.create_task(late(name)))
+            await iterations()
+            clock.advance(3)
+        for name, seconds in (("a", 1), ("b", 3), ("c", 3)):
+            assert len(clock.sleepers) == 1
+            clock.advance(seconds)
+            await iterations()
+            assert ended[-1] == name
+            assert await bound.run(asyncio.sleep(0, "in time")) == "in time"
+        await asyncio.gather(*tasks)
+        clock.advance(10)
+        assert clock.sleepers == (), "there is no work left to wait for"
+
+    run(main())
+
+
+def test_a_timer_of_shared_bounds_keeps_no_caller_s_context() -> None:
+    """It may run for as long as the program is busy, and a context may hold a whole request."""
+
+    class Request:
+        pass
+
+    async def main() -> None:
+        clock, request, variable = FakeClock(), Request(), ContextVar[Request]("request")
+        bound, kept = Bound(clock, 10), weakref.ref(request)
+        context = Context()
+        context.run(variable.set, request)
+        await asyncio.create_task(bound.run(asyncio.sleep(0)), context=context)
+        del context, request
+        await asyncio.sleep(0)  # until this step, the event loop holds the task that ended before it
+        gc.collect()
+        assert (kept(), clock.sleepers) == (None, (10,))
 
     run(main())
 
