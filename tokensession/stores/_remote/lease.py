@@ -33,9 +33,9 @@ import os
 import platform
 import secrets
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from ...clock import Clock, Timer
 from ...errors import ClaimTimeout, StoreCorrupt, StoreError, StoreUnavailable, Superseded
@@ -59,15 +59,29 @@ _LONGEST_PAUSE = 0.5
 
 
 class _Waiter:
-    """A caller of `claim` that waits for another version than `seen`."""
+    """A caller of `claim` that waits for another version than `seen`. One of `leases` in its `with` block."""
 
-    __slots__ = ("_changed", "_loop", "_seen", "told")
+    __slots__ = ("_changed", "_key", "_leases", "_loop", "_seen", "told")
 
-    def __init__(self, seen: str | None) -> None:
+    def __init__(self, leases: Leases, key: str, seen: str | None) -> None:
+        self._leases = leases
+        self._key = key
         self._seen = seen
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self.told = False  # of a version, as all others were
+
+    def __enter__(self) -> Self:
+        self._leases.waiters.setdefault(self._key, set()).add(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        waiters = self._leases.waiters[self._key]
+        waiters.discard(self)
+        if not waiters:
+            del self._leases.waiters[self._key]
+        elif kind is not GeneratorExit:  # in that case its event loop is gone
+            self._leases.notify(self._key, None)  # this may have been the one that was to look
 
     def begin(self) -> None:
         """Forget the wake-ups until now: a look begins, which sees what they are about."""
@@ -112,14 +126,14 @@ class Leases:
         self._on_wait = on_wait
         self._tasks: set[asyncio.Task[Any]] = set()
         self._giving_up: set[asyncio.Task[None]] = set()
-        self._waiters: dict[str, set[_Waiter]] = {}
+        self.waiters: dict[str, set[_Waiter]] = {}
         self.renewed: weakref.WeakSet[LeasedClaim] = weakref.WeakSet()
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LeasedClaim | Record:
         """See `Store.claim`."""
         owner = f"{secrets.token_hex(8)} {os.getpid()} {platform.node()}"
         deadline = self.clock.boot() + timeout
-        with self._waiting(key, seen) as waiter:
+        with _Waiter(self, key, seen) as waiter:
             while True:
                 waiter.begin()
                 found = await self._try_claim(key, seen, owner)
@@ -192,36 +206,19 @@ class Leases:
                 return
             await self.clock.sleep(self._recheck)
 
-    @contextlib.contextmanager
-    def _waiting(self, key: str, seen: str | None) -> Iterator[_Waiter]:
-        waiter, gone = _Waiter(seen), False
-        self._waiters.setdefault(key, set()).add(waiter)
-        try:
-            yield waiter
-        except GeneratorExit:  # its event loop is gone
-            gone = True
-            raise
-        finally:
-            waiters = self._waiters[key]
-            waiters.discard(waiter)
-            if not waiters:
-                del self._waiters[key]
-            elif not gone:
-                self.notify(key, None)  # this may have been the one that was to look
-
     def notify(self, key: str, version: str | None) -> None:
         """Wake the waiters for this key that have not seen this version.
 
         None: something has changed, perhaps. Then one of them looks, and wakes the others if need be.
         """
         loop = asyncio.get_running_loop()
-        for waiter in self._waiters.get(key, ()):
+        for waiter in self.waiters.get(key, ()):
             if waiter.notify(loop, version) and version is None:
                 return
 
     def notify_all(self) -> None:
         """Let a waiter for each key look: messages may have been lost."""
-        for key in self._waiters:
+        for key in self.waiters:
             self.notify(key, None)
 
     async def run(
@@ -259,10 +256,46 @@ class Leases:
         patience: float,
         done: asyncio.Future[None] | None = None,
     ) -> asyncio.Task[T]:
-        task = begin(partial(_finish, self.clock, call, patience, done))
+        task = begin(partial(self._finish, call, patience, done))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         return task
+
+    async def _finish(
+        self,
+        call: Callable[[], Coroutine[Any, Any, T]],
+        patience: float,
+        done: asyncio.Future[None] | None,
+    ) -> T:
+        """The result of the call, tried again for so many seconds while there is no answer.
+
+        A cancellation comes from the end of the event loop, which waits for this task: it makes the call
+        again. Sets `done` in its last step. So a caller wakes in the next turn of the loop, when the task is
+        over.
+        """
+        deadline, pause, cancelled = self.clock.boot() + patience, 0.0, False
+        task: Any = asyncio.current_task()
+        try:
+            while True:
+                try:
+                    if pause:
+                        await self.clock.sleep(pause)
+                    return await call()
+                except NoAnswer as failed:
+                    pause = min(2 * pause or _FIRST_PAUSE, _LONGEST_PAUSE)
+                    if self.clock.boot() + pause >= deadline:
+                        raise failed.error from failed.__cause__
+                except asyncio.CancelledError:
+                    if cancelled:
+                        raise
+                    cancelled = True
+                    task.uncancel()
+        except GeneratorExit:  # the event loop is gone, and its callers with it
+            done = None
+            raise
+        finally:
+            self._tasks.discard(task)
+            if done is not None and not done.done():
+                done.set_result(None)
 
     async def settle(self) -> None:
         """Wait until all operations that have begun in this event loop are done."""
@@ -371,7 +404,6 @@ class LeasedClaim:
 
     def _renew_later(self, seconds: float) -> None:
         """Renew the lease after this many seconds, if there still is a claim then."""
-        self._stop_renewing()
         if not self._ended:
             self._timer = Timer(self._leases.clock, seconds, partial(_renew_now, weakref.ref(self)))
             self._leases.renewed.add(self)
@@ -408,42 +440,6 @@ def _renew_now(reference: weakref.ref[LeasedClaim]) -> None:
     claim = reference()
     if claim is not None:
         claim._leases.start(claim._keep)
-
-
-async def _finish(
-    clock: Clock,
-    call: Callable[[], Coroutine[Any, Any, T]],
-    patience: float,
-    done: asyncio.Future[None] | None,
-) -> T:
-    """The result of the call, tried again for so many seconds while there is no answer.
-
-    A cancellation comes from the end of the event loop, which waits for this task: it makes the call again.
-    Sets `done` in its last step. So a caller wakes in the next turn of the loop, when the task is over.
-    """
-    deadline, pause, cancelled = clock.boot() + patience, 0.0, False
-    try:
-        while True:
-            try:
-                if pause:
-                    await clock.sleep(pause)
-                return await call()
-            except NoAnswer as failed:
-                pause = min(2 * pause or _FIRST_PAUSE, _LONGEST_PAUSE)
-                if clock.boot() + pause >= deadline:
-                    raise failed.error from failed.__cause__
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if cancelled or task is None:
-                    raise
-                cancelled = True
-                task.uncancel()
-    except GeneratorExit:  # the event loop is gone, and its callers with it
-        done = None
-        raise
-    finally:
-        if done is not None and not done.done():
-            done.set_result(None)
 
 
 async def _quietly(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
