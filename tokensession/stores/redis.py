@@ -175,10 +175,12 @@ class RedisStore(ClosesAtExit):
 
 def _require_driver() -> None:
     try:
+        import hiredis  # noqa: F401
         import redis.asyncio  # noqa: F401
     except ImportError as error:
         raise ConfigurationError(
-            "RedisStore needs the driver for Redis and Valkey.", todo="pip install 'tokensession[redis]'"
+            "RedisStore needs the driver for Redis and Valkey, with hiredis.",
+            todo="pip install 'tokensession[redis]'",
         ) from error
 
 
