@@ -93,6 +93,12 @@ class Timer:
         else:  # a clock that can only sleep: that takes a task
             self._handle = asyncio.ensure_future(_call_after(clock, seconds, callback))
 
+    @property
+    def running(self) -> bool:
+        """Whether it has its task, if it needs one: what ends all tasks ends that too. Not after the call."""
+        task = self._handle
+        return not isinstance(task, asyncio.Task) or not (task.done() or task.cancelling())
+
     def cancel(self) -> None:
         """Do not call it any more."""
         with contextlib.suppress(RuntimeError):  # its event loop is closed
@@ -111,7 +117,8 @@ class Bound:
     one event loop. A task does one piece at a time.
 
     Mutable state: the tasks and when their time is over, the earliest first; those whose time was over; and
-    the timer. It may run out when no work is left, because starting one for each piece costs more.
+    the timer and when it is due. It may run out when no work is left, because starting one for each piece
+    costs more.
     """
 
     def __init__(self, clock: Clock, seconds: float) -> None:
@@ -120,6 +127,7 @@ class Bound:
         self._ends: dict[asyncio.Task[Any], float] = {}
         self._over: set[asyncio.Task[Any]] = set()
         self._timer: Timer | None = None
+        self._due = 0.0
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of the work, done in this task. Raises TimeoutError when its time is over."""
@@ -127,39 +135,48 @@ class Bound:
         if task is None:
             raise RuntimeError("Bounded work needs a task.")
         earlier = task.cancelling()
-        self._ends[task] = self._clock.boot() + self._seconds
-        if self._timer is None:
-            self._start_timer(self._seconds)
+        end = self._clock.boot() + self._seconds
+        if self._timer is None or not self._timer.running:
+            self._start_timer(end, self._seconds)
         try:
+            self._ends[task] = end
             return await work
         except asyncio.CancelledError:
             if task in self._over and task.cancelling() - 1 <= earlier:
                 raise TimeoutError from None
             raise
         finally:
-            if self._ends.pop(task, None) is None:
+            if task in self._over:
                 self._over.remove(task)
                 task.uncancel()
+            else:
+                self._ends.pop(task, None)
 
-    def _start_timer(self, seconds: float) -> None:
+    def _start_timer(self, due: float, seconds: float) -> None:
+        self._due = due
         # In a context of its own: a caller's would stay in memory with all it holds, from timer to timer.
         self._timer = Context().run(Timer, self._clock, seconds, self._end_late_work)
 
     def _end_late_work(self) -> None:
         self._timer, now = None, self._clock.boot()
-        while self._ends:
-            task, end = next(iter(self._ends.items()))
-            if end > now:
-                self._start_timer(end - now)
-                return
-            del self._ends[task]
-            self._over.add(task)
-            task.cancel()
+        for task, end in list(self._ends.items()):
+            if end <= self._due:
+                del self._ends[task]
+                self._over.add(task)
+                task.cancel()
+            else:
+                # The time by which the timer is late counts for no one: the machine was suspended, or the
+                # event loop was blocked.
+                self._ends[task] = min(end + now - self._due, now + self._seconds)
+        for end in self._ends.values():
+            self._start_timer(end, end - now)
+            break
 
     def close(self) -> None:
-        """Leave no timer behind. No work is bounded any more."""
+        """Leave no timer behind."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
 
 async def bounded(clock: Clock, seconds: float, work: Coroutine[Any, Any, T]) -> T:

@@ -6,8 +6,10 @@ Where a test needs a time-out, the store's clock is moved by hand. The time of l
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import pickle
+import platform
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,7 +23,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ResponseError
 
 from benchmarks.servers import RedisServer, free_port
-from tokensession.errors import ClaimTimeout, ConfigurationError, StoreCorrupt, StoreUnavailable
+from tokensession.errors import ClaimTimeout, ConfigurationError, StoreCorrupt, StoreUnavailable, Superseded
 from tokensession.stores import Record, RedisStore, Store, open_store
 from tokensession.stores._redis import hashes
 from tokensession.stores._redis import server as connections
@@ -380,6 +382,104 @@ def test_a_claim_that_no_one_has_any_more_is_not_renewed(server: RedisServer) ->
             await (await claimed(store, "k")).abandon()
 
     run(main())
+
+
+def test_a_store_that_closes_when_a_renewal_is_due_renews_no_more(server: RedisServer) -> None:
+    """Otherwise it would open again, and the claim would last as long as the program."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        store = opened(server, clock, lease=60)
+        claim = await claimed(store, "k")
+        clock.advance(20)  # its timer runs out in the next turn of the loop
+        await store.aclose()
+        assert (store._hashes.open, clock.sleepers) == (False, ())
+        async with opened(server) as other:
+            await (await claimed(other, "k")).abandon()
+        await claim.abandon()
+        await store.aclose()
+
+    run(main())
+
+
+class InterruptedClock(FakeClock):
+    """A clock that is read when a signal arrives whose handler ends the program."""
+
+    interrupts = False
+
+    def boot(self) -> float:
+        if self.interrupts:
+            self.interrupts = False
+            raise SystemExit
+        return super().boot()
+
+
+def test_a_store_closes_after_a_signal_that_came_as_an_operation_began(server: RedisServer) -> None:
+    clock = InterruptedClock()
+    store = opened(server, clock)
+
+    async def main() -> None:
+        await store.load("k")
+        clock.interrupts = True
+        await store.put("k", b"data")
+
+    with asyncio.Runner() as runner:
+        with pytest.raises(SystemExit):
+            runner.run(main())
+        runner.run(asyncio.wait_for(store.aclose(), 30))
+    assert not store._hashes.open
+
+
+def test_a_claim_whose_commit_failed_and_that_no_one_has_is_gone_at_once(server: RedisServer) -> None:
+    """Not when the garbage collector runs: until then it would be renewed."""
+
+    async def main() -> None:
+        async with opened(server, lease=60) as store:
+            for leaves in (False, True):
+                key = f"a caller that leaves: {leaves}"
+                claim = await claimed(store, key)
+                await store.put(key, b"newer")
+                commit = asyncio.create_task(claim.commit(b"data"))
+                if leaves:
+                    await ticks(2)
+                    commit.cancel()
+                with pytest.raises(asyncio.CancelledError if leaves else Superseded):
+                    await commit
+                await store._leases.settle()
+                del claim, commit
+                await asyncio.sleep(0)
+                assert list(store._leases.renewed) == []
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()
+
+
+def test_a_url_with_another_encoding_reads_the_same_records(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And gets the same messages, also if writes wait for a replica, and whatever the host is called."""
+    monkeypatch.setattr(platform, "node", lambda: "bücher")
+
+    async def main(primary: RedisServer) -> None:
+        url = primary.url(prefix="clé:", durability="replica")
+        clock = FakeClock()  # no look of a waiter is due
+        async with open_store(url) as store, open_store(f"{url}&encoding=latin-1", clock=clock) as other:
+            claim = await claimed(store, "é")
+            waiting = asyncio.ensure_future(newer(other, "é"))
+            await patiently(lambda: connected(primary, "PUBSUB"))
+            await claim.sending()
+            record = await claim.commit(b"data")
+            assert await waiting == record
+            claim = await claimed(other, "é", record.version)
+            await claim.sending()
+            await claim.commit(b"more")
+
+    with _redis_server.pair(kind) as (primary, _):
+        run(main(primary))
 
 
 def test_a_holder_whose_event_loop_was_blocked_past_its_lease_sends_nothing(server: RedisServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 import weakref
@@ -235,6 +236,74 @@ def test_one_timer_ends_each_piece_of_work_at_its_own_time() -> None:
         await asyncio.gather(*tasks)
         clock.advance(10)
         assert clock.sleepers == (), "there is no work left to wait for"
+
+    run(main())
+
+
+def test_a_bound_lasts_although_all_other_tasks_are_cancelled() -> None:
+    """The end of `asyncio.run` does that, and so the timer of a clock that can only sleep ends."""
+
+    async def main() -> None:
+        clock = SleepingClock()
+        bound = Bound(clock, 10)
+
+        async def repeated() -> None:
+            for _ in range(2):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await bound.run(until_cancelled([]))
+
+        task = asyncio.create_task(repeated())
+        await clock.slept()
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:
+            each.cancel()
+        await iterations()
+        clock.advance(10)
+        with pytest.raises(TimeoutError):
+            await task
+        bound.close()
+
+    run(main())
+
+
+def test_a_suspension_ends_only_the_work_whose_time_was_nearly_over() -> None:
+    """The boot clock counts it, and the event loop's timers do not. An answer may be about to arrive."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        bound, over = Bound(clock, 10), asyncio.Event()
+        early = asyncio.create_task(bound.run(until_cancelled([])))
+        await clock.slept()
+        clock.advance(9)
+        late = asyncio.create_task(bound.run(over.wait()))
+        await iterations()
+        clock.advance(3600)
+        with pytest.raises(TimeoutError):
+            await early
+        for seconds in (8.9, 0.2):  # nine were left to it
+            await iterations()
+            assert not late.done()
+            clock.advance(seconds)
+        with pytest.raises(TimeoutError):
+            await late
+
+    run(main())
+
+
+def test_work_that_begins_after_a_suspension_gets_no_more_time_than_any() -> None:
+    async def main() -> None:
+        clock = FakeClock()
+        bound = Bound(clock, 10)
+        await bound.run(asyncio.sleep(0))
+
+        async def call() -> None:
+            clock.advance(3600)  # the timer is due, and runs in the next turn of the loop
+            with pytest.raises(TimeoutError):
+                await bound.run(until_cancelled([]))
+
+        task = asyncio.create_task(call())
+        await iterations()
+        clock.advance(10)
+        await task
 
     run(main())
 

@@ -56,7 +56,7 @@ class Hashes:
         self._lease = _micro(lease)
         self._clock = clock
         self._server: Server | None = None
-        self._channel = f"{prefix}changes"
+        self._channel = f"{prefix}changes".encode()
         self.leases = Leases(self, clock, lease=lease, on_wait=lambda: self._connected().listen())
 
     @property

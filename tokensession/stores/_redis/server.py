@@ -135,7 +135,7 @@ class Server:
         *,
         owned: bool,
         where: str,
-        channel: str,
+        channel: bytes,
         durability: str,
         clock: Clock,
         listener: Listener,
@@ -227,7 +227,7 @@ class Server:
         pool = self.client.connection_pool
         connection = await pool.get_connection()
         try:
-            await connection.send_packed_command(pack_command(command), check_health=False)
+            await connection.send_packed_command(pack_command(command))
             return await connection.read_response(disable_decoding=True)
         finally:
             await pool.release(connection)

@@ -37,6 +37,7 @@ async def _begun(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if task is None:
             raise
         task.uncancel()
+        del task  # an error of the work would keep it
     return await work()
 
 

@@ -131,7 +131,8 @@ class Leases:
 
     async def claim(self, key: str, *, seen: str | None, timeout: float) -> LeasedClaim | Record:
         """See `Store.claim`."""
-        owner = f"{secrets.token_hex(8)} {os.getpid()} {platform.node()}"
+        # ASCII, so it is the same bytes whatever encoding a client is set to.
+        owner = f"{secrets.token_hex(8)} {os.getpid()} {ascii(platform.node())[1:-1]}"
         deadline = self.clock.boot() + timeout
         with _Waiter(self, key, seen) as waiter:
             while True:
@@ -244,7 +245,10 @@ class Leases:
             else:
                 task.add_done_callback(log_failed_write)
             raise
-        return task.result()
+        try:
+            return task.result()
+        finally:
+            del task  # an error keeps this frame in its traceback, and the task keeps the error
 
     def start(self, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Run this call in a task of its own, for no caller. It raises nothing."""
@@ -294,13 +298,16 @@ class Leases:
             raise
         finally:
             self._tasks.discard(task)
+            del task  # an error keeps this frame in its traceback, and the task keeps the error
             if done is not None and not done.done():
                 done.set_result(None)
 
     async def settle(self) -> None:
         """Wait until all operations that have begun in this event loop are done."""
         loop, this = asyncio.get_running_loop(), asyncio.current_task()
-        while running := [task for task in self._tasks if task.get_loop() is loop and task is not this]:
+        while running := [
+            task for task in self._tasks if task.get_loop() is loop and task is not this and not task.done()
+        ]:
             await asyncio.wait(running)
 
     async def aclose(self) -> None:
@@ -417,6 +424,8 @@ class LeasedClaim:
     async def _keep(self) -> None:
         """Renew the lease, and again after a third of its length, or sooner if the server does not answer."""
         timer, lease = self._timer, self._leases.lease
+        if timer is None:
+            return  # the claim has ended since its timer ran out
         try:
             kept, pause = await self._renew(lease), lease / 3
         except (StoreError, NoAnswer):
