@@ -95,7 +95,7 @@ class Timer:
 
     @property
     def running(self) -> bool:
-        """Whether it has its task, if it needs one: what ends all tasks ends that too. Not after the call."""
+        """Whether it can still call. If it takes a task, that may have been cancelled with all others."""
         task = self._handle
         return not isinstance(task, asyncio.Task) or not (task.done() or task.cancelling())
 
@@ -168,9 +168,9 @@ class Bound:
                 # The time by which the timer is late counts for no one: the machine was suspended, or the
                 # event loop was blocked.
                 self._ends[task] = min(end + now - self._due, now + self._seconds)
-        for end in self._ends.values():
-            self._start_timer(end, end - now)
-            break
+        if self._ends:
+            earliest = next(iter(self._ends.values()))
+            self._start_timer(earliest, earliest - now)
 
     def close(self) -> None:
         """Leave no timer behind."""
