@@ -458,6 +458,25 @@ def test_a_claim_whose_commit_failed_and_that_no_one_has_is_gone_at_once(server:
         gc.enable()
 
 
+def test_a_connection_is_checked_first_if_the_url_asks_for_it(server: RedisServer) -> None:
+    """With `health_check_interval`, the driver sends a PING over one that has been idle for so long."""
+
+    def pings() -> int:
+        return int(server.call("INFO", "commandstats").get("cmdstat_ping", {"calls": 0})["calls"])
+
+    async def main() -> None:
+        async with opened(server, health_check_interval=3600) as store:
+            await store.put("k", b"data")
+            assert store._hashes._server is not None
+            [connection] = store._hashes._server.client.connection_pool._available_connections
+            connection.next_health_check = 0  # as if it had been idle
+            before = pings()
+            assert (await stored(store, "k")).data == b"data"
+            assert pings() == before + 1
+
+    run(main())
+
+
 def test_a_url_with_another_encoding_reads_the_same_records(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
