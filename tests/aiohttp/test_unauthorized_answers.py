@@ -47,7 +47,7 @@ async def test_f72_any_4xx_whose_bearer_challenge_says_invalid_token_is_refreshe
 
 @pytest.mark.parametrize("code", [200, 301, 304, 500, 503])
 @in_event_loop
-async def test_f72_invalid_token_in_an_answer_that_is_no_4xx_changes_nothing(code: int) -> None:
+async def test_f72_invalid_token_in_an_answer_other_than_a_4xx_changes_nothing(code: int) -> None:
     assert await answer_to(code, INVALID) == (code, 0)
 
 

@@ -180,7 +180,7 @@ class Scenario:
     async def end(self) -> None:
         """Repair the store, close the processes, and let everything end."""
         self.store.steps.clear()
-        for _ in range(2):  # whoever still asks while they close starts them again
+        for _ in range(2):  # a caller that asks while they close starts them again
             for source in (self.rig.source, self.other.source):
                 self.callers.append(asyncio.ensure_future(source.aclose()))
             while not all(call.done() for call in self.callers):

@@ -183,7 +183,7 @@ def test_after_a_401_a_lost_answer_does_not_hold_back_the_next_request() -> None
 
 
 def test_a_401_while_the_token_server_is_down_is_answered_after_each_pause() -> None:
-    """The caller gets the failure, and each pause ends in one token request, whoever asks."""
+    """The caller gets the failure, and each pause ends in one token request, however many ask."""
 
     async def main() -> None:
         rig = await holding(*[NotSent("no route")] * 50)

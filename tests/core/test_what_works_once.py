@@ -294,7 +294,7 @@ def test_f63_a_code_that_was_not_redeemed_is_sent_again(failure: str, way: str) 
 
 @pytest.mark.parametrize("failure", ["429", "503", "invalid_client"])
 @pytest.mark.parametrize("looks", ["same", "other"])
-def test_f63_a_code_that_was_not_redeemed_is_sent_again_by_whoever_saw_its_note(
+def test_f63_a_code_that_was_not_redeemed_is_sent_again_by_the_one_that_saw_its_note(
     looks: str, failure: str
 ) -> None:
     """A caller asks for a token, in this process or another, while the code is on its way."""

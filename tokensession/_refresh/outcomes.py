@@ -219,7 +219,7 @@ def remembered(
     """What a process remembers of a request that failed, for itself. `left`: it was sent.
 
     One rule for files, functions and values that differ each time: what was refused may have changed, and
-    then one more request is made, but later each time, because it may change each time and never be right.
+    then one more request is made. Each pause is longer than the last, because they may all be wrong.
     """
     refused, name = isinstance(error, ConfigurationError | GrantRejected), sent.credential
     refusal = before if before is None or before.sent else before.refused

@@ -303,7 +303,7 @@ def _where(name: str, url: str) -> str:
         parts = split if all(name for name, _ in options) and possible else None
     user, _, hosts = ("", "", "") if parts is None else parts.netloc.rpartition("@")
     # The driver ends a password at its first "@", and takes the rest for a host. An "@" farther on, or a port
-    # that is no number, is a sign of a password with a "/", "?" or "#" in it.
+    # that is not a number, is a sign of a password with a "/", "?" or "#" in it.
     if (
         parts is None
         or "@" in user + parts.path + parts.query

@@ -144,7 +144,7 @@ class HeldElsewhere:
 
         Each claim gives the file another size, and its end gives it one that no claim has. (A time would
         also change when the holder leaves its mark, and then all waiters would look for nothing.) A holder
-        that is committing needs the processor more than its waiters do, so that is no change yet. The size
+        that is committing needs the processor more than its waiters do, so that does not count yet. The size
         of an ended claim always counts: it may also have been there between a claim's lock and its begin.
         """
         try:

@@ -157,7 +157,7 @@ class Hashes:
         return f"{self._prefix}{{{check_key(key)}}}".encode()
 
     def _key(self, name: bytes) -> str | None:
-        """The key of a name, or None if it is none of ours."""
+        """The key of a name, or None if it is not one of ours."""
         try:
             text = name.decode()
         except UnicodeDecodeError:
